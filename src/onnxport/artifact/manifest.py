@@ -1,0 +1,118 @@
+"""The manifest `onnxport.json`: what a folder holds, and the evidence that it is right.
+
+Plain dataclasses, nothing here imports a framework. `schema.json` beside this file is their
+JSON schema; `SCHEMA_VERSION` changes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "onnxport.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: tensor name in the graph.
+        dtype: numpy name of the element type ("int64", "float32", "bool").
+        axes: one entry per axis: an int for a static axis, a name ("batch_size") for a dynamic
+            one, or for outputs an expression of input axes ("height // 16 * width // 16 + 1").
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """An axis that is not free, and why (what the model, processor or exporter said)."""
+
+    axis: str
+    rule: str  # "fixed at 224", "multiple of 32", "at most 512"
+    reason: str
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """Source against ONNX for one output of one case.
+
+    `max_abs_error` = max |onnx - source|; `scale` = max |source|;
+    `max_rel_error` = max_abs_error / scale; passes if max_abs_error <= tolerance.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs_error: float
+    max_rel_error: float
+    scale: float
+    tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class CaseCheck:
+    """One set of input sizes at which source and ONNX were compared."""
+
+    name: str  # "traced", "batch of one", "longer, padded rows"
+    sizes: dict[str, int]  # input axis -> value
+    outputs: tuple[OutputCheck, ...]
+    decision: str | None = None  # what a user sees: "label", "token", "span", "box", "class map"
+    decision_agreement: float | None = None  # share of decisions that are equal, 0 to 1
+    error: str | None = None  # why the case could not be run in ONNX Runtime
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All cases of one graph against its source."""
+
+    passed: bool
+    source: str  # "torch 2.13.0" ...
+    runtime: str  # "onnxruntime 1.32.0 (CPUExecutionProvider)"
+    absolute_tolerance: float
+    relative_tolerance: float
+    cases: tuple[CaseCheck, ...]
+
+    @property
+    def max_abs_error(self) -> float:
+        return max((o.max_abs_error for c in self.cases for o in c.outputs), default=float("nan"))
+
+    @property
+    def max_rel_error(self) -> float:
+        return max((o.max_rel_error for c in self.cases for o in c.outputs), default=float("nan"))
+
+
+@dataclass(frozen=True)
+class Component:
+    """One ONNX graph of the folder."""
+
+    name: str  # "model", "model_quantized"
+    file: str  # relative to the folder, "/" separated: "onnx/model.onnx"
+    opset: int
+    precision: str  # "float32", "int8"
+    parameters: int  # number of weight elements
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    restrictions: tuple[Restriction, ...] = ()
+    verification: Verification | None = None
+    fixes: tuple[str, ...] = ()  # names of registered export fixes that were applied
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `onnxport.json`."""
+
+    task: str
+    framework: str  # "pt" or "tf"
+    source: str  # the model name or folder name as given, never an absolute path
+    architecture: str  # class that was exported: "BertForMaskedLM"
+    versions: dict[str, str]  # onnxport, torch, transformers, onnx, onnxruntime ...
+    components: tuple[Component, ...]
+    files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256 hex digest
+    notes: tuple[str, ...] = ()  # what a user must know: "no tokenizer in the checkpoint"
+    schema_version: int = SCHEMA_VERSION

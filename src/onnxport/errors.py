@@ -1,0 +1,77 @@
+"""Every error that a user can meet.
+
+A message says what was wrong with the offending value, what was not written, and what to do
+next (`hint`). `exit_code` is what the command line returns (SPEC: 1 = the numbers differ,
+2 = could not convert or bad usage).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnnxPortError(Exception):
+    """Base of all errors raised by onnxport on purpose.
+
+    Args:
+        message: what was wrong, with the offending value.
+        hint: the next thing to type or to change, or None.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(OnnxPortError):
+    """An argument that cannot be used: an opset out of range, an unknown flag value."""
+
+
+class TaskError(UsageError):
+    """An unknown task, or one that the model has no head for."""
+
+
+class CheckpointError(OnnxPortError):
+    """The checkpoint is missing, broken or incomplete."""
+
+
+class UntrustedCheckpointError(CheckpointError):
+    """Loading would execute code from the checkpoint (pickle, remote code) without permission."""
+
+
+class MissingDependencyError(OnnxPortError):
+    """A framework or library is not installed; the hint is the install command."""
+
+
+class OutputError(OnnxPortError):
+    """The destination cannot be written: not empty, not writable, no space left."""
+
+
+class ExportError(OnnxPortError):
+    """The graph could not be captured, or came out with an axis fixed that must be dynamic."""
+
+
+class FolderError(OnnxPortError):
+    """A folder that is not a whole onnxport folder: manifest missing or broken, hash differs."""
+
+
+class VerificationError(OnnxPortError):
+    """The converted graph ran, but its numbers differ from the source model's."""
+
+    exit_code = 1
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """A sentence naming the closest known values, or all of them when none is close."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "Known: " + ", ".join(names) + "."

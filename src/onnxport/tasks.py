@@ -1,0 +1,105 @@
+"""What a task is, as data. One row a task; no code path is chosen by a task's name elsewhere.
+
+A row says which transformers auto classes hold the head, what kind of sample the task eats
+(`samples.py` makes it), which outputs a user wants, and what a user finally sees (`decision`),
+so that verification can compare that too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxport.errors import TaskError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        name: canonical name.
+        kind: the sample: "text", "text-pair", "choices", "image", "audio" or "image+texts".
+        auto: transformers auto classes that hold the head, tried in this order.
+        outputs: graph outputs in order; those that the model gives are kept, at least one must be.
+        decision: what a user sees in the outputs: "label" (argmax of logits over the last axis),
+            "token" (the same per position), "span" (argmax of start and end logits),
+            "box" (label of every query), "class map" (argmax over axis 1), "nearest text",
+            or None where the numbers themselves are the result.
+        summary: one line for `onnxport tasks`.
+        example: the argument of `onnxport run`.
+        aliases: other names that mean the same.
+    """
+
+    name: str
+    kind: str
+    auto: tuple[str, ...]
+    outputs: tuple[str, ...]
+    decision: str | None
+    summary: str
+    example: str
+    aliases: tuple[str, ...] = ()
+
+
+_SEGMENTATION = ("logits", "pred_boxes", "pred_masks", "class_queries_logits", "masks_queries_logits")
+
+# Order matters for `auto`: the first row whose auto class holds the checkpoint's architecture is its task.
+TASKS: tuple[Task, ...] = (
+    Task("fill-mask", "text", ("AutoModelForMaskedLM",), ("logits",), "token",
+         "words for a masked position", '"Paris is the [MASK] of France."', ("masked-lm",)),
+    Task("text-classification", "text", ("AutoModelForSequenceClassification",), ("logits",), "label",
+         "a label for a text", '"I love it."', ("sentiment-analysis", "sequence-classification")),
+    Task("token-classification", "text", ("AutoModelForTokenClassification",), ("logits",), "token",
+         "a label for every token", '"Ada lives in London."', ("ner",)),
+    Task("question-answering", "text-pair", ("AutoModelForQuestionAnswering",), ("start_logits", "end_logits"), "span",
+         "the span of a context that answers", '"Who wrote it?" "Ada wrote it."', ("qa",)),
+    Task("zero-shot-classification", "text-pair", ("AutoModelForSequenceClassification",), ("logits",), "label",
+         "labels given at run time, by entailment", '"A new phone" "technology,sport"'),
+    Task("multiple-choice", "choices", ("AutoModelForMultipleChoice",), ("logits",), "label",
+         "the best of several endings", '"It rains." "I get wet." "I fly."'),
+    Task("next-sentence-prediction", "text-pair", ("AutoModelForNextSentencePrediction",), ("logits",), "label",
+         "whether one sentence follows another", '"It rains." "The street is wet."', ("next-sentence",)),
+    Task("object-detection", "image", ("AutoModelForObjectDetection",), ("logits", "pred_boxes"), "box",
+         "boxes and labels in an image", "photo.png"),
+    Task("image-classification", "image", ("AutoModelForImageClassification",), ("logits",), "label",
+         "a label for an image", "photo.png"),
+    Task("semantic-segmentation", "image", ("AutoModelForSemanticSegmentation",), ("logits",), "class map",
+         "a class for every pixel", "photo.png"),
+    Task("image-segmentation", "image",
+         ("AutoModelForUniversalSegmentation", "AutoModelForImageSegmentation", "AutoModelForInstanceSegmentation"),
+         _SEGMENTATION, "box", "masks and labels in an image", "photo.png",
+         ("panoptic-segmentation", "instance-segmentation")),
+    Task("depth-estimation", "image", ("AutoModelForDepthEstimation",), ("predicted_depth",), None,
+         "the distance of every pixel", "photo.png"),
+    Task("audio-classification", "audio", ("AutoModelForAudioClassification",), ("logits",), "label",
+         "a label for a sound", "sound.wav"),
+    Task("automatic-speech-recognition", "audio", ("AutoModelForCTC",), ("logits",), "token",
+         "the words of a recording (CTC)", "speech.wav", ("asr", "speech-recognition")),
+    Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
+         ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
+         "labels given at run time, for an image", 'photo.png "a cat,a dog"'),
+    Task("image-feature-extraction", "image", ("AutoModel",), ("last_hidden_state", "pooler_output"), None,
+         "the hidden states of an image model", "photo.png"),
+    Task("feature-extraction", "text", ("AutoModel",),
+         ("last_hidden_state", "pooler_output", "sentence_embedding"), None,
+         "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
+)  # fmt: skip
+
+_BY_NAME: dict[str, Task] = {name: task for task in TASKS for name in (task.name, *task.aliases)}
+
+
+def task_names() -> list[str]:
+    """Canonical names in table order."""
+    return [task.name for task in TASKS]
+
+
+def find_task(name: str) -> Task:
+    """The row called `name` (canonical or alias).
+
+    Raises:
+        TaskError: no such task; says which ones are close.
+    """
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        hint = did_you_mean(name, _BY_NAME) + " `onnxport tasks` shows the table."
+        raise TaskError(f"Unknown task {name!r}.", hint=hint) from None
