@@ -1,0 +1,34 @@
+"""Counts that describe a graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+@dataclass(frozen=True)
+class GraphStats:
+    """Operators by name (other domains as `domain::Op`), weight elements, opset."""
+
+    operators: dict[str, int]
+    parameters: int
+    opset: int
+
+
+def graph_stats(model: onnx_ir.Model) -> GraphStats:
+    """Counts over the graph and its subgraphs; scalars and shape constants (integers) are no parameters."""
+    operators = Counter(
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        for node in model.graph.all_nodes()
+    )
+    parameters = sum(
+        tensor.size
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if (tensor := value.const_value) is not None and (tensor.dtype.is_floating_point() or tensor.dtype.bitwidth <= 8)
+    )
+    return GraphStats(dict(sorted(operators.items())), int(parameters), int(model.opset_imports.get("", 0)))

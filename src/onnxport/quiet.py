@@ -1,0 +1,37 @@
+"""Keep third parties quiet: banners, progress bars, registration and future warnings.
+
+What they said is kept, so that an error can show it on request.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+_depth = 0
+
+
+@contextmanager
+def quiet() -> Iterator[io.StringIO]:
+    """Everything printed, logged or warned inside goes to the yielded buffer. Nests.
+
+    A console that shall stay visible must hold its own stream, taken before.
+    """
+    global _depth
+    said = io.StringIO()
+    if _depth:
+        yield said
+        return
+    _depth += 1
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield said
+    finally:
+        logging.disable(before)
+        _depth -= 1

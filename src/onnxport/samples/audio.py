@@ -1,0 +1,48 @@
+"""Sound: waveforms of an exact number of samples, through the feature extractor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxport.samples.base import Arrays, Knob, Sizes
+
+
+class AudioSampler:
+    """Rows of sound.
+
+    The knob is the number of audio samples; a feature extractor that makes frames moves an
+    axis called `num_frames` with it, and one that pads everything to a fixed length moves none.
+    """
+
+    def __init__(self, extractor: Any, config: Any, accepts: frozenset[str] | None = None) -> None:
+        self.extractor, self.config, self.accepts = extractor, config, accepts
+        self.notes: tuple[str, ...] = ()
+        if extractor is None:
+            self.notes = ("The checkpoint has no feature extractor: sound was drawn at random.",)
+        self.rate = int(getattr(extractor, "sampling_rate", None) or 16000)
+        self.knobs = (Knob("batch_size", 2, (3, 5)), Knob("num_samples", 4001, (5003, 8009), None, "num_frames"))
+        self.can_pad = "attention_mask" in self.make({"batch_size": 1, "num_samples": 4001})
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        rows, samples = sizes["batch_size"], sizes["num_samples"]
+        rng = np.random.default_rng([seed, rows, samples])
+        lengths = [samples if row == 0 or not padded else samples * 3 // 4 for row in range(rows)]
+        sounds = [random_sound(length, self.rate, rng) for length in lengths]
+        if self.extractor is None:
+            return {"input_values": np.stack([np.resize(sound, samples) for sound in sounds])}
+        encoded = self.extractor(sounds, sampling_rate=self.rate, return_tensors="np", padding=True)
+        arrays = {}
+        for name, value in encoded.items():
+            if self.accepts is None or name in self.accepts:
+                array = np.asarray(value)
+                arrays[name] = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        return arrays
+
+
+def random_sound(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:
+    """A few gliding tones and noise, float32 in [-1, 1], shape (samples,)."""
+    time = np.arange(samples) / rate
+    tones = sum(np.sin(2 * np.pi * rng.uniform(80, 2000) * time * (1 + rng.uniform(0, 0.5) * time)) for _ in range(3))
+    return ((tones / 4 + rng.normal(0, 0.05, samples)).clip(-1, 1)).astype(np.float32)

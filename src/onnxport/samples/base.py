@@ -1,0 +1,59 @@
+"""What a sampler is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Sizes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One size that a user can vary.
+
+    Attributes:
+        name: also the name of the axis that moves one to one with it: "batch_size".
+        base: size of the first probe.
+        others: sizes to try, best first; the first two that work are used.
+        maximum: largest size that the tokenizer or configuration allows, or None.
+        frames: name of an axis that moves with the knob, but not one to one ("num_frames").
+    """
+
+    name: str
+    base: int
+    others: tuple[int, ...]
+    maximum: int | None = None
+    frames: str | None = None
+
+    def clipped(self) -> Knob:
+        """The same knob without sizes above its maximum."""
+        if self.maximum is None:
+            return self
+        others = tuple(size for size in self.others if size <= self.maximum and size != min(self.base, self.maximum))
+        return Knob(self.name, min(self.base, self.maximum), others, self.maximum, self.frames)
+
+
+class Sampler(Protocol):
+    """Makes model inputs."""
+
+    knobs: tuple[Knob, ...]
+    can_pad: bool  # rows of different length are possible
+    notes: tuple[str, ...]  # what a user must know about the samples
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Inputs by name, in the order of the tokenizer or processor.
+
+        Args:
+            sizes: one entry a knob.
+            seed: other content for another seed; the same seed gives the same content.
+            padded: rows after the first are shorter and padded, where the model has masks.
+        """
+        ...
+
+
+def base_sizes(sampler: Sampler) -> Sizes:
+    return {knob.name: knob.base for knob in sampler.knobs}

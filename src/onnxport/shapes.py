@@ -1,0 +1,315 @@
+"""`infer_shapes`: which inputs and outputs a model has, and which of their axes move with what.
+
+The preprocessing and the model are run at several sizes. An input axis gets the name of the
+knob that moves it; an output axis is an expression of input axes (`axes.fit`). A size that the
+model refuses leaves its axis static, or bound to a multiple, with the model's own words as the
+reason. No architecture has code here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.artifact.manifest import Restriction, TensorSpec
+from onnxport.axes import Observation, fit
+from onnxport.errors import ExportError, OnnxPortError
+from onnxport.samples.base import Arrays, Knob, Sampler, Sizes, base_sizes
+from onnxport.sources.choose import sampler_of, source_of
+
+if TYPE_CHECKING:
+    from onnxport.sources.pytorch import TorchSource
+
+_WANTED = 2  # accepted sizes a knob, beside the base
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors of a graph and what is known about their axes.
+
+    Attributes:
+        inputs, outputs: with static axes as numbers, dynamic ones as names or expressions.
+        restrictions: axes that are not free, and why.
+        accepted: per dynamic knob the sizes that the model took, base first.
+        multiples: per knob the number that its sizes must be a multiple of (1 = free).
+        traced: knob sizes of the sample that is traced; away from special sizes where it can be.
+        sample: the inputs at those sizes.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    restrictions: tuple[Restriction, ...]
+    accepted: dict[str, tuple[int, ...]]
+    multiples: dict[str, int]
+    traced: Sizes
+    sample: Arrays
+
+    def sizes_of(self, arrays: Arrays) -> Sizes:
+        """Values of the named input axes in `arrays`."""
+        return axis_values(self.inputs, arrays)
+
+
+@dataclass
+class _Prober:
+    """Runs the source at knob sizes; remembers what it saw."""
+
+    source: TorchSource
+    sampler: Sampler
+    base: Sizes
+    seen: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    def outputs(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        key = tuple(sizes.values())
+        if key not in self.seen:
+            self.seen[key] = self.source.shapes(self.sampler.make(sizes))
+        return self.seen[key]
+
+    def along(self, knob: str, output: str, axis: int) -> Callable[[int], int | None]:
+        """Length of an output axis as a function of one knob; None where the model refuses."""
+
+        def probe(size: int) -> int | None:
+            try:
+                return self.outputs({**self.base, knob: size})[output][axis]
+            except Exception:  # noqa: BLE001 -- a refusal of any kind is the answer
+                return None
+
+        return probe
+
+
+def infer_signature(
+    source: TorchSource,
+    sampler: Sampler,
+    fixed: dict[str, str] | None = None,
+    known: Signature | None = None,
+) -> Signature:
+    """Probes `source` with samples of `sampler`.
+
+    Args:
+        fixed: knobs to leave at their base size, with the reason.
+        known: an earlier signature; what it already fixed stays fixed.
+
+    Raises:
+        ExportError: the model does not run at any size that was tried.
+    """
+    prober, first, reference = _start(source, sampler)
+    fixed = dict(fixed or {})
+    if known is not None:
+        fixed = {r.axis: r.reason for r in known.restrictions if r.rule.startswith("fixed")} | fixed
+    accepted: dict[str, tuple[int, ...]] = {}
+    multiples: dict[str, int] = {}
+    restrictions: list[Restriction] = []
+    for knob in sampler.knobs:
+        if knob.name in fixed:
+            restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name]))
+            continue
+        sizes, refusal = _accepted_sizes(prober, knob, first)
+        if not sizes:
+            restrictions.append(_fixed(knob, prober.base[knob.name], refusal))
+            continue
+        accepted[knob.name] = (prober.base[knob.name], *sizes)
+        multiples[knob.name] = 1
+        if refusal:
+            multiples[knob.name] = math.gcd(*accepted[knob.name])
+            restrictions.append(Restriction(knob.name, f"multiple of {multiples[knob.name]}", refusal))
+        if knob.maximum is not None:
+            reason = "the tokenizer's or the configuration's limit"
+            restrictions.append(Restriction(knob.name, f"at most {knob.maximum}", reason))
+    inputs = _name_inputs(prober, accepted, first)
+    restrictions = _in_axis_names(restrictions, sampler, inputs)
+    outputs = _name_outputs(prober, accepted, inputs, reference)
+    traced = _traced_sizes(prober, accepted)
+    return Signature(
+        inputs, outputs, tuple(restrictions), accepted, multiples, traced, sampler.make(traced, seed=0)
+    )
+
+
+def infer_shapes(
+    nlp: Any, framework: str
+) -> tuple[list[str], list[str], dict[str, dict[int, str]], dict[str, Any]]:
+    """Every input and output of a pipeline's model, with its static and dynamic axes.
+
+    Args:
+        nlp: a pipeline, as `pipeline` or `load_graph_from_args` returns it.
+        framework: "pt".
+
+    Returns:
+        `(input_names, output_names, dynamic_axes, sample)`: `dynamic_axes` maps a tensor name to
+        `{axis: name or expression}`, the form that `torch.onnx.export` takes; axes that it does not
+        list are static. `sample` are the inputs (torch tensors by name) that were used.
+
+    Raises:
+        ExportError: the model does not run on its own preprocessing.
+    """
+    source = source_of(nlp, framework)
+    signature = infer_signature(source, sampler_of(nlp, source))
+    dynamic = {
+        spec.name: {axis: size for axis, size in enumerate(spec.axes) if isinstance(size, str)}
+        for spec in (*signature.inputs, *signature.outputs)
+    }
+    sample = source.tensors(signature.sample)
+    return [s.name for s in signature.inputs], [s.name for s in signature.outputs], dynamic, sample
+
+
+def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
+    """Values of the named axes of `specs` in `arrays`."""
+    values: Sizes = {}
+    for spec in specs:
+        for axis, name in enumerate(spec.axes):
+            if isinstance(name, str) and spec.name in arrays:
+                values[name] = int(arrays[spec.name].shape[axis])
+    return values
+
+
+def _start(source: TorchSource, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
+    """The first sizes at which the model runs, for real."""
+    base = base_sizes(sampler)
+    attempts = [base, *({**base, k.name: size} for k in sampler.knobs for size in k.others)]
+    failure: Exception | None = None
+    for sizes in attempts:
+        try:
+            inputs = sampler.make(sizes)
+            return _Prober(source, sampler, sizes), inputs, source.run(inputs)
+        except OnnxPortError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+            failure = failure or error
+    raise ExportError(
+        f"{source.architecture} does not run on its own preprocessing: {first_line(failure)}. Nothing was written.",
+        hint="Check that the checkpoint and its tokenizer or processor belong together.",
+    ) from failure
+
+
+def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[int], str]:
+    """Sizes of a knob that the model takes beside the base, and why it refused others ("" if it did not)."""
+    accepted: list[int] = []
+    refusal = ""
+    for size in knob.others:
+        if len(accepted) == _WANTED:
+            break
+        sizes = {**prober.base, knob.name: size}
+        if sizes == prober.base:
+            continue
+        try:
+            inputs = prober.sampler.make(sizes)
+        except Exception as error:  # noqa: BLE001 -- a processor may refuse a size in any way
+            refusal = refusal or first_line(error)
+            continue
+        if all(inputs[name].shape == array.shape for name, array in first.items()):
+            return [], "the preprocessing always gives this size"
+        try:
+            prober.outputs(sizes)
+        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+            refusal = refusal or first_line(error)
+        else:
+            accepted.append(size)
+    return accepted, refusal
+
+
+def _fixed(knob: Knob, size: int, reason: str) -> Restriction:
+    return Restriction(knob.name, f"fixed at {size}", reason or "no other size was tried")
+
+
+def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: Arrays) -> tuple[TensorSpec, ...]:
+    moved: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
+    knobs = {knob.name: knob for knob in prober.sampler.knobs}
+    for name, sizes in accepted.items():
+        other = prober.sampler.make({**prober.base, name: sizes[1]})
+        for tensor, array in first.items():
+            for axis, size in enumerate(array.shape):
+                if other[tensor].shape[axis] != size:
+                    moved.setdefault((tensor, axis), {})[name] = (size, other[tensor].shape[axis])
+    specs = []
+    for tensor, array in first.items():
+        axes: list[int | str] = []
+        for axis, size in enumerate(array.shape):
+            movers = moved.get((tensor, axis), {})
+            if not movers:
+                axes.append(int(size))
+            elif len(movers) == 1:
+                (name, (before, after)) = next(iter(movers.items()))
+                exact = before == prober.base[name] and after == accepted[name][1]
+                axes.append(name if exact else knobs[name].frames or f"{tensor}_dim_{axis}")
+            else:
+                axes.append(f"{tensor}_dim_{axis}")
+        specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))
+    return tuple(specs)
+
+
+def _in_axis_names(
+    restrictions: list[Restriction], sampler: Sampler, inputs: tuple[TensorSpec, ...]
+) -> list[Restriction]:
+    """Drop restrictions on knobs that reach no tensor at their own size (a resized image's raw size)."""
+    named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
+    fixed = [r for r in restrictions if r.rule.startswith("fixed")]
+    return [r for r in restrictions if r in fixed or r.axis in named]
+
+
+def _name_outputs(
+    prober: _Prober, accepted: dict[str, tuple[int, ...]], inputs: tuple[TensorSpec, ...], reference: Arrays
+) -> tuple[TensorSpec, ...]:
+    points = [prober.base]
+    points += [{**prober.base, name: size} for name, sizes in accepted.items() for size in sizes[1:]]
+    points.append({**prober.base, **{name: sizes[-1] for name, sizes in accepted.items()}})
+    points.append({**prober.base, **{name: sizes[1] for name, sizes in accepted.items()}})
+    seen: list[tuple[Sizes, dict[str, tuple[int, ...]]]] = []
+    for sizes in points:
+        try:
+            shapes = prober.outputs(sizes)
+        except Exception:  # noqa: BLE001 -- sizes that work alone may not work together
+            continue
+        seen.append((axis_values(inputs, prober.sampler.make(sizes)), shapes))
+    specs = []
+    for name, array in reference.items():
+        axes: list[int | str] = []
+        for axis in range(array.ndim):
+            observations = [Observation(sizes, shapes[name][axis]) for sizes, shapes in seen]
+            probes = {knob: prober.along(knob, name, axis) for knob in accepted}
+            found = fit(observations, probes)
+            axes.append(f"{name}_dim_{axis}" if found is None else found)
+        specs.append(TensorSpec(name, array.dtype.name, tuple(axes)))
+    return tuple(specs)
+
+
+def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Sizes:
+    """Sizes to trace at.
+
+    Image models take a shortcut when the image has the size of the position table or is
+    square; a trace at such a size would bake the shortcut in. So height and width are traced
+    away from the base, and at different sizes.
+    """
+    traced = dict(prober.base)
+    for name in ("height", "width"):
+        if name in accepted:
+            traced[name] = accepted[name][1]
+    if {"height", "width"} <= accepted.keys() and traced["height"] == traced["width"]:
+        traced["width"] = accepted["width"][-1]
+    try:
+        prober.outputs(traced)
+    except Exception:  # noqa: BLE001 -- then the base it is
+        return dict(prober.base)
+    return traced
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of an exception's message, or its type."""
+    text = str(error).strip().splitlines()
+    return (text[0][:300] if text else type(error).__name__).rstrip(".")
+
+
+def as_sample(inputs: dict[str, Any]) -> Arrays:
+    """Sample inputs of a live module as numpy arrays.
+
+    Raises:
+        ExportError: an input is not a tensor or array.
+    """
+    arrays: Arrays = {}
+    for name, value in inputs.items():
+        array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+        if array.dtype == object:
+            raise ExportError(f"Sample input {name!r} is a {type(value).__name__}, not a tensor. Nothing was written.")
+        arrays[name] = array
+    return arrays

@@ -1,0 +1,1 @@
+"""The model to convert, behind the same verbs for every framework: `run`, `shapes`, `accepts`."""

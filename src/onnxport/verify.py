@@ -1,0 +1,229 @@
+"""Source against ONNX, at the traced sizes and at others, before anything is published.
+
+`record` runs the source model, before the exporter has touched it; `compare` runs the graph in
+ONNX Runtime on the same inputs. Between the two the source can be freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxport.artifact.manifest import CaseCheck, OutputCheck, TensorSpec, Verification
+from onnxport.axes import evaluate
+from onnxport.errors import ExportError
+from onnxport.samples.base import Arrays, Sampler, Sizes
+from onnxport.shapes import Signature, first_line
+from onnxport.sources.pytorch import TorchSource
+
+# (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
+# float32: rounding of sums in another order stays below 2e-5 of the scale in every model measured;
+# int8: dynamic quantization of weights and activations, 8 bits each.
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "float32": (1e-5, 1e-4),
+    "float16": (1e-3, 1e-2),
+    "int8": (1e-2, 2.5e-1),
+}
+
+_LEAST_CASES = 4  # the traced sizes and three others
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs and what the source made of them."""
+
+    name: str
+    sizes: Sizes  # input axis -> value
+    inputs: Arrays
+    outputs: Arrays
+
+
+def record(source: TorchSource, sampler: Sampler, signature: Signature) -> list[Case]:
+    """Run the source at the traced sizes and at others that were not traced.
+
+    Raises:
+        ExportError: fewer than three sizes beside the traced ones could be run, or the source's
+            own outputs are not finite anywhere.
+    """
+    cases: list[Case] = []
+    refusal: Exception | None = None
+    for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
+        try:
+            inputs = sampler.make(sizes, seed=number, padded=padded)
+            outputs = source.run(inputs)
+        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+            refusal = error
+            continue
+        cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
+    if len(cases) < _LEAST_CASES:
+        raise ExportError(
+            f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
+            f"{_LEAST_CASES} are needed: {first_line(refusal)}. Nothing was written."
+        )
+    if not any(np.isfinite(value).any() for value in cases[0].outputs.values()):
+        raise ExportError(f"{source.architecture} gives no finite number itself. Nothing was written.")
+    return cases
+
+
+def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, bool]]:
+    """(name, knob sizes, padded) of every case; none but the first was traced."""
+    base = {knob.name: knob.base for knob in sampler.knobs}
+    rows = [name for name in base if name.endswith("batch_size") and name in signature.accepted]
+    free = [name for name in signature.accepted if name not in rows]
+    unseen = {name: _unseen(name, sampler, signature) for name in free}
+    yield "traced", signature.traced, False
+    yield "batch of one", base | dict.fromkeys(rows, 1), False
+    if unseen:
+        yield "larger", base | {name: sizes[1] for name, sizes in unseen.items()}, False
+        smaller = {name: sizes[0] for name, sizes in unseen.items()}
+        yield "larger batch, smaller", base | {name: 5 for name in rows} | smaller, False
+        for name in unseen if len(unseen) > 1 else ():
+            yield f"other {name.replace('_', ' ')}", base | {name: unseen[name][1]}, False
+    else:
+        yield "larger batch", base | {name: 5 for name in rows}, False
+        yield "other content", base, False
+        yield "other content again", base | {name: 3 for name in rows}, False
+    if sampler.can_pad:
+        yield "padded rows", base | {name: 3 for name in rows} | {n: s[1] for n, s in unseen.items()}, True
+
+
+def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int]:
+    """A smaller and a larger size of a knob that were not probed, within its limits."""
+    knob = next(knob for knob in sampler.knobs if knob.name == name)
+    step = signature.multiples.get(name, 1)
+    accepted = signature.accepted[name]
+    bounds = [r.rule for r in signature.restrictions if r.axis == name]
+    most = min([int(rule.split()[-1]) for rule in bounds if rule.startswith("at most")] + [knob.maximum or 10**9])
+    least = max([int(rule.split()[-1]) for rule in bounds if rule.startswith("at least")] + [2])
+    if name == "num_choices":
+        return 2, 5
+    small, large = (5, 61) if name == "sequence_length" else (accepted[0] * 7 // 8, accepted[0] * 11 // 8 + 1)
+    if small < 3 or small >= accepted[0]:
+        small = accepted[0] + 1
+    small, large = max(small, least), min(large, most)
+    return max(small // step, 1) * step, max(large // step, 1) * step
+
+
+def compare(
+    path: Path,
+    cases: Sequence[Case],
+    *,
+    decision: str | None,
+    outputs: Sequence[TensorSpec],
+    source: str,
+    precision: str = "float32",
+) -> Verification:
+    """Run the graph at `path` on every case and compare each output with the source's.
+
+    Args:
+        decision: what a user sees in the outputs (`Task.decision`).
+        outputs: their axes as declared; an output whose shape differs from it fails.
+        source: name and version of what the cases were recorded with.
+        precision: row of `TOLERANCES`.
+    """
+    from onnxport.runtime.session import OnnxSession, provider_name
+
+    absolute, relative = TOLERANCES[precision]
+    try:
+        session = OnnxSession(path)
+    except Exception as error:  # noqa: BLE001 -- a graph that does not load is a failed verification
+        checks = (CaseCheck("load", {}, (), error=first_line(error), ok=False),)
+        return Verification(False, source, provider_name(), absolute, relative, checks)
+    checks = tuple(_check(session.run, case, decision, outputs, absolute, relative) for case in cases)
+    return Verification(all(check.ok for check in checks), source, provider_name(), absolute, relative, checks)
+
+
+def _check(
+    run: Callable[[Arrays], Arrays],
+    case: Case,
+    decision: str | None,
+    specs: Sequence[TensorSpec],
+    absolute: float,
+    relative: float,
+) -> CaseCheck:
+    try:
+        found = run(case.inputs)
+    except Exception as error:  # noqa: BLE001 -- whatever the run time says is the finding
+        return CaseCheck(case.name, case.sizes, (), error=first_line(error), ok=False)
+    missing = [name for name in case.outputs if name not in found]
+    if missing:
+        return CaseCheck(case.name, case.sizes, (), error=f"missing outputs: {', '.join(missing)}", ok=False)
+    declared = {spec.name: spec for spec in specs}
+    checks = tuple(
+        _check_output(name, wanted, found[name], declared[name], case.sizes, absolute, relative)
+        for name, wanted in case.outputs.items()
+    )
+    agreement = None
+    if decision and all(found[name].shape == value.shape for name, value in case.outputs.items()):
+        agreement = _agreement(decide(decision, case.outputs, case.inputs), decide(decision, found, case.inputs))
+    ok = all(check.ok for check in checks)
+    return CaseCheck(case.name, case.sizes, checks, decision if agreement is not None else None, agreement, None, ok)
+
+
+def _check_output(
+    name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec, sizes: Sizes, absolute: float, relative: float
+) -> OutputCheck:
+    if found.shape != wanted.shape or not _shape_as_declared(found.shape, spec, sizes) or found.dtype != wanted.dtype:
+        return OutputCheck(name, found.shape, float("inf"), float("inf"), _scale(wanted), absolute, False)
+    error, scale = max_error(wanted, found), _scale(wanted)
+    tolerance = absolute + relative * scale if wanted.dtype.kind == "f" else 0.0
+    ok = bool(error <= tolerance)
+    return OutputCheck(name, found.shape, error, error / scale if scale else error, scale, tolerance, ok)
+
+
+def max_error(wanted: np.ndarray, found: np.ndarray) -> float:
+    """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite."""
+    if wanted.size == 0:
+        return 0.0
+    wanted, found = wanted.astype(np.float64), found.astype(np.float64)
+    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
+    with np.errstate(invalid="ignore"):
+        error = np.where(same, 0.0, np.abs(found - wanted))
+    return float(np.nan_to_num(error, nan=np.inf, posinf=np.inf).max())
+
+
+def _scale(wanted: np.ndarray) -> float:
+    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64)) if wanted.size else np.zeros(0)
+    # Masked scores are the lowest float: they would make any error look small.
+    finite = finite[finite < 1e30]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _shape_as_declared(shape: tuple[int, ...], spec: TensorSpec, sizes: Sizes) -> bool:
+    if len(shape) != len(spec.axes):
+        return False
+    for size, axis in zip(shape, spec.axes, strict=True):
+        try:
+            if evaluate(axis, sizes) != size:
+                return False
+        except KeyError:
+            continue  # an axis of its own, without an expression
+    return True
+
+
+def decide(decision: str, outputs: Arrays, inputs: Arrays) -> np.ndarray | None:
+    """What a user sees: integers to compare for equality. None when the outputs do not hold it."""
+    logits = outputs.get("logits", outputs.get("class_queries_logits"))
+    match decision:
+        case "label" | "box" if logits is not None:
+            return logits.argmax(-1) if logits.shape[-1] > 1 else (logits > 0).astype(np.int64)
+        case "token" if logits is not None:
+            tokens = logits.argmax(-1)
+            mask = inputs.get("attention_mask")
+            return np.where(mask == 1, tokens, -1) if mask is not None and mask.shape == tokens.shape else tokens
+        case "span" if "start_logits" in outputs:
+            return np.stack([outputs["start_logits"].argmax(-1), outputs["end_logits"].argmax(-1)])
+        case "class map" if logits is not None:
+            return logits.argmax(1)
+        case "nearest text" if "logits_per_image" in outputs:
+            return outputs["logits_per_image"].argmax(-1)
+    return None
+
+
+def _agreement(wanted: np.ndarray | None, found: np.ndarray | None) -> float | None:
+    if wanted is None or found is None or wanted.size == 0:
+        return None
+    return float((wanted == found).mean())
