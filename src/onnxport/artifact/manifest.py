@@ -1,7 +1,7 @@
 """The manifest `onnxport.json`: what a folder holds, and the evidence that it is right.
 
-Plain dataclasses, nothing here imports a framework. `schema.json` beside this file is their
-JSON schema; `SCHEMA_VERSION` changes with it.
+Plain dataclasses, nothing here imports a framework. `manifest_json.py` reads and writes them,
+`schema.json` is their JSON schema; `SCHEMA_VERSION` changes with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "onnxport.json"
+# Weights beside the graph model.onnx are in model.onnx_data.
+DATA_SUFFIX = "_data"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Component:
     restrictions: tuple[Restriction, ...] = ()
     verification: Verification | None = None
     fixes: tuple[str, ...] = ()  # names of registered export fixes that were applied
+    operators: dict[str, int] = field(default_factory=dict)  # "MatMul" or "com.microsoft.Attention" -> number of nodes
+    size_bytes: int = 0  # graph file and weights file together
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,3 +33,10 @@ def graph_stats(model: onnx_ir.Model) -> GraphStats:
         if (tensor := value.const_value) is not None and (tensor.dtype.is_floating_point() or tensor.dtype.bitwidth <= 8)
     )
     return GraphStats(dict(sorted(operators.items())), int(parameters), int(model.opset_imports.get("", 0)))
+
+
+def file_operators(path: Path) -> dict[str, int]:
+    """Operators of a graph file, by name; its weights are not read."""
+    import onnx_ir as ir
+
+    return graph_stats(ir.load(path)).operators

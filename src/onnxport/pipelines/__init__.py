@@ -1,0 +1,1 @@
+"""Pipelines of PyTorch models: tasks, weights, components. Importing this costs nothing; `factory` is the way in."""

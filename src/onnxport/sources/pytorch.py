@@ -38,7 +38,12 @@ class TorchSource:
         self.outputs = outputs
         self.architecture = architecture or type(model).__name__
         self.parameters = sum(p.numel() for p in model.parameters())
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self._fake_mode: Any = None
+
+    def release(self) -> None:
+        """Let go of fake tensors; the model itself belongs to whoever made it."""
+        self._fake_mode = None
 
     @property
     def version(self) -> str:

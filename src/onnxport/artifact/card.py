@@ -1,0 +1,199 @@
+"""The model card: README.md of a folder, made from its manifest and nothing else.
+
+No times, no absolute paths: equal manifests give equal cards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from onnxport.artifact.card_calls import call_of, javascript_dtype
+from onnxport.artifact.manifest import (
+    DATA_SUFFIX,
+    CaseCheck,
+    Component,
+    Manifest,
+    OutputCheck,
+    TensorSpec,
+    Verification,
+)
+from onnxport.errors import FolderError, MissingDependencyError, TaskError
+from onnxport.tasks import find_task
+
+CARD_NAME = "README.md"
+_FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow"}
+# Sizes for the ONNX Runtime example where no verified case gives one.
+_SIZES = {"batch_size": 1, "height": 224, "width": 224}
+_OTHER_SIZE = 8
+
+
+def render_card(manifest: Manifest, folder_name: str) -> str:
+    """The Markdown text of the card, with the YAML header that model hubs read.
+
+    Args:
+        manifest: with at least one component.
+        folder_name: last part of the folder's path; of a path only that part is used.
+
+    Raises:
+        FolderError: the manifest has no components.
+        MissingDependencyError: jinja2 is not installed (it comes with the extras).
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Writing a model card needs the package 'jinja2', which is not installed. README.md was not written.",
+            hint="pip install 'onnxport[pytorch]' or pip install 'onnxport[tensorflow]'",
+        ) from error
+    if not manifest.components:
+        raise FolderError("The manifest has no components, so there is nothing to describe. README.md was not written.")
+    environment = jinja2.Environment(
+        autoescape=False,  # Markdown, not HTML: `text` and `code` escape
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "text": _text,
+        "code": _code,
+        "string": json.dumps,
+        "megabytes": lambda count: f"{count / 1e6:,.1f} MB" if count else "",
+        "rows": _rows,
+    }
+    template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(_context(manifest, folder_name))
+
+
+def _context(manifest: Manifest, folder_name: str) -> dict[str, Any]:
+    # A newline in a name would end the code block that it stands in.
+    folder = re.sub(r"[\x00-\x1f\x7f]", "?", PurePath(folder_name).name) or "model"
+    main = next((c for c in manifest.components if c.name == "model"), manifest.components[0])
+    call = call_of(manifest.task)
+    try:
+        task = find_task(manifest.task)
+        summary, example = task.summary, task.example
+    except TaskError:
+        summary, example = "", "INPUT"
+    javascript = _javascript(manifest, main) if call.javascript is not None else None
+    return {
+        "manifest": manifest,
+        "main": main,
+        "folder": folder,
+        "source": PurePath(manifest.source).name if PurePath(manifest.source).is_absolute() else manifest.source,
+        "framework": _FRAMEWORKS.get(manifest.framework, manifest.framework),
+        "summary": summary,
+        "pipeline_tag": call.hub_tag,
+        "tags": ["onnx", "onnxport", *(["transformers.js"] if javascript else [])],
+        "shell_folder": shlex.quote(folder),
+        "shell_example": example,
+        "python_arguments": call.python,
+        "graph_path": f"{folder}/{main.file}",
+        "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
+        "javascript": javascript,
+    }
+
+
+def _sizes(component: Component) -> dict[str, int]:
+    """Axis to a size that was verified, so that the example keeps the restrictions."""
+    sizes = dict(_SIZES)
+    for case in reversed(component.verification.cases if component.verification else ()):
+        if case.ok:
+            sizes |= case.sizes
+    return sizes
+
+
+def _numpy_input(tensor: TensorSpec, sizes: dict[str, int]) -> str:
+    """One line of the inputs of the ONNX Runtime example, axis names in a comment."""
+    shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, _OTHER_SIZE) for axis in tensor.axes)
+    if tensor.dtype in ("str", "object", "string"):
+        value = f'np.full({shape}, "text", dtype=object)'
+    else:
+        # Ones: a token that every vocabulary has, and a mask that hides nothing.
+        value = f"np.ones({shape}, dtype={json.dumps(tensor.dtype)})"
+    names = ", ".join(str(axis) for axis in tensor.axes)
+    return f"{json.dumps(tensor.name)}: {value}," + (f"  # {_one_line(names)}" if names else "")
+
+
+def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
+    """What the transformers.js example needs; None if it would not find the graph."""
+    call = call_of(manifest.task)
+    dtype = javascript_dtype(main.file)
+    if dtype is None:
+        return None
+    options = f'{{ dtype: "{dtype}"'
+    if main.file + DATA_SUFFIX in manifest.files:
+        options += ", use_external_data_format: true"
+    return {
+        "task": call.javascript_task or manifest.task,
+        "options": options + " }",
+        "arguments": call.javascript or "",
+        "comment": call.javascript_comment,
+    }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One case of the verification table, as text; `sizes` is Markdown already."""
+
+    case: str
+    sizes: str
+    output: str
+    absolute: str
+    relative: str
+    tolerance: str
+    agreement: str
+    verdict: str
+
+
+def _rows(verification: Verification) -> list[_Row]:
+    return [_row(case) for case in verification.cases]
+
+
+def _row(case: CaseCheck) -> _Row:
+    sizes = ", ".join(f"{_code(axis)} {size}" for axis, size in case.sizes.items())
+    agreement = ""
+    if case.decision_agreement is not None:
+        agreement = f"{case.decision or 'all'}: {case.decision_agreement:.1%}"
+    verdict = "passed" if case.ok else f"failed: {case.error}" if case.error else "failed"
+    if not case.outputs:
+        return _Row(case.name, sizes, "", "", "", "", agreement, verdict)
+    worst = max(case.outputs, key=_badness)
+    return _Row(
+        case.name,
+        sizes,
+        worst.name,
+        f"{worst.max_abs_error:.2e}",
+        f"{worst.max_rel_error:.2e}",
+        f"{worst.tolerance:.2e}",
+        agreement,
+        verdict,
+    )
+
+
+def _badness(check: OutputCheck) -> tuple[bool, float]:
+    """Orders outputs by how near they are to failing, or how far beyond."""
+    ratio = check.max_abs_error / check.tolerance if check.tolerance else check.max_abs_error
+    return not check.ok, math.inf if math.isnan(ratio) else ratio
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())
+
+
+def _text(value: object) -> str:
+    """Prose from a checkpoint or a framework, harmless in a Markdown table."""
+    escaped = re.sub(r"([\\`*_\[\]|])", r"\\\1", _one_line(value))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(value: object) -> str:
+    """A name as code span; backticks would end it."""
+    return "`" + _one_line(value).replace("`", "'").replace("|", "\\|") + "`"

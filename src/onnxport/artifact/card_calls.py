@@ -1,0 +1,96 @@
+"""How the examples of a model card call each task. Data, one row a task."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True)
+class Call:
+    """Attributes:
+    python: arguments of the Python pipeline, as source text.
+    javascript: arguments in transformers.js, or None where it has no such task.
+    javascript_task: its name there, if it is another one.
+    javascript_comment: what a user must know about the arguments.
+    hub_tag: `pipeline_tag` on model hubs, or None where they know no such task.
+    """
+
+    python: str
+    javascript: str | None = None
+    javascript_task: str | None = None
+    javascript_comment: str = ""
+    hub_tag: str | None = None
+
+
+_DECODED = "Outside of a browser, give the samples as a Float32Array instead of a file name."
+
+
+def _text(example: str, tag: str) -> Call:
+    return Call(f'"{example}"', f'"{example}"', hub_tag=tag)
+
+
+def _image(tag: str, javascript_task: str | None = None) -> Call:
+    return Call('"photo.png"', '"photo.png"', javascript_task, hub_tag=tag)
+
+
+def _audio(file: str, tag: str) -> Call:
+    return Call(f'"{file}"', f'"{file}"', javascript_comment=_DECODED, hub_tag=tag)
+
+
+_CALLS: dict[str, Call] = {
+    "fill-mask": _text("Paris is the [MASK] of France.", "fill-mask"),
+    "text-classification": _text("I love it.", "text-classification"),
+    "token-classification": _text("Ada lives in London.", "token-classification"),
+    "feature-extraction": _text("A sentence.", "feature-extraction"),
+    "question-answering": Call(
+        'question="Who wrote it?", context="Ada wrote it."',
+        '"Who wrote it?", "Ada wrote it."',
+        hub_tag="question-answering",
+    ),
+    "zero-shot-classification": Call(
+        '"A new phone", candidate_labels=["technology", "sport"]',
+        '"A new phone", ["technology", "sport"]',
+        hub_tag="zero-shot-classification",
+    ),
+    "multiple-choice": Call('"It rains.", ["I get wet.", "I fly."]', hub_tag="multiple-choice"),
+    "next-sentence-prediction": Call('"It rains.", "The street is wet."'),
+    "image-classification": _image("image-classification"),
+    "object-detection": _image("object-detection"),
+    "image-segmentation": _image("image-segmentation"),
+    "semantic-segmentation": _image("image-segmentation", "image-segmentation"),
+    "depth-estimation": _image("depth-estimation"),
+    "image-feature-extraction": _image("image-feature-extraction"),
+    "audio-classification": _audio("sound.wav", "audio-classification"),
+    "automatic-speech-recognition": _audio("speech.wav", "automatic-speech-recognition"),
+    "zero-shot-image-classification": Call(
+        '"photo.png", candidate_labels=["a cat", "a dog"]',
+        '"photo.png", ["a cat", "a dog"]',
+        hub_tag="zero-shot-image-classification",
+    ),
+}
+
+# Suffix of the graph's name to the dtype that transformers.js asks for it with.
+_DTYPES = {
+    "": "fp32",
+    "_fp16": "fp16",
+    "_quantized": "q8",
+    "_int8": "int8",
+    "_uint8": "uint8",
+    "_q4": "q4",
+    "_q4f16": "q4f16",
+    "_bnb4": "bnb4",
+}
+
+
+def call_of(task: str) -> Call:
+    """The row of a canonical task name; a bare one for tasks that have none."""
+    return _CALLS.get(task, Call("..."))
+
+
+def javascript_dtype(file: str) -> str | None:
+    """The dtype with which transformers.js finds the graph `file`; None if it would not look for it."""
+    path = PurePosixPath(file)
+    match = re.fullmatch(r"model(|_\w+)\.onnx", path.name)
+    return _DTYPES.get(match[1]) if match and path.parent == PurePosixPath("onnx") else None

@@ -1,0 +1,51 @@
+"""Reading and completing an onnxport folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from onnxport.artifact.hashes import check_inside, hash_files
+from onnxport.artifact.manifest import MANIFEST_NAME, Manifest
+from onnxport.artifact.manifest_json import from_json, to_json
+from onnxport.errors import FolderError
+
+
+def read_folder(path: Path) -> Manifest:
+    """The manifest of the folder `path`. Files are not hashed: `check_files` does that.
+
+    Raises:
+        FolderError: no folder, no manifest in it, a wrong manifest, or one that names files
+            outside of the folder.
+    """
+    file = path / MANIFEST_NAME
+    convert = "Make one with: onnxport convert MODEL OUTPUT"
+    if not path.is_dir():
+        what = "is a file, not an onnxport folder" if path.exists() else "does not exist"
+        raise FolderError(f"{path} {what}.", hint=convert)
+    if not file.is_file():
+        raise FolderError(f"{path} is not an onnxport folder: it has no {MANIFEST_NAME}.", hint=convert)
+    try:
+        manifest = from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise FolderError(f"{file} cannot be read: {reason}.", hint=convert) from error
+    except FolderError as error:
+        raise FolderError(f"{file}: {error.message}", hint=error.hint) from error
+    check_inside(path, manifest)
+    return manifest
+
+
+def write_manifest(root: Path, manifest: Manifest) -> Manifest:
+    """Write `onnxport.json` as the last file of the folder `root`.
+
+    Returns:
+        The manifest with `files` set to the sha256 of everything in the folder.
+
+    Raises:
+        FolderError: there is a link or a special file in the folder.
+        OSError: the folder cannot be read or written.
+    """
+    complete = dataclasses.replace(manifest, files=hash_files(root))
+    (root / MANIFEST_NAME).write_text(to_json(complete), encoding="utf-8", newline="\n")
+    return complete

@@ -1,0 +1,213 @@
+"""Manifest to JSON text and back, strictly.
+
+The dataclasses in `manifest.py` are the only description: encoder and decoder walk their type
+hints, so that a new field needs no code here (it needs a line in `schema.json`).
+
+JSON has no NaN and no infinity, and a conversion that went wrong has them: these three floats are
+the strings "NaN", "Infinity" and "-Infinity", so that they survive the round trip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import operator
+import re
+import types
+import typing
+from typing import Any
+
+from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.errors import FolderError
+
+_SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HINT = "Restore the file from where the folder came from, or convert again with `onnxport convert`."
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of `onnxport.json`: ASCII, indent 2, newline at the end.
+
+    Fields come in the order of the dataclasses and mappings sorted by key, so equal manifests give
+    equal bytes. Numpy scalars are written as plain numbers.
+
+    Raises:
+        TypeError: a value does not have the type that its field declares.
+    """
+    return json.dumps(_encode(Manifest, manifest, "manifest"), indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Manifest:
+    """The manifest in `text`.
+
+    A field that has a default may be absent; an unknown field is an error.
+
+    Raises:
+        FolderError: not JSON, a field is missing, unknown or wrong (the message names it, as in
+            `components[0].inputs[1].axes`), or the manifest was written by a newer onnxport.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FolderError(f"The manifest is not JSON: {error}.", hint=_HINT) from error
+    if not isinstance(data, dict):
+        raise FolderError(f"The manifest must be a JSON object, not {_kind(data)}.", hint=_HINT)
+    _check_version(data)
+    manifest: Manifest = _decode(Manifest, data, "")
+    for index, component in enumerate(manifest.components):
+        check_relative_path(component.file, f"components[{index}].file")
+    for path, digest in manifest.files.items():
+        check_relative_path(path, f"files[{path!r}]")
+        if not _SHA256.fullmatch(digest):
+            raise _wrong(f"files[{path!r}]", "a sha256 of 64 lower case hex digits", digest)
+    return manifest
+
+
+def check_relative_path(path: str, where: str) -> None:
+    """Accept only "/" separated paths that stay in the folder, whatever system reads them.
+
+    Args:
+        path: the path from a manifest.
+        where: the field it stands in, for the message.
+
+    Raises:
+        FolderError: empty, absolute, with a drive, a backslash, or a "." or ".." part.
+    """
+    if not path or any(part in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\:\0]", path):
+        raise FolderError(
+            f"The manifest names {path!r} at `{where}`, which is not a path inside the folder. Nothing was read.",
+            hint="Do not use this folder: a manifest written by onnxport names only files in its own folder.",
+        )
+
+
+def _check_version(data: dict[str, Any]) -> None:
+    version = data.get("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise _wrong("schema_version", "a whole number from 1", version)
+    if version > SCHEMA_VERSION:
+        raise FolderError(
+            f"The manifest has schema version {version}; this onnxport reads up to {SCHEMA_VERSION}.",
+            hint="The folder was written by a newer onnxport: pip install --upgrade onnxport",
+        )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _kind(value: object) -> str:
+    """The value as a user sees it in the file, shortened."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "null"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _wrong(where: str, expected: str, value: object) -> FolderError:
+    return FolderError(f"The manifest is wrong at `{where}`: expected {expected}, found {_kind(value)}.", hint=_HINT)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _encode(hint: Any, value: Any, where: str) -> Any:
+    """`value` of declared type `hint` as JSON types."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
+        hints = _hints(hint)
+        return {name: _encode(hints[name], getattr(value, name), f"{where}.{name}") for name in hints}
+    if origin is tuple and isinstance(value, tuple | list):
+        return [_encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _encode(args[1], value[key], f"{where}[{key!r}]") for key in sorted(value)}
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        # The unions in use are `X | None` and `int | str`: a str is a str, all else is the other one.
+        member = str if isinstance(value, str) and str in args else next(a for a in args if a not in (str, type(None)))
+        return _encode(member, value, where)
+    if hint is str and isinstance(value, str):
+        return str(value)
+    # Numbers may be numpy scalars; `item` makes plain ones of them without importing numpy.
+    plain = value.item() if hasattr(value, "item") else value
+    if hint is bool and isinstance(plain, bool):
+        return plain
+    if hint is int and not isinstance(plain, bool) and hasattr(plain, "__index__"):
+        return operator.index(plain)
+    if hint is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+        return _encode_float(float(plain))
+    raise TypeError(f"{where} must be {hint}, not {value!r}")
+
+
+def _encode_float(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    """A JSON value as declared type `hint`; the inverse of `_encode`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _decode_object(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _wrong(where, "a list", value)
+        return tuple(_decode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(where, "an object", value)
+        return {key: _decode(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        if isinstance(value, str) and str in args:
+            return value
+        return _decode(next(arg for arg in args if arg not in (str, type(None))), value, where)
+    return _decode_scalar(hint, value, where)
+
+
+def _decode_object(cls: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    prefix = f"{where}." if where else ""
+    hints = _hints(cls)
+    if unknown := sorted(set(value) - set(hints)):
+        raise FolderError(f"The manifest has an unknown field `{prefix}{unknown[0]}`.", hint=_HINT)
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in value:
+            raise FolderError(f"The manifest lacks the field `{prefix}{field.name}`.", hint=_HINT)
+    return cls(**{name: _decode(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+
+
+def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise _wrong(where, "a string", value)
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        raise _wrong(where, "true or false", value)
+    if hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        raise _wrong(where, "a whole number", value)
+    if isinstance(value, str) and value in _SPECIAL_FLOATS:
+        return _SPECIAL_FLOATS[value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Other writers drop the ".0" of whole floats, so an int is a float here.
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(where, "a number in the range of a double", value) from None
+    raise _wrong(where, "a number", value)

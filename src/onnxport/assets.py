@@ -1,0 +1,71 @@
+"""The files beside the graph: configs, tokenizer, processor, labels.
+
+A file that the checkpoint has is copied as it is, so that nothing is lost in a round trip through
+the loader's version; what it lacks is written by the pipeline's own components.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# What a user of the folder may need. Names, not patterns: nothing else of a checkpoint is published.
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+_COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
+
+
+def write_assets(nlp: Any, origin: Path | None, folder: Path, replaced: frozenset[str] = frozenset()) -> None:
+    """Put the files beside the graph into `folder`.
+
+    Args:
+        nlp: the pipeline.
+        origin: the checkpoint's folder, or None for a live model.
+        replaced: components that the user chose in place of the checkpoint's ("tokenizer"): none of
+            its files are copied then, the components write their own.
+    """
+    if origin is not None and not replaced:
+        for name in _FILES:
+            if (origin / name).is_file():
+                shutil.copyfile(origin / name, folder / name)
+        for config in sorted(origin.glob("[0-9]*_*/config.json")):  # sentence-transformers' pooling and dense
+            (folder / config.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(config, folder / config.parent.name / config.name)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _save_components(nlp, Path(scratch))
+        for file in sorted(Path(scratch).rglob("*.*")):
+            target = folder / file.relative_to(scratch)
+            if file.is_file() and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, target)
+
+
+def _save_components(nlp: Any, folder: Path) -> None:
+    config = getattr(nlp.model, "config", None)
+    if hasattr(config, "save_pretrained"):
+        config.save_pretrained(folder)
+    for name in _COMPONENTS:
+        component = getattr(nlp, name, None)
+        if hasattr(component, "save_pretrained"):
+            component.save_pretrained(folder)

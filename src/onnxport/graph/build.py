@@ -1,0 +1,66 @@
+"""From a source to a finished graph: capture, repairs, names, nothing superfluous."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.artifact.manifest import TensorSpec
+from onnxport.graph.naming import check_outputs, name_axes
+from onnxport.graph.stats import GraphStats, graph_stats
+from onnxport.graph.strip import strip
+
+if TYPE_CHECKING:
+    from onnxport.samples.base import Sampler
+    from onnxport.shapes import Signature
+    from onnxport.sources.pytorch import TorchSource
+
+
+@dataclass
+class Graph:
+    """A finished graph in memory.
+
+    Attributes:
+        model: the `onnx_ir.Model`, None once released.
+        signature: its axes and restrictions.
+        inputs: the inputs that the graph really has; one that no output depends on may be gone.
+        fixes: names of the registered repairs that were applied.
+    """
+
+    model: Any
+    signature: Signature
+    inputs: tuple[TensorSpec, ...]
+    stats: GraphStats
+    fixes: tuple[str, ...]
+
+    def release(self) -> None:
+        """Let go of the weights."""
+        self.model = None
+
+
+def build_graph(source: TorchSource, sampler: Sampler, signature: Signature, opset: int) -> Graph:
+    """Capture `source` and finish the graph.
+
+    Raises:
+        ExportError: torch cannot capture it, or the graph is not what the signature says.
+    """
+    from onnxport.export.fixes import apply_graph_fixes
+    from onnxport.export.pytorch import capture
+
+    captured = capture(source, sampler, signature, opset)
+    model, signature = captured.model, captured.signature
+    fixes = apply_graph_fixes(model)
+    name_axes(model, signature.inputs, signature.outputs)
+    check_outputs(model, signature.outputs)
+    strip(model)
+    present = {value.name for value in model.graph.inputs}
+    inputs = tuple(spec for spec in signature.inputs if spec.name in present)
+    return Graph(model, signature, inputs, graph_stats(model), fixes)
+
+
+def write_graph(graph: Graph, file: Path, *, external: bool) -> tuple[Path, ...]:
+    """Write the graph to `file`, with weights beside it when asked for or when it passes 2 GB."""
+    from onnxport.artifact.onnxfile import needs_external, write_model
+
+    return write_model(graph.model, file, external=external or needs_external(graph.model))

@@ -1,0 +1,188 @@
+"""Pipelines by task name: transformers' own, and those that it dropped or never had."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoint import inspect_checkpoint
+from onnxport.errors import MissingDependencyError, UsageError
+from onnxport.pipelines.assembly import Assembled, assemble, finish, make_pipeline
+from onnxport.pipelines.components import load_components
+from onnxport.pipelines.registry import PipelineSpec, find_spec
+from onnxport.pipelines.weights import LoadOptions
+
+
+def require_pytorch() -> None:
+    """Make sure that torch and transformers can be imported.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, "
+            "but the model is a PyTorch model. Nothing was written.",
+            hint='pip install "onnxport[pytorch]"',
+        )
+
+
+def pipeline(
+    task: str | None = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
+    feature_extractor: Any = None,
+    image_processor: Any = None,
+    framework: str | None = None,
+    revision: str | None = None,
+    use_fast: bool = True,
+    token: str | bool | None = None,
+    device: Any = None,
+    device_map: Any = None,
+    torch_dtype: Any = None,
+    trust_remote_code: bool | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    pipeline_class: type[Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Build the pipeline of a task, as transformers' function of the same name.
+
+    Covers the tasks of transformers 5 and those it dropped: question-answering, summarization,
+    translation_xx_to_yy, text2text-generation, image-to-text, visual-question-answering,
+    image-to-image; and next-sentence-prediction, multiple-choice and semantic-segmentation.
+
+    Args:
+        task: its name; None reads it from the model.
+        model: a folder, a model of the hub, a live transformers model, or a folder that onnxport
+            wrote: that one runs on ONNX Runtime.
+        config: a transformers config, or a folder to read it from, instead of the model's.
+        tokenizer, feature_extractor, image_processor: live objects or folders; the model's by default.
+        framework: None or "pt".
+        revision, token: for a model of the hub.
+        use_fast: accepted for older callers; transformers 5 has only fast tokenizers.
+        device: where to run; None leaves the model where it is (the CPU for one that is loaded).
+        device_map: passed on to `from_pretrained`.
+        torch_dtype: floating point type (also as `dtype`); None is float32, "auto" as stored.
+        trust_remote_code: allow Python code from the checkpoint to run.
+        model_kwargs: further arguments of `from_pretrained`.
+        pipeline_class: a class to use instead of the task's.
+        kwargs: `processor`, `dtype`, `allow_pickle`, `allow_missing_weights`; the rest goes to the pipeline.
+
+    Raises:
+        OnnxPortError: with what is wrong and how to go on.
+    """
+    if framework not in (None, "pt"):
+        raise _no_tensorflow(framework)
+    require_pytorch()
+    dtype = kwargs.pop("dtype", None)
+    settings = dict(model_kwargs or {})
+    if config is not None:
+        settings["config"] = config
+    if device_map is not None:
+        settings["device_map"] = device_map
+    options = LoadOptions(
+        allow_missing_weights=bool(kwargs.pop("allow_missing_weights", False)),
+        allow_pickle=bool(kwargs.pop("allow_pickle", False)),
+        trust_remote_code=bool(trust_remote_code),
+        dtype=dtype if dtype is not None else settings.pop("torch_dtype", settings.pop("dtype", torch_dtype)),
+        device=device,
+        model_kwargs=settings,
+    )
+    given = {
+        "tokenizer": tokenizer,
+        "feature_extractor": feature_extractor,
+        "image_processor": image_processor,
+        "processor": kwargs.pop("processor", None),
+    }
+    spec = find_spec(task) if task not in (None, "auto") else None
+    if model is None:
+        if spec is None:
+            raise UsageError("Neither a task nor a model was given.", hint="pipeline(task, model=...)")
+        if spec.default_model is None:
+            raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
+        model = spec.default_model
+    if not isinstance(model, (str, Path)):
+        return from_live_model(spec, model, given, options, pipeline_class, kwargs).nlp
+    if (Path(model).expanduser() / "onnxport.json").is_file():
+        return _from_converted(spec, Path(model).expanduser(), given, options, pipeline_class, kwargs).nlp
+    checkpoint = inspect_checkpoint(
+        model,
+        allow_pickle=options.allow_pickle,
+        trust_remote_code=options.trust_remote_code,
+        revision=revision,
+        token=token,
+    )
+    if checkpoint.framework == "tf":
+        raise _no_tensorflow(checkpoint.source)
+    if spec is None:
+        from onnxport.pipelines.choice import choose_task, identity_of
+
+        choice = choose_task(identity_of(checkpoint, trust_remote_code=options.trust_remote_code))
+        spec = find_spec(choice.task.name)
+    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).nlp
+
+
+def from_live_model(
+    spec: PipelineSpec | None,
+    model: Any,
+    given: Mapping[str, Any],
+    options: LoadOptions,
+    pipeline_class: type[Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Assembled:
+    """A pipeline around a model that is in memory; its components come from where it was loaded.
+
+    Raises:
+        UsageError: no transformers model.
+        TaskError: no task given, and the model's class is for none.
+    """
+    if not hasattr(model, "config") or not callable(model):
+        raise UsageError(
+            f"A {type(model).__name__} is not a transformers model, so there is no pipeline for it.",
+            hint="`convert(model, ..., sample_inputs=...)` takes any torch.nn.Module.",
+        )
+    notes: tuple[str, ...] = ()
+    if spec is None:
+        from onnxport.pipelines.choice import choose_task, identity_of_model
+
+        choice = choose_task(identity_of_model(model))
+        spec, notes = find_spec(choice.task.name), choice.notes
+    origin = getattr(model.config, "_name_or_path", "") or getattr(model, "name_or_path", "")
+    folder = Path(origin) if origin and Path(origin).is_dir() else None
+    cls = pipeline_class or spec.load_class()
+    components = load_components(folder, cls, dict(given), trust_remote_code=options.trust_remote_code)
+    if hasattr(model, "eval"):
+        model.eval()
+    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
+    return finish(nlp, spec, notes=(*notes, *components.notes))
+
+
+def _from_converted(
+    spec: PipelineSpec | None,
+    folder: Path,
+    given: Mapping[str, Any],
+    options: LoadOptions,
+    pipeline_class: type[Any] | None,
+    arguments: Mapping[str, Any],
+) -> Assembled:
+    """A pipeline that runs a converted folder on ONNX Runtime."""
+    from onnxport.pipelines.onnx_model import load_onnx_model
+
+    model = load_onnx_model(folder)
+    if spec is None:
+        spec = find_spec(model.manifest.task)
+    cls = pipeline_class or spec.load_class()
+    components = load_components(folder, cls, dict(given), trust_remote_code=False)
+    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
+    return finish(nlp, spec, notes=(*model.manifest.notes, *components.notes))
+
+
+def _no_tensorflow(what: str | None) -> UsageError:
+    return UsageError(
+        f"{what!r} asks for TensorFlow, and the TensorFlow route is not in this version. Nothing was written.",
+        hint='Use framework="pt" with a PyTorch checkpoint.',
+    )

@@ -1,0 +1,211 @@
+"""One ONNX graph on ONNX Runtime, with errors that say what was wrong with an input.
+
+numpy and onnxruntime only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxport.artifact.folder import read_folder
+from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
+from onnxport.axes import evaluate
+from onnxport.errors import FolderError, UsageError, did_you_mean
+
+# ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
+_NUMPY_TYPES = {
+    "float": "float32", "double": "float64", "float16": "float16", "bool": "bool",
+    "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
+    "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
+}  # fmt: skip
+_RULE = re.compile(r"(fixed at|multiple of|at most|at least|equal to) (\w+)")
+
+
+class OnnxSession:
+    """A graph that is loaded and can be run.
+
+    Args:
+        folder_or_file: a folder that onnxport wrote, or a single .onnx file.
+        component: name of the graph in the folder ("model", "model_quantized").
+        threads: threads of one operator; None lets ONNX Runtime choose.
+
+    Raises:
+        FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, folder_or_file: str | Path, component: str = "model", threads: int | None = None) -> None:
+        import onnxruntime
+
+        path = Path(folder_or_file).expanduser()
+        self.manifest: Manifest | None = None
+        self.component: Component | None = None
+        if path.suffix == ".onnx" and not path.is_dir():
+            self.file = path
+        else:
+            self.manifest = read_folder(path)
+            self.component = _component(self.manifest, component, path)
+            self.file = path / self.component.file
+        if not self.file.is_file():
+            raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings are about the optimizer, not about the result
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.file), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise FolderError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {self.file.name}: {_short(error)}",
+                hint="`onnxport verify` checks the folder; convert it again if a file is damaged.",
+            ) from error
+        recorded = self.component
+        self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
+        self.outputs: tuple[TensorSpec, ...] = _specs(self._session.get_outputs(), recorded.outputs if recorded else ())
+        self.restrictions: tuple[Restriction, ...] = recorded.restrictions if recorded else ()
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Run the graph once.
+
+        Args:
+            inputs: name -> array, exactly the graph's inputs. Integers of another width and floats
+                of another precision are converted; other types are refused.
+
+        Returns:
+            Every output, in the graph's order.
+
+        Raises:
+            UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
+        """
+        names = {spec.name for spec in self.inputs}
+        missing = [spec.name for spec in self.inputs if spec.name not in inputs]
+        if missing:
+            raise UsageError(
+                f"The input {missing[0]!r} is missing.", hint=f"The graph takes {', '.join(sorted(names))}."
+            )
+        for name in inputs:
+            if name not in names:
+                raise UsageError(f"The graph has no input {name!r}.", hint=did_you_mean(name, names))
+        feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in self.inputs}
+        check_sizes(self.inputs, self.restrictions, feed)
+        try:
+            values = self._session.run(None, feed)
+        except Exception as error:
+            sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feed.items())
+            raise UsageError(
+                f"ONNX Runtime cannot run {self.file.name} at these sizes ({sizes}): {_short(error)}",
+                hint="Other sizes may work; onnxport.json lists those that were verified.",
+            ) from error
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+
+def check_sizes(
+    specs: Iterable[TensorSpec], restrictions: Iterable[Restriction], arrays: Mapping[str, NDArray[Any]]
+) -> dict[str, int]:
+    """Compare the sizes of inputs with the recorded axes and restrictions.
+
+    Returns:
+        axis name -> size.
+
+    Raises:
+        UsageError: a rank or a static axis differs, an axis has two sizes, or a restriction is broken.
+    """
+    sizes: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    composed: list[tuple[str, str, int]] = []
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        if len(shape) != len(spec.axes):
+            expected = ", ".join(map(str, spec.axes))
+            raise UsageError(f"{spec.name} has {len(shape)} axes, the graph takes {len(spec.axes)} ({expected}).")
+        for place, (axis, size) in enumerate(zip(spec.axes, shape, strict=True)):
+            if isinstance(axis, int):
+                if size != axis:
+                    raise UsageError(f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.")
+            elif not axis.isidentifier():
+                composed.append((f"axis {place} of {spec.name}", axis, size))
+            elif sizes.setdefault(axis, size) != size:
+                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.")
+            else:
+                seen.setdefault(axis, spec.name)
+    for place_name, expression, size in composed:
+        try:
+            expected_size = evaluate(expression, sizes)
+        except (KeyError, ValueError):
+            continue  # it names something that no input has
+        if expected_size != size:
+            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.")
+    for restriction in restrictions:
+        _check_restriction(restriction, sizes)
+    return sizes
+
+
+def _check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> None:
+    rule = _RULE.fullmatch(restriction.rule)
+    size = sizes.get(restriction.axis)
+    if rule is None or size is None:
+        return
+    kind, operand = rule.groups()
+    bound = int(operand) if operand.isdigit() else sizes.get(operand)
+    if bound is None:
+        return
+    kept = {
+        "fixed at": size == bound,
+        "equal to": size == bound,
+        "multiple of": bound > 0 and size % bound == 0,
+        "at most": size <= bound,
+        "at least": size >= bound,
+    }[kind]
+    if not kept:
+        raise UsageError(f"{restriction.axis} is {size}, it must be {restriction.rule} ({restriction.reason}).")
+
+
+def _component(manifest: Manifest, name: str, folder: Path) -> Component:
+    for component in manifest.components:
+        if component.name == name:
+            return component
+    known = [component.name for component in manifest.components]
+    raise FolderError(f"{folder} has no component {name!r}.", hint=did_you_mean(name, known))
+
+
+def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Specs in the order of the graph: the manifest's where it has one, else what the graph says."""
+    known = {spec.name: spec for spec in recorded}
+    specs = []
+    for argument in arguments:
+        element = argument.type.removeprefix("tensor(").removesuffix(")")
+        axes = tuple(
+            axis if isinstance(axis, (int, str)) else f"{argument.name}_axis_{place}"
+            for place, axis in enumerate(argument.shape)
+        )
+        made = TensorSpec(argument.name, _NUMPY_TYPES.get(element, element), axes)
+        specs.append(known.get(argument.name, made))
+    return tuple(specs)
+
+
+def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
+    """`value` as a contiguous array of the graph's type.
+
+    Raises:
+        UsageError: not numbers, or numbers of another kind (text, floats for integers).
+    """
+    array = np.asarray(value)
+    wanted = np.dtype(spec.dtype)
+    if array.dtype != wanted:
+        if not np.can_cast(array.dtype, wanted, casting="same_kind"):
+            raise UsageError(f"{spec.name} is {array.dtype}, the graph takes {spec.dtype}.")
+        array = array.astype(wanted)
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _short(error: BaseException) -> str:
+    """ONNX Runtime's message without the place in its source code."""
+    text = str(error).strip().splitlines()
+    return text[-1][:300] if text else type(error).__name__

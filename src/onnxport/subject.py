@@ -1,0 +1,110 @@
+"""What is being converted: a model as a source, the sampler of its inputs, and its task."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxport.errors import UsageError
+from onnxport.samples import Sampler
+from onnxport.samples.tensors import TensorSampler
+from onnxport.shapes import as_sample
+from onnxport.sources.choose import sampler_of, source_of, task_of
+from onnxport.sources.pytorch import TorchSource
+from onnxport.tasks import Task
+
+# A plain module has no row in the table: its outputs are all that it returns.
+MODULE_TASK = Task("module", "tensors", (), (), None, "a plain torch.nn.Module", "")
+
+
+@dataclass
+class Subject:
+    """Everything that the steps after loading need.
+
+    Attributes:
+        nlp: the pipeline, or None for a plain module.
+        name: what the user called the model; never an absolute path.
+        origin: the checkpoint's folder, or None for a live model.
+        replaced: components that the user chose instead of the checkpoint's.
+    """
+
+    nlp: Any
+    task: Task
+    source: TorchSource
+    sampler: Sampler
+    name: str
+    origin: Path | None = None
+    notes: tuple[str, ...] = ()
+    replaced: frozenset[str] = frozenset()
+
+    @property
+    def architecture(self) -> str:
+        return self.source.architecture
+
+
+def load_subject(
+    framework: str | None, model: Any, tokenizer: Any, task: str, sample_inputs: Any, settings: dict[str, Any]
+) -> Subject:
+    """Load whatever the user gave.
+
+    Raises:
+        OnnxPortError: as `loading.load`; UsageError: sample inputs without a live module, or the reverse.
+    """
+    if sample_inputs is not None:
+        return module_subject(model, sample_inputs, settings)
+    from onnxport.loading import load
+
+    loaded = load(task, framework, model, tokenizer, **settings)
+    replaced = frozenset({"tokenizer"} if tokenizer is not None else ())
+    name = loaded.checkpoint.source if loaded.checkpoint else type(model).__name__
+    return subject_of(
+        loaded.nlp, "pt", name, loaded.checkpoint.path if loaded.checkpoint else None, loaded.notes, replaced
+    )
+
+
+def subject_of(
+    nlp: Any,
+    framework: str,
+    name: str = "",
+    origin: Path | None = None,
+    notes: tuple[str, ...] = (),
+    replaced: frozenset[str] = frozenset(),
+) -> Subject:
+    """A pipeline as a subject."""
+    source = source_of(nlp, framework)
+    sampler = sampler_of(nlp, source)
+    notes = tuple(dict.fromkeys((*notes, *sampler.notes)))
+    return Subject(nlp, task_of(nlp), source, sampler, name or source.architecture, origin, notes, replaced)
+
+
+def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> Subject:
+    """A plain `torch.nn.Module` as a subject.
+
+    Raises:
+        UsageError: the model is not a live module, or the sample does not fit its forward.
+    """
+    if not (hasattr(model, "forward") and hasattr(model, "state_dict")):
+        raise UsageError(
+            f"sample_inputs are for a live torch.nn.Module, not for {model!r}. Nothing was written.",
+            hint="Leave sample_inputs out: onnxport makes the inputs of a checkpoint itself.",
+        )
+    if settings:
+        raise UsageError(f"A live module takes no {', '.join(sorted(settings))}. Nothing was written.")
+    model.eval()
+    names = [
+        p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]  # fmt: skip
+    if isinstance(sample_inputs, dict):
+        given = dict(sample_inputs)
+    else:
+        values = sample_inputs if isinstance(sample_inputs, (tuple, list)) else (sample_inputs,)
+        if len(values) > len(names):
+            raise UsageError(f"{len(values)} sample inputs for a forward of {len(names)}. Nothing was written.")
+        given = dict(zip(names, values, strict=False))
+    unknown = [name for name in given if names and name not in names]
+    if unknown:
+        raise UsageError(f"The forward has no input {', '.join(unknown)}; it has {', '.join(names)}.")
+    source = TorchSource(model)
+    return Subject(None, MODULE_TASK, source, TensorSampler(as_sample(given)), source.architecture)

@@ -1,0 +1,208 @@
+"""onnxport.json: round trip, errors that name the field, and the JSON schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxport.artifact import manifest as manifest_module
+from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.artifact.manifest_json import from_json, to_json
+from onnxport.errors import FolderError
+from tests.unit.sample_manifest import make_manifest
+
+SCHEMA = json.loads(resources.files("onnxport.artifact").joinpath("schema.json").read_text())
+
+
+def validate(text: str) -> None:
+    jsonschema.validate(json.loads(text), SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def with_error(value: Any) -> Manifest:
+    """The sample with `value` as an error of its first output."""
+    manifest = make_manifest()
+    verification = manifest.components[0].verification
+    assert verification is not None
+    output = dataclasses.replace(verification.cases[0].outputs[0], max_abs_error=value)
+    case = dataclasses.replace(verification.cases[0], outputs=(output,))
+    component = dataclasses.replace(
+        manifest.components[0], verification=dataclasses.replace(verification, cases=(case,))
+    )
+    return dataclasses.replace(manifest, components=(component,))
+
+
+def read_error(manifest: Manifest) -> float:
+    verification = manifest.components[0].verification
+    assert verification is not None
+    return verification.cases[0].outputs[0].max_abs_error
+
+
+def edited(path: list[str | int], value: Any) -> str:
+    """The sample's JSON with one place changed; `...` deletes it."""
+    data = json.loads(to_json(make_manifest()))
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return json.dumps(data)
+
+
+def test_round_trip() -> None:
+    text = to_json(make_manifest())
+    assert from_json(text) == make_manifest()
+    assert text.endswith("}\n")
+    assert text.isascii()
+    validate(text)
+
+
+def test_bytes_do_not_depend_on_the_order_of_mappings() -> None:
+    manifest = make_manifest()
+    turned = dataclasses.replace(
+        manifest,
+        files=dict(reversed(manifest.files.items())),
+        versions=dict(reversed(manifest.versions.items())),
+    )
+    assert to_json(turned) == to_json(manifest)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_floats_that_json_does_not_have(value: float) -> None:
+    text = to_json(with_error(value))
+    json.loads(text, parse_constant=pytest.fail)  # standard JSON only
+    validate(text)
+    back = read_error(from_json(text))
+    assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+@given(st.floats())
+@settings(max_examples=200, deadline=None)
+def test_any_float_survives(value: float) -> None:
+    back = read_error(from_json(to_json(with_error(value))))
+    assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+def test_numpy_scalars_are_plain_numbers() -> None:
+    text = to_json(with_error(np.float32(0.5)))
+    assert read_error(from_json(text)) == 0.5
+    manifest = make_manifest()
+    component = dataclasses.replace(manifest.components[0], opset=np.int64(18), parameters=np.uint8(3))
+    text = to_json(dataclasses.replace(manifest, components=(component,)))
+    assert (from_json(text).components[0].opset, from_json(text).components[0].parameters) == (18, 3)
+
+
+def test_wrong_types_are_not_written() -> None:
+    with pytest.raises(TypeError, match=r"manifest\.task"):
+        to_json(dataclasses.replace(make_manifest(), task=3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (["task"], ..., "lacks the field `task`"),
+        (["components", 0, "opset"], ..., "lacks the field `components[0].opset`"),
+        (["components", 0, "opset"], "18", "`components[0].opset`: expected a whole number, found \"18\""),
+        (["components", 0, "opset"], True, "`components[0].opset`"),
+        (["components", 0, "inputs", 1, "axes", 0], 1.5, "`components[0].inputs[1].axes[0]`"),
+        (["components", 0, "inputs", 1, "axes"], "batch", "`components[0].inputs[1].axes`: expected a list"),
+        (["components", 0, "verification", "cases", 0, "outputs", 0, "scale"], None,
+         "`components[0].verification.cases[0].outputs[0].scale`: expected a number, found null"),
+        (["components", 0, "verification", "passed"], 1, "`components[0].verification.passed`: expected true or false"),
+        (["components", 0, "verification"], [], "`components[0].verification`: expected an object"),
+        (["components", 0, "colour"], "red", "unknown field `components[0].colour`"),
+        (["versions", "torch"], 2, "`versions['torch']`: expected a string"),
+        (["files", "config.json"], "abc", "`files['config.json']`: expected a sha256"),
+        (["schema_version"], ..., "`schema_version`"),
+        (["schema_version"], 0, "`schema_version`"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field(path: list[str | int], value: Any, named: str) -> None:
+    with pytest.raises(FolderError, match=re.escape(named)) as caught:
+        from_json(edited(path, value))
+    assert caught.value.hint
+    with pytest.raises(jsonschema.ValidationError):
+        validate(edited(path, value))
+
+
+def test_optional_fields_may_be_absent() -> None:
+    for name in ("operators", "size_bytes", "fixes", "verification"):
+        from_json(edited(["components", 0, name], ...))
+
+
+def test_newer_schema_says_upgrade_even_if_all_else_changed() -> None:
+    with pytest.raises(FolderError, match="schema version 99") as caught:
+        from_json(json.dumps({"schema_version": SCHEMA_VERSION + 98, "graphs": []}))
+    assert "pip install --upgrade onnxport" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "NaN", '{"schema_version": NaN}', "[" * 100_000])
+def test_not_a_manifest(text: str) -> None:
+    with pytest.raises(FolderError):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/passwd", "onnx/../../x", "./x", "a//b", "", "..", "C:/x", "a\\..\\..\\x", "onnx/", "x\0"]
+)
+def test_paths_that_leave_the_folder(path: str) -> None:
+    for text in (edited(["components", 0, "file"], path), edited(["files"], {path: "a" * 64})):
+        with pytest.raises(FolderError, match="not a path inside the folder"):
+            from_json(text)
+        with pytest.raises(jsonschema.ValidationError):
+            validate(text)
+
+
+def test_every_field_is_in_the_schema() -> None:
+    classes = {
+        cls.__name__: cls
+        for cls in vars(manifest_module).values()
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    }
+    definitions = {**SCHEMA["$defs"], "Manifest": SCHEMA}
+    assert len(classes) >= 7
+    for name, cls in classes.items():
+        fields = dataclasses.fields(cls)
+        assert [field.name for field in fields] == list(definitions[name]["properties"]), name
+        required = {
+            field.name
+            for field in fields
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        }
+        # The version has a default for whoever makes a manifest, but a file must say it.
+        assert required | ({"schema_version"} if cls is Manifest else set()) == set(definitions[name]["required"]), name
+        assert definitions[name]["additionalProperties"] is False
+    assert SCHEMA["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+PLACES = [
+    ["task"], ["components"], ["components", 0], ["components", 0, "inputs", 0, "axes"], ["files"], ["notes"],
+    ["components", 0, "verification", "cases", 0], ["components", 0, "verification", "cases", 0, "sizes"],
+    ["components", 0, "file"], ["components", 0, "operators"], ["schema_version"],
+]  # fmt: skip
+
+
+@given(st.sampled_from(PLACES), JSON_VALUES)
+@settings(max_examples=300, deadline=None)
+def test_any_damage_is_a_folder_error_or_a_manifest(place: list[str | int], value: Any) -> None:
+    try:
+        manifest = from_json(edited(place, value))
+    except FolderError:
+        return
+    assert from_json(to_json(manifest)) == manifest
