@@ -148,7 +148,23 @@ def _line(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
             probe is None or all(size % divisor == 0 for size in points)
         ):
             return [plus(f"{name} // {divisor}", shift)]
-    return _floor(name, points, probe)
+    return _floor(name, points, probe) or _stepped(name, points, probe)
+
+
+def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
+    """`k * (floor form) + r`: an image that is cut to whole patches and scaled back."""
+    low = points[min(points)]
+    step = math.gcd(*(value - low for value in points.values()))
+    if step < 2:
+        return []
+    rest = low % step
+
+    def scaled(size: int) -> int | None:
+        seen = probe(size) if probe else None
+        return None if seen is None else (seen - rest) // step
+
+    inner = _line(name, {size: (value - rest) // step for size, value in points.items()}, scaled if probe else None)
+    return [plus(f"{step} * {parenthesized(text)}", rest) for text in inner]
 
 
 def _floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:

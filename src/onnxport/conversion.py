@@ -123,9 +123,7 @@ def convert(
             )  # fmt: skip
 
 
-def convert_pytorch(
-    nlp: Any, opset: int | None, output: str | Path, use_external_format: bool = False
-) -> Verification:
+def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_external_format: bool = False) -> Verification:
     """Export a pipeline's model through torch.onnx to the graph file `output`, and verify it.
 
     Args:
@@ -166,14 +164,14 @@ def _capture(subject: Subject, opset: int, watch: Stopwatch) -> tuple[Graph, lis
         signature = infer_signature(subject.source, subject.sampler)
         step.done(_axes_summary(signature))
     with watch.step("reference", "Run the source model") as step:
-        cases = record(subject.source, subject.sampler, signature)
+        cases = record(subject.source, signature)
         step.done(f"{len(cases)} sets of inputs")
     with watch.step("export", f"Export to opset {opset}") as step:
-        graph = build_graph(subject.source, subject.sampler, signature, opset)
+        graph = build_graph(subject.source, signature, opset)
         step.done(f"{sum(graph.stats.operators.values())} nodes")
     if graph.signature.accepted != signature.accepted or graph.signature.multiples != signature.multiples:
         with watch.step("reference", "Run the source model again, at the axes that the export allows"):
-            cases = record(subject.source, subject.sampler, graph.signature)
+            cases = record(subject.source, graph.signature)
     return graph, cases
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from onnxport.artifact.manifest import Restriction, TensorSpec
 from onnxport.axes import Observation, fit
 from onnxport.errors import ExportError, OnnxPortError
-from onnxport.samples.base import Arrays, Knob, Sampler, Sizes, base_sizes
+from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes
 from onnxport.sources.choose import sampler_of, source_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Signature:
         multiples: per knob the number that its sizes must be a multiple of (1 = free).
         traced: knob sizes of the sample that is traced; away from special sizes where it can be.
         sample: the inputs at those sizes.
+        sampler: makes inputs that obey the restrictions.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -47,6 +48,7 @@ class Signature:
     multiples: dict[str, int]
     traced: Sizes
     sample: Arrays
+    sampler: Sampler
 
     def sizes_of(self, arrays: Arrays) -> Sizes:
         """Values of the named input axes in `arrays`."""
@@ -74,34 +76,29 @@ class _Prober:
         def probe(size: int) -> int | None:
             try:
                 return self.outputs({**self.base, knob: size})[output][axis]
-            except Exception:  # noqa: BLE001 -- a refusal of any kind is the answer
+            except Exception:  # a refusal of any kind is the answer
                 return None
 
         return probe
 
 
-def infer_signature(
-    source: TorchSource,
-    sampler: Sampler,
-    fixed: dict[str, str] | None = None,
-    known: Signature | None = None,
-) -> Signature:
+def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restriction] = ()) -> Signature:
     """Probes `source` with samples of `sampler`.
 
     Args:
-        fixed: knobs to leave at their base size, with the reason.
-        known: an earlier signature; what it already fixed stays fixed.
+        known: restrictions that hold already; no size that breaks one is tried.
 
     Raises:
         ExportError: the model does not run at any size that was tried.
     """
+    fixed = {r.axis: r.reason for r in known if r.rule.startswith("fixed at")}
+    ruled = {r.axis: int(r.rule.split()[-1]) for r in known if r.rule.startswith("multiple of")}
+    tied = {r.axis: r.rule.split()[-1] for r in known if r.rule.startswith("equal to")}
+    sampler = RestrictedSampler(sampler, ruled, tied)
     prober, first, reference = _start(source, sampler)
-    fixed = dict(fixed or {})
-    if known is not None:
-        fixed = {r.axis: r.reason for r in known.restrictions if r.rule.startswith("fixed")} | fixed
     accepted: dict[str, tuple[int, ...]] = {}
     multiples: dict[str, int] = {}
-    restrictions: list[Restriction] = []
+    restrictions: list[Restriction] = [r for r in known if r.axis in tied or r.axis in ruled]
     for knob in sampler.knobs:
         if knob.name in fixed:
             restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name]))
@@ -111,8 +108,8 @@ def infer_signature(
             restrictions.append(_fixed(knob, prober.base[knob.name], refusal))
             continue
         accepted[knob.name] = (prober.base[knob.name], *sizes)
-        multiples[knob.name] = 1
-        if refusal:
+        multiples[knob.name] = ruled.get(knob.name, 1)
+        if refusal and knob.name not in ruled:
             multiples[knob.name] = math.gcd(*accepted[knob.name])
             restrictions.append(Restriction(knob.name, f"multiple of {multiples[knob.name]}", refusal))
         if knob.maximum is not None:
@@ -122,14 +119,10 @@ def infer_signature(
     restrictions = _in_axis_names(restrictions, sampler, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
     traced = _traced_sizes(prober, accepted)
-    return Signature(
-        inputs, outputs, tuple(restrictions), accepted, multiples, traced, sampler.make(traced, seed=0)
-    )
+    return Signature(inputs, outputs, tuple(restrictions), accepted, multiples, traced, sampler.make(traced), sampler)
 
 
-def infer_shapes(
-    nlp: Any, framework: str
-) -> tuple[list[str], list[str], dict[str, dict[int, str]], dict[str, Any]]:
+def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[str, dict[int, str]], dict[str, Any]]:
     """Every input and output of a pipeline's model, with its static and dynamic axes.
 
     Args:
@@ -175,7 +168,7 @@ def _start(source: TorchSource, sampler: Sampler) -> tuple[_Prober, Arrays, Arra
             return _Prober(source, sampler, sizes), inputs, source.run(inputs)
         except OnnxPortError:
             raise
-        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+        except Exception as error:  # models refuse sizes with any exception
             failure = failure or error
     raise ExportError(
         f"{source.architecture} does not run on its own preprocessing: {first_line(failure)}. Nothing was written.",
@@ -195,14 +188,14 @@ def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[in
             continue
         try:
             inputs = prober.sampler.make(sizes)
-        except Exception as error:  # noqa: BLE001 -- a processor may refuse a size in any way
+        except Exception as error:  # a processor may refuse a size in any way
             refusal = refusal or first_line(error)
             continue
         if all(inputs[name].shape == array.shape for name, array in first.items()):
             return [], "the preprocessing always gives this size"
         try:
             prober.outputs(sizes)
-        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+        except Exception as error:  # models refuse sizes with any exception
             refusal = refusal or first_line(error)
         else:
             accepted.append(size)
@@ -259,7 +252,7 @@ def _name_outputs(
     for sizes in points:
         try:
             shapes = prober.outputs(sizes)
-        except Exception:  # noqa: BLE001 -- sizes that work alone may not work together
+        except Exception:  # sizes that work alone may not work together
             continue
         seen.append((axis_values(inputs, prober.sampler.make(sizes)), shapes))
     specs = []
@@ -289,7 +282,7 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
         traced["width"] = accepted["width"][-1]
     try:
         prober.outputs(traced)
-    except Exception:  # noqa: BLE001 -- then the base it is
+    except Exception:  # then the base it is
         return dict(prober.base)
     return traced
 

@@ -93,9 +93,8 @@ def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> 
     if settings:
         raise UsageError(f"A live module takes no {', '.join(sorted(settings))}. Nothing was written.")
     model.eval()
-    names = [
-        p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]  # fmt: skip
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if isinstance(sample_inputs, dict):
         given = dict(sample_inputs)
     else:

@@ -41,20 +41,21 @@ class Case:
     outputs: Arrays
 
 
-def record(source: TorchSource, sampler: Sampler, signature: Signature) -> list[Case]:
+def record(source: TorchSource, signature: Signature) -> list[Case]:
     """Run the source at the traced sizes and at others that were not traced.
 
     Raises:
         ExportError: fewer than three sizes beside the traced ones could be run, or the source's
             own outputs are not finite anywhere.
     """
+    sampler = signature.sampler
     cases: list[Case] = []
     refusal: Exception | None = None
     for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
         try:
             inputs = sampler.make(sizes, seed=number, padded=padded)
             outputs = source.run(inputs)
-        except Exception as error:  # noqa: BLE001 -- models refuse sizes with any exception
+        except Exception as error:  # models refuse sizes with any exception
             refusal = error
             continue
         cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
@@ -132,7 +133,7 @@ def compare(
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
     try:
         session = OnnxSession(path)
-    except Exception as error:  # noqa: BLE001 -- a graph that does not load is a failed verification
+    except Exception as error:  # a graph that does not load is a failed verification
         checks = (CaseCheck("load", {}, (), error=first_line(error), ok=False),)
         return Verification(False, source, runtime, absolute, relative, checks)
     known = {spec.name for spec in session.inputs}
@@ -155,7 +156,7 @@ def _check(
 ) -> CaseCheck:
     try:
         found = run(case.inputs)
-    except Exception as error:  # noqa: BLE001 -- whatever the run time says is the finding
+    except Exception as error:  # whatever the run time says is the finding
         return CaseCheck(case.name, case.sizes, (), error=first_line(error), ok=False)
     missing = [name for name in case.outputs if name not in found]
     if missing:

@@ -75,6 +75,13 @@ def test_patches_of_an_image_with_class_token():
     assert fit(ceil, probes) == "(height + 31) // 32"
 
 
+def test_whole_patches_scaled_back():
+    observations, probes = one_axis(lambda x: 8 * (x // 8), [160, 169, 335])
+    assert fit(observations, probes) == "8 * (x // 8)"
+    observations, probes = one_axis(lambda x: 4 * ((x + 13) // 14) + 1, [224, 233, 461])
+    assert fit(observations, probes) == "4 * ((x + 13) // 14) + 1"
+
+
 def test_no_expression_is_none_not_a_guess():
     observations, probes = one_axis(lambda x: x * x, [3, 5, 8])
     assert fit(observations, probes) is None

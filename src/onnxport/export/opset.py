@@ -33,8 +33,7 @@ def choose_opset(requested: int | None) -> int:
         return min(DEFAULT, limit)
     if not OLDEST <= requested <= limit:
         raise UsageError(
-            f"Opset {requested} is out of range: {OLDEST} to {limit} can be written and run here. "
-            "Nothing was written.",
+            f"Opset {requested} is out of range: {OLDEST} to {limit} can be written and run here. Nothing was written.",
             hint=f"Use --opset {OLDEST if requested < OLDEST else limit}, or leave it out for {min(DEFAULT, limit)}.",
         )
     return requested

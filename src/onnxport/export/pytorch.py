@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
-from onnxport.samples.base import Sampler
+from onnxport.export.fixes import trace_fixes
 from onnxport.shapes import Signature, first_line, infer_signature
 from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
 
@@ -24,6 +24,8 @@ _ATTEMPTS = 8
 # torch.export's own words, for example: "  sequence_length = Dim('sequence_length', max=512)",
 # "  height = 224", "  height = 32*_height", "  width = height".
 _SUGGESTION = re.compile(r"^\s+(?P<name>\w+) = (?P<fix>.+?)\s*$", re.MULTILINE)
+# "Expected shape[2] = 41 of input Tensor to be of the form 16*_height, where _height is an integer"
+_FORM = re.compile(r"to be of the form (\d+)\*_(\w+)")
 _BOUNDS = re.compile(r"(min|max)=(\d+)")
 
 
@@ -41,28 +43,28 @@ class _Dims:
 
     bounds: dict[str, dict[str, int]]
     multiples: dict[str, int]
-    same: dict[str, str]
 
 
-def capture(source: TorchSource, sampler: Sampler, signature: Signature, opset: int) -> Captured:
+def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
     """Export `source` with the dynamic axes of `signature`.
 
     Raises:
         ExportError: torch cannot capture the model; nothing was written.
     """
-    dims = _Dims(_known_bounds(signature), dict(signature.multiples), {})
+    sampler = signature.sampler
+    dims = _Dims(_known_bounds(signature), dict(signature.multiples))
     deferred = False
     for _ in range(_ATTEMPTS):
         try:
             program = _export(source, signature, dims, opset, deferred)
-        except Exception as error:  # noqa: BLE001 -- torch fails with any type; ours says what to do
-            fixes = dict(_SUGGESTION.findall(str(error).partition("Suggested fixes:")[2]))
-            pinned = _apply(fixes, dims)
-            if pinned:
-                signature = _with_pinned(source, sampler, signature, pinned, first_line(_cause(error)))
-            elif not fixes and not deferred:
+        except Exception as error:  # torch fails with any type; ours says what to do
+            learned = _learn(str(error), dims, signature)
+            if learned:
+                signature = infer_signature(source, sampler, (*_lasting(signature), *learned))
+                dims.multiples.update(signature.multiples)
+            elif learned is None and not deferred:
                 deferred = True  # guards on values become checks at run time, which ONNX does not carry
-            elif not fixes:
+            elif learned is None:
                 raise _failure(source, error) from error
         else:
             _check_opset(program, opset)
@@ -78,7 +80,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         opset_version=opset,
         prefer_deferred_runtime_asserts_over_guards=deferred,
     )
-    with selected_outputs(source), without_cache(source.model):
+    with selected_outputs(source), without_cache(source.model), trace_fixes(source.model):
         return OnnxExporter().export(source.model, source.tensors(signature.sample), config).program
 
 
@@ -88,7 +90,6 @@ def _dynamic_shapes(signature: Signature, dims: _Dims) -> dict[str, dict[int, An
     made: dict[str, Any] = {}
 
     def dim(name: str) -> Any:
-        name = dims.same.get(name, name)
         if name not in made:
             multiple = dims.multiples.get(name, 1)
             if multiple > 1:
@@ -113,40 +114,73 @@ def _known_bounds(signature: Signature) -> dict[str, dict[str, int]]:
     }
 
 
-def _apply(fixes: dict[str, str], dims: _Dims) -> list[str]:
-    """Take torch's suggestions into `dims`; returns the axes that it wants fixed."""
-    pinned = []
+def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction] | None:
+    """What torch's refusal says about the axes.
+
+    New bounds go into `dims`. Returns restrictions that change the sample (an axis to fix, to tie
+    or to step), an empty list when bounds were all, and None when the message says nothing.
+    """
+    fixes = dict(_SUGGESTION.findall(message.partition("Suggested fixes:")[2]))
+    form = _FORM.search(message)
+    if form:
+        fixes[form[2]] = f"{form[1]}*_{form[2]}"
+    if not fixes:
+        return None
+    learned = []
     for name, fix in fixes.items():
+        axis = name.removeprefix("_")
         bounds = {key: int(value) for key, value in _BOUNDS.findall(fix)}
-        derived = re.fullmatch(rf"(\d+)\*_{name}(?:\s.*)?", fix)
-        if bounds:
+        if bounds and _within(bounds, axis, dims, signature):
             dims.bounds.setdefault(name, {}).update(bounds)
-        elif fix.isdigit():
-            pinned.append(name.removeprefix("_"))
-        elif derived:
-            dims.multiples[name] = int(derived[1])
-            dims.bounds.pop(name, None)
-        elif fix.isidentifier():
-            dims.same[name] = fix
+        elif fix.isidentifier() and fix.removeprefix("_") in signature.accepted:
+            learned.append(Restriction(axis, f"equal to {fix.removeprefix('_')}", _reason(message, axis)))
+        elif axis in signature.accepted:
+            # A graph for multiples or large sizes alone would not serve the size that the
+            # processor gives, or only by accident: the axis is fixed at that size instead.
+            learned.append(Restriction(axis, f"fixed at {signature.accepted[axis][0]}", _reason(message, axis)))
         else:
-            pinned.append(name.removeprefix("_"))
-    return pinned
+            return None
+    return learned + _other_side(learned, signature)
 
 
-def _with_pinned(
-    source: TorchSource, sampler: Sampler, signature: Signature, pinned: list[str], reason: str
-) -> Signature:
-    """The signature with some knobs fixed at their base size, where the processor puts them."""
-    kept = {name: sizes for name, sizes in signature.accepted.items() if name not in pinned}
-    if kept == signature.accepted:
-        raise ExportError(f"torch.export fixes {', '.join(pinned)}, which cannot be fixed: {reason}.")
-    return infer_signature(source, sampler, fixed=dict.fromkeys(pinned, f"torch.export: {reason}"), known=signature)
+def _other_side(learned: list[Restriction], signature: Signature) -> list[Restriction]:
+    """An image that is fixed on one side is fixed on both: half of it free helps nobody, and the
+    other side would fail next, after one more trace."""
+    sides = {"height": "width", "width": "height"}
+    fixed = {r.axis: r for r in learned if r.rule.startswith("fixed") and r.axis in sides}
+    return [
+        Restriction(sides[axis], f"fixed at {signature.accepted[sides[axis]][0]}", restriction.reason)
+        for axis, restriction in fixed.items()
+        if sides[axis] not in fixed and sides[axis] in signature.accepted
+    ]
+
+
+def _within(bounds: dict[str, int], axis: str, dims: _Dims, signature: Signature) -> bool:
+    """Whether the size that the processor gives lies within the bounds."""
+    if axis not in signature.accepted:
+        return True
+    size = signature.accepted[axis][0] // dims.multiples.get(axis, 1)
+    return bounds.get("min", 0) <= size <= bounds.get("max", size)
+
+
+def _lasting(signature: Signature) -> list[Restriction]:
+    """Restrictions that still hold when the axes are inferred again."""
+    return [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
+
+
+def _reason(message: str, axis: str) -> str:
+    """torch's own explanation of what it wants of an axis, in one line."""
+    lines = [line.strip(" -") for line in message.splitlines() if axis in line and "onstraints violated" not in line]
+    best = [line for line in lines if "==" in line or "must be" in line or "of the form" in line] or lines
+    return f"torch.export: {best[0][:200].rstrip('. ')}" if best else "torch.export"
 
 
 def _with_dims(signature: Signature, dims: _Dims) -> Signature:
     """Record what torch.export made of the axes."""
     restrictions = [r for r in signature.restrictions if not r.rule.startswith("at most ")]
     for name, bounds in dims.bounds.items():
+        if name.removeprefix("_") not in signature.accepted:
+            continue  # fixed since
         multiple = dims.multiples.get(name.removeprefix("_"), 1)
         if "max" in bounds:
             rule = f"at most {bounds['max'] * multiple}"
@@ -157,8 +191,6 @@ def _with_dims(signature: Signature, dims: _Dims) -> Signature:
     for name, multiple in dims.multiples.items():
         if multiple > 1 and not any(r.axis == name and r.rule.startswith("multiple") for r in restrictions):
             restrictions.append(Restriction(name, f"multiple of {multiple}", "torch.export"))
-    for name, other in dims.same.items():
-        restrictions.append(Restriction(name, f"equal to {other}", "torch.export"))
     return replace(signature, restrictions=tuple(restrictions), multiples=dict(dims.multiples))
 
 

@@ -12,7 +12,6 @@ from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
 
 if TYPE_CHECKING:
-    from onnxport.samples.base import Sampler
     from onnxport.shapes import Signature
     from onnxport.sources.pytorch import TorchSource
 
@@ -39,7 +38,7 @@ class Graph:
         self.model = None
 
 
-def build_graph(source: TorchSource, sampler: Sampler, signature: Signature, opset: int) -> Graph:
+def build_graph(source: TorchSource, signature: Signature, opset: int) -> Graph:
     """Capture `source` and finish the graph.
 
     Raises:
@@ -48,7 +47,7 @@ def build_graph(source: TorchSource, sampler: Sampler, signature: Signature, ops
     from onnxport.export.fixes import apply_graph_fixes
     from onnxport.export.pytorch import capture
 
-    captured = capture(source, sampler, signature, opset)
+    captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
     fixes = apply_graph_fixes(model)
     name_axes(model, signature.inputs, signature.outputs)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import onnx_ir
 
 
-
 def strip(model: onnx_ir.Model) -> None:
     """Remove doc strings and metadata in place, and say who wrote the file."""
     model.producer_name = "onnxport"

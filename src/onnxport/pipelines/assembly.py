@@ -10,7 +10,7 @@ from onnxport.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError
 from onnxport.pipelines.components import Components, load_components
 from onnxport.pipelines.registry import PipelineSpec
-from onnxport.pipelines.weights import LoadedModel, LoadOptions, describe_missing, load_model
+from onnxport.pipelines.weights import LoadedModel, LoadOptions, describe_missing, load_model, readable_errors
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,12 @@ def make_pipeline(
 
         pipeline_class, arguments = BarePipeline, {}
     settings = {**spec.defaults, **(arguments or {})} if components.complete else {}
-    return pipeline_class(
-        model=model,
-        task=spec.task,
-        device=model.device if device is None else device,  # transformers would move it to any accelerator
-        **components.arguments(),
-        **settings,
-    )
+    if getattr(model, "hf_device_map", None) is None:
+        # Left to itself, transformers moves a model to whatever accelerator there is.
+        settings["device"] = model.device if device is None else device
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    with readable_errors(name):  # a pipeline class refuses a tokenizer without a mask token, a missing library, ...
+        return pipeline_class(model=model, task=spec.task, **components.arguments(), **settings)
 
 
 def finish(

@@ -144,7 +144,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     # none (bytes, code points) are real then.
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception:  # noqa: BLE001 - it means only that there is no tokenizer
+    except Exception:
         return None
     return None if tokenizer.vocab_files_names else tokenizer
 

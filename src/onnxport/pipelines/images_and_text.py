@@ -18,7 +18,7 @@ class ImageToTextPipeline(Pipeline):
     An image is a path, an address or a PIL image. Other arguments go to `generate`.
     """
 
-    _load_processor = None
+    _load_processor = False
     _load_image_processor = True
     _load_feature_extractor = False
     _load_tokenizer = True
@@ -65,7 +65,7 @@ class VisualQuestionAnsweringPipeline(Pipeline):
     number of answers (default 5).
     """
 
-    _load_processor = None
+    _load_processor = False
     _load_image_processor = True
     _load_feature_extractor = False
     _load_tokenizer = True

@@ -29,7 +29,7 @@ class LoadOptions:
         allow_pickle: accept pickled weights.
         trust_remote_code: accept the checkpoint's own Python code.
         dtype: None (float32), "auto" (as stored), a torch dtype or its name.
-        device: where to put the model; None leaves it on the CPU.
+        device: where the pipeline puts the model; None leaves it on the CPU.
         model_kwargs: further arguments of `from_pretrained`.
     """
 
@@ -72,7 +72,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
 
     settings = dict(options.model_kwargs or {})
     dtype = torch_dtype(options.dtype)
-    with readable_errors(checkpoint):
+    with readable_errors(checkpoint.source):
         config = settings.pop("config", None)
         if not isinstance(config, transformers.PreTrainedConfig):
             # As the auto classes do it: what is a setting of the config (num_labels) goes there.
@@ -116,8 +116,6 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
     }
     missing = tuple(sorted({*report["missing_keys"], *shapes}))
     model.eval()
-    if options.device is not None:
-        model.to(options.device)
     return LoadedModel(model, missing, shapes, _dtype_notes(checkpoint, dtype))
 
 
@@ -149,29 +147,28 @@ def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = 
 
 
 @contextmanager
-def readable_errors(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn whatever a loader raises into an error of ours that names the checkpoint."""
+def readable_errors(source: str) -> Iterator[None]:
+    """Turn whatever a loader raises into an error of ours that names the checkpoint (`source`)."""
     try:
         yield
     except OnnxPortError:
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"Loading {checkpoint.source} needs a library that is not installed ({first_line(error)}). "
-            "Nothing was written.",
+            f"Loading {source} needs a library that is not installed ({first_line(error)}). Nothing was written.",
             hint=f"pip install {error.name or 'the library it names'}",
         ) from error
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{first_line(error)}.", hint="Leave that argument out.") from error
-        raise _cannot_load(checkpoint, error) from error
+        raise _cannot_load(source, error) from error
     except Exception as error:
-        raise _cannot_load(checkpoint, error) from error
+        raise _cannot_load(source, error) from error
 
 
-def _cannot_load(checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+def _cannot_load(source: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{checkpoint.source} cannot be loaded: {first_line(error)}. Nothing was written.",
+        f"{source} cannot be loaded: {first_line(error)}. Nothing was written.",
         hint="Check config.json against the weights, or copy the checkpoint again.",
     )
 

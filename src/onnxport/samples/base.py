@@ -36,6 +36,13 @@ class Knob:
         others = tuple(size for size in self.others if size <= self.maximum and size != min(self.base, self.maximum))
         return Knob(self.name, min(self.base, self.maximum), others, self.maximum, self.frames)
 
+    def in_multiples(self, multiple: int) -> Knob:
+        """The same knob with sizes that are multiples only."""
+        base = -(-self.base // multiple) * multiple
+        others = [-(-size // multiple) * multiple for size in (*self.others, base + multiple, base + 2 * multiple)]
+        kept = tuple(size for size in dict.fromkeys(others) if size != base)
+        return Knob(self.name, base, kept, self.maximum, self.frames)
+
 
 class Sampler(Protocol):
     """Makes model inputs."""
@@ -57,3 +64,26 @@ class Sampler(Protocol):
 
 def base_sizes(sampler: Sampler) -> Sizes:
     return {knob.name: knob.base for knob in sampler.knobs}
+
+
+class RestrictedSampler:
+    """A sampler whose knobs obey restrictions that are known already.
+
+    Args:
+        sampler: the free one.
+        multiples: per knob the number that its sizes must be a multiple of.
+        tied: per knob the other knob that it equals; it is no knob of its own then.
+    """
+
+    def __init__(self, sampler: Sampler, multiples: dict[str, int], tied: dict[str, str]) -> None:
+        self.sampler, self.tied = sampler, tied
+        self.can_pad, self.notes = sampler.can_pad, sampler.notes
+        self.knobs = tuple(
+            knob.in_multiples(multiples[knob.name]) if multiples.get(knob.name, 1) > 1 else knob
+            for knob in sampler.knobs
+            if knob.name not in tied
+        )
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        tied = {name: sizes[other] for name, other in self.tied.items()}
+        return self.sampler.make({**sizes, **tied}, seed=seed, padded=padded)

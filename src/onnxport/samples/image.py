@@ -83,9 +83,15 @@ def random_image(height: int, width: int, rng: np.random.Generator) -> Any:
 
 
 def _near(size: int, first: int = 1) -> tuple[int, ...]:
-    """Sizes to try beside `size`: an odd one, then multiples of what strides and patches usually are."""
-    steps = (first * 2 + 7, 8 * first, 14 * first, 16 * first, 32 * first, 64 * first, size, size * 2)
-    return tuple(dict.fromkeys(size + step for step in steps))
+    """Sizes to try beside `size`: odd ones, then multiples of what strides and patches usually are.
+
+    They start at 96: a network that halves the image five times must be left with more than one
+    cell, or a trace takes the path for a single cell.
+    """
+    start = size * -(-96 // size)
+    odd = (start + 7 + 2 * first, 2 * start + 13 + 2 * first)
+    even = tuple(start + step * first for step in (8, 14, 16, 32, 64))
+    return tuple(dict.fromkeys((*odd, *even, start * 2, start * 3)))
 
 
 def _config_size(config: Any) -> tuple[int, int]:

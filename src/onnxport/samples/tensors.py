@@ -30,10 +30,8 @@ class TensorSampler:
         names: dict[int, str] = {}
         for name, value in sample.items():
             for axis, size in enumerate(value.shape):
-                if axis == 0 and self._batched:
-                    knob = "batch_size"
-                else:
-                    knob = names.setdefault(size, f"{name}_dim_{axis}")
+                shared = "batch_size" if axis == 0 and self._batched else None
+                knob = shared or names.setdefault(size, f"{name}_dim_{axis}")
                 self.groups.setdefault(knob, []).append((name, axis))
         self.knobs = tuple(self._knob(name, places) for name, places in self.groups.items())
 

@@ -79,7 +79,7 @@ class TorchSource:
         if self.parameters >= _FAKE_FROM_PARAMETERS:
             try:
                 return self._fake_shapes(inputs)
-            except Exception:  # noqa: BLE001 -- whatever fake tensors could not do, the real run decides
+            except Exception:  # whatever fake tensors could not do, the real run decides
                 pass
         return {name: value.shape for name, value in self.run(inputs).items()}
 

@@ -1,4 +1,4 @@
-"""Repairs of captured graphs, registered by name.
+"""Repairs, registered by name: of the model's code while it is traced, and of captured graphs.
 
 Each is one file with its upstream cause; `tests/integration/test_fixes.py` shows the failure that
 it mends. A repair acts on a pattern, never on a model's name.
@@ -6,14 +6,21 @@ it mends. A repair acts on a pattern, never on a model's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from onnxport.export.fixes.attention_mask import expand_attention_masks
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
+from onnxport.export.fixes.symbolic_int import symbolic_int
 
 if TYPE_CHECKING:
     import onnx_ir
+    import torch
+
+TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]] = {
+    "symbolic-int": symbolic_int,
+}
 
 GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
     "attention-mask-rows": expand_attention_masks,
@@ -24,3 +31,12 @@ GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
 def apply_graph_fixes(model: onnx_ir.Model) -> tuple[str, ...]:
     """Apply all repairs in place; returns the names of those that changed something."""
     return tuple(name for name, fix in GRAPH_FIXES.items() if fix(model))
+
+
+@contextmanager
+def trace_fixes(model: torch.nn.Module) -> Iterator[None]:
+    """All repairs of modelling code, in force while the model is traced and taken back after it."""
+    with ExitStack() as stack:
+        for fix in TRACE_FIXES.values():
+            stack.enter_context(fix(model))
+        yield

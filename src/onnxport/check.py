@@ -1,0 +1,167 @@
+"""`verify`: is a folder whole, does it run, and are its numbers still the source's?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxport.artifact.folder import read_folder
+from onnxport.artifact.hashes import check_files
+from onnxport.artifact.manifest import Component, Manifest, Verification
+from onnxport.axes import evaluate, names_in
+from onnxport.errors import FolderError, VerificationError
+from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
+from onnxport.progress import Reporter, Silent
+from onnxport.quiet import quiet
+
+
+@dataclass(frozen=True)
+class VerifiedFolder:
+    """What `verify` found.
+
+    Attributes:
+        files_checked: files whose sha256 is the manifest's (0 for a bare graph).
+        verifications: per component the comparison with the source, or None when no source was given.
+        ok: everything that was checked holds.
+        notes: what was checked, and what could not be.
+    """
+
+    path: Path
+    files_checked: int
+    verifications: dict[str, Verification | None]
+    ok: bool
+    notes: tuple[str, ...] = field(default=())
+
+
+def verify(
+    path: str | Path,
+    against: Any = None,
+    *,
+    task: str | None = None,
+    reporter: Reporter | None = None,
+    **model_kwargs: Any,
+) -> VerifiedFolder:
+    """Check a converted folder or a single graph.
+
+    Without `against`: every file has the recorded sha256, every graph loads in ONNX Runtime and runs
+    at the sizes of the evidence, with the declared shapes and finite numbers. With it, the source
+    model is run again and every output compared.
+
+    Args:
+        path: a folder, or an `.onnx` file.
+        against: the source model, as in `convert`.
+        task: for a bare graph; a folder knows its own.
+        reporter: told about every step.
+        model_kwargs: as in `convert`.
+
+    Raises:
+        FolderError: damaged, or it does not run.
+        VerificationError: its numbers are not those of `against`.
+    """
+    path = Path(path).expanduser()
+    reporter = reporter or Silent()
+    if path.suffix == ".onnx" and not path.is_dir():
+        return _verify_file(path, against, task, reporter, model_kwargs)
+    with reporter.step("Check files") as step:
+        manifest = read_folder(path)
+        check_files(path, manifest)
+        step.done(f"{len(manifest.files)} files as recorded")
+    with quiet():
+        for component in manifest.components:
+            with reporter.step(f"Run {component.file}") as step:
+                count = _runs(path / component.file, component, vocabulary_size(path))
+                step.done(f"{count} sets of sizes")
+        found: dict[str, Verification | None] = {component.name: None for component in manifest.components}
+        if against is not None:
+            found = dict(_against(path, manifest, against, reporter, model_kwargs))
+    _require(found)
+    note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
+    return VerifiedFolder(path, len(manifest.files), found, True, (note,))
+
+
+def _runs(file: Path, component: Component, vocabulary: int) -> int:
+    from onnxport.runtime.session import OnnxSession
+
+    session = OnnxSession(file)
+    sizes = evidence_sizes(component)
+    for number, case in enumerate(sizes):
+        arrays = random_inputs(component.inputs, case, vocabulary, number)
+        try:
+            outputs = session.run(arrays)
+        except Exception as error:
+            raise FolderError(f"{file.name} does not run at {case}: {str(error).splitlines()[0]}") from error
+        for spec in component.outputs:
+            value = outputs[spec.name]
+            for axis, declared in enumerate(spec.axes):
+                if names_in(declared) <= case.keys() and evaluate(declared, case) != value.shape[axis]:
+                    raise FolderError(
+                        f"{file.name} gave {spec.name} of shape {list(value.shape)} at {case}; axis {axis} is declared "
+                        f"as {declared}."
+                    )
+            if value.dtype.kind == "f" and np.isnan(value).all():
+                raise FolderError(f"{file.name} gave only NaN in {spec.name} at {case}.")
+    return len(sizes)
+
+
+def _against(
+    path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
+) -> list[tuple[str, Verification]]:
+    from onnxport.shapes import infer_signature
+    from onnxport.subject import load_subject
+    from onnxport.verify import compare, record
+
+    with reporter.step("Run the source model") as step:
+        sample = model_kwargs.pop("sample_inputs", None)
+        subject = load_subject(manifest.framework, against, None, manifest.task, sample, model_kwargs)
+        known = manifest.components[0].restrictions
+        signature = infer_signature(subject.source, subject.sampler, known)
+        cases = record(subject.source, signature)
+        step.done(f"{len(cases)} sets of inputs")
+    found = []
+    for component in manifest.components:
+        with reporter.step(f"Compare {component.file}") as step:
+            verification = compare(
+                path / component.file,
+                cases,
+                decision=subject.task.decision,
+                outputs=component.outputs,
+                source=subject.source.version,
+                precision=component.precision,
+            )
+            step.done(f"largest error {verification.max_abs_error:.2g}")
+        found.append((component.name, verification))
+    return found
+
+
+def _verify_file(
+    path: Path, against: Any, task: str | None, reporter: Reporter, model_kwargs: dict[str, Any]
+) -> VerifiedFolder:
+    """The original's check: the graph loads. With a source, its numbers too."""
+    from onnxport.runtime.session import OnnxSession
+
+    with quiet():
+        with reporter.step(f"Run {path.name}"):
+            session = OnnxSession(path)
+            if against is None:
+                session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
+        found: dict[str, Verification | None] = {path.name: None}
+        if against is not None:
+            component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
+            manifest = Manifest(task or "auto", "pt", "", "", {}, (component,))
+            found = dict(_against(path.parent, manifest, against, reporter, model_kwargs))
+    _require(found)
+    return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))
+
+
+def _require(found: dict[str, Verification | None]) -> None:
+    for name, verification in found.items():
+        if verification is not None and not verification.passed:
+            bad = [case.name for case in verification.cases if not case.ok]
+            raise VerificationError(
+                f"{name} disagrees with the source model in {len(bad)} of {len(verification.cases)} cases "
+                f"({', '.join(bad)}); largest error {verification.max_abs_error:.3g}.",
+                hint="Was the folder converted from this model? Convert it again with `onnxport convert`.",
+            )

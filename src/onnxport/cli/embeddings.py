@@ -1,0 +1,68 @@
+"""Hidden states and sentence embeddings of texts, and how similar the texts are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FIRST = 6
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One text: shapes of all outputs, and its sentence embedding where the graph gives one."""
+
+    text: str
+    shapes: dict[str, list[int]]
+    embedding: NDArray[np.float32] | None
+
+
+def embed(nlp: Any, texts: Sequence[str]) -> list[Embedded]:
+    """Run a feature-extraction pipeline's model on every text; all of its outputs are kept."""
+    found = []
+    for text in texts:
+        # `nlp(text)` would return the first output only.
+        outputs = nlp.forward(nlp.preprocess(text, truncation=True))
+        arrays = {name: np.asarray(value) for name, value in outputs.items()}
+        sentence = arrays.get("sentence_embedding")
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        found.append(Embedded(text, shapes, None if sentence is None else sentence[0]))
+    return found
+
+
+def similarities(found: Sequence[Embedded]) -> NDArray[np.float64] | None:
+    """Cosines (texts, texts); None for a single text, or where there are no sentence embeddings."""
+    vectors = [item.embedding for item in found if item.embedding is not None]
+    if len(vectors) < 2 or len(vectors) != len(found):
+        return None
+    matrix = np.stack(vectors).astype(np.float64)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    cosines: NDArray[np.float64] = matrix @ matrix.T
+    return cosines
+
+
+def lines(found: Sequence[Embedded]) -> list[str]:
+    """For people."""
+    shown = []
+    for item in found:
+        shown.append(item.text)
+        shown += [f"  {name}: {' x '.join(map(str, shape))}" for name, shape in item.shapes.items()]
+        if item.embedding is not None:
+            first = ", ".join(f"{value:.4f}" for value in item.embedding[:_FIRST])
+            shown.append(f"  sentence_embedding begins: {first}")
+    cosines = similarities(found)
+    if cosines is not None:
+        shown.append("cosine similarities")
+        for row in range(len(found)):
+            for column in range(row + 1, len(found)):
+                shown.append(f"  {cosines[row, column]:.6f}  {found[row].text!r}, {found[column].text!r}")
+    return shown
+
+
+def document(found: Sequence[Embedded]) -> dict[str, Any]:
+    """For programs: here the whole vectors are given."""
+    return {"results": list(found), "similarities": similarities(found)}

@@ -1,0 +1,52 @@
+"""`onnxport inspect`: what a folder or a graph is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxport.cli.shell import Json, Verbose, shell_of
+
+if TYPE_CHECKING:
+    from onnxport.inspection import Inspection
+
+
+def inspect(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A folder that onnxport wrote, or an .onnx file.")],
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Show inputs, outputs, axes, operators, size, parameters, precision and evidence."""
+    shell = shell_of(context, json=json, verbose=verbose)
+    from onnxport.inspection import inspect as inspect_path
+
+    with shell.working():
+        found = inspect_path(path)
+    if json:
+        shell.write_json(found)
+        return 0
+    from onnxport.cli.tables import bytes_text, facts_table, restrictions_table, tensors_table, verification_table
+
+    shell.write(_heading(found, bytes_text(found.size_bytes)))
+    for graph in found.graphs:
+        tables = [tensors_table(graph.name, graph.inputs, graph.outputs)]
+        if graph.restrictions:
+            tables.append(restrictions_table(graph.restrictions))
+        tables.append(facts_table(graph))
+        if graph.verification is not None:
+            tables.append(verification_table("verified", graph.verification))
+        shell.write_table(*tables)
+        for name in graph.missing:
+            shell.tell(f"warning: {name} is missing: the graph cannot be loaded")
+    return 0
+
+
+def _heading(found: Inspection, size: str) -> str:
+    if found.kind == "graph":
+        return f"{found.path}: ONNX graph, {size}"
+    lines = [f"{found.path}: {found.architecture} from {found.source}, {found.task}, {size}"]
+    lines += [f"note: {note}" for note in found.notes]
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""`onnxport`: the commands, and what becomes of their errors.
+
+Exit codes: 0 done and verified; 1 the numbers differ; 2 could not be done, or bad usage;
+130 interrupted; 141 nobody reads stdout any more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from onnxport.cli import convert, inspect, run, tasks, verify
+from onnxport.cli.interrupts import Interrupts
+from onnxport.cli.shell import ClosedOutput, Shell
+from onnxport.errors import OnnxPortError
+
+_INTERRUPTED, _CLOSED, _UNEXPECTED = 130, 141, 2
+# typer brings its own copy of click or uses an installed one, and names these classes nowhere:
+# BadParameter is a UsageError is a ClickException.
+_UsageError = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="onnxport",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("convert")(convert.convert)
+app.command("run")(run.run)
+app.command("verify")(verify.verify)
+app.command("inspect")(inspect.inspect)
+app.command("tasks")(tasks.tasks)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """From a trained model to a verified, deployable ONNX folder in one command."""
+    shell = context.find_object(Shell)
+    assert shell is not None
+    if version:
+        from onnxport._version import __version__
+
+        shell.write(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        shell.write(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    interrupts = Interrupts()
+    # Errors of usage come before the options are known.
+    options = words[: words.index("--")] if "--" in words else words
+    shell = Shell(check=interrupts.check, json="--json" in options, verbose="--verbose" in options)
+    with interrupts:
+        try:
+            return _run(words, shell)
+        except (ClosedOutput, BrokenPipeError):
+            return _CLOSED
+        except KeyboardInterrupt:
+            return _interrupted(shell)
+        except (Exception, SystemExit) as error:  # the last line of defence says what it was
+            if interrupts.caught:
+                return _interrupted(shell)
+            return _failed(error, shell)
+
+
+def _run(words: list[str], shell: Shell) -> int:
+    command = typer.main.get_command(app)
+    try:
+        # Not `app()`: that one has exit codes and words of its own for errors and Ctrl-C.
+        with command.make_context("onnxport", words, obj=shell) as context:
+            result = command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    shell.show_third_parties()
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted(shell: Shell) -> int:
+    shell.fail("KeyboardInterrupt", shell.interrupted(), None, _INTERRUPTED)
+    return _INTERRUPTED
+
+
+def _failed(error: BaseException, shell: Shell) -> int:
+    try:
+        if isinstance(error, _UsageError):
+            shell.fail("UsageError", *_usage(error), _UNEXPECTED)
+            return _UNEXPECTED
+        expected = isinstance(error, OnnxPortError)
+        code = error.exit_code if isinstance(error, OnnxPortError) else _UNEXPECTED
+        shell.report(error, code, expected=expected)
+    except ClosedOutput:
+        return _CLOSED
+    return code
+
+
+def _usage(error: BaseException) -> tuple[str, str]:
+    """Message and hint of an error that typer found."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "onnxport"
+    hint = f"`{command} --help` shows what there is."
+    message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    if close := getattr(error, "possibilities", None):
+        message = message.partition(" (Possible options")[0].partition(" Did you mean")[0]
+        hint = f"Did you mean {' or '.join(sorted(close))}? {hint}"
+    return message, hint
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""`onnxport run`: a converted folder on an input, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxport.cli.shell import Json, Verbose, shell_of
+from onnxport.errors import OnnxPortError, UsageError
+from onnxport.tasks import find_task
+
+if TYPE_CHECKING:
+    from onnxport.cli.calls import Call
+
+
+def run(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="A text, or an image or WAV file; `onnxport tasks` has an example for each task."),
+    ],
+    component: Annotated[
+        str, typer.Option("--component", help="The graph of the folder to run, such as model_quantized.")
+    ] = "model",
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Run a converted model on ONNX Runtime and print what it says."""
+    shell = shell_of(context, json=json, verbose=verbose)
+    with shell.working():
+        from onnxport.artifact.folder import read_folder
+
+        task = find_task(read_folder(folder.expanduser()).task)
+        nlp = _load(folder.expanduser(), component, task.name)
+        if task.name == "feature-extraction":
+            from onnxport.cli import embeddings
+
+            found = _answering(embeddings.embed, nlp, inputs)
+            document, text = embeddings.document(found), "\n".join(embeddings.lines(found))
+        else:
+            from onnxport.cli.answers import as_document, as_lines
+            from onnxport.cli.calls import calls_for
+
+            calls = calls_for(task, inputs, nlp)
+            answers = [_answering(nlp, *call.arguments, **call.keywords) for call in calls]
+            results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
+            document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
+    if json:
+        shell.write_json({"task": task.name, "component": component, **document})
+    else:
+        shell.write(text)
+    return 0
+
+
+def _load(folder: Path, component: str, task: str) -> Any:
+    """The pipeline of a folder, around the graph that was asked for."""
+    from onnxport.pipelines.factory import pipeline, require_pytorch
+
+    if component == "model":
+        return pipeline(task, model=str(folder))
+    require_pytorch()
+    from onnxport.pipelines.onnx_model import load_onnx_model
+
+    model = load_onnx_model(folder, component)
+    # Where a live model was loaded from is where its tokenizer or processor is looked for.
+    model.config._name_or_path = str(folder)
+    return pipeline(task, model=model)
+
+
+def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Call `function`; what third parties raise about an input is told as what it is.
+
+    Raises:
+        UsageError: the input cannot be used.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except OnnxPortError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(
+            f"The model cannot be run on this input: {lines[0]}", hint="`onnxport tasks` has an example for each task."
+        ) from error
+
+
+def _text(calls: list[Call], answers: list[list[str]]) -> str:
+    """Only the answer for one input, the input above its answer for several."""
+    if len(calls) == 1:
+        return "\n".join(answers[0])
+    blocks = [[call.shown, *(f"  {line}" for line in lines)] for call, lines in zip(calls, answers, strict=True)]
+    return "\n".join(line for block in blocks for line in block)

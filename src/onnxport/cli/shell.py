@@ -1,0 +1,140 @@
+"""What a command talks to: data on stdout, messages on stderr, and third parties kept apart."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from onnxport.cli.console import Console, rendered, rich_console
+from onnxport.cli.documents import to_text
+from onnxport.errors import OnnxPortError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+# The options that every command has.
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr, only errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what libraries print, and tracebacks.")]
+
+
+class ClosedOutput(Exception):
+    """Whoever read stdout has gone (`onnxport tasks | head`)."""
+
+
+class Shell:
+    """The streams of one run, taken before anything redirects `sys.stdout` and `sys.stderr`.
+
+    Attributes:
+        json, quiet, verbose: the options of that name.
+        interrupted: what to say when the user stops the command.
+    """
+
+    def __init__(self, *, check: Callable[[], None], json: bool = False, verbose: bool = False) -> None:
+        self.stdout = _usable(sys.stdout)
+        self.stderr = _usable(sys.stderr)
+        self.json, self.quiet, self.verbose = json, False, verbose
+        self.interrupted: Callable[[], str] = lambda: "interrupted"
+        self._check = check
+        self._said = io.StringIO()
+
+    @cached_property
+    def console(self) -> Console:
+        """The reporter. Made on first use: rich is not needed to print an error."""
+        return Console(self.stderr, silent=self.quiet, check=self._check)
+
+    @contextmanager
+    def working(self) -> Iterator[Console]:
+        """Where library functions are called: what third parties print is kept, not shown."""
+        from onnxport.quiet import quiet
+
+        with quiet() as said:
+            self._said = said
+            yield self.console
+
+    def write(self, text: str) -> None:
+        """A line, or lines, of data on stdout.
+
+        Raises:
+            ClosedOutput: nobody reads it.
+        """
+        try:
+            self.stdout.write(text + "\n")
+            self.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes stdout again at exit; let that go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            raise ClosedOutput from None
+
+    def write_json(self, document: Any) -> None:
+        """A JSON document on stdout."""
+        self.write(to_text(document))
+
+    def write_table(self, *tables: RenderableType) -> None:
+        """Tables on stdout."""
+        self.write(rendered(rich_console(self.stdout), *tables))
+
+    def report(self, error: BaseException, exit_code: int, *, expected: bool) -> None:
+        """An error on stderr, and with --json as a document on stdout.
+
+        Args:
+            error: what was raised.
+            exit_code: what the process will return.
+            expected: False for what onnxport did not raise on purpose.
+        """
+        message, hint = str(error), None
+        if isinstance(error, OnnxPortError):
+            message, hint = error.message, error.hint
+        elif not expected:
+            lines = message.strip().splitlines()
+            message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            hint = "This is a bug in onnxport" + ("." if self.verbose else "; run again with --verbose.")
+        self.fail(type(error).__name__, message, hint, exit_code)
+        self.show_third_parties()
+        if self.verbose:
+            self.tell("".join(traceback.format_exception(error)).rstrip())
+
+    def fail(self, kind: str, message: str, hint: str | None, exit_code: int) -> None:
+        """Tell an error in words."""
+        self.tell(f"error: {message}" + (f"\nhint: {hint}" if hint else ""))
+        if self.json:
+            self.write_json({"error": {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}})
+
+    def show_third_parties(self) -> None:
+        """With --verbose: what libraries printed meanwhile."""
+        said = self._said.getvalue().strip()
+        if self.verbose and said:
+            self.tell(f"--- printed by libraries ---\n{said}\n----------------------------")
+
+    def tell(self, text: str) -> None:
+        """A message on stderr, whatever --quiet says."""
+        try:
+            self.stderr.write(text + "\n")
+            self.stderr.flush()
+        except (OSError, ValueError):
+            return  # nobody reads the messages any more
+
+
+def shell_of(context: typer.Context, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> Shell:
+    """The shell of a command, with the command's own options."""
+    shell = context.find_object(Shell)
+    assert shell is not None
+    shell.json, shell.quiet, shell.verbose = json, quiet, verbose
+    return shell
+
+
+def _usable(stream: TextIO | None) -> TextIO:
+    """`stream`, never failing on a character that its encoding lacks; a sink where it is closed (`>&-`)."""
+    if stream is None:
+        return io.StringIO()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream

@@ -1,0 +1,142 @@
+"""Tables for people: what was verified, what a graph takes and gives, which tasks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from onnxport.artifact.manifest import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
+from onnxport.tasks import Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from onnxport.inspection import GraphInspection
+
+_MOST_OPERATORS = 12
+_NUMBERS = ("abs error", "rel error", "tolerance")
+
+
+def verification_table(name: str, verification: Verification) -> Table:
+    """A row for every set of inputs: the output that comes nearest to its tolerance, and all that fail."""
+    several = any(len(case.outputs) > 1 for case in verification.cases)
+    decision = next((case.decision for case in verification.cases if case.decision_agreement is not None), None)
+    columns = [
+        "case",
+        "sizes",
+        *(["output"] if several else []),
+        *_NUMBERS,
+        *([f"same {decision}"] if decision else []),
+        "ok",
+    ]
+    table = _table(
+        f"{name}: {verification.source} against {verification.runtime}", columns, narrow=(*_NUMBERS, "ok", columns[-2])
+    )
+    for case in verification.cases:
+        checks: Sequence[OutputCheck | None] = shown_outputs(case) or [None]
+        for number, check in enumerate(checks):
+            row = [case.name if number == 0 else "", sizes_text(case.sizes) if number == 0 else ""]
+            row += [check.name if check else ""] if several else []
+            row += error_cells(check) if check else [case.error or "no output", "", ""]
+            row += [_agreement(case) if number == 0 else ""] if decision else []
+            good = check.ok if check else case.ok
+            table.add_row(*row, "yes" if good else "NO", style=None if good else "red")
+    return table
+
+
+def shown_outputs(case: CaseCheck) -> list[OutputCheck]:
+    """The outputs that failed, or else the one nearest to its tolerance."""
+    failed = [check for check in case.outputs if not check.ok]
+    if failed or not case.outputs:
+        return failed
+    return [max(case.outputs, key=lambda check: check.max_abs_error / check.tolerance if check.tolerance else 0.0)]
+
+
+def error_cells(check: OutputCheck) -> list[str]:
+    """Absolute error, relative error, tolerance."""
+    return [f"{check.max_abs_error:.2e}", f"{check.max_rel_error:.2e}", f"{check.tolerance:.2e}"]
+
+
+def sizes_text(sizes: dict[str, int]) -> str:
+    """`batch 2, sequence 11`: the axes' names without what they all end in, so that a row fits a terminal."""
+    return ", ".join(f"{axis.removesuffix('_size').removesuffix('_length')} {size}" for axis, size in sizes.items())
+
+
+def _agreement(case: CaseCheck) -> str:
+    return "" if case.decision_agreement is None else f"{case.decision_agreement:.1%}"
+
+
+def tensors_table(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> Table:
+    """Inputs and outputs with their types and axes."""
+    table = _table(name, ["", "name", "type", "axes"])
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            table.add_row(kind, spec.name, spec.dtype, ", ".join(map(str, spec.axes)) or "a single number")
+    return table
+
+
+def restrictions_table(restrictions: Iterable[Restriction]) -> Table:
+    """Axes that are not free."""
+    table = _table("not every size works", ["axis", "rule", "reason"])
+    for restriction in restrictions:
+        table.add_row(restriction.axis, restriction.rule, restriction.reason)
+    return table
+
+
+def facts_table(graph: GraphInspection) -> Table:
+    """What a graph is, in one column."""
+    table = _table("", ["", ""], header=False)
+    most = sorted(graph.operators.items(), key=lambda item: (-item[1], item[0]))
+    operators = ", ".join(f"{name} {count}" for name, count in most[:_MOST_OPERATORS])
+    more = f", and {len(most) - _MOST_OPERATORS} more" if len(most) > _MOST_OPERATORS else ""
+    table.add_row("file", graph.file)
+    table.add_row("size", bytes_text(graph.size_bytes))
+    table.add_row("parameters", f"{graph.parameters:,}")
+    table.add_row("precision", graph.precision)
+    table.add_row("opset", str(graph.opset))
+    if graph.producer:
+        table.add_row("producer", graph.producer)
+    table.add_row("operators", f"{sum(graph.operators.values())}: {operators}{more}")
+    if graph.fixes:
+        table.add_row("fixes", ", ".join(graph.fixes))
+    table.add_row("verified", verification_text(graph.verification))
+    return table
+
+
+def verification_text(verification: Verification | None) -> str:
+    """The evidence in one line."""
+    if verification is None:
+        return "no evidence on record"
+    word = "agrees with" if verification.passed else "DISAGREES with"
+    return (
+        f"{word} {verification.source} at {len(verification.cases)} sets of inputs, "
+        f"largest error {verification.max_abs_error:.2e} (relative {verification.max_rel_error:.2e})"
+    )
+
+
+def tasks_table(tasks: Iterable[Task]) -> Table:
+    """The table of tasks."""
+    table = _table("", ["task", "also called", "what it does", "inputs", "example"])
+    for task in tasks:
+        table.add_row(task.name, ", ".join(task.aliases), task.summary, task.kind, task.example)
+    return table
+
+
+def bytes_text(count: int) -> str:
+    """Bytes for people: 91.0 MB, 1.2 GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _table(title: str, columns: Iterable[str], narrow: Collection[str] = (), *, header: bool = True) -> Table:
+    """An empty table; the columns in `narrow` are never folded, and numbers stand at their right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=header)
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column in _NUMBERS or column.startswith("same ") else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in narrow)
+    return table

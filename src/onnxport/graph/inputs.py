@@ -1,0 +1,62 @@
+"""Inputs for a graph whose source model is not at hand: sizes from the manifest's evidence, random content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxport.artifact.manifest import Component, TensorSpec
+from onnxport.axes import evaluate
+
+Arrays = dict[str, np.ndarray]
+
+_DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
+
+
+def evidence_sizes(component: Component) -> list[dict[str, int]]:
+    """Input sizes at which the component is known to work, from its verification."""
+    cases = component.verification.cases if component.verification else ()
+    return [dict(case.sizes) for case in cases if case.ok] or [guess_sizes(component.inputs)]
+
+
+def guess_sizes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Usual sizes for axis names, where there is no evidence."""
+    names = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
+    return {name: _DEFAULT_SIZES.get(name, 2) for name in sorted(names)}
+
+
+def vocabulary_size(folder: Path) -> int:
+    """From config.json; 100 where it does not say."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 100
+    for part in (config, config.get("text_config") or {}):
+        if isinstance(part.get("vocab_size"), int):
+            return int(part["vocab_size"])
+    return 100
+
+
+def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabulary: int, seed: int) -> Arrays:
+    """Arrays for every input, at the given sizes of the named axes."""
+    rng = np.random.default_rng([seed, *sizes.values()])
+    arrays: Arrays = {}
+    for spec in inputs:
+        shape = tuple(evaluate(axis, sizes) for axis in spec.axes)
+        if spec.dtype.startswith("float"):
+            value: np.ndarray = rng.standard_normal(shape)
+        elif "mask" in spec.name or spec.dtype == "bool":
+            value = np.ones(shape)
+        elif spec.name == "bbox":
+            low = rng.integers(0, 500, (*shape[:-1], 2))
+            value = np.concatenate([low, low + 100], -1)
+        elif spec.name.endswith("input_ids"):
+            value = rng.integers(0, vocabulary, shape)
+        else:
+            value = np.zeros(shape)  # token_type_ids and other small tables
+        arrays[spec.name] = value.astype(spec.dtype)
+    return arrays

