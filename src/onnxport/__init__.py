@@ -6,19 +6,16 @@ base install.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from onnxport._version import __version__
 from onnxport.errors import OnnxPortError
 
 if TYPE_CHECKING:
+    from onnxport.after import optimize, quantize
     from onnxport.check import verify
     from onnxport.conversion import Conversion, convert, convert_pytorch
-    from onnxport.graph.optimize import optimize
-    from onnxport.graph.quantize import quantize
     from onnxport.loading import load_graph_from_args
     from onnxport.pipelines.factory import pipeline
     from onnxport.shapes import infer_shapes
@@ -43,9 +40,9 @@ _PLACES = {
     "convert_pytorch": "onnxport.conversion",
     "infer_shapes": "onnxport.shapes",
     "load_graph_from_args": "onnxport.loading",
-    "optimize": "onnxport.graph.optimize",
+    "optimize": "onnxport.after",
     "pipeline": "onnxport.pipelines.factory",
-    "quantize": "onnxport.graph.quantize",
+    "quantize": "onnxport.after",
     "verify": "onnxport.check",
 }
 
@@ -60,14 +57,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Importing the submodule `onnxport.verify` must not hide the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

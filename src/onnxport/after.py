@@ -122,7 +122,7 @@ def _compare(
     sizes: list[dict[str, int]], vocabulary: int, precision: str,
 ) -> Verification:  # fmt: skip
     from onnxport.runtime.session import OnnxSession
-    from onnxport.verify import Case, compare
+    from onnxport.comparison import Case, compare
 
     session = OnnxSession(reference)
     cases = []

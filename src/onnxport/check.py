@@ -111,7 +111,7 @@ def _against(
 ) -> list[tuple[str, Verification]]:
     from onnxport.shapes import infer_signature
     from onnxport.subject import load_subject
-    from onnxport.verify import compare, record
+    from onnxport.comparison import compare, record
 
     with reporter.step("Run the source model") as step:
         sample = model_kwargs.pop("sample_inputs", None)

@@ -24,7 +24,7 @@ from onnxport.timing import Stopwatch, peak_memory_bytes
 if TYPE_CHECKING:
     from onnxport.graph.build import Graph
     from onnxport.subject import Subject
-    from onnxport.verify import Case
+    from onnxport.comparison import Case
 
 GRAPH_FILE = "onnx/model.onnx"
 
@@ -158,7 +158,7 @@ def _capture(subject: Subject, opset: int, watch: Stopwatch) -> tuple[Graph, lis
     """Axes, reference numbers, graph. The reference is computed before the exporter touches the model."""
     from onnxport.graph.build import build_graph
     from onnxport.shapes import infer_signature
-    from onnxport.verify import record
+    from onnxport.comparison import record
 
     with watch.step("infer shapes", "Infer shapes") as step:
         signature = infer_signature(subject.source, subject.sampler)
@@ -194,7 +194,7 @@ def _publish(
             write_assets(subject.nlp, subject.origin, staging.path, subject.replaced)
         step.done(f"{size / 1e6:.1f} MB")
     graph.release()  # the weights are on disk now, and the session needs the memory
-    subject.source.release()
+    subject.release()
     components = [_component("model", file, staging.path, graph, "float32")]
     with watch.step("verify", "Verify") as step:
         verification = _verify(file, graph, cases, subject, source)
@@ -226,7 +226,7 @@ def _publish(
 def _verify(
     file: Path, graph: Graph, cases: list[Case], subject: Subject, source: str, precision: str = "float32"
 ) -> Verification:
-    from onnxport.verify import compare
+    from onnxport.comparison import compare
 
     return compare(
         file,

@@ -103,15 +103,16 @@ def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restr
         if knob.name in fixed:
             restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name]))
             continue
-        sizes, refusal = _accepted_sizes(prober, knob, first)
-        if not sizes:
+        sizes, refused, refusal = _accepted_sizes(prober, knob, first)
+        step = math.gcd(prober.base[knob.name], *sizes)
+        if not sizes or any(size % step == 0 for size in refused):
             restrictions.append(_fixed(knob, prober.base[knob.name], refusal))
             continue
         accepted[knob.name] = (prober.base[knob.name], *sizes)
         multiples[knob.name] = ruled.get(knob.name, 1)
-        if refusal and knob.name not in ruled:
-            multiples[knob.name] = math.gcd(*accepted[knob.name])
-            restrictions.append(Restriction(knob.name, f"multiple of {multiples[knob.name]}", refusal))
+        if refused and knob.name not in ruled:
+            multiples[knob.name] = step
+            restrictions.append(Restriction(knob.name, f"multiple of {step}", refusal))
         if knob.maximum is not None:
             reason = "the tokenizer's or the configuration's limit"
             restrictions.append(Restriction(knob.name, f"at most {knob.maximum}", reason))
@@ -176,9 +177,14 @@ def _start(source: TorchSource, sampler: Sampler) -> tuple[_Prober, Arrays, Arra
     ) from failure
 
 
-def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[int], str]:
-    """Sizes of a knob that the model takes beside the base, and why it refused others ("" if it did not)."""
+def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[int], list[int], str]:
+    """Sizes of a knob that the model takes beside the base, those that it refuses, and the first refusal.
+
+    A size that is refused although it is a multiple of all that are taken shows that the others
+    were taken by accident (a reshape that happens to fit): the caller fixes such a knob.
+    """
     accepted: list[int] = []
+    refused: list[int] = []
     refusal = ""
     for size in knob.others:
         if len(accepted) == _WANTED:
@@ -188,18 +194,15 @@ def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[in
             continue
         try:
             inputs = prober.sampler.make(sizes)
-        except Exception as error:  # a processor may refuse a size in any way
-            refusal = refusal or first_line(error)
-            continue
-        if all(inputs[name].shape == array.shape for name, array in first.items()):
-            return [], "the preprocessing always gives this size"
-        try:
+            if all(inputs[name].shape == array.shape for name, array in first.items()):
+                return [], [], "the preprocessing always gives this size"
             prober.outputs(sizes)
-        except Exception as error:  # models refuse sizes with any exception
+        except Exception as error:  # processors and models refuse sizes with any exception
+            refused.append(size)
             refusal = refusal or first_line(error)
         else:
             accepted.append(size)
-    return accepted, refusal
+    return accepted, refused, refusal
 
 
 def _fixed(knob: Knob, size: int, reason: str) -> Restriction:

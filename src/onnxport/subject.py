@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ class Subject:
     @property
     def architecture(self) -> str:
         return self.source.architecture
+
+    def release(self) -> None:
+        """Let go of the model, so that its memory is free for ONNX Runtime; a live model stays the user's."""
+        self.nlp = None
+        self.source.release()
+        gc.collect()  # modules refer to themselves in circles
 
 
 def load_subject(
