@@ -121,8 +121,8 @@ def _compare(
     reference: Path, target: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
     sizes: list[dict[str, int]], vocabulary: int, precision: str,
 ) -> Verification:  # fmt: skip
-    from onnxport.runtime.session import OnnxSession
     from onnxport.comparison import Case, compare
+    from onnxport.runtime.session import OnnxSession
 
     session = OnnxSession(reference)
     cases = []

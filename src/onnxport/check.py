@@ -109,9 +109,9 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 def _against(
     path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
 ) -> list[tuple[str, Verification]]:
+    from onnxport.comparison import compare, record
     from onnxport.shapes import infer_signature
     from onnxport.subject import load_subject
-    from onnxport.comparison import compare, record
 
     with reporter.step("Run the source model") as step:
         sample = model_kwargs.pop("sample_inputs", None)

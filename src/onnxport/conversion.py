@@ -22,9 +22,9 @@ from onnxport.tasks import find_task
 from onnxport.timing import Stopwatch, peak_memory_bytes
 
 if TYPE_CHECKING:
+    from onnxport.comparison import Case
     from onnxport.graph.build import Graph
     from onnxport.subject import Subject
-    from onnxport.comparison import Case
 
 GRAPH_FILE = "onnx/model.onnx"
 
@@ -156,9 +156,9 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
 
 def _capture(subject: Subject, opset: int, watch: Stopwatch) -> tuple[Graph, list[Case]]:
     """Axes, reference numbers, graph. The reference is computed before the exporter touches the model."""
+    from onnxport.comparison import record
     from onnxport.graph.build import build_graph
     from onnxport.shapes import infer_signature
-    from onnxport.comparison import record
 
     with watch.step("infer shapes", "Infer shapes") as step:
         signature = infer_signature(subject.source, subject.sampler)
@@ -190,7 +190,7 @@ def _publish(
     with watch.step("write", "Write") as step:
         file.parent.mkdir(exist_ok=True)
         size = sum(path.stat().st_size for path in write_graph(graph, file, external=external))
-        if not single:
+        if not single and subject.nlp is not None:
             write_assets(subject.nlp, subject.origin, staging.path, subject.replaced)
         step.done(f"{size / 1e6:.1f} MB")
     graph.release()  # the weights are on disk now, and the session needs the memory

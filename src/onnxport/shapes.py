@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onnxport.sources.pytorch import TorchSource
 
 _WANTED = 2  # accepted sizes a knob, beside the base
+_SIDES = ("height", "width")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restr
     accepted: dict[str, tuple[int, ...]] = {}
     multiples: dict[str, int] = {}
     restrictions: list[Restriction] = [r for r in known if r.axis in tied or r.axis in ruled]
+    fixed |= _path_dependent(prober, first, fixed)
     for knob in sampler.knobs:
         if knob.name in fixed:
             restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name]))
@@ -203,6 +205,32 @@ def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[in
         else:
             accepted.append(size)
     return accepted, refused, refusal
+
+
+def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> dict[str, str]:
+    """Sides of an image along which the model's code takes other paths, with the reason.
+
+    Such a model (Swin pads or not, stage by stage) cannot be one graph for all sizes, and torch
+    needs minutes to find that out. The operators that run at two sizes tell at once. The size of
+    the position table is no such case: only sizes away from the processor's are compared.
+    """
+    for knob in prober.sampler.knobs:
+        if knob.name not in _SIDES or knob.name in fixed:
+            continue
+        sizes, refused, _ = _accepted_sizes(prober, knob, first)
+        if len(sizes) < _WANTED or refused:
+            continue
+        traces = [
+            prober.source.operators(prober.sampler.make({**prober.base, knob.name: size}))
+            for size in (*sizes, sizes[0])
+        ]
+        if traces[0] == traces[2] and traces[0] != traces[1]:  # the same size twice: else it is chance, not size
+            reason = (
+                f"the model's code takes another path at another {knob.name} "
+                f"({len(traces[0])} operators at {sizes[0]}, {len(traces[1])} at {sizes[1]})"
+            )
+            return dict.fromkeys(_SIDES, reason)  # half of an image free helps nobody
+    return {}
 
 
 def _fixed(knob: Knob, size: int, reason: str) -> Restriction:

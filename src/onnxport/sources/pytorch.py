@@ -80,12 +80,34 @@ class TorchSource:
         """
         if self.parameters >= _FAKE_FROM_PARAMETERS:
             try:
-                return self._fake_shapes(inputs)
+                tensors = self.select(self._fake_run(inputs))
+                return {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
             except Exception:  # whatever fake tensors could not do, the real run decides
                 pass
         return {name: value.shape for name, value in self.run(inputs).items()}
 
-    def _fake_shapes(self, inputs: Arrays) -> Shapes:
+    def operators(self, inputs: Arrays) -> tuple[str, ...]:
+        """The operators that torch runs for `inputs`, in order: the path that the model's code takes."""
+        import torch
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        names: list[str] = []
+
+        class Recorder(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                names.append(str(func))
+                return func(*args, **(kwargs or {}))
+
+        with Recorder():
+            if self.parameters >= _FAKE_FROM_PARAMETERS:
+                self._fake_run(inputs)
+            else:
+                with torch.no_grad(), without_cache(self.model), _threads_for(self.parameters):
+                    self.model(**self.tensors(inputs))
+        return tuple(names)
+
+    def _fake_run(self, inputs: Arrays) -> object:
+        """The model's result on fake tensors: shapes without values."""
         import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
         from transformers.exporters.utils import reset_model_state
@@ -95,9 +117,7 @@ class TorchSource:
         mode = self._fake_mode
         # Some models keep tensors between calls; a fake one must not stay behind.
         with mode, torch.no_grad(), reset_model_state(self.model), without_cache(self.model):
-            fakes = {name: mode.from_tensor(torch.from_numpy(value)) for name, value in inputs.items()}
-            result = self.model(**fakes)
-        return {name: tuple(int(size) for size in tensor.shape) for name, tensor in self.select(result).items()}
+            return self.model(**{name: mode.from_tensor(tensor) for name, tensor in self.tensors(inputs).items()})
 
     def select(self, result: object) -> dict[str, torch.Tensor]:
         """The wanted tensors of what the model returned, by name.

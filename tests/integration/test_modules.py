@@ -1,0 +1,85 @@
+"""A plain torch.nn.Module with sample inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from onnxport import OnnxPortError, convert
+from onnxport.errors import VerificationError
+
+pytestmark = pytest.mark.integration
+
+
+class Mixer(torch.nn.Module):
+    """Two inputs that share the batch and the length axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.left, self.right = torch.nn.Linear(6, 5), torch.nn.Linear(4, 5)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, x, y):
+        joint = torch.tanh(self.left(x) + self.right(y))
+        return {"joint": joint, "mean": joint.mean(1)}
+
+
+def test_module_with_two_inputs(tmp_path):
+    model = Mixer()
+    sample = (torch.randn(2, 7, 6), torch.randn(2, 7, 4))
+    conversion = convert("pt", model, tmp_path / "m" / "mixer.onnx", sample_inputs=sample)
+    assert conversion.passed
+    session = onnxruntime.InferenceSession(tmp_path / "m" / "mixer.onnx")
+    x, y = torch.randn(5, 13, 6), torch.randn(5, 13, 4)  # not the sample's sizes
+    found = session.run(["joint", "mean"], {"x": x.numpy(), "y": y.numpy()})
+    wanted = model(x, y)
+    np.testing.assert_allclose(found[0], wanted["joint"].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[1], wanted["mean"].detach().numpy(), atol=1e-5)
+
+
+class Baked(torch.nn.Module):
+    """Its result depends on a Python value of a tensor, which a trace bakes in."""
+
+    def forward(self, x):
+        return x * float(np.asarray(x.detach()).sum() > 0)
+
+
+def test_a_graph_that_disagrees_is_not_published(tmp_path):
+    with pytest.raises(OnnxPortError):
+        convert("pt", Baked(), tmp_path / "out", sample_inputs=torch.randn(2, 3))
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Counter(torch.nn.Module):
+    """Gives another number at every call: no graph can agree with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.weight + self.calls
+
+
+def test_mismatch_is_an_error_and_can_be_allowed_on_record(tmp_path):
+    with pytest.raises(VerificationError, match="is off by") as caught:
+        convert("pt", Counter(), tmp_path / "a" / "m.onnx", sample_inputs=torch.randn(2, 3))
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "a").exists()
+    conversion = convert("pt", Counter(), tmp_path / "b", sample_inputs=torch.randn(2, 3), allow_mismatch=True)
+    assert not conversion.passed
+    assert (tmp_path / "b" / "onnx" / "model.onnx").is_file()
+
+
+def test_wrong_sample_inputs(tmp_path):
+    with pytest.raises(OnnxPortError, match="has no input z"):
+        convert("pt", Mixer(), tmp_path / "out", sample_inputs={"z": torch.randn(2, 3)})
+    with pytest.raises(OnnxPortError, match=r"live torch\.nn\.Module"):
+        convert("pt", "folder", tmp_path / "out", sample_inputs=torch.randn(2, 3))
