@@ -138,6 +138,7 @@ def _compare(
             f"{target.name} differs from {reference.name} by {verification.max_abs_error:.3g} "
             f"({verification.max_rel_error:.2g} of the scale). Nothing was written.",
             hint="Keep the graph as it is.",
+            verification=verification,
         )
     return verification
 

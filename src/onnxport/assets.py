@@ -62,10 +62,7 @@ def write_assets(nlp: Any, origin: Path | None, folder: Path, replaced: frozense
 
 
 def _save_components(nlp: Any, folder: Path) -> None:
-    config = getattr(nlp.model, "config", None)
-    if hasattr(config, "save_pretrained"):
-        config.save_pretrained(folder)
-    for name in _COMPONENTS:
-        component = getattr(nlp, name, None)
-        if hasattr(component, "save_pretrained"):
-            component.save_pretrained(folder)
+    parts = [getattr(nlp.model, "config", None), *(getattr(nlp, name, None) for name in _COMPONENTS)]
+    for part in parts:
+        if part is not None and hasattr(part, "save_pretrained"):
+            part.save_pretrained(folder)

@@ -62,7 +62,7 @@ def verify(
         VerificationError: its numbers are not those of `against`.
     """
     path = Path(path).expanduser()
-    reporter = reporter or Silent()
+    reporter = reporter if reporter is not None else Silent()
     if path.suffix == ".onnx" and not path.is_dir():
         return _verify_file(path, against, task, reporter, model_kwargs)
     with reporter.step("Check files") as step:
@@ -164,4 +164,5 @@ def _require(found: dict[str, Verification | None]) -> None:
                 f"{name} disagrees with the source model in {len(bad)} of {len(verification.cases)} cases "
                 f"({', '.join(bad)}); largest error {verification.max_abs_error:.3g}.",
                 hint="Was the folder converted from this model? Convert it again with `onnxport convert`.",
+                verification=verification,
             )

@@ -134,8 +134,8 @@ def compare(
     try:
         session = OnnxSession(path)
     except Exception as error:  # a graph that does not load is a failed verification
-        checks = (CaseCheck("load", {}, (), error=first_line(error), ok=False),)
-        return Verification(False, source, runtime, absolute, relative, checks)
+        unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
+        return Verification(False, source, runtime, absolute, relative, (unloadable,))
     known = {spec.name for spec in session.inputs}
 
     def run(inputs: Arrays) -> Arrays:

@@ -15,6 +15,7 @@ from onnxport.artifact.destination import check_destination, check_file_destinat
 from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.artifact.staging import FileStaging, Staging, stage, stage_file
+from onnxport.collector import collector_paused
 from onnxport.errors import UsageError, VerificationError
 from onnxport.progress import Reporter, Silent
 from onnxport.quiet import quiet
@@ -105,7 +106,7 @@ def convert(
     opset = choose_opset(opset)
 
     watch = Stopwatch(reporter or Silent())
-    with quiet():
+    with quiet(), collector_paused():
         with watch.step("load", "Load") as step:
             subject = load_subject(framework, model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
@@ -142,7 +143,7 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     if output.suffix != ".onnx":
         raise UsageError(f"{output} does not end in .onnx. Nothing was written.", hint="`convert` writes folders.")
     opset = choose_opset(opset)
-    with quiet(), stage_file(output, overwrite=True) as staging:
+    with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
         subject = subject_of(nlp, "pt")
         graph, cases = _capture(subject, opset, Stopwatch(Silent()))
         from onnxport.graph.build import write_graph
@@ -255,6 +256,7 @@ def _require_agreement(verification: Verification, allow_mismatch: bool) -> None
         f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}. "
         "Nothing was published.",
         hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
+        verification=verification,
     )
 
 

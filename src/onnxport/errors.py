@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxport.artifact.manifest import Verification
 
 
 class OnnxPortError(Exception):
@@ -63,9 +67,16 @@ class FolderError(OnnxPortError):
 
 
 class VerificationError(OnnxPortError):
-    """The converted graph ran, but its numbers differ from the source model's."""
+    """The converted graph ran, but its numbers differ from the source model's.
+
+    `verification` holds the comparison, case by case.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, verification: Verification | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.verification = verification
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

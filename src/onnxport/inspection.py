@@ -152,6 +152,9 @@ def _inspect_graph(path: Path) -> GraphInspection:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FolderError(f"{path} is not an ONNX file that can be read: {lines[0]}.") from error
+    if not model.graph.outputs or not model.opset_imports:
+        # protobuf reads an empty file, and many that are something else, as a message without fields.
+        raise FolderError(f"{path} is not an ONNX file that can be read: it has no graph.")
     stats = graph_stats(model)
     sizes, missing = _weight_files(model, path)
     version = f" {model.producer_version}" if model.producer_version else ""

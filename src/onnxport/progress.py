@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -16,15 +16,9 @@ class Step(Protocol):
 class Reporter(Protocol):
     """Shows steps and notes. Implementations must not write to stdout."""
 
-    def step(self, title: str) -> AbstractStep: ...
+    def step(self, title: str) -> AbstractContextManager[Step]: ...
 
     def note(self, text: str) -> None: ...
-
-
-class AbstractStep(Protocol):
-    def __enter__(self) -> Step: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentStep:
@@ -36,7 +30,7 @@ class Silent:
     """The reporter of library calls: says nothing."""
 
     @contextmanager
-    def step(self, title: str) -> Iterator[_SilentStep]:
+    def step(self, title: str) -> Iterator[Step]:
         yield _SilentStep()
 
     def note(self, text: str) -> None:

@@ -110,8 +110,8 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> SafetensorsHea
             raise _broken(path, f"is corrupt: {name!r} does not start where the tensor before it ends")
         item_size = ITEM_SIZES.get(tensor.dtype)
         if item_size is not None and math.prod(tensor.shape) * item_size != tensor.end - tensor.begin:
-            shape = "x".join(map(str, tensor.shape)) or "scalar"
-            raise _broken(path, f"is corrupt: {name!r} ({tensor.dtype}, {shape}) has {tensor.end - tensor.begin} bytes")
+            dims = "x".join(map(str, tensor.shape)) or "scalar"
+            raise _broken(path, f"is corrupt: {name!r} ({tensor.dtype}, {dims}) has {tensor.end - tensor.begin} bytes")
         place = tensor.end
     if place > size:
         raise _broken(path, f"is cut off: {size} bytes of {place}, {place - size} are missing")

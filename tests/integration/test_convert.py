@@ -186,5 +186,5 @@ def test_external_weights_and_quantization(tmp_path):
     quantized = names["model_quantized"]
     assert quantized.precision == "int8"
     assert quantized.verification.relative_tolerance > names["model"].verification.relative_tolerance
-    assert 0 < quantized.verification.max_abs_error
+    assert quantized.verification.max_abs_error > 0
     assert any("Integer" in operator or "Quant" in operator for operator in quantized.operators)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _FIRST = 6  # numbers of a vector that are shown
+_LONG = 64  # more numbers than this are described
 
 
 def as_document(answer: Any) -> Any:
@@ -72,10 +73,11 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether lists in lists hold numbers in the end."""
+    """Whether it is a list in a list, or a long one, of numbers; a few scores stay what they are."""
+    large = len(value) > _LONG or (bool(value) and isinstance(value[0], (list, tuple)))
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
-    return isinstance(value, float)
+    return large and isinstance(value, float)
 
 
 def _array(values: np.ndarray) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxport.cli.shell import Json, Verbose, shell_of
-from onnxport.errors import OnnxPortError, UsageError
+from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
 from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def run(
     component: Annotated[
         str, typer.Option("--component", help="The graph of the folder to run, such as model_quantized.")
     ] = "model",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", "--pipeline", "-t", help="Another task that the graph serves, such as zero-shot-classification."
+        ),
+    ] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
@@ -33,9 +40,9 @@ def run(
     with shell.working():
         from onnxport.artifact.folder import read_folder
 
-        task = find_task(read_folder(folder.expanduser()).task)
-        nlp = _load(folder.expanduser(), component, task.name)
-        if task.name == "feature-extraction":
+        row = find_task(task or read_folder(folder.expanduser()).task)
+        nlp = _load(folder.expanduser(), component, row.name)
+        if row.name == "feature-extraction":
             from onnxport.cli import embeddings
 
             found = _answering(embeddings.embed, nlp, inputs)
@@ -44,24 +51,33 @@ def run(
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
-            calls = calls_for(task, inputs, nlp)
+            calls = calls_for(row, inputs, nlp)
             answers = [_answering(nlp, *call.arguments, **call.keywords) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
             document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
     if json:
-        shell.write_json({"task": task.name, "component": component, **document})
+        shell.write_json({"task": row.name, "component": component, **document})
     else:
         shell.write(text)
     return 0
 
 
 def _load(folder: Path, component: str, task: str) -> Any:
-    """The pipeline of a folder, around the graph that was asked for."""
-    from onnxport.pipelines.factory import pipeline, require_pytorch
+    """The pipeline of a folder, around the graph that was asked for.
+
+    Raises:
+        MissingDependencyError: what prepares the inputs is not installed.
+    """
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"Preparing the inputs of a model needs {' and '.join(missing)} in this version, not installed here.",
+            hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
+        )
+    from onnxport.pipelines.factory import pipeline
 
     if component == "model":
         return pipeline(task, model=str(folder))
-    require_pytorch()
     from onnxport.pipelines.onnx_model import load_onnx_model
 
     model = load_onnx_model(folder, component)

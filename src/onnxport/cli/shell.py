@@ -15,7 +15,7 @@ import typer
 
 from onnxport.cli.console import Console, rendered, rich_console
 from onnxport.cli.documents import to_text
-from onnxport.errors import OnnxPortError
+from onnxport.errors import OnnxPortError, VerificationError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,6 +97,10 @@ class Shell:
             lines = message.strip().splitlines()
             message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
             hint = "This is a bug in onnxport" + ("." if self.verbose else "; run again with --verbose.")
+        if isinstance(error, VerificationError) and error.verification is not None:
+            from onnxport.cli.tables import verification_table
+
+            self.console.print(verification_table("model", error.verification))
         self.fail(type(error).__name__, message, hint, exit_code)
         self.show_third_parties()
         if self.verbose:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 def verify(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote, or an .onnx file.")],
     against: Annotated[
         str | None, typer.Option("--against", help="The source model: run both again and compare.", metavar="MODEL")
     ] = None,
     task: Annotated[
-        str | None, typer.Option("--task", "--pipeline", "-t", help="The task of the source, if not the folder's.")
+        str | None,
+        typer.Option("--task", "--pipeline", "-t", help="The task of an .onnx file; a folder knows its own."),
     ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read weights that are stored as pickle.")
@@ -62,8 +63,5 @@ def _show(shell: Shell, result: VerifiedFolder) -> None:
     ]
     if tables:
         shell.write_table(*tables)
-    for note in result.notes:
-        shell.console.note(note)
-    verdict = "ok" if result.ok else "NOT ok"
-    compared = f", {len(tables)} graphs compared with their source" if tables else ""
-    shell.write(f"{result.path}: {verdict}, {result.files_checked} files as recorded{compared}")
+    checked = [f"{result.files_checked} files as recorded"] if result.files_checked else []
+    shell.write(f"{result.path}: {', '.join(['ok' if result.ok else 'NOT ok', *checked, *result.notes])}")

@@ -31,6 +31,7 @@ def graph_stats(model: onnx_ir.Model) -> GraphStats:
         for graph in model.graphs()
         for value in graph.initializers.values()
         if (tensor := value.const_value) is not None
+        and tensor.dtype.name != "STRING"
         and (tensor.dtype.is_floating_point() or tensor.dtype.bitwidth <= 8)
     )
     return GraphStats(dict(sorted(operators.items())), int(parameters), int(model.opset_imports.get("", 0)))

@@ -8,6 +8,10 @@ from typing import Any
 
 
 def accepted_inputs(model: Any, names: Iterable[str]) -> list[str]:
-    """Those of `names` that are named parameters of the model's forward, in the order given."""
-    accepted = inspect.signature(model.forward).parameters
+    """Those of `names` that the model takes, in the order given: parameters of its forward, or a graph's inputs."""
+    session = getattr(model, "session", None)
+    if session is not None:
+        accepted = {spec.name for spec in session.inputs}
+    else:
+        accepted = set(inspect.signature(model.forward).parameters)
     return [name for name in names if name in accepted]

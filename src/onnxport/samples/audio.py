@@ -22,7 +22,10 @@ class AudioSampler:
         if extractor is None:
             self.notes = ("The checkpoint has no feature extractor: sound was drawn at random.",)
         self.rate = int(getattr(extractor, "sampling_rate", None) or 16000)
-        self.knobs = (Knob("batch_size", 2, (3, 5)), Knob("num_samples", 4001, (5003, 8009), None, "num_frames"))
+        self.knobs: tuple[Knob, ...] = (
+            Knob("batch_size", 2, (3, 5)),
+            Knob("num_samples", 4001, (5003, 8009), None, "num_frames"),
+        )
         self.can_pad = "attention_mask" in self.make({"batch_size": 1, "num_samples": 4001})
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:

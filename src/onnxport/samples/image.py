@@ -27,7 +27,7 @@ class ImageSampler:
         self.can_pad = False
         self.native = self._native()
         height, width = self.native
-        self.knobs = (
+        self.knobs: tuple[Knob, ...] = (
             Knob(batch, 2, (3, 5)),
             Knob("height", height, _near(height)),
             Knob("width", width, _near(width, first=2)),

@@ -169,14 +169,15 @@ def _tensors(result: object, prefix: str = "") -> Iterator[tuple[str, torch.Tens
 @contextmanager
 def without_cache(model: torch.nn.Module) -> Iterator[None]:
     """`config.use_cache` off: a decoder's cache is no output of a single graph."""
-    configs = [c for c in (getattr(model, "config", None),) if getattr(c, "use_cache", False)]
-    for config in configs:
-        config.use_cache = False
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "use_cache", False):
+        yield
+        return
+    config.use_cache = False
     try:
         yield
     finally:
-        for config in configs:
-            config.use_cache = True
+        config.use_cache = True
 
 
 @contextmanager

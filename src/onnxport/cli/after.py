@@ -1,0 +1,43 @@
+"""`onnxport optimize` and `onnxport quantize`: a further graph in a folder, or beside a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
+
+_Target = Annotated[
+    Path, typer.Argument(metavar="FOLDER_OR_ONNX", help="A folder that onnxport wrote, or an .onnx file.")
+]
+
+
+def optimize(
+    context: typer.Context, path: _Target, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
+    from onnxport.after import optimize as optimize_path
+
+    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", optimize_path, path)
+
+
+def quantize(
+    context: typer.Context, path: _Target, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+) -> None:
+    """Store a dynamically quantized int8 graph; checked against the graph it is made from."""
+    from onnxport.after import quantize as quantize_path
+
+    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Quantize to int8", quantize_path, path)
+
+
+def _run(shell: Shell, title: str, step: Callable[[Path], Path], path: Path) -> None:
+    with shell.working() as reporter, reporter.step(title) as line:
+        file = step(path)
+        line.done(f"{file.stat().st_size / 1e6:.1f} MB")
+    if shell.json:
+        shell.write_json({"path": file, "size_bytes": file.stat().st_size})
+    else:
+        shell.write(str(file))

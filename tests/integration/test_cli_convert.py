@@ -1,0 +1,207 @@
+"""The command line on tiny checkpoints: convert, run, inspect, verify, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny import save
+from tests.unit.cli_runner import Outcome, run, run_apart
+
+pytestmark = pytest.mark.integration
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny text classifier."""
+    return save("bert-text-classification", tmp_path_factory.mktemp("source") / "tiny-bert")
+
+
+@pytest.fixture(scope="module")
+def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The same, converted in a process of its own with --quantize and --json."""
+    folder = tmp_path_factory.mktemp("converted") / "new" / "folder"
+    return folder, run_apart("convert", source, folder, "--quantize", "--json")
+
+
+def test_convert_gives_one_document(source: Path, converted: tuple[Path, Outcome]) -> None:
+    folder, outcome = converted
+    assert outcome.code == 0, outcome.err
+    document = outcome.document
+    assert document["path"] == str(folder)
+    assert document["task"] == "text-classification"
+    assert document["passed"] is True
+    assert document["source"] == "tiny-bert"
+    assert [component["name"] for component in document["components"]] == ["model", "model_quantized"]
+    assert all(component["verification"]["passed"] for component in document["components"])
+    assert all(Path(file).is_file() for file in document["files"])
+    assert document["timings"].keys() == document["cpu"].keys()
+    assert document["peak_memory_bytes"] > 2**20
+    # Progress and tables are messages, and third parties say nothing.
+    assert "Load" in outcome.err and "same label" in outcome.err
+    assert "Warning" not in outcome.err and "torch.onnx" not in outcome.err
+
+
+def test_the_original_command_line(source: Path, tmp_path: Path, capsys: Capture) -> None:
+    output = tmp_path / "out" / "model.onnx"
+    words = ["--pipeline", "text-classification", "--framework", "pt", "--opset", "17", "--check-loading", "--quiet"]
+    outcome = run(capsys, "convert", *words, "--model", source, output)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == f"{output}\n"
+    assert outcome.err == ""
+    assert sorted(file.name for file in output.parent.iterdir()) == ["model.onnx"]
+    shown = run(capsys, "inspect", output, "--json").document
+    assert shown["graphs"][0]["opset"] == 17
+    verified = run(capsys, "verify", output, "--against", source, "--task", "text-classification")
+    assert verified.code == 0, verified.err
+
+
+def test_a_second_conversion_needs_overwrite(source: Path, converted: tuple[Path, Outcome], capsys: Capture) -> None:
+    folder, _ = converted
+    before = (folder / "onnxport.json").read_bytes()
+    outcome = run(capsys, "convert", source, folder)
+    assert outcome.code == 2
+    assert "--overwrite" in outcome.err
+    assert (folder / "onnxport.json").read_bytes() == before
+
+
+def test_inspect(converted: tuple[Path, Outcome], capsys: Capture) -> None:
+    folder, _ = converted
+    outcome = run(capsys, "inspect", folder)
+    assert outcome.code == 0
+    for wanted in (
+        "BertForSequenceClassification",
+        "model_quantized",
+        "batch_size, sequence_length",
+        "float32",
+        "int8",
+    ):
+        assert wanted in outcome.out
+
+
+def test_verify(source: Path, converted: tuple[Path, Outcome], capsys: Capture) -> None:
+    folder, _ = converted
+    outcome = run(capsys, "verify", folder)
+    assert outcome.code == 0, outcome.err
+    assert "files as recorded" in outcome.out
+    against = run(capsys, "verify", folder, "--against", source, "--json").document
+    assert against["ok"] is True
+    assert against["verifications"]["model"]["passed"] is True
+
+
+def test_verify_finds_another_model(converted: tuple[Path, Outcome], tmp_path: Path, capsys: Capture) -> None:
+    folder, _ = converted
+    other = save("bert-text-classification", tmp_path / "other", seed=1)
+    outcome = run(capsys, "verify", folder, "--against", other)
+    assert outcome.code == 1
+    assert "error: " in outcome.err
+
+
+def test_verify_finds_a_changed_file(source: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run(capsys, "convert", source, tmp_path / "out").code == 0
+    with (tmp_path / "out" / "onnx" / "model.onnx").open("r+b") as file:
+        file.write(b"\0\0")
+    outcome = run(capsys, "verify", tmp_path / "out")
+    assert outcome.code == 2
+    assert "onnx/model.onnx differs" in outcome.err
+
+
+@pytest.mark.parametrize("component", ["model", "model_quantized"])
+def test_run(source: Path, converted: tuple[Path, Outcome], capsys: Capture, component: str) -> None:
+    import transformers
+
+    folder, _ = converted
+    outcome = run(capsys, "run", folder, "I love it.", "I hate it.", "--json", "--component", component)
+    assert outcome.code == 0, outcome.err
+    [first, second] = outcome.document["results"]
+    assert (first["input"], second["input"]) == ("I love it.", "I hate it.")
+    if component == "model":
+        wanted = transformers.pipeline("text-classification", model=str(source))("I love it.")[0]
+        [found] = first["output"]
+        assert found["label"] == wanted["label"]
+        assert found["score"] == pytest.approx(wanted["score"], abs=1e-5)
+    lines = run(capsys, "run", folder, "I love it.", "--component", component).out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].split()[1] in ("negative", "neutral", "positive")
+
+
+def test_run_of_a_component_that_is_not_there(converted: tuple[Path, Outcome], capsys: Capture) -> None:
+    folder, _ = converted
+    outcome = run(capsys, "run", folder, "x", "--component", "model_quantised")
+    assert outcome.code == 2
+    assert "Did you mean 'model_quantized'" in outcome.err
+
+
+def test_run_of_another_task(converted: tuple[Path, Outcome], capsys: Capture) -> None:
+    folder, _ = converted
+    outcome = run(capsys, "run", folder, "A phone", "tech,sport", "--task", "zero-shot-classification", "--json")
+    assert outcome.code == 0, outcome.err
+    assert sum(outcome.document["results"][0]["output"]["scores"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_sentences_get_embeddings_and_similarities(tmp_path: Path, capsys: Capture) -> None:
+    model = save("sentence-bert", tmp_path / "model")
+    assert run(capsys, "convert", model, tmp_path / "out").code == 0
+    document = run(capsys, "run", tmp_path / "out", "A cat.", "A dog.", "A cat.", "--json").document
+    vectors = [np.array(result["embedding"]) for result in document["results"]]
+    similarities = np.array(document["similarities"])
+    assert similarities[0, 2] == pytest.approx(1, abs=1e-6)
+    cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
+    assert similarities[0, 1] == pytest.approx(cosine, abs=1e-6)
+    text = run(capsys, "run", tmp_path / "out", "A cat.", "A dog.").out
+    assert "sentence_embedding: 1 x " in text
+    assert "cosine similarities" in text
+
+
+def test_sound_at_another_rate(tmp_path: Path, capsys: Capture) -> None:
+    model = save("wav2vec2-audio-classification", tmp_path / "model")
+    assert run(capsys, "convert", model, tmp_path / "out").code == 0
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((np.sin(np.arange(4000) / 3) * 9999).astype("<i2").tobytes())
+    outcome = run(capsys, "run", tmp_path / "out", tmp_path / "tone.wav")
+    assert outcome.code == 0, outcome.err
+    scores = [float(line.split()[0]) for line in outcome.out.splitlines()]
+    assert scores == sorted(scores, reverse=True)
+    assert "speech" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bert-question-answering", ["Who wrote it?", "Ada wrote it."]),
+        ("bert-multiple-choice", ["It rains.", "I get wet.", "I fly."]),
+        ("bert-next-sentence-prediction", ["It rains.", "The street is wet."]),
+    ],
+)
+def test_tasks_that_take_several_texts(tmp_path: Path, capsys: Capture, name: str, words: list[str]) -> None:
+    assert run(capsys, "convert", save(name, tmp_path / "model"), tmp_path / "out").code == 0
+    outcome = run(capsys, "run", tmp_path / "out", *words, "--json")
+    assert outcome.code == 0, outcome.err
+    assert "score" in json.dumps(outcome.document["results"][0]["output"])
+
+
+def test_allow_mismatch_publishes_with_exit_1(
+    source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxport.comparison
+
+    impossible = dict.fromkeys(onnxport.comparison.TOLERANCES, (0.0, 0.0))
+    monkeypatch.setattr(onnxport.comparison, "TOLERANCES", impossible)
+    refused = run(capsys, "convert", source, tmp_path / "out")
+    assert refused.code == 1
+    assert "Nothing was published" in refused.err
+    assert not (tmp_path / "out").exists()
+    outcome = run(capsys, "convert", source, tmp_path / "out", "--allow-mismatch", "--json")
+    assert outcome.code == 1
+    assert outcome.document["passed"] is False
+    assert "the numbers differ" in outcome.err
+    assert (tmp_path / "out" / "onnx" / "model.onnx").is_file()

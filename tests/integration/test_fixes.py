@@ -1,0 +1,53 @@
+"""Every registered repair: what goes wrong without it, and that it is named in the manifest with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxport import convert
+from onnxport.errors import VerificationError
+from onnxport.export import fixes
+from tests.tiny import TINY, save
+
+pytestmark = pytest.mark.integration
+
+GRAPH_CASES = {
+    "attention-mask-rows": ("layoutlm-token-classification", "Attention node"),
+    "rotary-cache-rows": ("modernbert-fill-mask", "RotaryEmbedding node"),
+}
+
+
+def test_every_repair_has_a_case():
+    assert set(GRAPH_CASES) == set(fixes.GRAPH_FIXES)
+    assert set(fixes.TRACE_FIXES) == {"symbolic-int"}
+
+
+@pytest.mark.parametrize("fix", GRAPH_CASES)
+def test_graph_repair_is_needed_and_enough(fix, tmp_path, monkeypatch):
+    name, complaint = GRAPH_CASES[fix]
+    source = save(name, tmp_path / "m")
+    with_fix = convert(None, source, tmp_path / "with", pipeline_name=TINY[name].task)
+    assert with_fix.passed and fix in with_fix.manifest.components[0].fixes
+    monkeypatch.delitem(fixes.GRAPH_FIXES, fix)
+    with pytest.raises(VerificationError, match=complaint):
+        convert(None, source, tmp_path / "without", pipeline_name=TINY[name].task)
+
+
+def test_symbolic_int_keeps_depth_anything_flexible(tmp_path, monkeypatch):
+    name = "depth-anything-depth-estimation"
+    source = save(name, tmp_path / "m")
+
+    def free_axes(output):
+        component = convert(None, source, output, pipeline_name=TINY[name].task).manifest.components[0]
+        return {axis for axis in component.inputs[0].axes if isinstance(axis, str)}
+
+    assert free_axes(tmp_path / "with") == {"batch_size", "height", "width"}
+    monkeypatch.delitem(fixes.TRACE_FIXES, "symbolic-int")
+    assert free_axes(tmp_path / "without") == {"batch_size"}
+
+
+def test_symbolic_int_is_an_int_to_everybody_else():
+    from onnxport.export.fixes.symbolic_int import _Int
+
+    assert _Int("7") == 7 and _Int(7.9) == 7 and _Int("ff", 16) == 255
+    assert isinstance(3, _Int) and not isinstance(3.0, _Int)

@@ -1,0 +1,252 @@
+"""The command line without conversions: usage, errors, exit codes, streams."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from onnxport.artifact.folder import write_manifest
+from onnxport.cli.console import Console
+from onnxport.cli.interrupts import Interrupts
+from onnxport.errors import VerificationError
+from onnxport.tasks import TASKS
+from tests.unit.cli_runner import run, run_apart
+from tests.unit.sample_manifest import make_manifest
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as in a pipe, whatever runs the tests says of its own width."""
+    for name in ("COLUMNS", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_no_command_shows_the_commands(capsys: Capture) -> None:
+    outcome = run(capsys)
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in ("convert", "run", "verify", "inspect", "tasks"))
+
+
+def test_version(capsys: Capture) -> None:
+    from onnxport import __version__
+
+    assert run(capsys, "--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize("command", ["convert", "run", "verify", "inspect", "tasks"])
+def test_help_of_every_command(capsys: Capture, command: str) -> None:
+    outcome = run(capsys, command, "--help")
+    assert outcome.code == 0
+    assert f"onnxport {command}" in outcome.out
+    assert outcome.err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("convert", "--modle", "x", "out"), "Did you mean --model?"),
+        (("convert", "--check-loadin", "x", "out"), "--check-loading"),
+        (("convrt",), "Did you mean 'convert'?"),
+        (("convert",), "onnxport convert --help"),
+        (("convert", "only-one"), "A model and an output are needed"),
+        (("convert", "--model", "a", "b", "c"), "Too many arguments besides --model"),
+        (("convert", "a", "b", "c"), "Too many arguments"),
+        (("convert", "", "b"), "A model and an output are needed"),
+        (("convert", "--opset", "new", "a", "b"), "--opset"),
+        (("inspect",), "'path'"),
+        (("run", "folder"), "'inputs'"),
+        (("tasks", "--jsn"), "--json"),
+    ],
+)
+def test_bad_usage_is_exit_2_and_says_what_to_type(capsys: Capture, words: tuple[str, ...], wanted: str) -> None:
+    outcome = run(capsys, *words)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert wanted in outcome.err
+    assert outcome.out == ""
+
+
+def test_unknown_task_suggests(capsys: Capture, tmp_path: Path) -> None:
+    outcome = run(capsys, "convert", "--task", "fil-mask", tmp_path, tmp_path / "out")
+    assert outcome.code == 2
+    assert "Did you mean 'fill-mask'?" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_with_json_are_one_document(capsys: Capture, tmp_path: Path) -> None:
+    outcome = run(capsys, "inspect", tmp_path / "absent", "--json")
+    assert outcome.code == 2
+    error = outcome.document["error"]
+    assert error["type"] == "FolderError"
+    assert error["exit_code"] == 2
+    assert "absent" in error["message"]
+    assert "onnxport convert" in error["hint"]
+    assert "error: " in outcome.err
+
+
+def test_usage_errors_with_json_are_one_document(capsys: Capture) -> None:
+    outcome = run(capsys, "tasks", "--json", "--no-such")
+    assert outcome.code == 2
+    assert outcome.document["error"]["type"] == "UsageError"
+
+
+def test_tasks_lists_every_row(capsys: Capture) -> None:
+    text = run(capsys, "tasks").out
+    assert all(task.name in text and task.summary in text for task in TASKS)
+
+
+def test_tasks_as_json(capsys: Capture) -> None:
+    rows = run(capsys, "tasks", "--json").document
+    assert [row["name"] for row in rows] == [task.name for task in TASKS]
+    assert rows[0].keys() == {"name", "aliases", "summary", "inputs", "outputs", "example"}
+
+
+def test_a_mismatch_is_exit_1(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise VerificationError("off by 3", hint="Try another --opset.")
+
+    monkeypatch.setattr("onnxport.conversion.convert", fail)
+    outcome = run(capsys, "convert", "model", tmp_path / "out")
+    assert outcome.code == 1
+    assert outcome.err == "error: off by 3\nhint: Try another --opset.\n"
+
+
+def test_an_unexpected_error_is_one_line_and_exit_2(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        print("a library said this")
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("onnxport.conversion.convert", fail)
+    outcome = run(capsys, "convert", "model", tmp_path / "out")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "error: ZeroDivisionError: a",
+        "hint: This is a bug in onnxport; run again with --verbose.",
+    ]
+    verbose = run(capsys, "convert", "model", tmp_path / "out", "--verbose")
+    assert verbose.code == 2
+    assert "a library said this" in verbose.err
+    assert "Traceback" in verbose.err
+    assert verbose.out == ""
+
+
+def test_a_library_that_exits_does_not_choose_the_exit_code(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxport.conversion.convert", lambda *_, **__: sys.exit(0))
+    assert run(capsys, "convert", "model", tmp_path / "out").code == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_exit_130(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("onnxport.conversion.convert", lambda *_, **__: os.kill(os.getpid(), number))
+    outcome = run(capsys, "convert", "model", tmp_path / "out", "--json")
+    assert outcome.code == 130
+    assert "interrupted: nothing was written" in outcome.err
+    assert outcome.document["error"]["exit_code"] == 130
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_a_library_turns_into_an_error_is_still_130(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    assert run(capsys, "convert", "model", tmp_path / "out").code == 130
+
+
+def test_a_signal_after_publication_does_not_say_that_nothing_was_written(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object, **__: object) -> None:
+        (tmp_path / "out").mkdir()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    outcome = run(capsys, "convert", "model", tmp_path / "out")
+    assert outcome.code == 130
+    assert "nothing was written" not in outcome.err
+
+
+def test_a_swallowed_signal_stops_the_next_step() -> None:
+    with Interrupts() as interrupts:
+        console = Console(io.StringIO(), check=interrupts.check)
+        with pytest.raises(KeyboardInterrupt), console.step("one"):
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_nobody_reads_stdout() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        outcome = run_apart("tasks", stdout=writing)
+    finally:
+        os.close(writing)
+    assert outcome.code == 141
+    assert outcome.err == ""
+
+
+def test_stdout_is_closed() -> None:
+    assert run_apart("tasks", before="sys.stdout = None").code == 0
+
+
+def test_ascii_streams_take_every_message() -> None:
+    outcome = run_apart("inspect", "größe", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert outcome.code == 2
+    assert "gr\\xf6\\xdfe does not exist" in outcome.err
+
+
+def test_without_torch_convert_names_the_install_command(tmp_path: Path) -> None:
+    block = "sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript']))"
+    outcome = run_apart("convert", tmp_path, tmp_path / "out", before=block)
+    assert outcome.code == 2
+    assert 'pip install "onnxport[pytorch]"' in outcome.err
+    assert "bug" not in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_torch_run_names_the_install_command(tmp_path: Path) -> None:
+    write_manifest(tmp_path, replace(make_manifest(), files={}))
+    outcome = run_apart("run", tmp_path, "x", before="sys.modules.update(dict.fromkeys(['torch', 'transformers']))")
+    assert outcome.code == 2
+    assert 'pip install "onnxport[pytorch]"' in outcome.err
+
+
+def test_help_and_tasks_import_nothing_heavy() -> None:
+    heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "numpy", "tokenizers", "huggingface_hub"]
+    block = f"sys.modules.update(dict.fromkeys({heavy}))"
+    assert run_apart("--help", before=block).code == 0
+    assert run_apart("tasks", before=block).code == 0
+    assert run_apart("convert", "--help", before=block).code == 0
+
+
+def test_inspect_of_a_folder(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"graph")
+    write_manifest(tmp_path, replace(make_manifest(), files={}))
+    outcome = run(capsys, "inspect", tmp_path)
+    assert outcome.code == 0
+    for wanted in ("input_ids", "batch_size, sequence_length, 30522", "at most 512", "MatMul 96", "109,514,298"):
+        assert wanted in outcome.out
+    document = run(capsys, "inspect", tmp_path, "--json").document
+    assert document["graphs"][0]["verification"]["passed"] is True
+    assert document["task"] == "fill-mask"
