@@ -117,7 +117,7 @@ def _square(side: int) -> dict[str, int]:
 
 
 _vit = partial(_processor, "ViT", size=_square(32))
-_convnext = partial(_processor, "ConvNext", size={"shortest_edge": 32}, crop_pct=0.875)
+_convnext = partial(_processor, "ConvNext", size={"shortest_edge": 96}, crop_pct=0.875)
 _resnet = partial(_processor, "ConvNext", size={"shortest_edge": 64}, crop_pct=0.875)
 _dinov2 = partial(_processor, "Bit", size={"shortest_edge": 36}, crop_size=_square(32))
 _segformer = partial(_processor, "Segformer", size=_square(64))

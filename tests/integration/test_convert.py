@@ -31,6 +31,7 @@ DYNAMIC = {
     "mask2former": {"batch_size"},
     "maskformer": {"batch_size"},
     "resnet": FREE_IMAGE,
+    "convnext": FREE_IMAGE,
     "dinov2": FREE_IMAGE,
     "detr": FREE_IMAGE,
     "segformer": FREE_IMAGE,

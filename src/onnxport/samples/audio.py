@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.samples.base import Arrays, Knob, Sizes
+from onnxport.samples.base import Arrays, Knob, Sizes, as_arrays
 
 
 class AudioSampler:
@@ -36,12 +36,7 @@ class AudioSampler:
         if self.extractor is None:
             return {"input_values": np.stack([np.resize(sound, samples) for sound in sounds])}
         encoded = self.extractor(sounds, sampling_rate=self.rate, return_tensors="np", padding=True)
-        arrays = {}
-        for name, value in encoded.items():
-            if self.accepts is None or name in self.accepts:
-                array = np.asarray(value)
-                arrays[name] = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
-        return arrays
+        return as_arrays(encoded, self.accepts)
 
 
 def random_sound(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,6 +65,16 @@ class Sampler(Protocol):
 
 def base_sizes(sampler: Sampler) -> Sizes:
     return {knob.name: knob.base for knob in sampler.knobs}
+
+
+def as_arrays(encoded: Mapping[str, Any], accepts: frozenset[str] | None) -> Arrays:
+    """What a processor gave, as float32 and int64 arrays, less what the model's forward does not take."""
+    arrays: Arrays = {}
+    for name, value in encoded.items():
+        if accepts is None or name in accepts:
+            array = np.asarray(value)
+            arrays[name] = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return arrays
 
 
 class RestrictedSampler:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.samples.base import Arrays, Knob, Sizes
+from onnxport.samples.base import Arrays, Knob, Sizes, as_arrays
 
 # What stops a processor from changing the size, so that height and width are ours to choose.
 _AS_IS = {"do_resize": False, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
@@ -43,18 +43,10 @@ class ImageSampler:
         images = [random_image(height, width, rng) for _ in range(rows)]
         if padded:
             images[1:] = [image.crop((0, 0, max(8, width * 3 // 4), max(8, height * 2 // 3))) for image in images[1:]]
-        return self._filtered(self.processor(images, return_tensors="np", **self._options()))
+        return as_arrays(self.processor(images, return_tensors="np", **self._options()), self.accepts)
 
     def _options(self) -> dict[str, Any]:
         return {name: value for name, value in _AS_IS.items() if hasattr(self.processor, name)}
-
-    def _filtered(self, encoded: Any) -> Arrays:
-        arrays = {}
-        for name, value in encoded.items():
-            if self.accepts is None or name in self.accepts:
-                array = np.asarray(value)
-                arrays[name] = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
-        return arrays
 
     def _native(self) -> tuple[int, int]:
         """Height and width that the processor gives; a flexible size where it follows the image."""
@@ -65,7 +57,7 @@ class ImageSampler:
         rng = np.random.default_rng(0)
         shapes = []
         for height, width in ((193, 161), (161, 257)):
-            arrays = self._filtered(self.processor([random_image(height, width, rng)], return_tensors="np"))
+            arrays = as_arrays(self.processor([random_image(height, width, rng)], return_tensors="np"), self.accepts)
             shapes.append(arrays["pixel_values"].shape[-2:])
         self.can_pad = "pixel_mask" in arrays
         if shapes[0] == shapes[1]:
