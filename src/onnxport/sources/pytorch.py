@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
-# Below this many parameters a real forward is cheaper than FakeTensor's dispatch
-# (22 M parameters, 14 tokens: 13 ms against 80 ms).
-_FAKE_FROM_PARAMETERS = 30_000_000
-_THREADS_FROM_PARAMETERS = 30_000_000
+# Parameters times input elements, as a rough measure of a forward's work. Below it a real forward on
+# one thread is cheaper than FakeTensor's dispatch or than handing small matrices to more threads
+# (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake; ResNet-50 at 233 x 233, 8e12: seconds real).
+_HEAVY = 2e10
 
 
 class TorchSource:
@@ -63,9 +63,12 @@ class TorchSource:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
         import torch
 
-        with torch.inference_mode(), without_cache(self.model), _threads_for(self.parameters):
+        with torch.inference_mode(), without_cache(self.model), _threads_for(self._is_heavy(inputs)):
             result = self.model(**self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
+
+    def _is_heavy(self, inputs: Arrays) -> bool:
+        return self.parameters * sum(value.size for value in inputs.values()) >= _HEAVY
 
     def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
         """Numpy inputs as torch tensors."""
@@ -74,11 +77,11 @@ class TorchSource:
         return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def shapes(self, inputs: Arrays) -> Shapes:
-        """Output shapes for `inputs`: on fake tensors for a large model, so that it costs no memory.
+        """Output shapes for `inputs`: on fake tensors for a large model or input, so that it costs no memory.
 
         A model that looks at values (not only at shapes) cannot run on fake tensors and is run for real.
         """
-        if self.parameters >= _FAKE_FROM_PARAMETERS:
+        if self._is_heavy(inputs):
             try:
                 tensors = self.select(self._fake_run(inputs))
                 return {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
@@ -86,8 +89,15 @@ class TorchSource:
                 pass
         return {name: value.shape for name, value in self.run(inputs).items()}
 
-    def operators(self, inputs: Arrays) -> tuple[str, ...]:
-        """The operators that torch runs for `inputs`, in order: the path that the model's code takes."""
+    def paths(self, samples: Sequence[Arrays]) -> list[tuple[str, ...]]:
+        """The operators that torch runs for each sample, in order: the path that the model's code takes.
+
+        All are run in the same way, for real or on fake tensors: the two do not run the same operators.
+        """
+        heavy = any(self._is_heavy(inputs) for inputs in samples)
+        return [self._path(inputs, heavy) for inputs in samples]
+
+    def _path(self, inputs: Arrays, heavy: bool) -> tuple[str, ...]:
         import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -99,10 +109,10 @@ class TorchSource:
                 return func(*args, **(kwargs or {}))
 
         with Recorder():
-            if self.parameters >= _FAKE_FROM_PARAMETERS:
+            if heavy:
                 self._fake_run(inputs)
             else:
-                with torch.no_grad(), without_cache(self.model), _threads_for(self.parameters):
+                with torch.no_grad(), without_cache(self.model), _threads_for(heavy=False):
                     self.model(**self.tensors(inputs))
         return tuple(names)
 
@@ -110,7 +120,7 @@ class TorchSource:
         """The model's result on fake tensors: shapes without values."""
         import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
-        from transformers.exporters.utils import reset_model_state
+        from transformers.exporters.exporter_dynamo import reset_model_state
 
         if self._fake_mode is None:
             self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -139,12 +149,12 @@ class TorchSource:
 
 
 @contextmanager
-def _threads_for(parameters: int) -> Iterator[None]:
-    """One thread for a small model: handing its small matrices to more costs more than they take."""
+def _threads_for(heavy: bool) -> Iterator[None]:
+    """One thread for little work."""
     import torch
 
     threads = torch.get_num_threads()
-    if parameters < _THREADS_FROM_PARAMETERS:
+    if not heavy:
         torch.set_num_threads(1)
     try:
         yield

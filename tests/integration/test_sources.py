@@ -1,0 +1,56 @@
+"""A torch model as a source: fake tensors tell the shapes that a real run has, and leave nothing behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import onnxport.sources.pytorch as sources
+from onnxport.quiet import quiet
+from onnxport.samples.base import base_sizes
+from onnxport.shapes import infer_signature
+from onnxport.subject import load_subject
+from tests.tiny import TINY, save
+
+pytestmark = pytest.mark.integration
+NAMES = (
+    "bert-question-answering",
+    "detr-object-detection",
+    "swin-image-classification",
+    "clip-zero-shot-image-classification",
+    "wav2vec2-automatic-speech-recognition",
+    "modernbert-fill-mask",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probing_on_fake_tensors_finds_what_real_runs_find(name, tmp_path, monkeypatch):
+    with quiet():
+        subject = load_subject(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+    source, sampler = subject.source, subject.sampler
+    inputs = sampler.make(base_sizes(sampler))
+    before = source.run(inputs)
+    real = infer_signature(source, sampler)
+
+    monkeypatch.setattr(sources, "_HEAVY", 0)  # now everything is heavy
+    fake = infer_signature(source, sampler)
+    assert (fake.inputs, fake.outputs, fake.accepted) == (real.inputs, real.outputs, real.accepted)
+    assert [(r.axis, r.rule) for r in fake.restrictions] == [(r.axis, r.rule) for r in real.restrictions]
+    monkeypatch.setattr(source, "run", None)  # a fall back to a real run would fail
+    assert source.shapes(inputs) == {name: value.shape for name, value in before.items()}
+    monkeypatch.undo()
+
+    after = source.run(inputs)
+    for output, value in before.items():
+        np.testing.assert_array_equal(after[output], value)  # no fake tensor stayed in the model
+
+
+def test_a_model_that_looks_at_values_is_run_for_real(monkeypatch):
+    class Peeks(torch.nn.Module):
+        def forward(self, x):
+            return x[:, : int(x.abs().sum() > 0) + 1]
+
+    monkeypatch.setattr(sources, "_HEAVY", 0)
+    source = sources.TorchSource(Peeks())
+    assert source.shapes({"x": np.ones((2, 5), np.float32)}) == {"output": (2, 2)}
