@@ -220,10 +220,8 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
         sizes, refused, _ = _accepted_sizes(prober, knob, first)
         if len(sizes) < _WANTED or refused:
             continue
-        traces = [
-            prober.source.operators(prober.sampler.make({**prober.base, knob.name: size}))
-            for size in (*sizes, sizes[0])
-        ]
+        samples = [prober.sampler.make({**prober.base, knob.name: size}) for size in (*sizes, sizes[0])]
+        traces = prober.source.paths(samples)
         if traces[0] == traces[2] and traces[0] != traces[1]:  # the same size twice: else it is chance, not size
             reason = (
                 f"the model's code takes another path at another {knob.name} "
