@@ -75,26 +75,11 @@ class TextSampler:
         return self.accepts is None or name in self.accepts
 
     def _tokenized(self, count: int, length: int, rng: np.random.Generator, padded: bool) -> Arrays:
-        lengths = _lengths(count, length, padded)
-        options: dict[str, Any] = {
-            "padding": "max_length",
-            "truncation": True,
-            "max_length": length,
-            "return_tensors": "np",
-            "return_attention_mask": True,
-        }
-        first = [self._sentence(size, rng) for size in lengths]
-        if "boxes" in inspect.signature(type(self.tokenizer).__call__).parameters:
-            words = [text.split() for text in first]
-            boxes = [_boxes(1, len(row), rng)[0].tolist() for row in words]
-            encoded = self.tokenizer(words, boxes=boxes, **options)
-        elif self.kind == "text":
-            if self.tokenizer.mask_token:
-                first = [f"{text.split()[0]} {self.tokenizer.mask_token} {text}" for text in first]
-            encoded = self.tokenizer(first, **options)
-        else:
-            second = [self._sentence(size, rng) for size in lengths]
-            encoded = self.tokenizer(first, second, **options)
+        # Every row is cut at its own length and then padded: a word may be many tokens, so the number of
+        # words alone would leave no room for padding.
+        rows = [self._row(size, rng) for size in _lengths(count, length, padded)]
+        together = {name: [row[name] for row in rows] for name in rows[0]}
+        encoded = self.tokenizer.pad(together, padding="max_length", max_length=length, return_tensors="np")
         arrays = {name: np.asarray(value) for name, value in encoded.items()}
         mask = arrays["attention_mask"]
         if "attention_mask" not in self.tokenizer.model_input_names:
@@ -102,10 +87,20 @@ class TextSampler:
         arrays = {name: value.astype(np.int64) for name, value in arrays.items()}
         return self._vary(arrays, mask, rng)
 
-    def _sentence(self, length: int, rng: np.random.Generator) -> str:
-        # A word is at least one token, so `length` words fill the row and truncation makes it exact;
-        # a row that shall be padded gets a third of the words.
-        return " ".join(rng.choice(WORDS, size=max(length, 1)))
+    def _row(self, length: int, rng: np.random.Generator) -> dict[str, list[Any]]:
+        """One row of exactly `length` tokens; a word is at least one, so that many words fill it."""
+        options: dict[str, Any] = {"truncation": True, "max_length": length, "return_attention_mask": True}
+        words = [str(word) for word in rng.choice(WORDS, size=max(length, 1))]
+        if "boxes" in inspect.signature(type(self.tokenizer).__call__).parameters:
+            encoded = self.tokenizer(words, boxes=_boxes(1, len(words), rng)[0].tolist(), **options)
+        elif self.kind == "text":
+            if self.tokenizer.mask_token:
+                words.insert(1, self.tokenizer.mask_token)
+            encoded = self.tokenizer(" ".join(words), **options)
+        else:
+            second = " ".join(rng.choice(WORDS, size=max(length, 1)))
+            encoded = self.tokenizer(" ".join(words), second, **options)
+        return dict(encoded)
 
     def _vary(self, arrays: Arrays, mask: np.ndarray, rng: np.random.Generator) -> Arrays:
         """Odd rows get random ids in place of ordinary tokens, so that the whole vocabulary is reached."""
