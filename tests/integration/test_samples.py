@@ -36,7 +36,7 @@ def test_sizes_padding_and_seeds(name, tmp_path):
     sampler = subject.sampler
     base = base_sizes(sampler)
     inputs = sampler.make(base)
-    assert {name for name in inputs} <= (subject.source.accepts() or set(inputs))
+    assert set(inputs) <= (subject.source.accepts() or set(inputs))
     lengths = {size for array in inputs.values() for size in array.shape}
     for knob in sampler.knobs:
         other = sampler.make({**base, knob.name: knob.others[0]})
