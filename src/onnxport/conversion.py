@@ -112,10 +112,10 @@ def convert(
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
         for note in subject.notes:
             watch.reporter.note(note)
-        check_free_space(output, subject.source.weight_bytes + 2**20)
+        check_free_space(output, subject.source.weight_bytes * (5 if quantize else 4) // 4 + 2**20)
         graph, cases = _capture(subject, opset, watch)
         architecture, source_version = subject.architecture, subject.source.version
-        manifest = _manifest(subject, model)
+        manifest = _manifest(subject)
         with _stage(output, overwrite) as staging:
             return _publish(
                 staging, output, subject, graph, cases, manifest, watch,
@@ -280,7 +280,7 @@ def _component(name: str, file: Path, root: Path, graph: Graph, precision: str) 
     )
 
 
-def _manifest(subject: Subject, model: Any) -> Manifest:
+def _manifest(subject: Subject) -> Manifest:
     import onnx
     import onnxruntime
     import torch
