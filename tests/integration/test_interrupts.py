@@ -25,14 +25,7 @@ def source(tmp_path_factory) -> Path:
 
 def start(source: Path, output: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "onnxport", "convert", str(source), str(output), *flags]
-    # A test run in the background of a shell inherits an ignored SIGINT, which Python respects.
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def interrupt_after(process: subprocess.Popen[str], step: str, number: int) -> str:
