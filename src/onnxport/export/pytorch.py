@@ -177,21 +177,23 @@ def _reason(message: str, axis: str) -> str:
 
 def _with_dims(signature: Signature, dims: _Dims) -> Signature:
     """Record what torch.export made of the axes."""
-    restrictions = [r for r in signature.restrictions if not r.rule.startswith("at most ")]
+    known = {(r.axis, r.rule): r for r in signature.restrictions}
+    kept = [r for r in signature.restrictions if not r.rule.startswith("at most ")]
     for name, bounds in dims.bounds.items():
-        if name.removeprefix("_") not in signature.accepted:
+        axis = name.removeprefix("_")
+        if axis not in signature.accepted:
             continue  # fixed since
-        multiple = dims.multiples.get(name.removeprefix("_"), 1)
+        multiple = dims.multiples.get(axis, 1)
         if "max" in bounds:
             rule = f"at most {bounds['max'] * multiple}"
-            restrictions.append(Restriction(name.removeprefix("_"), rule, "size of a table in the model"))
+            # A limit that torch accepted keeps its reason; one that torch set is a table of the model.
+            kept.append(known.get((axis, rule), Restriction(axis, rule, "size of a table in the model")))
         if bounds.get("min", 0) > 2:
-            rule = f"at least {bounds['min'] * multiple}"
-            restrictions.append(Restriction(name.removeprefix("_"), rule, "smaller inputs take another path"))
+            kept.append(Restriction(axis, f"at least {bounds['min'] * multiple}", "smaller inputs take another path"))
     for name, multiple in dims.multiples.items():
-        if multiple > 1 and not any(r.axis == name and r.rule.startswith("multiple") for r in restrictions):
-            restrictions.append(Restriction(name, f"multiple of {multiple}", "torch.export"))
-    return replace(signature, restrictions=tuple(restrictions), multiples=dict(dims.multiples))
+        if multiple > 1 and (name, f"multiple of {multiple}") not in known:
+            kept.append(Restriction(name, f"multiple of {multiple}", "torch.export"))
+    return replace(signature, restrictions=tuple(kept), multiples=dict(dims.multiples))
 
 
 def _check_opset(program: onnx_ir.Model, opset: int) -> None:
