@@ -82,7 +82,6 @@ def subject_of(
     """A pipeline as a subject."""
     source = source_of(nlp, framework)
     sampler = sampler_of(nlp, source)
-    notes = tuple(dict.fromkeys((*notes, *sampler.notes)))
     return Subject(nlp, task_of(nlp), source, sampler, name or source.architecture, origin, notes, replaced)
 
 

@@ -18,9 +18,6 @@ class AudioSampler:
 
     def __init__(self, extractor: Any, config: Any, accepts: frozenset[str] | None = None) -> None:
         self.extractor, self.config, self.accepts = extractor, config, accepts
-        self.notes: tuple[str, ...] = ()
-        if extractor is None:
-            self.notes = ("The checkpoint has no feature extractor: sound was drawn at random.",)
         self.rate = int(getattr(extractor, "sampling_rate", None) or 16000)
         self.knobs: tuple[Knob, ...] = (
             Knob("batch_size", 2, (3, 5)),

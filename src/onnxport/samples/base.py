@@ -50,7 +50,6 @@ class Sampler(Protocol):
 
     knobs: tuple[Knob, ...]
     can_pad: bool  # rows of different length are possible
-    notes: tuple[str, ...]  # what a user must know about the samples
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Inputs by name, in the order of the tokenizer or processor.
@@ -88,7 +87,7 @@ class RestrictedSampler:
 
     def __init__(self, sampler: Sampler, multiples: dict[str, int], tied: dict[str, str]) -> None:
         self.sampler, self.tied = sampler, tied
-        self.can_pad, self.notes = sampler.can_pad, sampler.notes
+        self.can_pad = sampler.can_pad
         self.knobs = tuple(
             knob.in_multiples(multiples[knob.name]) if multiples.get(knob.name, 1) > 1 else knob
             for knob in sampler.knobs

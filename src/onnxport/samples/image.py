@@ -23,7 +23,6 @@ class ImageSampler:
         self, processor: Any, config: Any, accepts: frozenset[str] | None = None, batch: str = "batch_size"
     ) -> None:
         self.processor, self.config, self.accepts, self.batch = processor, config, accepts, batch
-        self.notes: tuple[str, ...] = ()
         self.can_pad = False
         self.native = self._native()
         height, width = self.native
@@ -51,9 +50,7 @@ class ImageSampler:
     def _native(self) -> tuple[int, int]:
         """Height and width that the processor gives; a flexible size where it follows the image."""
         if self.processor is None:
-            size = _config_size(self.config)
-            self.notes = ("The checkpoint has no image processor: pixels were drawn at random.",)
-            return size
+            return _config_size(self.config)
         rng = np.random.default_rng(0)
         shapes = []
         for height, width in ((193, 161), (161, 257)):

@@ -21,7 +21,6 @@ class JointSampler:
             for k in (*text.knobs, *image.knobs)
         )
         self.can_pad = text.can_pad or image.can_pad
-        self.notes = (*text.notes, *image.notes)
         self.native = image.native
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:

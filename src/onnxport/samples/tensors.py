@@ -20,7 +20,6 @@ class TensorSampler:
     """
 
     can_pad = False
-    notes: tuple[str, ...] = ()
 
     def __init__(self, sample: Arrays) -> None:
         self.sample = sample

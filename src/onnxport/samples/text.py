@@ -42,10 +42,7 @@ class TextSampler:
     ) -> None:
         self.tokenizer, self.config, self.kind, self.accepts, self.batch = tokenizer, config, kind, accepts, batch
         self.image_processor = image_processor
-        self.notes: tuple[str, ...] = ()
-        if tokenizer is None:
-            self.notes = ("The checkpoint has no tokenizer: token ids were drawn at random.",)
-        elif tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
         limit = _length_limit(tokenizer, config)
         knobs = [Knob(batch, 2, (3, 5)), Knob("sequence_length", 11, (17, 29, 7), limit).clipped()]
