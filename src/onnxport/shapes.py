@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _WANTED = 2  # accepted sizes a knob, beside the base
 _SIDES = ("height", "width")
+_PREPROCESSED = "the preprocessing always gives this size"
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,12 @@ def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restr
     fixed |= _path_dependent(prober, first, fixed)
     for knob in sampler.knobs:
         if knob.name in fixed:
-            restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name]))
+            restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name], first))
             continue
         sizes, refused, refusal = _accepted_sizes(prober, knob, first)
         step = math.gcd(prober.base[knob.name], *sizes)
         if not sizes or any(size % step == 0 for size in refused):
-            restrictions.append(_fixed(knob, prober.base[knob.name], refusal))
+            restrictions.append(_fixed(knob, prober.base[knob.name], refusal, first))
             continue
         accepted[knob.name] = (prober.base[knob.name], *sizes)
         multiples[knob.name] = ruled.get(knob.name, 1)
@@ -197,7 +198,7 @@ def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[in
         try:
             inputs = prober.sampler.make(sizes)
             if all(inputs[name].shape == array.shape for name, array in first.items()):
-                return [], [], "the preprocessing always gives this size"
+                return [], [], _PREPROCESSED
             prober.outputs(sizes)
         except Exception as error:  # processors and models refuse sizes with any exception
             refused.append(size)
@@ -231,7 +232,10 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
     return {}
 
 
-def _fixed(knob: Knob, size: int, reason: str) -> Restriction:
+def _fixed(knob: Knob, size: int, reason: str, first: Arrays) -> Restriction:
+    if reason == _PREPROCESSED and knob.frames:
+        # Sound of any length is made into so many frames (axis 1): the axis is fixed, not the sound.
+        return Restriction(knob.frames, f"fixed at {next(iter(first.values())).shape[1]}", reason)
     return Restriction(knob.name, f"fixed at {size}", reason or "no other size was tried")
 
 
