@@ -21,7 +21,7 @@ from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantize import quantize_dynamic, quantized_name
-from onnxport.graph.stats import file_operators
+from onnxport.graph.stats import file_bytes, file_operators
 from onnxport.quiet import quiet
 
 Write = Callable[[Path, Path], None]
@@ -78,7 +78,7 @@ def _add_component(folder: Path, suffix: str, precision: str, write: Write) -> P
         )  # fmt: skip
         component = replace(
             base, name=name, file=file.as_posix(), precision=precision, verification=verification,
-            operators=file_operators(target), size_bytes=_size(target),
+            operators=file_operators(target), size_bytes=file_bytes(target),
         )  # fmt: skip
         kept = tuple(c for c in manifest.components if c.name != name)
         manifest = replace(manifest, components=(*kept, component))
@@ -150,8 +150,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _size(file: Path) -> int:
-    data = file.with_name(file.name + DATA_SUFFIX)
-    return file.stat().st_size + (data.stat().st_size if data.exists() else 0)

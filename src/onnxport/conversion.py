@@ -261,10 +261,8 @@ def _require_agreement(verification: Verification, allow_mismatch: bool) -> None
 
 
 def _component(name: str, file: Path, root: Path, graph: Graph, precision: str) -> Component:
-    from onnxport.artifact.onnxfile import DATA_SUFFIX
-    from onnxport.graph.stats import file_operators
+    from onnxport.graph.stats import file_bytes, file_operators
 
-    data = file.with_name(file.name + DATA_SUFFIX)
     return Component(
         name=name,
         file=file.relative_to(root).as_posix(),
@@ -276,7 +274,7 @@ def _component(name: str, file: Path, root: Path, graph: Graph, precision: str) 
         restrictions=graph.signature.restrictions,
         fixes=graph.fixes,
         operators=graph.stats.operators if precision == "float32" else file_operators(file),
-        size_bytes=file.stat().st_size + (data.stat().st_size if data.exists() else 0),
+        size_bytes=file_bytes(file),
     )
 
 

@@ -120,7 +120,7 @@ def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restr
             reason = "the tokenizer's or the configuration's limit"
             restrictions.append(Restriction(knob.name, f"at most {knob.maximum}", reason))
     inputs = _name_inputs(prober, accepted, first)
-    restrictions = _in_axis_names(restrictions, sampler, inputs)
+    restrictions = _in_axis_names(restrictions, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
     traced = _traced_sizes(prober, accepted)
     return Signature(inputs, outputs, tuple(restrictions), accepted, multiples, traced, sampler.make(traced), sampler)
@@ -265,13 +265,10 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
     return tuple(specs)
 
 
-def _in_axis_names(
-    restrictions: list[Restriction], sampler: Sampler, inputs: tuple[TensorSpec, ...]
-) -> list[Restriction]:
+def _in_axis_names(restrictions: list[Restriction], inputs: tuple[TensorSpec, ...]) -> list[Restriction]:
     """Drop restrictions on knobs that reach no tensor at their own size (a resized image's raw size)."""
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
-    fixed = [r for r in restrictions if r.rule.startswith("fixed")]
-    return [r for r in restrictions if r in fixed or r.axis in named]
+    return [r for r in restrictions if r.rule.startswith("fixed") or r.axis in named]
 
 
 def _name_outputs(

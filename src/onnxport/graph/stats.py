@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxport.artifact.manifest import DATA_SUFFIX
+
 if TYPE_CHECKING:
     import onnx_ir
 
@@ -42,3 +44,9 @@ def file_operators(path: Path) -> dict[str, int]:
     import onnx_ir as ir
 
     return graph_stats(ir.load(path)).operators
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a graph file and the weights file beside it."""
+    data = path.with_name(path.name + DATA_SUFFIX)
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
