@@ -37,7 +37,7 @@ def main() -> None:
     model = arguments.model or _minilm()
     arms = {"onnxport": _ours(model, arguments.task)}
     if arguments.peer_env:
-        arms["optimum-onnx"] = _peer(arguments.peer_env, model, arguments.task)
+        arms["optimum-onnx"] = peer_command(arguments.peer_env, model, arguments.task)
     measured: dict[str, list[dict]] = {name: [] for name in arms}
     for _ in range(arguments.repeat):
         for name, command in arms.items():
@@ -58,7 +58,8 @@ def _ours(model: Path, task: str) -> list[str]:
     return [sys.executable, "-m", "onnxport", "convert", str(model), "{out}", "--task", task, "--json", "--quiet"]
 
 
-def _peer(environment: Path, model: Path, task: str) -> list[str]:
+def peer_command(environment: Path, model: Path, task: str) -> list[str]:
+    """The peer's command with {out} for the output; its environment is made if absent."""
     python = environment / "bin" / "python"
     if not python.exists():
         venv.create(environment, with_pip=True)
