@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from onnxport.artifact.data_files import data_files
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, walk_files
-from onnxport.artifact.manifest import DATA_SUFFIX, MANIFEST_NAME, Manifest, TensorSpec, Verification
+from onnxport.artifact.manifest import MANIFEST_NAME, Manifest, TensorSpec, Verification
 from onnxport.artifact.staging import stage, stage_file
 from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
@@ -67,18 +68,22 @@ def _add_component(folder: Path, suffix: str, precision: str, write: Write) -> P
     name = f"model_{suffix}"
     file = Path(base.file).with_name(f"{name}.onnx")
     with stage(folder, overwrite=True) as staging:
-        for relative in walk_files(folder):
-            if relative not in (MANIFEST_NAME, file.as_posix(), file.as_posix() + DATA_SUFFIX):
-                _link(folder / relative, staging.path / relative)
         target = staging.path / file
-        write(staging.path / base.file, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(folder / base.file, target)  # first: onnx refuses to read weights once they have a second name
+        old = (folder / file, *data_files(folder / file))
+        stale = {MANIFEST_NAME, *(path.relative_to(folder).as_posix() for path in old)}
+        for relative in walk_files(folder):
+            if relative not in stale and not (staging.path / relative).exists():
+                _link(folder / relative, staging.path / relative)
         verification = _compare(
             staging.path / base.file, target, base.inputs, base.outputs, evidence_sizes(base),
             vocabulary_size(folder), precision,
         )  # fmt: skip
         component = replace(
             base, name=name, file=file.as_posix(), precision=precision, verification=verification,
-            operators=file_operators(target), size_bytes=file_bytes(target),
+            operators=file_operators(target), size_bytes=file_bytes(target), weights_checksum=None,
+            data_files=tuple(path.relative_to(staging.path).as_posix() for path in data_files(target)),
         )  # fmt: skip
         kept = tuple(c for c in manifest.components if c.name != name)
         manifest = replace(manifest, components=(*kept, component))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxport.checkpoint_weights import Weights, adapter_fault, find_weights
+from onnxport.checkpoint_weights import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 from onnxport.hub import resolve_folder
 from onnxport.json_file import read_json, read_object
@@ -46,15 +46,15 @@ class Checkpoint:
     """A local checkpoint whose files are whole.
 
     Attributes:
-        path: the folder that was given, or the local copy of the hub's model.
+        path: the folder (or GGUF file) that was given, or the local copy of the hub's model.
         source: what the user typed, shortened to the folder's name for a path.
         model_folder: where config.json and the weights lie; `path`, but for old
             sentence-transformers layouts.
-        config: config.json.
+        config: config.json; {} where only a GGUF file tells (`pipelines/gguf.py` fills it in).
         architectures: class names from config.json, often one: ("BertForMaskedLM",).
         model_type: transformers' name of the family ("bert"), or None if config.json has none.
         weight_files: the files that will be read.
-        weights_format: "safetensors", "pickle" or "h5".
+        weights_format: "safetensors", "pickle", "gguf" or "h5".
         framework: "pt" or "tf".
         total_bytes: size of the weight files.
         dtype: the weights' main type as numpy and torch spell it ("float32", "bfloat16"), None if unknown.
@@ -90,7 +90,7 @@ def inspect_checkpoint(
     """Find out what a checkpoint is, and that its files are whole.
 
     Args:
-        path: a folder, or a model of the hub ("user/model"), which is then downloaded.
+        path: a folder, a GGUF file, or a model of the hub ("user/model"), which is then downloaded.
         allow_pickle: accept pickled weights (pytorch_model.bin).
         trust_remote_code: accept classes that the checkpoint brings along.
         revision: branch, tag or commit of a hub model.
@@ -103,6 +103,9 @@ def inspect_checkpoint(
     folder = resolve_folder(
         path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
     )
+    if folder.is_file() and folder.suffix.lower() == ".gguf":
+        # What lies beside it may belong to another model: only the file itself counts.
+        return _describe(folder, str(path), folder.parent, {}, gguf_weights(folder), False, (), ())
     if not folder.is_dir():
         raise _not_a_folder(folder)
     modules = _read_modules(folder)
@@ -112,15 +115,17 @@ def inspect_checkpoint(
             f"{folder} is a folder that onnxport wrote: already converted. Nothing was written.",
             hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
         )
-    if not (model_folder / "config.json").is_file():
+    has_config = (model_folder / "config.json").is_file()
+    gguf = None if has_config else find_gguf(model_folder)
+    if not has_config and gguf is None:
         raise _no_config(model_folder)
-    config = read_object(model_folder / "config.json")
+    config = read_object(model_folder / "config.json") if has_config else {}
     for name in _JSON_FILES:
         for place in dict.fromkeys((folder, model_folder)):
             if (place / name).is_file():
                 read_json(place / name)
 
-    weights = find_weights(model_folder, config, allow_pickle=allow_pickle)
+    weights = gguf_weights(gguf) if gguf else find_weights(model_folder, config, allow_pickle=allow_pickle)
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict):
@@ -241,7 +246,6 @@ def _not_a_folder(path: Path) -> CheckpointError:
     """The error for a file where a folder was expected."""
     known = {
         ".onnx": ("an ONNX graph already", "`onnxport optimize`, `quantize` and `verify` take it; `convert` does not."),
-        ".gguf": ("a llama.cpp file", "Convert the checkpoint that it was made from."),
         ".keras": ("a Keras model", "The TensorFlow and Keras route is not in this version."),
         ".h5": ("a Keras or TensorFlow weights file", "The TensorFlow and Keras route is not in this version."),
     }
@@ -269,8 +273,6 @@ def _no_config(folder: Path) -> CheckpointError:
         what, hint = "is a TensorFlow SavedModel", "The TensorFlow and Keras route is not in this version."
     elif ".keras" in suffixes:
         what, hint = "holds a Keras model, no config.json", "The TensorFlow and Keras route is not in this version."
-    elif ".gguf" in suffixes:
-        what, hint = "holds a llama.cpp (GGUF) file", "Convert the checkpoint that it was made from."
     elif ".onnx" in suffixes:
         what, hint = "holds an ONNX graph already", "`convert` takes the checkpoint that it was made from."
     if inner:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.gguf_file import read_gguf_header
 from onnxport.json_file import read_json, read_object
 from onnxport.safetensors_file import read_header
 
@@ -22,7 +23,7 @@ class Weights:
 
     Attributes:
         files: the files that will be read, at least one.
-        format: "safetensors", "pickle" or "h5".
+        format: "safetensors", "pickle", "gguf" or "h5".
         framework: "pt" or "tf".
         dtype: main floating point type ("float32", "bfloat16"), None where the format does not tell.
     """
@@ -63,7 +64,39 @@ def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool) ->
         return Weights((folder / "tf_model.h5",), "h5", "tf")
     if (folder / "tf_model.h5.index.json").is_file():
         return Weights(_shards(folder / "tf_model.h5.index.json"), "h5", "tf")
+    gguf = find_gguf(folder)
+    if gguf is not None:
+        return gguf_weights(gguf)
     raise _no_weights(folder)
+
+
+def find_gguf(folder: Path) -> Path | None:
+    """The GGUF file in `folder`, None where there is none.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    files = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() == ".gguf" and entry.is_file())
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4]) + (", ..." if len(files) > 4 else "")
+        raise _fault(folder, f"holds {len(files)} GGUF files ({names})", f"Give one of them, like {files[0]}.")
+    return files[0] if files else None
+
+
+def gguf_weights(file: Path) -> Weights:
+    """A GGUF file as weights; `dtype` is None where they are quantized.
+
+    Raises:
+        CheckpointError: the file is cut off or corrupt, or a part of a model that is split over several.
+    """
+    header = read_gguf_header(file)
+    parts = header.values.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise CheckpointError(
+            f"{file.name} is one of {parts} parts of a model. Nothing was written.",
+            hint="Join them first: `llama-gguf-split --merge FIRST_PART WHOLE`.",
+        )
+    return Weights((file,), "gguf", "pt", header.dtype)
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -151,8 +184,6 @@ def _no_weights(folder: Path) -> CheckpointError:
         )
     if any(name.startswith("flax_model") for name in names):
         return _fault(folder, "has only Flax weights", "Load it with Flax support, and save it as safetensors.")
-    if any(name.endswith(".gguf") for name in names):
-        return _fault(folder, "has only llama.cpp (GGUF) weights", "Convert the checkpoint that they were made from.")
     hint = "Copy model.safetensors there. For a hub model that has only pytorch_model.bin, add `--allow-pickle`."
     return _fault(folder, f"has a config.json and no weights (it holds {', '.join(names[:8])})", hint)
 

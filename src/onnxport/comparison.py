@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.axes import evaluate
-from onnxport.errors import ExportError
+from onnxport.errors import CheckpointError, ExportError
 from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
 from onnxport.sources.pytorch import TorchSource
@@ -51,14 +51,17 @@ def record(source: TorchSource, signature: Signature) -> list[Case]:
     sampler = signature.sampler
     cases: list[Case] = []
     refusal: Exception | None = None
-    for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
-        try:
-            inputs = sampler.make(sizes, seed=number, padded=padded)
-            outputs = source.run(inputs)
-        except Exception as error:  # models refuse sizes with any exception
-            refusal = error
-            continue
-        cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
+    with source.weights_kept():
+        for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
+            try:
+                inputs = sampler.make(sizes, seed=number, padded=padded)
+                outputs = source.run(inputs)
+            except CheckpointError:  # a weight file that cannot be read is no refusal
+                raise
+            except Exception as error:  # models refuse sizes with any exception
+                refusal = error
+                continue
+            cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
     if len(cases) < _LEAST_CASES:
         raise ExportError(
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
@@ -108,6 +111,10 @@ def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int
     return max(small // step, 1) * step, max(large // step, 1) * step
 
 
+# A session copies the weights once or twice; up to this size nobody notices.
+_MAPPED_FROM_BYTES = 2**28
+
+
 def compare(
     path: Path,
     cases: Sequence[Case],
@@ -127,12 +134,15 @@ def compare(
     """
     import onnxruntime
 
+    from onnxport.artifact.data_files import data_files
     from onnxport.runtime.session import OnnxSession
 
     absolute, relative = TOLERANCES[precision]
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
+    # The weights of a large model stay in their file: a packed copy could need more memory than there is.
+    mapped = sum(file.stat().st_size for file in (path, *data_files(path)) if file.exists()) >= _MAPPED_FROM_BYTES
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
     try:
-        session = OnnxSession(path)
+        session = OnnxSession(path, map_weights=mapped)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))

@@ -6,6 +6,7 @@ source and graph agree.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.artifact.staging import FileStaging, Staging, stage, stage_file
 from onnxport.collector import collector_paused
 from onnxport.errors import UsageError, VerificationError
+from onnxport.graph.write import WeightFiles, write_graph
+from onnxport.memory import memory_limit as memory_limited
+from onnxport.memory import require_memory
 from onnxport.progress import Reporter, Silent
 from onnxport.quiet import quiet
 from onnxport.tasks import find_task
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from onnxport.subject import Subject
 
 GRAPH_FILE = "onnx/model.onnx"
+# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
+_QUANTIZER_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,9 @@ def convert(
     quantize: bool = False,
     allow_mismatch: bool = False,
     sample_inputs: Any = None,
+    shard_size: int | None = None,
+    link_weights: bool = False,
+    memory_limit: int | None = None,
     reporter: Reporter | None = None,
     **model_kwargs: Any,
 ) -> Conversion:
@@ -87,6 +96,9 @@ def convert(
         quantize: also write a dynamically quantized int8 graph, verified with its own tolerance.
         allow_mismatch: publish a graph whose numbers differ; the evidence says so.
         sample_inputs: for a plain module: a tensor, a tuple in the forward's order, or a dict.
+        shard_size: most bytes of one weights file; one file of any size by default.
+        link_weights: link the checkpoint's weight files instead of copying them, and use them as they are.
+        memory_limit: most bytes of memory to take; 80 % of what is free by default.
         reporter: told about every step; silent by default.
         model_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`
             and what `from_pretrained` takes.
@@ -99,27 +111,34 @@ def convert(
 
     if pipeline_name != "auto":
         find_task(pipeline_name)  # a wrong name is told before anything is loaded
+    if quantize and link_weights:
+        raise UsageError(
+            "int8 quantization cannot read weights that are linked (onnx refuses files with two names). "
+            "Nothing was written.",
+            hint="Leave --link-weights or --quantize out.",
+        )
     output = Path(output).expanduser()
     check = check_file_destination if output.suffix == ".onnx" else check_destination
     check(output, overwrite=overwrite)
     _require_exporter()
     opset = choose_opset(opset)
 
+    files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
-    with quiet(), collector_paused():
+    with quiet(), collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
             subject = load_subject(framework, model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
         for note in subject.notes:
             watch.reporter.note(note)
-        check_free_space(output, subject.source.weight_bytes * (5 if quantize else 4) // 4 + 2**20)
-        graph, cases = _capture(subject, opset, watch)
+        _check_resources(subject, output, files, quantize)
+        graph, cases = _capture(subject, opset, watch, keep_stored=files.link)
         architecture, source_version = subject.architecture, subject.source.version
         manifest = _manifest(subject)
         with _stage(output, overwrite) as staging:
             return _publish(
                 staging, output, subject, graph, cases, manifest, watch,
-                external=use_external_format, quantized=quantize, allow_mismatch=allow_mismatch,
+                files=files, quantized=quantize, allow_mismatch=allow_mismatch,
                 source=f"{source_version} ({architecture})",
             )  # fmt: skip
 
@@ -146,29 +165,43 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
         subject = subject_of(nlp, "pt")
         graph, cases = _capture(subject, opset, Stopwatch(Silent()))
-        from onnxport.graph.build import write_graph
-
-        write_graph(graph, staging.path / output.name, external=use_external_format)
+        with Silent().step("write") as step:
+            write_graph(graph, staging.path / output.name, output, WeightFiles(use_external_format), step)
         verification = _verify(staging.path / output.name, graph, cases, subject, subject.source.version)
         _require_agreement(verification, allow_mismatch=False)
         staging.publish()
     return verification
 
 
-def _capture(subject: Subject, opset: int, watch: Stopwatch) -> tuple[Graph, list[Case]]:
+def _check_resources(subject: Subject, output: Path, files: WeightFiles, quantize: bool) -> None:
+    """Memory and disk, before the long steps.
+
+    Raises:
+        MemoryLimitError, OutputError: there is too little; nothing was written.
+    """
+    weights = subject.source.weight_bytes
+    require_memory(
+        2 * subject.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        f"Converting {subject.name}",
+        "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
+    )
+    check_free_space(output, (0 if files.link else weights) + (weights // 4 if quantize else 0))
+
+
+def _capture(subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: bool = False) -> tuple[Graph, list[Case]]:
     """Axes, reference numbers, graph. The reference is computed before the exporter touches the model."""
     from onnxport.comparison import record
     from onnxport.graph.build import build_graph
     from onnxport.shapes import infer_signature
 
-    with watch.step("infer shapes", "Infer shapes") as step:
+    with watch.step("infer shapes", "Infer shapes") as step, subject.source.weights_kept():
         signature = infer_signature(subject.source, subject.sampler)
         step.done(_axes_summary(signature))
     with watch.step("reference", "Run the source model") as step:
         cases = record(subject.source, signature)
         step.done(f"{len(cases)} sets of inputs")
     with watch.step("export", f"Export to opset {opset}") as step:
-        graph = build_graph(subject.source, signature, opset)
+        graph = build_graph(subject.source, signature, opset, keep_stored=keep_stored)
         step.done(f"{sum(graph.stats.operators.values())} nodes")
     if graph.signature.accepted != signature.accepted or graph.signature.multiples != signature.multiples:
         with watch.step("reference", "Run the source model again, at the axes that the export allows"):
@@ -178,25 +211,26 @@ def _capture(subject: Subject, opset: int, watch: Stopwatch) -> tuple[Graph, lis
 
 def _publish(
     staging: Staging, output: Path, subject: Subject, graph: Graph, cases: list[Case], manifest: Manifest,
-    watch: Stopwatch, *, external: bool, quantized: bool, allow_mismatch: bool, source: str,
+    watch: Stopwatch, *, files: WeightFiles, quantized: bool, allow_mismatch: bool, source: str,
 ) -> Conversion:  # fmt: skip
     """Write into the staging folder, verify there, and put it in place."""
     from onnxport.artifact.card import render_card
+    from onnxport.artifact.weights_file import write_weights
     from onnxport.assets import write_assets
-    from onnxport.graph.build import write_graph
     from onnxport.graph.quantize import quantize_dynamic, quantized_name
 
     single = isinstance(staging, FileStaging)
     file = staging.path / (output.name if single else GRAPH_FILE)
     with watch.step("write", "Write") as step:
-        file.parent.mkdir(exist_ok=True)
-        size = sum(path.stat().st_size for path in write_graph(graph, file, external=external))
+        written = write_graph(graph, file, output if single else output / GRAPH_FILE, files, step)
+        checksum = None if single else write_weights(file, written, staging.path)
         if not single and subject.nlp is not None:
             write_assets(subject.nlp, subject.origin, staging.path, subject.replaced)
-        step.done(f"{size / 1e6:.1f} MB")
+        step.done(f"{written.size_bytes / 1e6:.1f} MB")
     graph.release()  # the weights are on disk now, and the session needs the memory
     subject.release()
-    components = [_component("model", file, staging.path, graph, "float32")]
+    component = _component("model", file, staging.path, graph, "float32")
+    components = [replace(component, data_files=_relative(written.files[1:], staging.path), weights_checksum=checksum)]
     with watch.step("verify", "Verify") as step:
         verification = _verify(file, graph, cases, subject, source)
         step.done(_verification_summary(verification))
@@ -217,11 +251,13 @@ def _publish(
         manifest = replace(manifest, components=tuple(components))
         if not single:
             (staging.path / "README.md").write_text(render_card(manifest, output.name), encoding="utf-8")
-            manifest = write_manifest(staging.path, manifest)
+            folder = file.parent.relative_to(staging.path)
+            hashes = {(folder / name).as_posix(): value for name, value in written.sha256.items()}
+            manifest = write_manifest(staging.path, manifest, hashes)
         published = staging.publish()
         step.done(str(output))
-    files = published if single else tuple(output / name for name in (*manifest.files, "onnxport.json"))
-    return Conversion(output, manifest, files, watch.wall, watch.cpu, peak_memory_bytes())
+    paths = published if single else tuple(output / name for name in (*manifest.files, "onnxport.json"))
+    return Conversion(output, manifest, paths, watch.wall, watch.cpu, peak_memory_bytes())
 
 
 def _verify(
@@ -300,6 +336,10 @@ def _manifest(subject: Subject) -> Manifest:
         components=(),
         notes=subject.notes,
     )
+
+
+def _relative(files: Iterable[Path], root: Path) -> tuple[str, ...]:
+    return tuple(file.relative_to(root).as_posix() for file in files)
 
 
 def _stage(output: Path, overwrite: bool) -> Staging:

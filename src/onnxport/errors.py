@@ -62,6 +62,10 @@ class ExportError(OnnxPortError):
     """The graph could not be captured, or came out with an axis fixed that must be dynamic."""
 
 
+class MemoryLimitError(OnnxPortError):
+    """The conversion would need more memory than it may take."""
+
+
 class FolderError(OnnxPortError):
     """A folder that is not a whole onnxport folder: manifest missing or broken, hash differs."""
 

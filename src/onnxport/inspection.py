@@ -130,8 +130,8 @@ def _from_component(component: Component, manifest: Manifest) -> GraphInspection
 
 
 def _with_missing(graph: GraphInspection, folder: Path, manifest: Manifest) -> GraphInspection:
-    data = graph.file + DATA_SUFFIX
-    files = [graph.file, *([data] if data in manifest.files else [])]
+    data = next((component.data_files for component in manifest.components if component.file == graph.file), ())
+    files = [graph.file, *(data or [name for name in [graph.file + DATA_SUFFIX] if name in manifest.files])]
     return replace(graph, missing=tuple(file for file in files if not (folder / file).is_file()))
 
 

@@ -52,6 +52,7 @@ def load(
     feature_extractor: Any = None,
     image_processor: Any = None,
     processor: Any = None,
+    lazy: bool = False,
     **model_kwargs: Any,
 ) -> Loaded:
     """Load a model for a task, and check that all of it is there.
@@ -59,7 +60,7 @@ def load(
     Args:
         pipeline_name: a task of the table, or "auto": read from the checkpoint's architecture.
         framework: "pt", "tf", or None: found from the checkpoint.
-        model: a folder, a model of the hub, or a live transformers model.
+        model: a folder, a GGUF file, a model of the hub, or a live transformers model.
         tokenizer: a live tokenizer, or where to load one from; the model's by default.
         allow_missing_weights: accept parameters that the checkpoint lacks.
         allow_pickle: accept pickled weights (read with torch's restricted unpickler).
@@ -68,6 +69,7 @@ def load(
         dtype: None is float32; "auto" as stored; or a floating point type.
         device: where to put the model; None is the CPU.
         feature_extractor, image_processor, processor: like `tokenizer`.
+        lazy: leave the weights in their files, for a conversion.
         model_kwargs: further arguments of `from_pretrained` (attn_implementation, config, ...).
 
     Raises:
@@ -92,10 +94,12 @@ def load(
     require_pytorch()
     from onnxport.pipelines.assembly import assemble
     from onnxport.pipelines.choice import check_task, choose_task, identity_of, identity_of_model
+    from onnxport.pipelines.gguf import identified
     from onnxport.pipelines.registry import find_spec
     from onnxport.pipelines.weights import LoadOptions
 
     if checkpoint is not None:
+        checkpoint = identified(checkpoint)
         identity = identity_of(checkpoint, trust_remote_code=trust_remote_code)
     elif hasattr(model, "config"):
         identity = identity_of_model(model)
@@ -110,7 +114,7 @@ def load(
         task, notes = choice.task, choice.notes
     elif checkpoint is not None:
         check_task(task, identity)
-    options = LoadOptions(allow_missing_weights, allow_pickle, trust_remote_code, dtype, device, model_kwargs)
+    options = LoadOptions(allow_missing_weights, allow_pickle, trust_remote_code, dtype, device, model_kwargs, lazy)
     given = {
         "tokenizer": tokenizer,
         "feature_extractor": feature_extractor,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
 class Step(Protocol):
-    """A running step; `done` sets the short result shown at the end of its line."""
+    """A running step; `done` sets the short result shown at the end of its line.
+
+    `advance` may be called at every block of bytes that is read or written.
+    """
 
     def done(self, summary: str) -> None: ...
+
+    def advance(self, bytes_done: int, total: int) -> None: ...
 
 
 class Reporter(Protocol):
@@ -21,8 +26,23 @@ class Reporter(Protocol):
     def note(self, text: str) -> None: ...
 
 
+def counted(step: Step, total: int) -> Callable[[int], None]:
+    """What to call with the number of bytes of every block; tells `step` how many of `total` are done."""
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        step.advance(done, total)
+
+    return report
+
+
 class _SilentStep:
     def done(self, summary: str) -> None:
+        pass
+
+    def advance(self, bytes_done: int, total: int) -> None:
         pass
 
 

@@ -63,7 +63,7 @@ def load_subject(
         return module_subject(model, sample_inputs, settings)
     from onnxport.loading import load
 
-    loaded = load(task, framework, model, tokenizer, **settings)
+    loaded = load(task, framework, model, tokenizer, lazy=True, **settings)
     replaced = frozenset({"tokenizer"} if tokenizer is not None else ())
     name = loaded.checkpoint.source if loaded.checkpoint else type(model).__name__
     return subject_of(

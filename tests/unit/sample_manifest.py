@@ -10,6 +10,7 @@ from onnxport.artifact.manifest import (
     Restriction,
     TensorSpec,
     Verification,
+    WeightsChecksum,
 )
 
 
@@ -37,6 +38,8 @@ def make_manifest() -> Manifest:
         fixes=("sdpa-mask",),
         operators={"MatMul": 96, "com.microsoft.Attention": 12},
         size_bytes=438_000_000,
+        data_files=("onnx/model.onnx_data", "onnx/model.onnx_data_1"),
+        weights_checksum=WeightsChecksum("crc32", 199, 437_000_000, "onnx/model.weights.json"),
     )
     return Manifest(
         task="fill-mask",

@@ -130,6 +130,10 @@ def test_weights_beside_the_graph_are_told_to_transformers_js() -> None:
     manifest = make_manifest()
     manifest = dataclasses.replace(manifest, files={**manifest.files, "onnx/model.onnx_data": "b" * 64})
     assert '{ dtype: "fp32", use_external_data_format: true }' in render_card(manifest, "folder")
+    more = {f"onnx/model.onnx_data_{number}": "b" * 64 for number in (1, 2)}
+    manifest = dataclasses.replace(manifest, files={**manifest.files, **more})
+    assert '{ dtype: "fp32", use_external_data_format: 3 }' in render_card(manifest, "folder")
+    assert "use_external_data_format" not in render_card(make_manifest(), "folder")
 
 
 @pytest.mark.parametrize(

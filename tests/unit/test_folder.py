@@ -10,18 +10,21 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from onnxport.artifact import moves
+from onnxport.artifact import destination as destination_module
+from onnxport.artifact import hashes, moves
 from onnxport.artifact.destination import check_free_space, write_errors
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, hash_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.manifest_json import to_json
 from onnxport.artifact.staging import stage
 from onnxport.errors import FolderError, OutputError
 from tests.unit.sample_folder import FOLDER, fill, publish, tree
+from tests.unit.sample_manifest import make_manifest
 
 # ---------------------------------------------------------------- publishing
 
@@ -214,6 +217,18 @@ def test_free_space(tmp_path: Path) -> None:
     assert "Free " in str(caught.value)
 
 
+@pytest.mark.parametrize(("free", "fits"), [(10_000 + 300 + 2**20, True), (10_000 + 299 + 2**20, False)])
+def test_free_space_is_weights_and_assets_and_a_mebibyte(
+    free: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destination_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if fits:
+        check_free_space(tmp_path / "model", 10_000, 300)
+    else:
+        with pytest.raises(OutputError, match=r"needs about 1\.1 MB"):
+            check_free_space(tmp_path / "model", 10_000, 300)
+
+
 def test_write_errors_only_speak_of_the_destination(tmp_path: Path) -> None:
     destination = tmp_path / "out" / "model"
     with pytest.raises(OutputError, match="No space left: nothing was written at"), write_errors(destination):
@@ -245,6 +260,18 @@ def test_hashes(tmp_path: Path) -> None:
     if shutil.which("sha256sum"):
         assert subprocess.check_output(command, shell=True, text=True).startswith(manifest.files["onnx/model.onnx"])
     check_files(tmp_path, read_folder(tmp_path))
+
+
+def test_files_that_were_hashed_on_the_way_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = fill(tmp_path).files
+    known = {"onnx/model.onnx": expected["onnx/model.onnx"], "absent": "0" * 64}
+    read: list[str] = []
+    real = hashes._sha256
+    monkeypatch.setattr(hashes, "_sha256", lambda path: [read.append(path.name), real(path)][1])
+    assert write_manifest(tmp_path, make_manifest(), known=known).files == expected
+    assert read == ["config.json"]
+    check_files(tmp_path, read_folder(tmp_path))
+    assert sorted(read) == ["config.json", "config.json", "model.onnx"], "a check must not believe the manifest"
 
 
 def test_check_files_lists_all_that_is_wrong(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def make_graph(weight: np.ndarray | None = None, **extra: np.ndarray) -> onnx.Mo
 def make_folder(folder: Path) -> Path:
     """A folder with the sample manifest and files of known sizes."""
     (folder / "onnx").mkdir(parents=True)
-    (folder / "onnx" / "model.onnx").write_bytes(bytes(1000))
+    (folder / "onnx" / "model.onnx").write_bytes(bytes(800))
+    (folder / "onnx" / "model.onnx_data").write_bytes(bytes(150))
+    (folder / "onnx" / "model.onnx_data_1").write_bytes(bytes(50))
     (folder / "config.json").write_bytes(bytes(24))
     write_manifest(folder, make_manifest())
     return folder
@@ -92,8 +94,16 @@ def test_a_missing_graph_is_told(tmp_path: Path) -> None:
 
 def test_missing_weights_of_a_folder_are_told(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "bert")
-    (folder / "onnx" / "model.onnx_data").write_bytes(b"weights")
-    write_manifest(folder, replace(make_manifest(), files={}))
+    (folder / "onnx" / "model.onnx_data_1").unlink()
+    assert inspect(folder).graphs[0].missing == ("onnx/model.onnx_data_1",)
+
+
+def test_missing_weights_of_an_older_folder_are_told(tmp_path: Path) -> None:
+    """Whose manifest names its weights only among all files."""
+    folder = make_folder(tmp_path / "bert")
+    manifest = make_manifest()
+    component = replace(manifest.components[0], data_files=(), weights_checksum=None)
+    write_manifest(folder, replace(manifest, components=(component,)))
     (folder / "onnx" / "model.onnx_data").unlink()
     assert inspect(folder).graphs[0].missing == ("onnx/model.onnx_data",)
 
@@ -126,9 +136,9 @@ def test_precision_is_that_of_most_weights(tmp_path: Path, dtype: type, precisio
 
 def test_weights_beside_the_graph_are_measured_not_read(tmp_path: Path) -> None:
     file = tmp_path / "a.onnx"
-    files = write_model(ir.from_proto(make_graph()), file, external=True)
+    written = write_model(ir.from_proto(make_graph()), file, external=True)
     data = tmp_path / "a.onnx_data"
-    assert data in files
+    assert data in written.files
     assert inspect(file).size_bytes == file.stat().st_size + _ROWS * _COLUMNS * 4
     # Not readable as weights any more: reading would fail.
     data.write_bytes(b"x" * 10)

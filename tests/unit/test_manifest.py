@@ -121,6 +121,10 @@ def test_wrong_types_are_not_written() -> None:
          "`components[0].verification.cases[0].outputs[0].scale`: expected a number, found null"),
         (["components", 0, "verification", "passed"], 1, "`components[0].verification.passed`: expected true or false"),
         (["components", 0, "verification"], [], "`components[0].verification`: expected an object"),
+        (["components", 0, "data_files"], "x", "`components[0].data_files`: expected a list"),
+        (["components", 0, "weights_checksum"], "x", "`components[0].weights_checksum`: expected an object"),
+        (["components", 0, "weights_checksum", "count"], None, "`components[0].weights_checksum.count`"),
+        (["components", 0, "weights_checksum", "file"], ..., "lacks the field `components[0].weights_checksum.file`"),
         (["components", 0, "colour"], "red", "unknown field `components[0].colour`"),
         (["versions", "torch"], 2, "`versions['torch']`: expected a string"),
         (["files", "config.json"], "abc", "`files['config.json']`: expected a sha256"),
@@ -137,8 +141,19 @@ def test_errors_name_the_field(path: list[str | int], value: Any, named: str) ->
 
 
 def test_optional_fields_may_be_absent() -> None:
-    for name in ("operators", "size_bytes", "fixes", "verification"):
-        from_json(edited(["components", 0, name], ...))
+    for name in ("operators", "size_bytes", "fixes", "verification", "data_files", "weights_checksum"):
+        text = edited(["components", 0, name], ...)
+        from_json(text)
+        validate(text)
+
+
+def test_folders_of_older_versions_can_be_read() -> None:
+    data = json.loads(to_json(make_manifest()))
+    for name in ("data_files", "weights_checksum"):
+        del data["components"][0][name]
+    component = from_json(json.dumps(data)).components[0]
+    assert component.data_files == ()
+    assert component.weights_checksum is None
 
 
 def test_newer_schema_says_upgrade_even_if_all_else_changed() -> None:
@@ -157,7 +172,14 @@ def test_not_a_manifest(text: str) -> None:
     "path", ["../x", "/etc/passwd", "onnx/../../x", "./x", "a//b", "", "..", "C:/x", "a\\..\\..\\x", "onnx/", "x\0"]
 )
 def test_paths_that_leave_the_folder(path: str) -> None:
-    for text in (edited(["components", 0, "file"], path), edited(["files"], {path: "a" * 64})):
+    places: list[tuple[list[str | int], Any]] = [
+        (["components", 0, "file"], path),
+        (["components", 0, "data_files", 1], path),
+        (["components", 0, "weights_checksum", "file"], path),
+        (["files"], {path: "a" * 64}),
+    ]
+    for place, value in places:
+        text = edited(place, value)
         with pytest.raises(FolderError, match="not a path inside the folder"):
             from_json(text)
         with pytest.raises(jsonschema.ValidationError):
@@ -195,6 +217,7 @@ PLACES = [
     ["task"], ["components"], ["components", 0], ["components", 0, "inputs", 0, "axes"], ["files"], ["notes"],
     ["components", 0, "verification", "cases", 0], ["components", 0, "verification", "cases", 0, "sizes"],
     ["components", 0, "file"], ["components", 0, "operators"], ["schema_version"],
+    ["components", 0, "data_files"], ["components", 0, "weights_checksum"],
 ]  # fmt: skip
 
 

@@ -19,41 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from onnxport.artifact import onnxfile
 from onnxport.artifact.onnxfile import needs_external, write_model
+from onnxport.artifact.protobuf import varint
 from onnxport.errors import ExportError, MissingDependencyError, OutputError
-
-
-def tensor(array: np.ndarray[Any, Any], name: str = "w") -> ir.Tensor:
-    return ir.Tensor(array, name=name)
-
-
-def model_of(*tensors: ir.TensorProtocol, nodes: list[ir.Node] | None = None) -> ir.Model:
-    """A model that holds `tensors` as initializers; y = x + x is what it computes."""
-    x = ir.Value(name="x", shape=ir.Shape(["n"]), type=ir.TensorType(ir.DataType.FLOAT))
-    add = ir.node("Add", [x, x], name="add", doc_string="twice")
-    y = add.outputs[0]
-    y.name, y.shape, y.type = "y", ir.Shape(["n"]), ir.TensorType(ir.DataType.FLOAT)
-    initializers = [ir.Value(name=t.name, const_value=t, shape=t.shape, type=ir.TensorType(t.dtype)) for t in tensors]
-    graph = ir.Graph(
-        [x],
-        [y],
-        nodes=[*(nodes or []), add],
-        initializers=initializers,
-        name="main",
-        opset_imports={"": 21},
-        doc_string="graph text",
-        metadata_props={"graph": "property"},
-    )
-    return ir.Model(
-        graph,
-        ir_version=10,
-        producer_name="tests",
-        producer_version="1",
-        doc_string="model text",
-        metadata_props={"b": "2", "a": "1"},
-    )
-
+from tests.unit.graphs import check_hashes, model_of, run, tensor, values_of
 
 RNG = np.random.default_rng(0)
 TENSORS: dict[str, ir.TensorProtocol] = {
@@ -83,25 +52,12 @@ TENSORS: dict[str, ir.TensorProtocol] = {
 }
 
 
-def values_of(model: ir.Model) -> dict[str, Any]:
-    return {
-        name: (v.const_value.dtype, v.const_value.shape.numpy(), v.const_value.tobytes())
-        if not isinstance(v.const_value, ir.StringTensor)
-        else list(v.const_value.string_data())
-        for name, v in model.graph.initializers.items()
-        if v.const_value is not None
-    }
-
-
-def run(path: Path) -> np.ndarray[Any, Any]:
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": np.array([1, 2], np.float32)})[0])
-
-
 @pytest.mark.parametrize("kind", TENSORS)
 def test_embedded_is_byte_for_byte_what_onnx_ir_writes(kind: str, tmp_path: Path) -> None:
     model = model_of(TENSORS[kind])
-    assert write_model(model, tmp_path / "ours.onnx", external=False) == (tmp_path / "ours.onnx",)
+    written = write_model(model, tmp_path / "ours.onnx", external=False)
+    assert written.files == (tmp_path / "ours.onnx",)
+    check_hashes(tmp_path, written)
     ir.save(model, tmp_path / "theirs.onnx")
     assert (tmp_path / "ours.onnx").read_bytes() == (tmp_path / "theirs.onnx").read_bytes()
     onnx.load(tmp_path / "ours.onnx")
@@ -112,10 +68,10 @@ def test_embedded_is_byte_for_byte_what_onnx_ir_writes(kind: str, tmp_path: Path
 @pytest.mark.parametrize("kind", TENSORS)
 def test_external_has_the_same_values(kind: str, tmp_path: Path) -> None:
     model = model_of(TENSORS[kind])
-    files = write_model(model, tmp_path / "m.onnx", external=True)
+    written = write_model(model, tmp_path / "m.onnx", external=True)
+    check_hashes(tmp_path, written)
     large = TENSORS[kind].nbytes >= 1024 and kind != "string"
-    assert [file.name for file in files] == (["m.onnx", "m.onnx_data"] if large else ["m.onnx"])
-    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
+    assert [file.name for file in written.files] == (["m.onnx", "m.onnx_data"] if large else ["m.onnx"])
     assert values_of(ir.load(tmp_path / "m.onnx")) == values_of(model)
     for initializer in onnx.load(tmp_path / "m.onnx", load_external_data=False).graph.initializer:
         for entry in initializer.external_data:
@@ -187,8 +143,8 @@ def subgraph_model() -> onnx.ModelProto:
 @pytest.mark.parametrize("external", [False, True])
 def test_weights_of_subgraphs(external: bool, tmp_path: Path) -> None:
     model = ir.from_proto(subgraph_model())
-    files = write_model(model, tmp_path / "m.onnx", external=external)
-    assert len(files) == 1 + external
+    written = write_model(model, tmp_path / "m.onnx", external=external)
+    assert len(written.files) == 1 + external
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for flag, sign in ((True, 1), (False, -1)):
         (y,) = session.run(None, {"x": np.zeros(500, np.float32), "flag": np.array(flag)})
@@ -343,7 +299,7 @@ def test_any_model(tmp_path: Path, arrays: list[np.ndarray[Any, Any]], block: in
 def test_varint_is_protobufs(value: int) -> None:
     from google.protobuf.internal.encoder import _VarintBytes
 
-    assert onnxfile._varint(value) == _VarintBytes(value)
+    assert varint(value) == _VarintBytes(value)
 
 
 MEMORY_SCRIPT = """

@@ -5,6 +5,7 @@ No times, no absolute paths: equal manifests give equal cards.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -15,8 +16,8 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxport.artifact.card_calls import call_of, javascript_dtype
+from onnxport.artifact.data_files import data_name
 from onnxport.artifact.manifest import (
-    DATA_SUFFIX,
     CaseCheck,
     Component,
     Manifest,
@@ -129,8 +130,10 @@ def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
     if dtype is None:
         return None
     options = f'{{ dtype: "{dtype}"'
-    if main.file + DATA_SUFFIX in manifest.files:
-        options += ", use_external_data_format: true"
+    # transformers.js looks for as many files of these names as it is told.
+    count = next(number for number in itertools.count() if data_name(main.file, number) not in manifest.files)
+    if count:
+        options += f", use_external_data_format: {'true' if count == 1 else count}"
     return {
         "task": call.javascript_task or manifest.task,
         "options": options + " }",

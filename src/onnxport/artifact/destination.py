@@ -15,6 +15,7 @@ from onnxport.artifact.leftovers import is_staging_name
 from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.errors import FolderError, OutputError
 
+_SMALL_FILES_BYTES = 2**20
 # The device is the problem, wherever the write call was made.
 _SPACE_ERRORS = {
     errno.ENOSPC: "No space left",
@@ -74,7 +75,7 @@ def check_file_destination(path: Path, *, overwrite: bool) -> None:
     """Whether a graph can be put in place at the file `path`. Creates nothing.
 
     The rule of the original script: the parent folder may be absent; if it exists it must be empty.
-    With `overwrite` it may hold anything, and only the graph and its data file are replaced.
+    With `overwrite` it may hold anything, and only the graph and its data files are replaced.
 
     Raises:
         OutputError: says what is in the way and what to do.
@@ -94,12 +95,18 @@ def check_file_destination(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def check_free_space(path: Path, needed_bytes: int) -> None:
-    """Whether `needed_bytes` fit on the file system that `path` is or will be on.
+def check_free_space(path: Path, weight_bytes: int, other_bytes: int = 0) -> None:
+    """Whether a conversion fits on the file system that `path` is or will be on. Nothing is written.
+
+    Args:
+        path: the destination.
+        weight_bytes: what will really be written of weights (`onnxfile.write_cost`); linked files are none.
+        other_bytes: tokenizer, configs and other files. 1 MiB is added for graph, manifest and card.
 
     Raises:
         OutputError: they do not; says how much is missing.
     """
+    needed_bytes = weight_bytes + other_bytes + _SMALL_FILES_BYTES
     free = shutil.disk_usage(_existing_ancestor(absolute(path))).free
     if free < needed_bytes:
         raise OutputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnxport.artifact.hashes import check_inside, hash_files
@@ -36,8 +37,14 @@ def read_folder(path: Path) -> Manifest:
     return manifest
 
 
-def write_manifest(root: Path, manifest: Manifest) -> Manifest:
+def write_manifest(root: Path, manifest: Manifest, known: Mapping[str, str] | None = None) -> Manifest:
     """Write `onnxport.json` as the last file of the folder `root`.
+
+    Args:
+        root: the folder.
+        manifest: its `files` are ignored.
+        known: path in the folder to sha256, of files that were hashed while they were written (`WrittenModel.sha256`
+            with the folder of the graph before each name): they are not read again.
 
     Returns:
         The manifest with `files` set to the sha256 of everything in the folder.
@@ -46,6 +53,6 @@ def write_manifest(root: Path, manifest: Manifest) -> Manifest:
         FolderError: there is a link or a special file in the folder.
         OSError: the folder cannot be read or written.
     """
-    complete = dataclasses.replace(manifest, files=hash_files(root))
+    complete = dataclasses.replace(manifest, files=hash_files(root, known))
     (root / MANIFEST_NAME).write_text(to_json(complete), encoding="utf-8", newline="\n")
     return complete

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnxport.artifact.manifest import MANIFEST_NAME, Manifest
-from onnxport.artifact.manifest_json import check_relative_path
+from onnxport.artifact.manifest_json import check_relative_path, named_paths
 from onnxport.errors import FolderError
 
 _LINK_HINT = "Copy the files themselves; when downloading, use a plain folder (local_dir=...), not a cache of links."
@@ -47,16 +48,22 @@ def walk_files(root: Path, *, hidden: bool = False) -> list[str]:
     return sorted(found)
 
 
-def hash_files(root: Path) -> dict[str, str]:
+def hash_files(root: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Path to sha256 (64 hex digits) of every file of the folder, sorted by path.
 
     The manifest, which holds these, and hidden files are left out.
+
+    Args:
+        root: the folder.
+        known: path to sha256 of files that need not be read again: whoever wrote them hashed them
+            on the way. Files that are not there are ignored.
 
     Raises:
         FolderError: there is a link or a special file in the folder.
         OSError: a file cannot be read.
     """
-    return {path: _sha256(root / path) for path in walk_files(root) if path != MANIFEST_NAME}
+    known = known or {}
+    return {path: known.get(path) or _sha256(root / path) for path in walk_files(root) if path != MANIFEST_NAME}
 
 
 def check_files(root: Path, manifest: Manifest) -> None:
@@ -85,10 +92,8 @@ def check_inside(root: Path, manifest: Manifest) -> None:
     Raises:
         FolderError: one does not.
     """
-    named = {f"components[{index}].file": component.file for index, component in enumerate(manifest.components)}
-    named |= {f"files[{path!r}]": path for path in manifest.files}
     real_root = root.resolve()
-    for where, path in named.items():
+    for where, path in named_paths(manifest):
         check_relative_path(path, where)
         if not (root / path).resolve().is_relative_to(real_root):
             raise FolderError(f"{path!r} in {root} is a link that leads out of the folder.", hint=_LINK_HINT)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "onnxport.json"
-# Weights beside the graph model.onnx are in model.onnx_data.
+# Weights beside the graph model.onnx are in model.onnx_data, and further ones in model.onnx_data_1 ...
 DATA_SUFFIX = "_data"
 
 
@@ -90,6 +90,19 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class WeightsChecksum:
+    """Of the weights in a graph's data files: each has a checksum, in a file of its own, since there may be thousands.
+
+    The checksums were computed from the bytes as they came from the source.
+    """
+
+    algorithm: str  # "crc32"
+    count: int  # number of weights
+    bytes: int  # of all these weights together, without what lies between them
+    file: str  # where they are, relative to the folder: "onnx/model.weights.json"
+
+
+@dataclass(frozen=True)
 class Component:
     """One ONNX graph of the folder."""
 
@@ -104,7 +117,9 @@ class Component:
     verification: Verification | None = None
     fixes: tuple[str, ...] = ()  # names of registered export fixes that were applied
     operators: dict[str, int] = field(default_factory=dict)  # "MatMul" or "com.microsoft.Attention" -> number of nodes
-    size_bytes: int = 0  # graph file and weights file together
+    size_bytes: int = 0  # graph file and data files together
+    data_files: tuple[str, ...] = ()  # weights beside the graph, relative to the folder: "onnx/model.onnx_data"
+    weights_checksum: WeightsChecksum | None = None  # of the weights in `data_files`
 
 
 @dataclass(frozen=True)

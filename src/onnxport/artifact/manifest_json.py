@@ -17,6 +17,7 @@ import operator
 import re
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
@@ -56,13 +57,25 @@ def from_json(text: str) -> Manifest:
         raise FolderError(f"The manifest must be a JSON object, not {_kind(data)}.", hint=_HINT)
     _check_version(data)
     manifest: Manifest = _decode(Manifest, data, "")
-    for index, component in enumerate(manifest.components):
-        check_relative_path(component.file, f"components[{index}].file")
+    for where, path in named_paths(manifest):
+        check_relative_path(path, where)
     for path, digest in manifest.files.items():
-        check_relative_path(path, f"files[{path!r}]")
         if not _SHA256.fullmatch(digest):
             raise _wrong(f"files[{path!r}]", "a sha256 of 64 lower case hex digits", digest)
     return manifest
+
+
+def named_paths(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Every path in the manifest, and before it the field that it stands in (`components[0].file`)."""
+    for index, component in enumerate(manifest.components):
+        where = f"components[{index}]"
+        yield f"{where}.file", component.file
+        for number, path in enumerate(component.data_files):
+            yield f"{where}.data_files[{number}]", path
+        if component.weights_checksum is not None:
+            yield f"{where}.weights_checksum.file", component.weights_checksum.file
+    for path in manifest.files:
+        yield f"files[{path!r}]", path
 
 
 def check_relative_path(path: str, where: str) -> None:

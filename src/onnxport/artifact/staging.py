@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from onnxport.artifact.data_files import data_files
 from onnxport.artifact.destination import absolute, check_destination, check_file_destination, output_error
 from onnxport.artifact.leftovers import aside_path, clean_leftovers, discard, lock_if_possible, make_staging, release
-from onnxport.artifact.manifest import DATA_SUFFIX
 from onnxport.artifact.moves import Plan, exchange, finish_plan, sync_rename, sync_tree, write_plan
 from onnxport.errors import OutputError
 
@@ -31,7 +31,7 @@ def stage(destination: Path, *, overwrite: bool = False) -> Staging:
 
 
 def stage_file(destination: Path, *, overwrite: bool = False) -> FileStaging:
-    """A staging folder for the graph `destination` and the data file beside it.
+    """A staging folder for the graph `destination` and the data files beside it.
 
     See `check_file_destination` for what is refused.
     """
@@ -174,10 +174,10 @@ class FileStaging(Staging):
         if graph not in others or not all((self.path / name).is_file() for name in others):
             raise RuntimeError(f"the staging folder must hold files only, and one called {graph}: {others}")
         others.remove(graph)
-        # A data file that the new graph does not have belonged to the graph that it replaces.
-        data = graph + DATA_SUFFIX
-        stale = self.overwrite and data not in others and (parent / graph).exists()
-        plan = Plan((*others, graph), self.overwrite, remove=(data,) if stale else ())
+        # Data files that the new graph does not have belonged to the graph that it replaces.
+        replaced = self.overwrite and (parent / graph).exists()
+        old = [path.name for path in data_files(parent / graph)] if replaced else []
+        plan = Plan((*others, graph), self.overwrite, remove=tuple(name for name in old if name not in others))
         write_plan(self.path, plan)
         finish_plan(self.path, parent, plan)
         return tuple(parent / name for name in (graph, *others))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from onnxport.cli.byte_progress import ByteProgress
+
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.console import RenderableType
@@ -126,7 +128,10 @@ class Console:
         step = self._running[-1]
         frame = Spinner(self._spinner).frames
         turn = frame[int(time.monotonic() * 10) % len(frame)]
-        return Text.assemble((turn + " ", "cyan"), step.title, (f"  {step.seconds():.0f} s", "dim"))
+        line = Text.assemble((turn + " ", "cyan"), step.title)
+        if step.progress is not None and (bar := step.progress.renderable(line)) is not None:
+            return bar
+        return Text.assemble(line, (f"  {step.seconds():.0f} s", "dim"))
 
 
 class _Step:
@@ -135,6 +140,7 @@ class _Step:
     def __init__(self, title: str, console: Console) -> None:
         self.title = title
         self.summary = ""
+        self.progress: ByteProgress | None = None
         self._console = console
         self._since = time.perf_counter()
 
@@ -149,6 +155,12 @@ class _Step:
     def done(self, summary: str) -> None:
         """The short result shown at the end of the line."""
         self.summary = summary
+
+    def advance(self, bytes_done: int, total: int) -> None:
+        """So many bytes are done; a terminal shows a bar."""
+        if self.progress is None:
+            self.progress = ByteProgress()
+        self.progress.advance(bytes_done, total)
 
     def seconds(self) -> float:
         """Since the step began."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
+from onnxport.cli.sizes import parse_size
 from onnxport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,26 @@ def convert(
         bool,
         typer.Option("--use-external-format", help="Put the weights beside the graph; beyond 2 GB that is always so."),
     ] = False,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--shard-size",
+            help="Split the weights beside the graph into files of at most this size, such as 2GB.",
+            metavar="SIZE",
+        ),
+    ] = None,
+    link_weights: Annotated[
+        bool,
+        typer.Option(
+            "--link-weights",
+            help="Link weights that are stored as the graph needs them, instead of copying them. "
+            "The checkpoint must then stay as it is.",
+        ),
+    ] = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", help="Memory that the conversion may use, such as 8GiB.", metavar="SIZE"),
+    ] = None,
     quantize: Annotated[
         bool, typer.Option("--quantize", help="Also write an int8 graph, verified with its own tolerance.")
     ] = False,
@@ -93,6 +114,12 @@ def convert(
         "trust_remote_code": trust_remote_code,
         "revision": revision,
     }
+    if shard_size is not None:
+        options["shard_size"] = parse_size(shard_size, "--shard-size")
+    if link_weights:
+        options["link_weights"] = True
+    if memory_limit is not None:
+        options["memory_limit"] = parse_size(memory_limit, "--memory-limit")
     from onnxport.conversion import convert as convert_model
 
     with shell.working() as reporter:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from onnxport.errors import UsageError
+from typing import TYPE_CHECKING
+
+from onnxport.errors import ExportError, UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 # torch.onnx translates to opset 18 and converts from there; the converter has no way below 17
 # (LayerNormalization) and stops without a word, so that a model would silently stay at 18.
 OLDEST = 17
+LOWEST_CAPTURED = 18
 # Above 23 torch.onnx and onnxscript lose their fused forms: 24 decomposes RMSNormalization and
 # RotaryEmbedding, and with 25 onnxruntime 1.32 fuses nothing (MiniLM, 8 x 128 tokens: 97 ms
 # against 84 ms). So 23 is the newest opset that onnxruntime runs at full speed.
@@ -37,3 +43,24 @@ def choose_opset(requested: int | None) -> int:
             hint=f"Use --opset {OLDEST if requested < OLDEST else limit}, or leave it out for {min(DEFAULT, limit)}.",
         )
     return requested
+
+
+def require_opset(model: onnx_ir.Model, opset: int) -> None:
+    """Convert a simplified graph to `opset` in place.
+
+    torch.onnx captures at 18 and later; what is asked for below comes from onnxscript's version
+    converter, which knows the operators of a simplified graph only.
+
+    Raises:
+        ExportError: an operator has no equivalent there.
+    """
+    from onnxscript import version_converter
+
+    captured = model.opset_imports.get("")
+    if captured != opset:
+        version_converter.convert_version(model, opset, fallback=True)
+    if model.opset_imports.get("") != opset:
+        raise ExportError(
+            f"torch.onnx could not write opset {opset} for this model; it gave {captured}. Nothing was written.",
+            hint=f"Use --opset {captured}.",
+        )

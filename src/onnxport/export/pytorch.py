@@ -3,6 +3,9 @@
 The axes of the signature are given as named dimensions, so that torch.export refuses a graph
 in which one of them came out fixed instead of baking it in without a word. What it refuses with
 ("Suggested fixes") is applied, and recorded as a restriction.
+
+Weights do not pass through the exporter: it sees placeholders, and the captured graph gets each
+weight as a place in the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
 from onnxport.export.fixes import trace_fixes
+from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.shapes import Signature, first_line, infer_signature
 from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
 
@@ -48,6 +52,8 @@ class _Dims:
 def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
     """Export `source` with the dynamic axes of `signature`.
 
+    The graph is not simplified, and of opset 18 at least (`export.opset.require_opset` goes below).
+
     Raises:
         ExportError: torch cannot capture the model; nothing was written.
     """
@@ -67,7 +73,6 @@ def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
             elif learned is None:
                 raise _failure(source, error) from error
         else:
-            _check_opset(program, opset)
             return Captured(program, _with_dims(signature, dims))
     raise ExportError(f"{source.architecture}: torch.export asked for ever new axis bounds. Nothing was written.")
 
@@ -75,13 +80,22 @@ def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
 def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, deferred: bool) -> onnx_ir.Model:
     from transformers.exporters import OnnxConfig, OnnxExporter
 
+    from onnxport.weights.attach import attach
+    from onnxport.weights.placeholders import new_mode, placeholders
+
     config = OnnxConfig(
         dynamic_shapes=_dynamic_shapes(signature, dims),
-        opset_version=opset,
+        opset_version=max(opset, LOWEST_CAPTURED),
         prefer_deferred_runtime_asserts_over_guards=deferred,
+        optimize=False,  # placeholders look all alike: folded or merged they would be wrong
     )
-    with selected_outputs(source), without_cache(source.model), trace_fixes(source.model):
-        return OnnxExporter().export(source.model, source.tensors(signature.sample), config).program
+    with (
+        placeholders(source.model, new_mode()), selected_outputs(source), without_cache(source.model),
+        trace_fixes(source.model),
+    ):  # fmt: skip
+        program = OnnxExporter().export(source.model, source.tensors(signature.sample), config).program
+    attach(program, source.model)
+    return program
 
 
 def _dynamic_shapes(signature: Signature, dims: _Dims) -> dict[str, dict[int, Any]]:
@@ -194,15 +208,6 @@ def _with_dims(signature: Signature, dims: _Dims) -> Signature:
         if multiple > 1 and (name, f"multiple of {multiple}") not in known:
             kept.append(Restriction(name, f"multiple of {multiple}", "torch.export"))
     return replace(signature, restrictions=tuple(kept), multiples=dict(dims.multiples))
-
-
-def _check_opset(program: onnx_ir.Model, opset: int) -> None:
-    actual = program.opset_imports.get("")
-    if actual != opset:
-        raise ExportError(
-            f"torch.onnx could not write opset {opset} for this model; it gave {actual}. Nothing was written.",
-            hint=f"Use --opset {actual}.",
-        )
 
 
 def _cause(error: BaseException) -> BaseException:

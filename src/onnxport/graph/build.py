@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import TensorSpec
 from onnxport.graph.naming import check_outputs, name_axes
+from onnxport.graph.simplify import simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
+from onnxport.graph.weight_layout import lay_out_weights
 
 if TYPE_CHECKING:
     from onnxport.shapes import Signature
@@ -47,28 +48,28 @@ class Graph:
         self.model = None
 
 
-def build_graph(source: TorchSource, signature: Signature, opset: int) -> Graph:
+def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_stored: bool = False) -> Graph:
     """Capture `source` and finish the graph.
+
+    Args:
+        keep_stored: leave weights in the layout of the checkpoint, so that its files can be used as they are.
 
     Raises:
         ExportError: torch cannot capture it, or the graph is not what the signature says.
     """
     from onnxport.export.fixes import apply_graph_fixes
+    from onnxport.export.opset import require_opset
     from onnxport.export.pytorch import capture
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
+    simplify(model)
+    require_opset(model, opset)
     fixes = apply_graph_fixes(model)
+    lay_out_weights(model, keep_stored=keep_stored)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = tuple(spec for spec in signature.inputs if spec.name in present)
     return Graph(model, signature, inputs, graph_stats(model), fixes)
-
-
-def write_graph(graph: Graph, file: Path, *, external: bool) -> tuple[Path, ...]:
-    """Write the graph to `file`, with weights beside it when asked for or when it passes 2 GB."""
-    from onnxport.artifact.onnxfile import needs_external, write_model
-
-    return write_model(graph.model, file, external=external or needs_external(graph.model))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport.artifact.manifest import DATA_SUFFIX
+from onnxport.artifact.data_files import data_files
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -47,6 +47,5 @@ def file_operators(path: Path) -> dict[str, int]:
 
 
 def file_bytes(path: Path) -> int:
-    """Size of a graph file and the weights file beside it."""
-    data = path.with_name(path.name + DATA_SUFFIX)
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    """Size of a graph file and the weights files beside it."""
+    return sum(file.stat().st_size for file in (path, *data_files(path)))

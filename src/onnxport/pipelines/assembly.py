@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint import Checkpoint
@@ -62,8 +63,14 @@ def assemble(
         arguments = {"tokenize_kwargs": {"truncation": True}, **(arguments or {})}
     else:
         loaded, tokenizer_settings = load_model(checkpoint.model_folder, checkpoint, spec.auto, options), None
+    folder: Path | None = checkpoint.model_folder
+    if checkpoint.weights_format == "gguf":
+        from onnxport.pipelines.gguf import gguf_components
+
+        folder, given, gguf_notes = gguf_components(checkpoint, given)
+        loaded = replace(loaded, notes=(*loaded.notes, *gguf_notes))
     components = load_components(
-        checkpoint.model_folder,
+        folder,
         cls,
         dict(given),
         trust_remote_code=options.trust_remote_code,
@@ -146,6 +153,8 @@ def _random_weights(spec: PipelineSpec, checkpoint: Checkpoint, loaded: LoadedMo
     from onnxport.pipelines.choice import identity_of, own_tasks
 
     own = [name for name in own_tasks(identity_of(checkpoint)) if name != spec.task]
+    if checkpoint.weights_format == "gguf":
+        own, names = [], f"{names} (transformers does not find all of them in GGUF files of every architecture)"
     made_for = f"The checkpoint is for {' or '.join(own[:3])}: choose that with `--task`. Or " if own else "To "
     return CheckpointError(
         f"The weights of {checkpoint.source} lack {len(loaded.missing)} parameters of "

@@ -109,6 +109,11 @@ def load_components(
     return Components(**loaded, notes=tuple(notes), complete=complete)
 
 
+def has_vocabulary(folder: Path) -> bool:
+    """Whether there are files that a tokenizer is made of."""
+    return any((folder / name).is_file() for name in _VOCABULARIES) or any(folder.glob("*.tiktoken"))
+
+
 def _load(name: str, loader: Callable[[Path, bool], Any], folder: Path, trust_remote_code: bool) -> Any:
     """Run one loader; whatever it raises becomes an error that names the component."""
     what = name.replace("_", " ")
@@ -137,8 +142,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """The tokenizer, or None where the checkpoint has none."""
     from transformers import AutoTokenizer
 
-    has_vocabulary = any((folder / name).is_file() for name in _VOCABULARIES) or any(folder.glob("*.tiktoken"))
-    if has_vocabulary:
+    if has_vocabulary(folder):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     # Without a vocabulary transformers makes up one of five tokens. Only tokenizers that need
     # none (bytes, code points) are real then.

@@ -118,6 +118,9 @@ def pipeline(
     )
     if checkpoint.framework == "tf":
         raise _no_tensorflow(checkpoint.source)
+    from onnxport.pipelines.gguf import identified
+
+    checkpoint = identified(checkpoint)
     if spec is None:
         from onnxport.pipelines.choice import choose_task, identity_of
 

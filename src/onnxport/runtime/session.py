@@ -17,6 +17,7 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
+from onnxport.runtime.mapped_weights import graph_without_weights
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
 _NUMPY_TYPES = {
@@ -34,12 +35,22 @@ class OnnxSession:
         folder_or_file: a folder that onnxport wrote, or a single .onnx file.
         component: name of the graph in the folder ("model", "model_quantized").
         threads: threads of one operator; None lets ONNX Runtime choose.
+        map_weights: leave the weights in their file, where the system reads them page by page, instead
+            of packing copies of them: loads at once and takes next to no memory, and matrix products
+            on many rows are slower.
 
     Raises:
         FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, folder_or_file: str | Path, component: str = "model", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder_or_file: str | Path,
+        component: str = "model",
+        threads: int | None = None,
+        *,
+        map_weights: bool = False,
+    ) -> None:
         import onnxruntime
 
         path = Path(folder_or_file).expanduser()
@@ -57,10 +68,15 @@ class OnnxSession:
         options.log_severity_level = 3  # errors; warnings are about the optimizer, not about the result
         if threads is not None:
             options.intra_op_num_threads = threads
+        graph: str | bytes = str(self.file)
+        if map_weights:
+            graph = graph_without_weights(self.file) or graph
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            folder = str(self.file.parent.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        providers = ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(self.file), sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(graph, sess_options=options, providers=providers)
         except Exception as error:
             raise FolderError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {self.file.name}: {_short(error)}",

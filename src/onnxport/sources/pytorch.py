@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,8 @@ Shapes = dict[str, tuple[int, ...]]
 # one thread is cheaper than FakeTensor's dispatch or than handing small matrices to more threads
 # (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake; ResNet-50 at 233 x 233, 8e12: seconds real).
 _HEAVY = 2e10
+# Reading weights takes longer than any forward on fake tensors.
+_LARGE_BYTES = 2**28
 
 
 class TorchSource:
@@ -41,11 +43,29 @@ class TorchSource:
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self._fake_mode: Any = None
+        self._needs_values = False
 
     def release(self) -> None:
         """Let go of the model; the source cannot be run after that."""
         self._fake_mode = None
         del self.model
+
+    @property
+    def largest_copy_bytes(self) -> int:
+        """Of the weights that a run computes from their files, rather than maps, the largest."""
+        from onnxport.weights.lazy import LazyTensor, is_in_file
+
+        return max(
+            (p.numel() * p.element_size() for p in self.model.parameters()
+             if isinstance(p, LazyTensor) and not is_in_file(p)),
+            default=0,
+        )  # fmt: skip
+
+    def weights_kept(self) -> AbstractContextManager[None]:
+        """For several runs one after the other: weights stay mapped in between."""
+        from onnxport.weights.stored import maps_kept
+
+        return maps_kept()
 
     @property
     def version(self) -> str:
@@ -63,12 +83,13 @@ class TorchSource:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
         import torch
 
-        with torch.inference_mode(), without_cache(self.model), _threads_for(self._is_heavy(inputs)):
+        with torch.no_grad(), without_cache(self.model), _threads_for(self._is_heavy(inputs)):
             result = self.model(**self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
 
     def _is_heavy(self, inputs: Arrays) -> bool:
-        return self.parameters * sum(value.size for value in inputs.values()) >= _HEAVY
+        work = self.parameters * sum(value.size for value in inputs.values())
+        return self.weight_bytes >= _LARGE_BYTES or work >= _HEAVY
 
     def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
         """Numpy inputs as torch tensors."""
@@ -81,13 +102,17 @@ class TorchSource:
 
         A model that looks at values (not only at shapes) cannot run on fake tensors and is run for real.
         """
-        if self._is_heavy(inputs):
+        refused = False
+        if self._is_heavy(inputs) and not self._needs_values:
             try:
                 tensors = self.select(self._fake_run(inputs))
                 return {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
             except Exception:  # whatever fake tensors could not do, the real run decides
-                pass
-        return {name: value.shape for name, value in self.run(inputs).items()}
+                refused = True
+        shapes = {name: value.shape for name, value in self.run(inputs).items()}
+        # It was not the size: the next ones would be refused too (a mixture of experts, say).
+        self._needs_values = self._needs_values or refused
+        return shapes
 
     def paths(self, samples: Sequence[Arrays]) -> list[tuple[str, ...]]:
         """The operators that torch runs for each sample, in order: the path that the model's code takes.
@@ -119,14 +144,18 @@ class TorchSource:
     def _fake_run(self, inputs: Arrays) -> object:
         """The model's result on fake tensors: shapes without values."""
         import torch
-        from torch._subclasses.fake_tensor import FakeTensorMode
         from transformers.exporters.exporter_dynamo import reset_model_state
 
+        from onnxport.weights.placeholders import new_mode, placeholders
+
         if self._fake_mode is None:
-            self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+            self._fake_mode = new_mode()
         mode = self._fake_mode
         # Some models keep tensors between calls; a fake one must not stay behind.
-        with mode, torch.no_grad(), reset_model_state(self.model), without_cache(self.model):
+        with (
+            placeholders(self.model, mode), mode, torch.no_grad(),
+            reset_model_state(self.model), without_cache(self.model), _experts_by_gather(self.model),
+        ):  # fmt: skip
             return self.model(**{name: mode.from_tensor(tensor) for name, tensor in self.tensors(inputs).items()})
 
     def select(self, result: object) -> dict[str, torch.Tensor]:
@@ -146,6 +175,23 @@ class TorchSource:
                 hint="Choose another task: `onnxport tasks` shows them.",
             )
         return kept
+
+
+@contextmanager
+def _experts_by_gather(model: Any) -> Iterator[None]:
+    """A mixture of experts computed in the one way whose shapes do not depend on which expert is chosen.
+
+    transformers' usual way, `torch.nn.functional.grouped_mm`, refuses float32 on fake tensors.
+    """
+    original: dict[str, str] | None = getattr(model, "get_experts_implementation", dict)()
+    if not original or "grouped_mm" not in original.values():
+        yield
+        return
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(original)
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""Names of the files that hold a graph's weights: `model.onnx_data`, `model.onnx_data_1`, ...
+
+transformers.js looks for exactly these with `use_external_data_format: N`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from onnxport.artifact.manifest import DATA_SUFFIX
+
+
+def data_name(graph: str, number: int) -> str:
+    """Name of data file `number`, counted from 0, of the graph file called `graph`."""
+    return f"{graph}{DATA_SUFFIX}" + (f"_{number}" if number else "")
+
+
+def data_files(graph: Path) -> list[Path]:
+    """The data files that lie beside the graph file `graph`, which need not exist, in the order of their numbers.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    pattern = re.compile(re.escape(graph.name + DATA_SUFFIX) + r"(?:_([1-9][0-9]*))?")
+    found: list[tuple[int, Path]] = []
+    for entry in graph.parent.iterdir() if graph.parent.is_dir() else ():
+        match = pattern.fullmatch(entry.name)
+        # A folder of that name, or a link to one, is not ours.
+        if match is not None and not entry.is_dir():
+            found.append((int(match[1] or 0), entry))
+    return [path for _, path in sorted(found)]

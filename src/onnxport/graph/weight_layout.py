@@ -1,0 +1,177 @@
+"""Weights in the layout that the graph computes with.
+
+PyTorch keeps a linear layer's weight as [out, in], so its graph has a Transpose before every MatMul;
+experts that are stored as one tensor are split and squeezed at every run. ONNX Runtime folds such
+nodes when it loads a model, which costs time and another copy of the weights in memory, and keeps
+them from being mapped. Here they are folded into the weights without reading them: what is written
+is what the operator would have given.
+
+A weight that something else reads too (an embedding table that is also the output layer), or that
+must stay as it is stored, is not transposed: `Gemm(transB=1)` reads it as it is, on inputs flattened
+to two axes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Elements. Smaller ones were folded as numbers.
+_LARGE = 8192
+
+
+class Movable(Protocol):
+    """A weight that can say what moving its numbers would give, without doing it."""
+
+    def permuted(self, axes: list[int], name: str) -> ir.TensorProtocol: ...
+
+    def part(self, axis: int, start: int, length: int, name: str) -> ir.TensorProtocol: ...
+
+    def reshaped(self, shape: list[int], name: str) -> ir.TensorProtocol: ...
+
+
+def lay_out_weights(model: ir.Model, *, keep_stored: bool = False) -> int:
+    """Fold what only moves the numbers of a weight into the weight, in place.
+
+    Args:
+        model: with weights attached.
+        keep_stored: leave weights that lie in a file as they are; for files that are linked, not copied.
+
+    Returns:
+        How many nodes are gone.
+    """
+    import onnx_ir as ir
+
+    folded = 0
+    for node in list(model.graph):  # in order, so that the result of one is the weight of the next
+        weight = node.inputs[0] if node.inputs and node.domain in ("", "ai.onnx") else None
+        if weight is None or not _is_large_weight(weight) or any(value.is_graph_output() for value in node.outputs):
+            continue
+        alone = len(weight.uses()) == 1
+        stays = not alone or (keep_stored and isinstance(weight.const_value, ir.ExternalTensor))
+        if stays and _is_matrix_transpose(node):
+            folded += _use_gemm(model, node, weight)
+        elif alone and not stays:
+            folded += _fold(model, node, weight)
+    return folded
+
+
+def _is_large_weight(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return value.is_initializer() and tensor is not None and tensor.size > _LARGE and hasattr(tensor, "permuted")
+
+
+def _is_matrix_transpose(node: ir.Node) -> bool:
+    """Whether it is the Transpose of a linear layer: on the right of MatMul, nowhere else."""
+    users = node.outputs[0].consumers()
+    weight = cast("ir.Value", node.inputs[0])
+    return (
+        node.op_type == "Transpose"
+        and weight.shape is not None
+        and len(weight.shape) == 2
+        and _ints(node, "perm", [1, 0]) == [1, 0]
+        and all(user.op_type == "MatMul" and user.inputs[0] is not node.outputs[0] for user in users)
+    )
+
+
+def _fold(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
+    """Replace the node's outputs by weights; 0 if it computes, or if what it does is not known now."""
+    import onnx_ir as ir
+
+    tensors = _moved(node, weight)
+    if tensors is None:
+        return 0
+    model.graph.initializers.pop(cast(str, weight.name))
+    for output, tensor in zip(node.outputs, tensors, strict=True):
+        if not output.uses():
+            continue
+        value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+        value.const_value = tensor
+        output.replace_all_uses_with(value)
+        model.graph.register_initializer(value)
+    model.graph.remove(node, safe=True)
+    return 1
+
+
+def _moved(node: ir.Node, weight: ir.Value) -> list[ir.TensorProtocol] | None:
+    """What the node's outputs are, as weights."""
+    tensor, name = cast("Movable", weight.const_value), cast(str, weight.name)
+    shape = [int(size) for size in cast("ir.TensorProtocol", weight.const_value).shape]
+    constant = _constant_of(node)
+    match node.op_type:
+        case "Transpose":
+            return [tensor.permuted(_ints(node, "perm", list(range(len(shape)))[::-1]), name)]
+        case "Squeeze" if constant is not None:
+            dropped = {axis % len(shape) for axis in constant}
+            return [tensor.reshaped([size for axis, size in enumerate(shape) if axis not in dropped], name)]
+        case "Reshape" if constant is not None and min(constant) > 0:
+            return [tensor.reshaped(constant, name)]
+        case "Split" if constant is not None or len(node.inputs) == 1:
+            axis = int(node.attributes.get_int("axis", 0)) % len(shape)
+            sizes = constant or _equal_parts(shape[axis], len(node.outputs))
+            starts = [sum(sizes[:index]) for index in range(len(sizes))]
+            parts = enumerate(zip(starts, sizes, strict=True))
+            return [tensor.part(axis, start, size, f"{name}.{index}") for index, (start, size) in parts]
+    return None
+
+
+def _equal_parts(length: int, parts: int) -> list[int]:
+    """Sizes as Split makes them: the last one is smaller where it does not come out even."""
+    size = -(-length // parts)
+    return [*[size] * (parts - 1), length - size * (parts - 1)]
+
+
+def _constant_of(node: ir.Node) -> list[int] | None:
+    """The node's second input where it is a small constant."""
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    tensor = value.const_value if value is not None else None
+    return None if tensor is None or tensor.size > _LARGE else [int(number) for number in tensor.numpy().reshape(-1)]
+
+
+def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    return [int(number) for number in node.attributes.get_ints(name, default)]
+
+
+def _use_gemm(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
+    """MatMul(x, Transpose(w)) as Reshape, Gemm(transB=1), Reshape, for every user of the Transpose."""
+    for user in list(node.outputs[0].consumers()):
+        _gemm(model, user, weight)
+    model.graph.remove(node, safe=True)
+    return 1
+
+
+def _gemm(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
+    import onnx_ir as ir
+
+    data, result = cast("ir.Value", node.inputs[0]), node.outputs[0]
+    rows, columns = (int(size) for size in cast("ir.TensorProtocol", weight.const_value).shape)
+    name = node.name or cast(str, result.name)
+    tape = ir.tape.Tape()
+    if data.shape is not None and len(data.shape) == 2:
+        output = tape.op("Gemm", [data, weight], {"transB": 1})
+    else:
+        flat = tape.op("Reshape", [data, _constant(model, f"{name}.rows", [-1, columns])])
+        product = tape.op("Gemm", [flat, weight], {"transB": 1})
+        leading = tape.op("Shape", [data], {"start": 0, "end": -1})
+        shape = tape.op("Concat", [leading, _constant(model, f"{name}.columns", [rows])], {"axis": 0})
+        output = tape.op("Reshape", [product, shape])
+    for index, made in enumerate(tape.nodes):
+        made.name = made.outputs[0].name = f"{name}.linear_{index}"
+    output.shape, output.type = result.shape, result.type
+    model.graph.insert_before(node, tape.nodes)
+    output.name, result.name = result.name, f"{name}.replaced"
+    result.replace_all_uses_with(output, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)
+
+
+def _constant(model: ir.Model, name: str, values: list[int]) -> ir.Value:
+    import onnx_ir as ir
+
+    tensor: Any = ir.tensor(np.array(values, np.int64), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(value)
+    return value

@@ -1,0 +1,62 @@
+"""Write a finished graph and its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.artifact.destination import check_free_space
+from onnxport.errors import UsageError
+from onnxport.progress import Step, counted
+
+if TYPE_CHECKING:
+    from onnxport.artifact.written import WrittenModel
+    from onnxport.graph.build import Graph
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Where the weights of a graph go.
+
+    Attributes:
+        external: beside the graph even if they fit into it.
+        shard_bytes: most bytes of one file beside the graph; None is one file of any size.
+        link: files of the checkpoint are linked, not copied, and used as they are.
+    """
+
+    external: bool = False
+    shard_bytes: int | None = None
+    link: bool = False
+
+
+def write_graph(graph: Graph, file: Path, destination: Path, files: WeightFiles, step: Step) -> WrittenModel:
+    """Write the graph to `file`, its weights in it, or beside it where asked for or beyond 2 GB.
+
+    Args:
+        file: in the staging folder.
+        destination: where `file` will be in the end.
+        step: told how many bytes are done.
+
+    Raises:
+        UsageError: linking was asked for, and no weight is stored as the graph needs it.
+        OutputError: no space, or a file cannot be linked.
+        OSError: the files cannot be written.
+    """
+    from onnxport.artifact.layout import link_names
+    from onnxport.artifact.onnxfile import needs_external, streamed_tensors, write_cost, write_model
+
+    model, shards = graph.model, files.shard_bytes
+    link = link_names(streamed_tensors(model), destination) if files.link else None
+    if files.link and not link:
+        raise UsageError(
+            "No weight can be used where it is: all of them are converted or transposed, or are not in safetensors "
+            "files. Nothing was written.",
+            hint="Leave --link-weights out.",
+        )
+    external = files.external or shards is not None or files.link or needs_external(model)
+    cost = write_cost(model, external=external, shard_bytes=shards, link=link)
+    check_free_space(destination, cost.written)
+    file.parent.mkdir(exist_ok=True)
+    report = counted(step, cost.reported)
+    return write_model(model, file, external=external, shard_bytes=shards, link=link, reporter_bytes=report)

@@ -1,0 +1,154 @@
+"""A graph file with its weights inside, as a small graph whose weights ONNX Runtime maps from that file.
+
+ONNX Runtime copies a whole .onnx file into memory, and every weight once more out of it. Weights in a
+file beside the graph it maps. A weight inside the graph is a range of a file too: here the graph is
+rewritten, in memory, so that each large weight refers to its range in the very file that it is in.
+Nothing is copied, and what runs are the bytes of that file.
+
+The file is walked as protobuf wire format (protobuf.dev/programming-guides/encoding), so neither
+onnx nor protobuf is needed, and no more than the graph without its weights is read.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxport.errors import FolderError
+
+# Smaller weights stay where they are; ONNX Runtime's shape inference reads small ones.
+MAPPED_FROM_BYTES = 2**16
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_TENSOR_RAW_DATA, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 9, 13, 14
+_EXTERNAL = 1
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field of a message: bytes `start` to `end` of the file, its content from `content` on."""
+
+    number: int
+    wire_type: int
+    start: int
+    content: int
+    end: int
+
+
+def graph_without_weights(path: Path) -> bytes | None:
+    """The graph file `path` as a message that refers to it for its large weights.
+
+    Load it in ONNX Runtime with the session option
+    `session.model_external_initializers_file_folder_path` set to the folder of `path`.
+
+    Returns:
+        The message; None where the file holds no large weights.
+
+    Raises:
+        FolderError: the file is not protobuf, or is cut off.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            raise _broken(path)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _rewrite(data, path.name)
+            except (IndexError, ValueError) as error:
+                raise _broken(path) from error
+
+
+def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
+    found = False
+    model = bytearray()
+    for field in _fields(data, 0, len(data)):
+        if field.number != _MODEL_GRAPH or field.wire_type != _BYTES:
+            model += data[field.start : field.end]
+            continue
+        graph = bytearray()
+        for part in _fields(data, field.content, field.end):
+            tensor = _external(data, part, name) if part.number == _GRAPH_INITIALIZER else None
+            found = found or tensor is not None
+            graph += data[part.start : part.end] if tensor is None else _message(_GRAPH_INITIALIZER, tensor)
+        model += _message(_MODEL_GRAPH, bytes(graph))
+    return bytes(model) if found else None
+
+
+def _external(data: mmap.mmap, tensor: _Field, name: str) -> bytes | None:
+    """A TensorProto that refers to its bytes instead of holding them; None for a small one."""
+    if tensor.end - tensor.content < MAPPED_FROM_BYTES:
+        return None
+    kept = bytearray()
+    raw: _Field | None = None
+    for field in _fields(data, tensor.content, tensor.end):
+        if field.number == _TENSOR_RAW_DATA:
+            raw = field
+        else:
+            kept += data[field.start : field.end]
+    if raw is None or raw.end - raw.content < MAPPED_FROM_BYTES:
+        return None
+    place = {"location": name, "offset": str(raw.content), "length": str(raw.end - raw.content)}
+    for key, value in place.items():
+        kept += _message(_TENSOR_EXTERNAL_DATA, _message(1, key.encode()) + _message(2, value.encode()))
+    return bytes(kept) + _varint(_TENSOR_DATA_LOCATION << 3 | _VARINT) + _varint(_EXTERNAL)
+
+
+def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
+    """The fields of the message from `position` to `end`.
+
+    Raises:
+        ValueError: they do not fill it exactly, or have a wire type that does not exist.
+        IndexError: the file ends within a number.
+    """
+    while position < end:
+        start = position
+        key, position = _read_varint(data, position)
+        wire_type = key & 7
+        if wire_type == _VARINT:
+            content = position
+            _, position = _read_varint(data, position)
+        elif wire_type == _BYTES:
+            length, content = _read_varint(data, position)
+            position = content + length
+        elif wire_type in (_FIXED32, _FIXED64):
+            content = position
+            position += 4 if wire_type == _FIXED32 else 8
+        else:
+            raise ValueError(wire_type)
+        if position > end or key >> 3 == 0:
+            raise ValueError(position)
+        yield _Field(key >> 3, wire_type, start, content, position)
+
+
+def _read_varint(data: mmap.mmap, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError(position)
+
+
+def _message(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _broken(path: Path) -> FolderError:
+    return FolderError(f"{path.name} is cut off or no ONNX graph.", hint="Copy it again, or convert the model again.")

@@ -1,0 +1,192 @@
+"""GGUF files of known weights: the converted graph has the original model's numbers, or there is no graph."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from onnxport import convert, pipeline
+from onnxport.errors import CheckpointError, MissingDependencyError, TaskError
+from tests.integration.test_bad_input import refused
+
+pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+
+from tests.tiny_gguf import Types, build, write_gguf
+
+pytestmark = pytest.mark.integration
+
+_IDS = np.arange(3, 17).reshape(2, 7)
+
+
+def _converted(source: Path, output: Path, **settings: object) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(hidden states of the graph, notes)."""
+    done = convert(None, source, output, pipeline_name="feature-extraction", **settings)
+    assert done.passed
+    session = onnxruntime.InferenceSession(output / "onnx" / "model.onnx")
+    feeds = {"input_ids": _IDS, "attention_mask": np.ones_like(_IDS)}
+    return session.run(None, {given.name: feeds[given.name] for given in session.get_inputs()})[0], done.manifest.notes
+
+
+def _original(model: torch.nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.from_numpy(_IDS))[0].numpy()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "phi3", "starcoder2", "lfm2"])
+def test_float32_is_the_original(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    write_gguf(name, tmp_path / "m.gguf", model, tokenizer=name != "gemma2")
+    found, notes = _converted(tmp_path / "m.gguf", tmp_path / "out")
+    np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
+    assert any("loaded into memory" in note for note in notes)
+    assert not any("dequantized" in note for note in notes)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == model.config.model_type
+    assert config["architectures"][0].startswith(type(model).__name__.removesuffix("Model"))
+    published = "".join(path.read_text() for path in (tmp_path / "out").glob("*.json*"))
+    assert str(tmp_path) not in published and "/tmp" not in published
+
+
+@pytest.mark.parametrize("kind", [Types.F16, Types.BF16, Types.Q8_0, Types.Q4_0], ids=lambda kind: kind.name)
+def test_other_types_are_what_they_unpack_to(kind: Types, tmp_path: Path) -> None:
+    model = build("qwen2")
+    values = write_gguf("qwen2", tmp_path / "m.gguf", model, kind)
+    found, notes = _converted(tmp_path / "m.gguf", tmp_path / "out")
+    assert np.abs(found - _original(model)).max() > 1e-4  # it does matter
+    with torch.no_grad():  # the original, with its weights rounded as they are in the file; Qwen2 changes no layout
+        names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+                 "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+                 "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+                 "token_embd": "embed_tokens", "output_norm": "norm"}  # fmt: skip
+        for name, value in values.items():
+            *block, part, suffix = name.split(".")
+            prefix = f"layers.{block[1]}." if block else ""
+            model.get_parameter(f"{prefix}{names[part]}.{suffix}").copy_(torch.from_numpy(np.array(value)))
+    np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
+    if kind in (Types.Q8_0, Types.Q4_0):
+        assert f"{kind.name} weights were dequantized to float32." in notes
+    else:
+        dtype = {Types.F16: "float16", Types.BF16: "bfloat16"}[kind]
+        assert f"The weights are stored as {dtype} and were loaded as float32 (exactly)." in notes
+
+
+def test_the_tokenizer_of_the_header(tmp_path: Path) -> None:
+    write_gguf("llama", tmp_path / "m.gguf", build("llama"), tokenizer=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')  # a neighbour's
+    _converted(tmp_path / "m.gguf", tmp_path / "out")
+    nlp = pipeline(model=str(tmp_path / "out"))
+    assert nlp.tokenizer.convert_ids_to_tokens(nlp.tokenizer("the and")["input_ids"]) == ["the", "\u0120", "and"]
+    assert nlp.tokenizer.chat_template
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    assert np.asarray(nlp("the and")).shape == (1, 3, 64)
+
+
+def test_no_tokenizer_and_a_broken_one(tmp_path: Path) -> None:
+    model = build("qwen2")
+    write_gguf("qwen2", tmp_path / "none.gguf", model)
+    _, notes = _converted(tmp_path / "none.gguf", tmp_path / "out")
+    assert "There is no tokenizer in the checkpoint; inputs are generated." in notes
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+    write_gguf("qwen2", tmp_path / "odd.gguf", model, tokenizer=True, tokenizer_model="abacus")
+    _, notes = _converted(tmp_path / "odd.gguf", tmp_path / "out2")
+    assert any("tokenizer in the GGUF file cannot be used" in note and "abacus" in note for note in notes)
+    assert "There is no tokenizer in the checkpoint; inputs are generated." in notes
+
+
+def test_a_folder_with_a_config(tmp_path: Path) -> None:
+    """What transformers does not read from the header comes from config.json beside it."""
+    model = build("qwen3-narrow")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    write_gguf("qwen3-narrow", folder / "m.gguf", model)
+    with pytest.raises(CheckpointError, match="lack"):
+        convert(None, folder, tmp_path / "out", pipeline_name="feature-extraction")
+    model.config.save_pretrained(folder)
+    found, _ = _converted(folder, tmp_path / "out")
+    np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+
+
+def test_rotary_factors_need_the_original_config(tmp_path: Path) -> None:
+    model = build("llama3")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    factors = {"rope_freqs.weight": np.ones(8, np.float32)}  # whatever they are: config.json has them as a formula
+    write_gguf("llama3", folder / "m.gguf", model, extra=factors)
+    with pytest.raises(CheckpointError, match="rope_freqs") as caught:
+        convert(None, folder, tmp_path / "out", pipeline_name="feature-extraction")
+    assert caught.value.hint is not None and "config.json" in caught.value.hint
+    model.config.save_pretrained(folder)
+    found, _ = _converted(folder, tmp_path / "out")
+    np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "extra", "part"),
+    [
+        ({"llama.rope.scaling.type": "yarn"}, {}, "rope.scaling.type = yarn"),
+        ({}, {"rope_freqs.weight": np.ones(8, np.float32)}, "rope_freqs.weight"),
+        ({"llama.attention.sliding_window": 8}, {}, "attention.sliding_window = 8"),
+        ({"llama.attn_logit_softcapping": 30.0}, {}, "attn_logit_softcapping = 30.0"),
+        ({}, {"blk.0.strange.weight": np.ones((2, 32), np.float32)}, "64 numbers"),
+    ],
+    ids=["scaling", "factors", "window", "softcap", "tensor"],
+)
+def test_what_transformers_would_pass_over(keys: dict, extra: dict, part: str, tmp_path: Path) -> None:
+    """If one of these fails after an upgrade because it is converted: does transformers read the key now?"""
+    write_gguf("llama", tmp_path / "m.gguf", build("llama"), keys=keys, extra=extra)
+    with pytest.raises(CheckpointError) as caught:
+        convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="feature-extraction")
+    assert part in caught.value.message and "othing was written" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_of_the_rotary_positions_that_is_not_read(tmp_path: Path) -> None:
+    key = {"starcoder2.rope.freq_base": 999999.0}
+    write_gguf("starcoder2", tmp_path / "m.gguf", build("starcoder2"), keys=key)
+    with pytest.raises(CheckpointError, match=r"rope\.freq_base = 999999\.0.*has 10000\.0"):
+        convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="feature-extraction")
+
+
+def test_a_head_is_left_out_of_hidden_states(tmp_path: Path) -> None:
+    model = build("llama")
+    write_gguf("llama", tmp_path / "m.gguf", model, extra={"output.weight": np.ones((128, 64), np.float32)})
+    found, _ = _converted(tmp_path / "m.gguf", tmp_path / "out")
+    np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
+
+
+def test_refusals_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    write_gguf("llama", file, build("llama"))
+    said = refused(file, tmp_path / "out", writes=tmp_path / "out")  # --task auto
+    assert "LlamaForCausalLM" in said and "feature-extraction" in said
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-100])
+    assert "is cut off" in refused(file, tmp_path / "out", writes=tmp_path / "out")
+    file.write_bytes(raw.replace(b"llama", b"bertx"))
+    said = refused(file, tmp_path / "out", "--task", "feature-extraction", writes=tmp_path / "out")
+    assert "architecture 'bertx'" in said and "transformers" in said
+
+
+def test_another_task_than_the_files(tmp_path: Path) -> None:
+    write_gguf("llama", tmp_path / "m.gguf", build("llama"))
+    with pytest.raises(TaskError, match="fill-mask"):
+        convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="fill-mask")
+    with pytest.raises(CheckpointError, match=r"score\.weight"):
+        convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="text-classification")
+
+
+def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf("llama", tmp_path / "m.gguf", build("llama"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    with pytest.raises(MissingDependencyError) as caught:
+        convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="feature-extraction")
+    assert caught.value.hint == 'pip install "onnxport[gguf]"'
