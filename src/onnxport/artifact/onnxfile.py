@@ -186,7 +186,7 @@ class _Writer:
         locations = {id(value): (place.file, place.offset) for value, place in items}
         with in_memory(self.model, values), stubs(values, locations):
             content = ir.to_proto(self.model).SerializeToString()
-        with self._create(self.path) as file:
+        with self._create(self.path, 0) as file:
             file.write(content)
         self.sha256[self.path.name] = file.sha256
         self.records = [_record(value, place, sums[place]) for value, place in items]
@@ -212,7 +212,8 @@ class _Writer:
         graph_bytes += len(graph_head) + len(graph_tail)
         model_head, model_tail = cut(proto, MODEL_GRAPH)
         _refuse_own_source(self.model, [self.path], {})
-        with self._create(self.path) as file:
+        expected = graph_bytes + len(model_head) + len(model_tail) + len(length_prefix(MODEL_GRAPH, graph_bytes))
+        with self._create(self.path, expected) as file:
             file.write(model_head + length_prefix(MODEL_GRAPH, graph_bytes) + graph_head)
             for head, weight, tail in entries:
                 file.write(head)
@@ -250,15 +251,15 @@ class _Writer:
         self.sha256[name] = found.sha256
 
     def _write_data(self, target: Path, items: list[tuple[ir.Value, Place]], sums: dict[Place, str]) -> None:
-        with self._create(target) as file:
+        with self._create(target, max(place.end for _, place in items)) as file:
             for value, place in items:
                 file.write(bytes(place.offset - file.size))
                 sums[place] = write_tensor(_tensor(value), file, self.report, self.buffer)
         self.sha256[target.name] = file.sha256
 
-    def _create(self, target: Path) -> HashedFile:
+    def _create(self, target: Path, expected: int) -> HashedFile:
         self.created.append(target)
-        return HashedFile(target)
+        return HashedFile(target, expected)
 
 
 def _require_onnx() -> None:

@@ -79,9 +79,20 @@ class StreamedTensor(_Moves, ir.LazyTensor):
 
     def blocks(self) -> Iterator[memoryview]:
         """Little-endian C-order bytes, in order; no block is larger than a few MiB where the tensor can be cut."""
-        for block in blocks(self.lazy):
+        pieces = blocks(self.lazy)
+        while (block := _next(pieces)) is not None:
             # As bytes, because numpy does not know bfloat16.
             yield memoryview(block.detach().reshape(-1).view(torch.uint8).numpy())
+
+
+def _next(pieces: Iterator[torch.Tensor]) -> torch.Tensor | None:
+    """The next piece, made by one thread: memory is the limit, and a second one would spin while it waits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return next(pieces, None)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def attach(model: ir.Model, module: torch.nn.Module) -> None:
