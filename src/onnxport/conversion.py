@@ -216,6 +216,7 @@ def _publish(
     """Write into the staging folder, verify there, and put it in place."""
     from onnxport.artifact.card import render_card
     from onnxport.artifact.weights_file import write_weights
+    from onnxport.artifact.written import check_written
     from onnxport.assets import write_assets
     from onnxport.graph.quantize import quantize_dynamic, quantized_name
 
@@ -232,6 +233,7 @@ def _publish(
     component = _component("model", file, staging.path, graph, "float32")
     components = [replace(component, data_files=_relative(written.files[1:], staging.path), weights_checksum=checksum)]
     with watch.step("verify", "Verify") as step:
+        check_written(file.parent, written)
         verification = _verify(file, graph, cases, subject, source)
         step.done(_verification_summary(verification))
     _require_agreement(verification, allow_mismatch)

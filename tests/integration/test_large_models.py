@@ -11,8 +11,9 @@ import torch
 import transformers
 
 from onnxport import convert, quantize
+from onnxport.artifact.hashed_file import HashedFile
 from onnxport.artifact.weights_file import read_weights
-from onnxport.errors import ExportError, MemoryLimitError, UsageError
+from onnxport.errors import ExportError, MemoryLimitError, OutputError, UsageError
 from onnxport.quiet import quiet
 from onnxport.runtime.session import OnnxSession
 from onnxport.weights.attach import attach
@@ -217,3 +218,23 @@ def test_a_folder_with_weights_beside_the_graph_can_be_quantized(tmp_path):
     assert names == ["model", "model_quantized"]
     assert file.stat().st_size < 0.5 * (out / "onnx/model.onnx_data").stat().st_size
     assert (out / "onnx/model.weights.json").exists()
+
+
+def test_a_disk_that_does_not_keep_what_it_took(tmp_path, monkeypatch):
+    """One bit of a row that no sample reads: only the checksum can tell."""
+    source = _llama(tmp_path / "m")
+
+    def flip(self: HashedFile, block: memoryview | bytes) -> None:
+        wrote(self, block)
+        if len(block) == 300 * 128 * 4:  # the word embeddings
+            self._file.seek(-4 * 128 + 1, 1)  # in the row of the last word
+            self._file.write(b"\x55")
+            self._file.seek(0, 2)
+
+    wrote = HashedFile.write
+    monkeypatch.setattr(HashedFile, "write", flip)
+    with pytest.raises(
+        OutputError, match=r"The weight 'embed_tokens\.weight' in model\.onnx_data .* is not what was read"
+    ):
+        convert(None, source, tmp_path / "out", None, None, True, "feature-extraction")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
