@@ -111,6 +111,7 @@ def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int
     return max(small // step, 1) * step, max(large // step, 1) * step
 
 
+_PIECE = 2**20  # elements
 # A session copies the weights once or twice; up to this size nobody notices.
 _MAPPED_FROM_BYTES = 2**28
 
@@ -196,8 +197,11 @@ def _check_output(
 
 def max_error(wanted: np.ndarray, found: np.ndarray) -> float:
     """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite."""
-    if wanted.size == 0:
-        return 0.0
+    pieces = zip(_pieces(wanted), _pieces(found), strict=True)
+    return max((_piece_error(ours, theirs) for ours, theirs in pieces), default=0.0)
+
+
+def _piece_error(wanted: np.ndarray, found: np.ndarray) -> float:
     wanted, found = wanted.astype(np.float64), found.astype(np.float64)
     same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
     with np.errstate(invalid="ignore"):
@@ -206,10 +210,20 @@ def max_error(wanted: np.ndarray, found: np.ndarray) -> float:
 
 
 def _scale(wanted: np.ndarray) -> float:
-    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64)) if wanted.size else np.zeros(0)
-    # Masked scores are the lowest float: they would make any error look small.
+    """max |wanted| of what is a number; masked scores, the lowest float, would make any error look small."""
+    return max((_piece_scale(piece) for piece in _pieces(wanted)), default=0.0)
+
+
+def _piece_scale(wanted: np.ndarray) -> float:
+    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
     finite = finite[finite < 1e30]
     return float(finite.max()) if finite.size else 0.0
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """In parts, because logits over a vocabulary are large, and float64 copies of them larger."""
+    flat = array.reshape(-1)
+    return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
 
 
 def _shape_as_declared(shape: tuple[int, ...], spec: TensorSpec, sizes: Sizes) -> bool:
