@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from onnxport.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.pipelines import weights as loading
+from onnxport.pipelines import route
 from onnxport.pipelines.weights import LoadOptions, load_model
 from onnxport.quiet import quiet
 from onnxport.weights import blocks as block_module
@@ -129,14 +129,20 @@ def test_pickled_weights_are_mapped(tmp_path):
     assert torch.equal(_logits(plain), _logits(lazy))
 
 
+def test_what_loading_computes_is_held_and_told(monkeypatch):
+    model = torch.nn.Linear(3000, 1500)  # as if none of it were lazy
+    assert route.computed_notes(model, ["weight"]) == ()
+    assert route.computed_notes(model, []) == ("2 weights (18 MB) were computed while loading and held in memory.",)
+
+
 def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
     folder = _checkpoint(_gpt2, tmp_path / "m", torch.float32)
     checkpoint = inspect_checkpoint(folder, allow_pickle=False)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.quantization_config = {"quant_method": "fp8"}
-    state, notes = loading._lazy_state(checkpoint, config, LoadOptions(lazy=True))
-    assert state is None
-    assert notes == ("The weights were loaded into memory: they are quantized.",)
+    way = route.choose_route(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
+    assert (way.is_lazy, way.location) == (False, folder)
+    assert way.notes == ("The weights were loaded into memory: they are quantized.",)
 
 
 @pytest.mark.parametrize("name", ["bert-fill-mask", "clip-zero-shot-image-classification", "detr-image-segmentation"])
@@ -147,7 +153,7 @@ def test_the_class_is_the_one_that_the_auto_class_takes(tmp_path, name):
         if type(config) in auto._model_mapping:
             with torch.device("meta"), quiet():
                 expected = type(auto.from_config(config))
-            assert loading._model_class(auto, config)[0] is expected
+            assert route.model_class(auto, config)[0] is expected
 
 
 def test_generation_config_comes_along(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from onnxport.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
 from onnxport.foreign_errors import first_line
-from onnxport.memory import require_memory
-from onnxport.pipelines.gguf import finish, gguf_config, how_to_load
+from onnxport.pipelines.gguf import finish, gguf_config
+from onnxport.pipelines.route import choose_route, computed_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,33 +93,20 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
                 f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}. Nothing was written.",
                 hint="`onnxport tasks` shows the tasks.",
             )
-        state, lazy_notes = _lazy_state(checkpoint, config, options)
-        if state is not None:
-            config.name_or_path = str(folder)
-            cls, config = _model_class(auto_class, config)
-            location, settings["state_dict"] = None, state
-        elif checkpoint.weights_format == "gguf":
-            cls, location, gguf_settings = how_to_load(checkpoint, auto_class, config)
-            settings |= gguf_settings
-        else:
-            cls, location = auto_class, folder
-            settings["use_safetensors"] = checkpoint.weights_format == "safetensors"
-            if checkpoint.weights_format == "pickle":
-                from onnxport.weights.pickles import check_pickles
-
-                check_pickles(checkpoint.weight_files)
+        route = choose_route(checkpoint, folder, auto_class, config, options)
         # A fixed seed: if random parameters are accepted, the same command still gives the same file.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model, report = cls.from_pretrained(
-                location,
-                config=config,
+            model, report = route.cls.from_pretrained(
+                route.location,
+                config=route.config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 weights_only=True,
                 dtype=dtype,
                 trust_remote_code=options.trust_remote_code,
                 local_files_only=True,
+                **route.settings,
                 **settings,
             )
     gguf_notes: tuple[str, ...] = ()
@@ -138,51 +124,11 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
     }
     missing = tuple(sorted({*report["missing_keys"], *shapes}))
     model.eval()
-    if state is not None and model.can_generate() and (folder / "generation_config.json").is_file():
+    if route.is_lazy and model.can_generate() and (folder / "generation_config.json").is_file():
         with readable_errors(checkpoint.source):  # transformers reads it only together with the weights
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *lazy_notes))
-
-
-def _lazy_state(
-    checkpoint: Checkpoint, config: Any, options: LoadOptions
-) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """(the checkpoint's tensors, unread; notes), or (None, why not) where only transformers can read them."""
-    if not options.lazy:
-        return None, ()
-    from onnxport.weights.stored import lazy_state_dict
-
-    reason = None
-    state: dict[str, Any] | None = None
-    if getattr(config, "quantization_config", None) is not None:
-        reason = "they are quantized"
-    elif checkpoint.custom_code and options.trust_remote_code:
-        reason = "the model's own code loads them"
-    elif checkpoint.weights_format == "gguf":
-        reason = "transformers unpacks GGUF files there"
-    elif sys.byteorder != "little":
-        reason = "this machine is big-endian"
-    else:
-        state = lazy_state_dict(checkpoint.weight_files, checkpoint.weights_format)
-        reason = "they are of a type that torch has no plain tensors for" if state is None else None
-    if reason is None:
-        return state, ()
-    require_memory(
-        _bytes_in_memory(checkpoint, options.dtype),
-        f"Holding the weights of {checkpoint.source} ({reason})",
-        "Convert on a machine with more memory.",
-    )
-    return None, (f"The weights were loaded into memory: {reason}.",)
-
-
-def _bytes_in_memory(checkpoint: Checkpoint, dtype: Any) -> int:
-    """Bytes of the weights once they are loaded as `dtype`."""
-    import torch
-
-    loaded, stored = torch_dtype(dtype), getattr(torch, checkpoint.dtype or "float32", None)
-    if loaded == "auto" or not isinstance(stored, torch.dtype):
-        return checkpoint.total_bytes
-    return int(checkpoint.total_bytes * loaded.itemsize // stored.itemsize)
+    held = computed_notes(model, missing) if route.is_lazy else ()
+    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *route.notes, *held))
 
 
 def torch_dtype(dtype: Any) -> Any:
@@ -251,19 +197,6 @@ def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool) -> An
         if type(config) in auto_class._model_mapping or (trust_remote_code and name in remote):
             return auto_class
     return None
-
-
-def _model_class(auto_class: Any, config: Any) -> tuple[Any, Any]:
-    """The class that `auto_class` would load and its config; it takes no tensors itself, only names of folders.
-
-    `test_lazy_loading.py` compares this with `auto_class.from_config`.
-    """
-    found = auto_class._model_mapping[type(config)]
-    if isinstance(found, (list, tuple)):
-        named = {cls.__name__: cls for cls in found}
-        found = next((named[name] for name in config.architectures or () if name in named), found[0])
-    text = config.sub_configs.get("text_config")
-    return found, config.get_text_config() if text is not None and found.config_class is text else config
 
 
 def _dtype_notes(checkpoint: Checkpoint, dtype: Any) -> tuple[str, ...]:
