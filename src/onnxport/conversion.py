@@ -181,7 +181,7 @@ def _check_resources(subject: Subject, output: Path, files: WeightFiles, quantiz
     """
     weights = subject.source.weight_bytes
     require_memory(
-        2 * subject.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        subject.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
         f"Converting {subject.name}",
         "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
     )

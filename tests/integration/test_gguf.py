@@ -135,9 +135,10 @@ def test_rotary_factors_need_the_original_config(tmp_path: Path) -> None:
         ({}, {"rope_freqs.weight": np.ones(8, np.float32)}, "rope_freqs.weight"),
         ({"llama.attention.sliding_window": 8}, {}, "attention.sliding_window = 8"),
         ({"llama.attn_logit_softcapping": 30.0}, {}, "attn_logit_softcapping = 30.0"),
+        ({"llama.attention.layer_norm_epsilon": 0.5}, {}, "attention.layer_norm_epsilon = 0.5"),
         ({}, {"blk.0.strange.weight": np.ones((2, 32), np.float32)}, "64 numbers"),
     ],
-    ids=["scaling", "factors", "window", "softcap", "tensor"],
+    ids=["scaling", "factors", "window", "softcap", "epsilon", "tensor"],
 )
 def test_what_transformers_would_pass_over(keys: dict, extra: dict, part: str, tmp_path: Path) -> None:
     """If one of these fails after an upgrade because it is converted: does transformers read the key now?"""

@@ -18,7 +18,7 @@ from onnxport.pipelines.weights import LoadOptions, load_model
 from onnxport.quiet import quiet
 from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import LazyTensor, Stored, evaluate, leaves
+from onnxport.weights.lazy import LazyTensor, Stored, copied_bytes, evaluate, hold, leaves
 from onnxport.weights.placeholders import new_mode, placeholders
 from onnxport.weights.stored import lazy_state_dict, read
 from tests.tiny import save
@@ -267,3 +267,14 @@ def test_no_block_is_larger_than_it_must_be(tmp_path, monkeypatch):
     sizes = [block.numel() * block.element_size() for block in blocks(merged)]
     assert sum(sizes) == 2 * 64 * 96 * 4
     assert max(sizes) <= 2048
+
+
+def test_what_computing_a_weight_takes(tmp_path):
+    save_file({name: torch.randn(64, 96).bfloat16() for name in "ab"}, tmp_path / "x.safetensors")
+    state = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
+    assert copied_bytes(state["a"].detach()) == 0  # mapped
+    assert copied_bytes(hold(torch.randn(64, 96))) == 0  # in memory, or mapped, already
+    assert copied_bytes(hold(torch.randn(64, 96)).double()) == 64 * 96 * 8
+    assert copied_bytes(state["a"].float()) == 64 * 96 * 4
+    merged = torch.cat([state["a"], state["b"]]).float()  # the parts, and the whole
+    assert copied_bytes(merged) == 2 * (2 * 64 * 96 * 4)

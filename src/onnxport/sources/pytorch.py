@@ -52,14 +52,10 @@ class TorchSource:
 
     @property
     def largest_copy_bytes(self) -> int:
-        """Of the weights that a run computes from their files, rather than maps, the largest."""
-        from onnxport.weights.lazy import LazyTensor, is_in_file
+        """Memory for the weight that takes most when a run computes it from its file; mapped ones take none."""
+        from onnxport.weights.lazy import LazyTensor, copied_bytes
 
-        return max(
-            (p.numel() * p.element_size() for p in self.model.parameters()
-             if isinstance(p, LazyTensor) and not is_in_file(p)),
-            default=0,
-        )  # fmt: skip
+        return max((copied_bytes(p) for p in self.model.parameters() if isinstance(p, LazyTensor)), default=0)
 
     def weights_kept(self) -> AbstractContextManager[None]:
         """For several runs one after the other: weights stay mapped in between."""

@@ -170,15 +170,32 @@ def leaves(tensor: LazyTensor) -> Iterator[Stored | Held]:
 
 def place(tensor: LazyTensor) -> Stored | None:
     """Where the bytes of `tensor` lie, if they lie in a file as they are."""
-    origin = tensor.origin
-    while isinstance(origin, Call) and origin.operator in IDENTITIES:
-        origin = origin.args[0].origin
+    origin = _behind_identities(tensor)
     return origin if isinstance(origin, Stored) else None
 
 
-def is_in_file(tensor: LazyTensor) -> bool:
-    """Whether the numbers can be mapped: `place`, or held as a map."""
-    return place(tensor) is not None or not any(isinstance(leaf, Stored) for leaf in leaves(tensor))
+def copied_bytes(tensor: LazyTensor) -> int:
+    """Bytes of memory that the numbers take while they are computed: none for those that can be mapped."""
+    if not isinstance(_behind_identities(tensor), Call):
+        return 0
+    size = tensor.numel() * tensor.element_size()
+    return 2 * size if _is_merged(tensor) else size
+
+
+def _behind_identities(tensor: LazyTensor) -> Origin:
+    origin = tensor.origin
+    while isinstance(origin, Call) and origin.operator in IDENTITIES:
+        origin = origin.args[0].origin
+    return origin
+
+
+def _is_merged(tensor: LazyTensor) -> bool:
+    """Whether parts are put together, which are in memory beside the whole."""
+    origin = tensor.origin
+    if not isinstance(origin, Call):
+        return False
+    inner = (value for value in tree_flatten((origin.args, origin.kwargs))[0] if isinstance(value, LazyTensor))
+    return origin.operator in (_aten.cat.default, _aten.stack.default) or any(map(_is_merged, inner))
 
 
 def _stays_on_cpu(kwargs: dict[str, Any]) -> bool:
