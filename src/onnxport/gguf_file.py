@@ -74,6 +74,11 @@ class GgufHeader:
         return str(self.values["general.architecture"])
 
     @property
+    def elements(self) -> int:
+        """Numbers in all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+    @property
     def quantized(self) -> tuple[str, ...]:
         """Names of the quantized types, the one with most elements first."""
         sizes: dict[str, int] = {}

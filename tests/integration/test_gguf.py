@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from onnxport import convert, pipeline
-from onnxport.errors import CheckpointError, MissingDependencyError, TaskError
+from onnxport.checkpoint import inspect_checkpoint
+from onnxport.errors import CheckpointError, MemoryLimitError, MissingDependencyError, TaskError
+from onnxport.loading import load
+from onnxport.memory import BASE_BYTES, memory_limit
+from onnxport.pipelines.route import _bytes_in_memory
 from tests.integration.test_bad_input import refused
 
 pytest.importorskip("gguf")
@@ -182,6 +186,18 @@ def test_another_task_than_the_files(tmp_path: Path) -> None:
         convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="fill-mask")
     with pytest.raises(CheckpointError, match=r"score\.weight"):
         convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="text-classification")
+
+
+def test_memory_for_what_is_unpacked(tmp_path: Path) -> None:
+    model = build("qwen2")
+    write_gguf("qwen2", tmp_path / "m.gguf", model, Types.Q4_0)
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert (tmp_path / "m.gguf").stat().st_size < size / 3
+    checkpoint = inspect_checkpoint(tmp_path / "m.gguf")
+    assert _bytes_in_memory(checkpoint, None) == size
+    assert _bytes_in_memory(checkpoint, "float16") == size // 2
+    with memory_limit(BASE_BYTES + size - 1), pytest.raises(MemoryLimitError):
+        load("feature-extraction", None, tmp_path / "m.gguf", lazy=True)
 
 
 def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

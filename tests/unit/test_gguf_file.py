@@ -61,6 +61,7 @@ def test_what_a_header_says(tmp_path: Path) -> None:
     assert header.tensors["output.weight"].shape == (3, 64)
     assert header.tensors["norm.weight"].begin == len(WHOLE) - 20
     assert (header.quantized, header.dtype) == (("Q8_0",), None)
+    assert header.elements == 3 * 64 + 5
 
 
 @pytest.mark.parametrize(("kinds", "dtype"), [((0, 0), "float32"), ((1, 0), "float16"), ((30, 0), "bfloat16")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoint import Checkpoint
+from onnxport.gguf_file import read_gguf_header
 from onnxport.memory import require_memory
 from onnxport.pipelines.gguf import how_to_load
 
@@ -124,12 +125,15 @@ def _gguf(checkpoint: Checkpoint, auto_class: Any, config: Any) -> tuple[Any, An
 
 
 def _bytes_in_memory(checkpoint: Checkpoint, dtype: Any) -> int:
-    """Bytes of the weights once they are loaded as `dtype`; at least those of the files."""
+    """Bytes of the weights once they are loaded as `dtype`."""
     import torch
 
     from onnxport.pipelines.weights import torch_dtype
 
     loaded, stored = torch_dtype(dtype), getattr(torch, checkpoint.dtype or "float32", None)
+    if checkpoint.weights_format == "gguf":  # quantized weights grow several times when they are unpacked
+        size = torch.float32.itemsize if loaded == "auto" else loaded.itemsize
+        return size * sum(read_gguf_header(file).elements for file in checkpoint.weight_files)
     if loaded == "auto" or not isinstance(stored, torch.dtype):
         return checkpoint.total_bytes
     return int(checkpoint.total_bytes * loaded.itemsize // stored.itemsize)
