@@ -14,7 +14,8 @@ weights that the task uses, as stored. Columns that need explaining:
     peak anon      without the pages of mapped files, which the kernel takes back when it needs them
 
 A row for each arm is followed by what the graphs cost to load in ONNX Runtime, as it is by default and
-with session.disable_prepacking=1 ("mapped"), which lets it use weights where they lie in the file.
+with session.disable_prepacking=1 ("mapped"), which lets it use weights where they lie in the file, and our
+graphs through OnnxSession(map_weights=True) ("ours mapped"), which does so for weights inside the graph too.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ COLUMNS = (
     "arm", "CPU s", "export CPU s", "wall s", "flush s", "peak RSS MiB (/weights)", "peak anon MiB (/weights)",
     "disk read MB", "disk written MB", "output/weights", "max error",
 )  # fmt: skip
+# How a graph is loaded, and the worker's argument for it.
+_KINDS: tuple[tuple[str, list[str]], ...] = (("default", []), ("mapped", ["--mapped"]), ("ours mapped", ["--ours"]))
 LOADING = ("graph", "session", "load s", "anon MiB", "RSS MiB", "anon after a run", "RSS after a run", "run ms")
 
 
@@ -227,7 +230,7 @@ def _look_at_graph(bench: Bench, arm: str, run: dict[str, Any]) -> None:
         run["compared"] = found.failure
     if bench.options.no_loading:
         return
-    for kind, arguments in (("default", []), ("mapped", ["--mapped"])):
+    for kind, arguments in _KINDS if arm == "onnxport" else _KINDS[:2]:
         loaded = measure(worker("session", graph, *arguments))
         row = {"failure": loaded.failure} if loaded.failure else json.loads(loaded.stdout)
         bench.loading.append({"graph": arm, "session": kind, "peak_rss": loaded.peak_rss, **row})

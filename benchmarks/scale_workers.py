@@ -1,7 +1,7 @@
 """The processes that benchmarks/scale.py measures besides commands: each prints one JSON document.
 
 torch MODEL OUT TASK       torch.onnx.export of from_pretrained, and nothing else
-session GRAPH [--mapped]   load a graph in ONNX Runtime, then run it once
+session GRAPH [--mapped | --ours]   load a graph in ONNX Runtime, then run it once
 errors MODEL GRAPH TASK    largest difference between a graph and the model at a size that was not traced
 """
 
@@ -57,23 +57,34 @@ def export(model_folder: str, out: str, task: str) -> dict[str, Any]:
     return {"cpu": steps, "architecture": type(model).__name__}
 
 
-def session(graph: str, mapped: str = "") -> dict[str, Any]:
-    """Seconds and resident memory; `--mapped` switches off the copies that ONNX Runtime makes of weights."""
+def session(graph: str, how: str = "") -> dict[str, Any]:
+    """Seconds and resident memory.
+
+    `--mapped` switches off the copies that ONNX Runtime makes of weights; `--ours` is
+    `OnnxSession(map_weights=True)`, which maps weights inside the graph too.
+    """
     import onnxruntime
 
+    from onnxport.runtime.session import OnnxSession
+
     options = onnxruntime.SessionOptions()
-    if mapped:
+    if how == "--mapped":
         options.add_session_config_entry("session.disable_prepacking", "1")
     empty = memory_now()
     wall, cpu = time.perf_counter(), time.process_time()
-    loaded = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    loaded: Any
+    if how == "--ours":
+        loaded = OnnxSession(graph, map_weights=True)
+    else:
+        loaded = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     load_s, load_cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     after_load = memory_now()
-    feed = dict(_inputs([value.name for value in loaded.get_inputs()], 1, 16))
+    inputs = loaded.inputs if how == "--ours" else loaded.get_inputs()
+    feed = dict(_inputs([value.name for value in inputs], 1, 16))
     runs = []
     for _ in range(3):
         wall = time.perf_counter()
-        loaded.run(None, feed)
+        loaded.run(feed) if how == "--ours" else loaded.run(None, feed)
         runs.append(time.perf_counter() - wall)
     return {
         "load_s": load_s,
