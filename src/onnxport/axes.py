@@ -105,7 +105,7 @@ def fit(observations: Sequence[Observation], probes: Mapping[str, Probe] | None 
     if len(moving) == 2:
         return _fit_pair(moving, slices, probes, observations)
     total = " + ".join(moving)
-    return total if is_explained(total, observations) else None
+    return total if total and is_explained(total, observations) else None
 
 
 def _slice(observations: Sequence[Observation], name: str) -> dict[int, int]:

@@ -15,8 +15,11 @@ import numpy as np
 from onnxport.artifact.manifest import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.axes import evaluate
 from onnxport.errors import CheckpointError, ExportError
-from onnxport.samples.base import Arrays, Sampler, Sizes
+from onnxport.greedy import GreedyCase, check_greedy, record_greedy
+from onnxport.samples.base import Arrays, Sampler, Sizes, unrestricted
+from onnxport.samples.decoder import DecoderSampler
 from onnxport.shapes import Signature, first_line
+from onnxport.sources.decoder import DecoderSource
 from onnxport.sources.pytorch import TorchSource
 
 # (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
@@ -41,7 +44,7 @@ class Case:
     outputs: Arrays
 
 
-def record(source: TorchSource, signature: Signature) -> list[Case]:
+def record(source: TorchSource, signature: Signature) -> list[Case | GreedyCase]:
     """Run the source at the traced sizes and at others that were not traced.
 
     Raises:
@@ -49,8 +52,9 @@ def record(source: TorchSource, signature: Signature) -> list[Case]:
             own outputs are not finite anywhere.
     """
     sampler = signature.sampler
-    cases: list[Case] = []
+    cases: list[Case | GreedyCase] = []
     refusal: Exception | None = None
+    needed = _edges(sampler, signature)
     with source.weights_kept():
         for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
             try:
@@ -60,6 +64,10 @@ def record(source: TorchSource, signature: Signature) -> list[Case]:
                 raise
             except Exception as error:  # models refuse sizes with any exception
                 refusal = error
+                if any(name.endswith(edge) for edge in needed):
+                    raise ExportError(
+                        f"{source.architecture} does not run at {name}: {first_line(error)}. Nothing was written."
+                    ) from error
                 continue
             cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
     if len(cases) < _LEAST_CASES:
@@ -67,8 +75,12 @@ def record(source: TorchSource, signature: Signature) -> list[Case]:
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
             f"{_LEAST_CASES} are needed: {first_line(refusal)}. Nothing was written."
         )
-    if not any(np.isfinite(value).any() for value in cases[0].outputs.values()):
+    if not any(np.isfinite(value).any() for case in cases for value in getattr(case, "outputs", {}).values()):
         raise ExportError(f"{source.architecture} gives no finite number itself. Nothing was written.")
+    if isinstance(source, DecoderSource):
+        free = unrestricted(sampler)
+        assert isinstance(free, DecoderSampler)
+        cases += record_greedy(source, free)
     return cases
 
 
@@ -90,8 +102,28 @@ def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, 
         yield "larger batch", base | dict.fromkeys(rows, 5), False
         yield "other content", base, False
         yield "other content again", base | dict.fromkeys(rows, 3), False
+    for label, sizes in _edges(sampler, signature).items():
+        yield label, base | sizes, False
+        if sampler.can_pad:
+            yield f"padded rows, {label}", base | dict.fromkeys(rows, 3) | sizes, True
     if sampler.can_pad:
         yield "padded rows", base | dict.fromkeys(rows, 3) | {n: s[1] for n, s in unseen.items()}, True
+
+
+def _edges(sampler: Sampler, signature: Signature) -> dict[str, Sizes]:
+    """Sizes without which the graph is of no use, with a name.
+
+    Raises:
+        ExportError: the axis came out fixed.
+    """
+    fixed = {r.axis: r for r in signature.restrictions if r.rule.startswith("fixed")}
+    for knob in sampler.knobs:
+        if knob.edges and knob.name in fixed:
+            raise ExportError(
+                f"{knob.name} is {fixed[knob.name].rule} ({fixed[knob.name].reason}), but this task needs any, "
+                f"{', '.join(map(str, knob.edges))} too. Nothing was written."
+            )
+    return {f"{knob.name.replace('_', ' ')} {size}": {knob.name: size} for knob in sampler.knobs for size in knob.edges}
 
 
 def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int]:
@@ -118,7 +150,7 @@ _MAPPED_FROM_BYTES = 2**28
 
 def compare(
     path: Path,
-    cases: Sequence[Case],
+    cases: Sequence[Case | GreedyCase],
     *,
     decision: str | None,
     outputs: Sequence[TensorSpec],
@@ -153,7 +185,12 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    checks = tuple(_check(run, case, decision, outputs, absolute, relative) for case in cases)
+    checks = tuple(
+        _check(run, case, decision, outputs, absolute, relative)
+        if isinstance(case, Case)
+        else check_greedy(run, case, session.inputs, TOLERANCES[precision])
+        for case in cases
+    )
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 

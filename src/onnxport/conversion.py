@@ -29,6 +29,7 @@ from onnxport.timing import Stopwatch, peak_memory_bytes
 if TYPE_CHECKING:
     from onnxport.comparison import Case
     from onnxport.graph.build import Graph
+    from onnxport.greedy import GreedyCase
     from onnxport.subject import Subject
 
 GRAPH_FILE = "onnx/model.onnx"
@@ -188,7 +189,9 @@ def _check_resources(subject: Subject, output: Path, files: WeightFiles, quantiz
     check_free_space(output, (0 if files.link else weights) + (weights // 4 if quantize else 0))
 
 
-def _capture(subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: bool = False) -> tuple[Graph, list[Case]]:
+def _capture(
+    subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: bool = False
+) -> tuple[Graph, list[Case | GreedyCase]]:
     """Axes, reference numbers, graph. The reference is computed before the exporter touches the model."""
     from onnxport.comparison import record
     from onnxport.graph.build import build_graph
@@ -210,7 +213,7 @@ def _capture(subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: boo
 
 
 def _publish(
-    staging: Staging, output: Path, subject: Subject, graph: Graph, cases: list[Case], manifest: Manifest,
+    staging: Staging, output: Path, subject: Subject, graph: Graph, cases: list[Case | GreedyCase], manifest: Manifest,
     watch: Stopwatch, *, files: WeightFiles, quantized: bool, allow_mismatch: bool, source: str,
 ) -> Conversion:  # fmt: skip
     """Write into the staging folder, verify there, and put it in place."""
@@ -263,7 +266,7 @@ def _publish(
 
 
 def _verify(
-    file: Path, graph: Graph, cases: list[Case], subject: Subject, source: str, precision: str = "float32"
+    file: Path, graph: Graph, cases: list[Case | GreedyCase], subject: Subject, source: str, precision: str = "float32"
 ) -> Verification:
     from onnxport.comparison import compare
 

@@ -260,7 +260,7 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
                 exact = before == prober.base[name] and after == accepted[name][1]
                 axes.append(name if exact else knobs[name].frames or f"{tensor}_dim_{axis}")
             else:
-                axes.append(f"{tensor}_dim_{axis}")
+                axes.append(prober.sampler.joint_axes.get((tensor, axis), f"{tensor}_dim_{axis}"))
         specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))
     return tuple(specs)
 
@@ -278,13 +278,16 @@ def _name_outputs(
     points += [{**prober.base, name: size} for name, sizes in accepted.items() for size in sizes[1:]]
     points.append({**prober.base, **{name: sizes[-1] for name, sizes in accepted.items()}})
     points.append({**prober.base, **{name: sizes[1] for name, sizes in accepted.items()}})
+    joint = set(prober.sampler.joint_axes.values())
     seen: list[tuple[Sizes, dict[str, tuple[int, ...]]]] = []
     for sizes in points:
         try:
             shapes = prober.outputs(sizes)
         except Exception:  # sizes that work alone may not work together
             continue
-        seen.append((axis_values(inputs, prober.sampler.make(sizes)), shapes))
+        values = axis_values(inputs, prober.sampler.make(sizes))
+        # An axis that follows from others explains nothing that they do not.
+        seen.append(({name: value for name, value in values.items() if name not in joint}, shapes))
     specs = []
     for name, array in reference.items():
         axes: list[int | str] = []

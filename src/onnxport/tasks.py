@@ -18,7 +18,7 @@ class Task:
 
     Attributes:
         name: canonical name.
-        kind: the sample: "text", "text-pair", "choices", "image", "audio" or "image+texts".
+        kind: the sample: "text", "text-pair", "choices", "decoder", "image", "audio" or "image+texts".
         auto: transformers auto classes that hold the head, tried in this order.
         outputs: graph outputs in order; those that the model gives are kept, at least one must be.
         decision: what a user sees in the outputs: "label" (argmax of logits over the last axis),
@@ -54,6 +54,8 @@ TASKS: tuple[Task, ...] = (
          "the span of a context that answers", '"Who wrote it?" "Ada wrote it."', ("qa",)),
     Task("zero-shot-classification", "text-pair", ("AutoModelForSequenceClassification",), ("logits",), "label",
          "labels given at run time, by entailment", '"A new phone" "technology,sport"'),
+    Task("text-generation", "decoder", ("AutoModelForCausalLM",), ("logits",), "token",
+         "a text that goes on", '"Once upon a time"', ("causal-lm",)),
     Task("multiple-choice", "choices", ("AutoModelForMultipleChoice",), ("logits",), "label",
          "the best of several endings", '"It rains." "I get wet." "I fly."'),
     Task("next-sentence-prediction", "text-pair", ("AutoModelForNextSentencePrediction",), ("logits",), "label",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from onnxport import convert
-from onnxport.errors import VerificationError
+from onnxport.errors import ExportError, VerificationError
 from onnxport.export import fixes
 from tests.tiny import TINY, save
+from tests.tiny_decoders import save_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -19,7 +20,7 @@ GRAPH_CASES = {
 
 def test_every_repair_has_a_case():
     assert set(GRAPH_CASES) == set(fixes.GRAPH_FIXES)
-    assert set(fixes.TRACE_FIXES) == {"symbolic-int"}
+    assert set(fixes.TRACE_FIXES) == {"symbolic-int", "one-key-head"}
 
 
 @pytest.mark.parametrize("fix", GRAPH_CASES)
@@ -44,6 +45,13 @@ def test_symbolic_int_keeps_depth_anything_flexible(tmp_path, monkeypatch):
     assert free_axes(tmp_path / "with") == {"batch_size", "height", "width"}
     monkeypatch.delitem(fixes.TRACE_FIXES, "symbolic-int")
     assert free_axes(tmp_path / "without") == {"batch_size"}
+
+
+def test_one_key_head_lets_falcon_through(tmp_path, monkeypatch):
+    source = save_decoder("falcon", tmp_path / "m")
+    monkeypatch.delitem(fixes.TRACE_FIXES, "one-key-head")
+    with pytest.raises(ExportError, match="q_num_heads = kv_num_heads"):
+        convert(None, source, tmp_path / "without")  # test_decoders.py converts it with the repair
 
 
 def test_symbolic_int_is_an_int_to_everybody_else():

@@ -42,6 +42,7 @@ def _audio(file: str, tag: str) -> Call:
 _CALLS: dict[str, Call] = {
     "fill-mask": _text("Paris is the [MASK] of France.", "fill-mask"),
     "text-classification": _text("I love it.", "text-classification"),
+    "text-generation": _text("Once upon a time", "text-generation"),
     "token-classification": _text("Ada lives in London.", "token-classification"),
     "feature-extraction": _text("A sentence.", "feature-extraction"),
     "question-answering": Call(

@@ -95,7 +95,10 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         placeholders(source.model, new_mode()), selected_outputs(source), without_cache(source.model),
         trace_fixes(source.model), _without_stack_traces(),
     ):  # fmt: skip
-        program = OnnxExporter().export(source.model, source.tensors(signature.sample), config).program
+        sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
+        program = OnnxExporter().export(source.model, sample, config).program
+    for value, spec in zip(program.graph.inputs, signature.inputs, strict=True):
+        value.name = spec.name
     attach(program, source.model)
     return program
 
@@ -113,6 +116,11 @@ def _without_stack_traces() -> Iterator[None]:
         torch.fx.config.do_not_emit_stack_traces = before
 
 
+def _python_name(name: str) -> str:
+    """A name that the signature of a Python function may have: `past_key_values.0.key` is none."""
+    return name.replace(".", "__")
+
+
 def _dynamic_shapes(signature: Signature, dims: _Dims) -> dict[str, dict[int, Any]]:
     import torch
 
@@ -128,7 +136,7 @@ def _dynamic_shapes(signature: Signature, dims: _Dims) -> dict[str, dict[int, An
         return made[name]
 
     return {
-        spec.name: {
+        _python_name(spec.name): {
             axis: dim(size) if isinstance(size, str) else torch.export.Dim.STATIC for axis, size in enumerate(spec.axes)
         }
         for spec in signature.inputs

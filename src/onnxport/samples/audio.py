@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ class AudioSampler:
     The knob is the number of audio samples; a feature extractor that makes frames moves an
     axis called `num_frames` with it, and one that pads everything to a fixed length moves none.
     """
+
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, extractor: Any, config: Any, accepts: frozenset[str] | None = None) -> None:
         self.extractor, self.config, self.accepts = extractor, config, accepts

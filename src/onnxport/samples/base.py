@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ class Knob:
         others: sizes to try, best first; the first two that work are used.
         maximum: largest size that the tokenizer or configuration allows, or None.
         frames: name of an axis that moves with the knob, but not one to one ("num_frames").
+        edges: sizes that exporters like to get wrong; every verification has them.
     """
 
     name: str
@@ -29,20 +30,21 @@ class Knob:
     others: tuple[int, ...]
     maximum: int | None = None
     frames: str | None = None
+    edges: tuple[int, ...] = ()
 
     def clipped(self) -> Knob:
         """The same knob without sizes above its maximum."""
         if self.maximum is None:
             return self
         others = tuple(size for size in self.others if size <= self.maximum and size != min(self.base, self.maximum))
-        return Knob(self.name, min(self.base, self.maximum), others, self.maximum, self.frames)
+        return replace(self, base=min(self.base, self.maximum), others=others)
 
     def in_multiples(self, multiple: int) -> Knob:
         """The same knob with sizes that are multiples only."""
         base = -(-self.base // multiple) * multiple
         others = [-(-size // multiple) * multiple for size in (*self.others, base + multiple, base + 2 * multiple)]
         kept = tuple(size for size in dict.fromkeys(others) if size != base)
-        return Knob(self.name, base, kept, self.maximum, self.frames)
+        return replace(self, base=base, others=kept)
 
 
 class Sampler(Protocol):
@@ -50,6 +52,11 @@ class Sampler(Protocol):
 
     knobs: tuple[Knob, ...]
     can_pad: bool  # rows of different length are possible
+
+    @property
+    def joint_axes(self) -> dict[tuple[str, int], str]:
+        """Names of axes that move with several knobs, by tensor and axis."""
+        ...
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Inputs by name, in the order of the tokenizer or processor.
@@ -87,7 +94,7 @@ class RestrictedSampler:
 
     def __init__(self, sampler: Sampler, multiples: dict[str, int], tied: dict[str, str]) -> None:
         self.sampler, self.tied = sampler, tied
-        self.can_pad = sampler.can_pad
+        self.can_pad, self.joint_axes = sampler.can_pad, sampler.joint_axes
         self.knobs = tuple(
             knob.in_multiples(multiples[knob.name]) if multiples.get(knob.name, 1) > 1 else knob
             for knob in sampler.knobs
@@ -97,3 +104,8 @@ class RestrictedSampler:
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         tied = {name: sizes[other] for name, other in self.tied.items()}
         return self.sampler.make({**sizes, **tied}, seed=seed, padded=padded)
+
+
+def unrestricted(sampler: Sampler) -> Sampler:
+    """The sampler without what was learned about the model since."""
+    return sampler.sampler if isinstance(sampler, RestrictedSampler) else sampler

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from onnxport.samples.audio import AudioSampler
 from onnxport.samples.base import Sampler
+from onnxport.samples.decoder import DecoderSampler
 from onnxport.samples.image import ImageSampler
 from onnxport.samples.joint import JointSampler
 from onnxport.samples.text import TextSampler
+from onnxport.sources.states import State
 from onnxport.tasks import Task
 
 _BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 
 
-def sampler_for(nlp: Any, task: Task, accepts: frozenset[str] | None) -> Sampler:
+def sampler_for(nlp: Any, task: Task, accepts: frozenset[str] | None, states: Sequence[State] = ()) -> Sampler:
     """The sampler of a transformers pipeline.
 
     Args:
         nlp: the pipeline.
         task: its row of the table.
         accepts: names of the forward's parameters.
+        states: what a decoder carries from call to call.
     """
     config = nlp.model.config
     kind = task.kind
@@ -34,4 +38,6 @@ def sampler_for(nlp: Any, task: Task, accepts: frozenset[str] | None) -> Sampler
     if kind == "image+texts":
         text = TextSampler(nlp.tokenizer, config, "text", accepts, batch="text_batch_size")
         return JointSampler(text, ImageSampler(image_processor, config, accepts, batch="image_batch_size"))
+    if kind == "decoder":
+        return DecoderSampler(TextSampler(nlp.tokenizer, config), states, accepts)
     return TextSampler(nlp.tokenizer, config, kind, accepts, image_processor=image_processor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ class ImageSampler:
 
     `native` is the size that the processor gives a user: the model must be right there.
     """
+
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(
         self, processor: Any, config: Any, accepts: frozenset[str] | None = None, batch: str = "batch_size"

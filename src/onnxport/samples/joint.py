@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from onnxport.samples.base import Arrays, Knob, Sizes
 from onnxport.samples.image import ImageSampler
 from onnxport.samples.text import TextSampler
@@ -9,6 +11,8 @@ from onnxport.samples.text import TextSampler
 
 class JointSampler:
     """The inputs of a text sampler, then those of an image sampler."""
+
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, text: TextSampler, image: ImageSampler) -> None:
         self.text, self.image = text, image

@@ -7,6 +7,8 @@ lengths is one knob.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from onnxport.samples.base import Arrays, Knob, Sizes
@@ -20,6 +22,7 @@ class TensorSampler:
     """
 
     can_pad = False
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, sample: Arrays) -> None:
         self.sample = sample

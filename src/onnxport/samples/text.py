@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class TextSampler:
     """
 
     can_pad = True
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(
         self,

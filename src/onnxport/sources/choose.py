@@ -29,12 +29,14 @@ def source_of(nlp: Any, framework: str) -> TorchSource:
     """
     if framework != "pt":
         raise UsageError(f"Framework {framework!r} has no source here; 'pt' has.")
+    from onnxport.sources.decoder import DecoderSource
     from onnxport.sources.pytorch import TorchSource
 
+    kind = DecoderSource if task_of(nlp).kind == "decoder" else TorchSource
     dropped = getattr(nlp, "dropped_outputs", ())
     outputs = tuple(name for name in task_of(nlp).outputs if name not in dropped)
-    return TorchSource(nlp.model, outputs, getattr(nlp.model, "architecture", None))
+    return kind(nlp.model, outputs, getattr(nlp.model, "architecture", None))
 
 
 def sampler_of(nlp: Any, source: TorchSource) -> Sampler:
-    return sampler_for(nlp, task_of(nlp), source.accepts())
+    return sampler_for(nlp, task_of(nlp), source.accepts(), getattr(source, "states", ()))

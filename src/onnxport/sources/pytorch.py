@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,14 @@ class TorchSource:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
         import torch
 
-        with torch.no_grad(), without_cache(self.model), _threads_for(self._is_heavy(inputs)):
-            result = self.model(**self.tensors(inputs))
+        with torch.no_grad(), _threads_for(self._is_heavy(inputs)):
+            result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        """One call of the model (or of `forward` in its place), without a cache."""
+        with without_cache(self.model):
+            return forward(**tensors)
 
     def _is_heavy(self, inputs: Arrays) -> bool:
         work = self.parameters * sum(value.size for value in inputs.values())
@@ -133,12 +138,15 @@ class TorchSource:
             if heavy:
                 self._fake_run(inputs)
             else:
-                with torch.no_grad(), without_cache(self.model), _threads_for(heavy=False):
-                    self.model(**self.tensors(inputs))
+                with torch.no_grad(), _threads_for(heavy=False):
+                    self.invoke(self.model, self.tensors(inputs))
         return tuple(names)
 
     def _fake_run(self, inputs: Arrays) -> object:
         """The model's result on fake tensors: shapes without values."""
+        return self._fake_call(lambda tensors: self.invoke(self.model, tensors), self.tensors(inputs))
+
+    def _fake_call(self, call: Callable[[dict[str, torch.Tensor]], Any], tensors: dict[str, torch.Tensor]) -> Any:
         import torch
         from transformers.exporters.exporter_dynamo import reset_model_state
 
@@ -150,9 +158,9 @@ class TorchSource:
         # Some models keep tensors between calls; a fake one must not stay behind.
         with (
             placeholders(self.model, mode), mode, torch.no_grad(),
-            reset_model_state(self.model), without_cache(self.model), _experts_by_gather(self.model),
+            reset_model_state(self.model), _experts_by_gather(self.model),
         ):  # fmt: skip
-            return self.model(**{name: mode.from_tensor(tensor) for name, tensor in self.tensors(inputs).items()})
+            return call({name: mode.from_tensor(tensor) for name, tensor in tensors.items()})
 
     def select(self, result: object) -> dict[str, torch.Tensor]:
         """The wanted tensors of what the model returned, by name.
@@ -237,8 +245,9 @@ def selected_outputs(source: TorchSource) -> Iterator[None]:
     """The model's forward returns only the wanted tensors, flat and named, as the exporter reads them."""
     original = source.model.forward
 
-    def forward(*args: object, **kwargs: object) -> dict[str, torch.Tensor]:
-        return source.select(original(*args, **kwargs))
+    def forward(**tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+        return source.select(source.invoke(original, named))
 
     forward.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     source.model.forward = forward

@@ -1,0 +1,86 @@
+"""A decoder as a source: its cache is inputs and outputs, so that one graph does prefill, chunks and steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from onnxport.sources.pytorch import TorchSource
+from onnxport.sources.states import State, build_cache, find_states, read_cache
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# What transformers' models call the parameter, and the field of the result.
+_CACHE_NAMES = ("past_key_values", "cache_params")
+
+
+class DecoderSource(TorchSource):
+    """A causal language model.
+
+    Its inputs are those of the model, with a tensor `past_...` for each state in place of the cache;
+    its outputs are the wanted ones and a tensor `present...` for each state.
+    """
+
+    def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
+        super().__init__(model, outputs, architecture)
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = next((name for name in _CACHE_NAMES if name in parameters), _CACHE_NAMES[0])
+        self.states: tuple[State, ...] = self._find_states()
+        self.outputs = (*outputs, *(state.present for state in self.states))
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        """One call of the model over the states in `tensors`."""
+        past = {state.past for state in self.states}
+        cache = build_cache(self.states, tensors)
+        given = {name: tensor for name, tensor in tensors.items() if name not in past}
+        result = forward(**given, **{self._cache_name: cache}, use_cache=True)
+        kept = {name: result[name] for name in self.outputs if name in result}
+        return {**kept, **read_cache(self.states, result[self._cache_name])}
+
+    def generate(self, input_ids: np.ndarray, attention_mask: np.ndarray, steps: int) -> tuple[Any, Any, float]:
+        """Greedy tokens by transformers' `generate`, past any end of text.
+
+        Returns:
+            tokens (rows, steps) int64; by how much the best logit leads the second (rows, steps);
+            the largest |logit|.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        # Only what is named here: a checkpoint's penalties and end tokens are no business of the graph.
+        settings = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=steps, min_new_tokens=steps,
+            eos_token_id=None, pad_token_id=0, bos_token_id=0,
+        )  # fmt: skip
+        prompt = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        own, self.model.generation_config = self.model.generation_config, settings  # type: ignore[assignment]
+        try:
+            with torch.no_grad(), self.weights_kept():
+                result = self.model.generate(  # type: ignore[operator]
+                    **prompt, generation_config=settings, return_dict_in_generate=True, output_logits=True
+                )
+        finally:
+            self.model.generation_config = own  # type: ignore[assignment]
+        best = torch.stack([step.float().topk(2).values for step in result.logits], 1)
+        scale = max(float(step.abs().max()) for step in result.logits)
+        return result.sequences[:, input_ids.shape[1] :].numpy(), (best[..., 0] - best[..., 1]).numpy(), scale
+
+    def _find_states(self) -> tuple[State, ...]:
+        """Fills two caches of the model's own making, on fake tensors where it can."""
+        import torch
+
+        caches = []
+        for length in (3, 5):
+            ids = {"input_ids": torch.ones((2, length), dtype=torch.int64)}
+            result = None
+            with suppress(Exception):  # a model that looks at values is run for real
+                result = self._fake_call(lambda given: self.model(**given, use_cache=True), ids)
+            if result is None:
+                with torch.no_grad(), self.weights_kept():
+                    result = self.model(**ids, use_cache=True)
+            caches.append(result.get(self._cache_name))
+        return find_states(caches[0], caches[1], self.architecture)

@@ -1,0 +1,146 @@
+"""The states of a decoder: what its cache holds between two calls, as tensors with names.
+
+A cache of transformers is a list of layers. Attention layers hold keys and values, which grow with
+the tokens; layers with a recurrence hold convolution and recurrent states of a fixed size. Both are
+read from a cache that the model filled itself, so that no architecture is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+_GROWING = {"key": "keys", "value": "values"}
+_FIXED = {"conv": "conv_states", "recurrent": "recurrent_states"}
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor of a cache.
+
+    Attributes:
+        layer: index of the layer in the cache.
+        kind: "key" or "value" (batch, heads, tokens, features), "conv" or "recurrent" (batch, ...).
+        number: which of several states of that kind the layer has.
+        shape: with the number of rows on axis 0.
+        dtype: as numpy calls it.
+        growing: axis that has one entry a token, or None.
+    """
+
+    layer: int
+    kind: str
+    number: int
+    shape: tuple[int, ...]
+    dtype: str
+    growing: int | None
+
+    @property
+    def past(self) -> str:
+        """Name of the input; the names are those that transformers.js and optimum read."""
+        return f"past_key_values.{self.layer}.{self.kind}" if self.growing is not None else f"past_{self._fixed}"
+
+    @property
+    def present(self) -> str:
+        """Name of the output."""
+        return f"present.{self.layer}.{self.kind}" if self.growing is not None else f"present_{self._fixed}"
+
+    @property
+    def _fixed(self) -> str:
+        return f"{self.kind}.{self.layer}" + (f".{self.number}" if self.number else "")
+
+
+def find_states(short: Any, long: Any, architecture: str) -> tuple[State, ...]:
+    """The states of two caches that the model filled with rows of different length.
+
+    Raises:
+        ExportError: it holds something that is no tensor of a known kind.
+    """
+    states = []
+    for index, (before, after) in enumerate(
+        zip(_layers(short, architecture), _layers(long, architecture), strict=True)
+    ):
+        held = dict(_tensors(after))
+        for (kind, number), tensor in _tensors(before):
+            other = held[kind, number]
+            moved = [a for a, (x, y) in enumerate(zip(tensor.shape, other.shape, strict=True)) if x != y]
+            if len(moved) > 1 or 0 in moved:
+                raise ExportError(f"{architecture}: the {kind} state of layer {index} has no one axis that grows.")
+            growing = moved[0] if moved else None
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            states.append(State(index, kind, number, tuple(tensor.shape), dtype, growing))
+    if not states:
+        raise ExportError(f"{architecture} keeps nothing between two calls: it has no cache. Nothing was written.")
+    return tuple(states)
+
+
+def build_cache(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A cache that holds `tensors` (by the names of inputs).
+
+    Sliding layers keep all tokens: the model's mask hides those outside the window, and the cut to the
+    window would be a number in the graph.
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    by_layer: dict[int, list[State]] = {}
+    for state in states:
+        by_layer.setdefault(state.layer, []).append(state)
+    cache.layers = [_layer(by_layer.get(index, []), tensors) for index in range(max(by_layer) + 1)]
+    return cache
+
+
+def read_cache(states: Sequence[State], cache: Any) -> dict[str, torch.Tensor]:
+    """What the model left in a cache, by the names of outputs."""
+    held = [dict(_tensors(layer)) for layer in cache.layers]
+    return {state.present: held[state.layer][state.kind, state.number] for state in states}
+
+
+def _layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
+    from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+    grows = any(state.kind in _GROWING for state in states)
+    fixed = [state for state in states if state.kind in _FIXED]
+    kind = DynamicLayer if not fixed else LinearAttentionAndFullAttentionLayer if grows else LinearAttentionLayer
+    layer: Any = kind() if not fixed else kind(number_of_states=max(state.number for state in fixed) + 1)
+    for state in states:
+        tensor = tensors[state.past]
+        layer.dtype, layer.device = tensor.dtype, tensor.device
+        if state.kind in _GROWING:
+            setattr(layer, _GROWING[state.kind], tensor)
+            layer.is_initialized = True
+            continue
+        # The layer writes into its states, and an input of a graph must stay as it is.
+        getattr(layer, _FIXED[state.kind])[state.number] = tensor.clone()
+        getattr(layer, f"is_{_FIXED[state.kind]}_initialized")[state.number] = True
+        layer.has_previous_state[state.number] = True
+        if state.kind == "conv":
+            layer.conv_kernel_size[state.number] = tensor.shape[-1]
+    return layer
+
+
+def _layers(cache: Any, architecture: str) -> list[Any]:
+    layers = getattr(cache, "layers", None)
+    if not layers:
+        raise ExportError(
+            f"{architecture} keeps its states in a {type(cache).__name__}, which onnxport cannot read. "
+            "Nothing was written."
+        )
+    return list(layers)
+
+
+def _tensors(layer: Any) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:
+    """((kind, number), tensor) of what a layer holds; an attention that was never used holds an empty tensor."""
+    for kind, attribute in _GROWING.items():
+        tensor = getattr(layer, attribute, None)
+        if tensor is not None and tensor.ndim > 1:
+            yield (kind, 0), tensor
+    for kind, attribute in _FIXED.items():
+        for number, tensor in (getattr(layer, attribute, None) or {}).items():
+            if tensor is not None:
+                yield (kind, number), tensor

@@ -1,0 +1,137 @@
+"""Decoders with a cache: one graph for prefill, chunks and steps.
+
+Judged by this file's own code against a model that transformers loads anew and that keeps its own
+cache, at lengths that no step of the conversion uses.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+
+from onnxport import convert
+from onnxport.errors import ExportError, VerificationError
+from tests.tiny_decoders import VOCABULARY, save_decoder
+
+pytestmark = pytest.mark.integration
+
+# One of each kind: grouped heads, learned positions, a sliding window shorter than the prompt, both kinds of
+# layers, experts, latent attention, alibi, one key head, convolution states. benchmarks/ has the others.
+KINDS = ("llama", "gpt2", "mistral", "gemma3_text", "qwen3_moe", "deepseek_v3", "bloom", "falcon", "lfm2")
+
+
+def step(session, ids, mask, states):
+    """One call of the graph; states None is before the first token."""
+    rows, past = len(ids), mask.shape[1] - ids.shape[1]
+    positions = np.maximum(mask.cumsum(1) - 1, 0)[:, past:]
+    feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    for value in session.get_inputs():
+        if value.name.startswith("past_"):
+            shape = [rows, *(0 if isinstance(size, str) else size for size in value.shape[1:])]
+            feed[value.name] = np.zeros(shape, np.float32) if states is None else states[value.name]
+    names = [value.name for value in session.get_outputs()]
+    wanted = {value.name for value in session.get_inputs()}
+    found = dict(zip(names, session.run(None, {k: v for k, v in feed.items() if k in wanted}), strict=True))
+    logits = found.pop("logits")
+    back = {n.replace("present.", "past_key_values.").replace("present_", "past_"): v for n, v in found.items()}
+    return logits, back
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory):
+    """(the source, a session of its graph, the conversion)"""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = save_decoder(request.param, folder / "m")
+    conversion = convert(None, source, folder / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    return model, onnxruntime.InferenceSession(folder / "out" / "onnx" / "model.onnx"), conversion
+
+
+def test_prefill_chunks_and_steps_with_left_padding(pair):
+    model, session, _ = pair
+    rng = np.random.default_rng(7)
+    ids = rng.integers(3, VOCABULARY, (4, 27))
+    mask = np.ones_like(ids)
+    for row, padding in enumerate((0, 1, 9, 16)):
+        mask[row, :padding] = 0
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    takes = "position_ids" in inspect.signature(model.forward).parameters
+    cache, states, past = None, None, 0
+    for length in (19, 5, 1, 2):
+        now, seen = ids[:, past : past + length], mask[:, : past + length]
+        extra = {"position_ids": torch.from_numpy(positions[:, past : past + length])} if takes else {}
+        with torch.no_grad():
+            result = model(
+                input_ids=torch.from_numpy(now), attention_mask=torch.from_numpy(seen), past_key_values=cache,
+                use_cache=True, **extra,
+            )  # fmt: skip
+        cache = result.past_key_values
+        logits, states = step(session, now, seen, states)
+        real = mask[:, past : past + length] == 1  # what comes out of padding means nothing
+        wanted = result.logits.numpy()
+        assert logits.shape == wanted.shape
+        assert np.abs(logits - wanted)[real].max() < 1e-4 * max(1.0, np.abs(wanted).max())
+        past += length
+
+
+def test_greedy_tokens(pair):
+    model, session, _ = pair
+    prompt = np.random.default_rng(3).integers(3, VOCABULARY, (2, 14))
+    with torch.no_grad():
+        wanted = model.generate(
+            torch.from_numpy(prompt), attention_mask=torch.ones(2, 14, dtype=torch.int64),
+            do_sample=False, max_new_tokens=24, min_new_tokens=24,
+        )[:, 14:].numpy()  # fmt: skip
+    ids, states, tokens = prompt, None, []
+    for number in range(24):
+        mask = np.ones((2, 14 + number), np.int64)
+        logits, states = step(session, ids, mask, states)
+        logits[:, :, 2] = -np.inf  # the end of text, which min_new_tokens forbids
+        ids = logits[:, -1:].argmax(-1)
+        tokens.append(ids)
+    assert len(np.unique(wanted)) > 3  # else any graph would agree
+    assert np.array_equal(np.concatenate(tokens, 1), wanted)
+
+
+def test_axes_and_evidence(pair):
+    _, _, conversion = pair
+    (component,) = conversion.manifest.components
+    assert conversion.manifest.task == "text-generation"
+    axes = {spec.name: spec.axes for spec in (*component.inputs, *component.outputs)}
+    assert axes["input_ids"] == ("batch_size", "sequence_length")
+    assert axes["attention_mask"] == ("batch_size", "total_sequence_length")
+    assert axes["logits"] == ("batch_size", "sequence_length", VOCABULARY)
+    for name in (n for n in axes if n.endswith(".key")):
+        grown = name.startswith("present")
+        assert axes[name][2] == ("past_sequence_length + sequence_length" if grown else "past_sequence_length")
+    cases = {case.name: case for case in component.verification.cases}
+    assert {"sequence length 1", "past sequence length 0", "padded rows, past sequence length 0"} <= cases.keys()
+    greedy = [case for name, case in cases.items() if "greedy" in name]
+    assert len(greedy) == 2 and all(case.ok and case.decision_agreement == 1.0 for case in greedy)
+
+
+def test_a_state_that_is_lost_is_a_failed_conversion(tmp_path, monkeypatch):
+    """Of two layers one returns what it was given: single calls over given states cannot show that the
+
+    tokens of a generation go wrong, the greedy tokens do."""
+    from onnxport import greedy
+
+    right = greedy.present_name
+    monkeypatch.setattr(greedy, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
+    source = save_decoder("llama", tmp_path / "m")
+    with pytest.raises(VerificationError, match=r"parts at token \d+ of 32"):
+        convert(None, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loop_over_tokens_is_told(tmp_path):
+    """Mamba without its kernels runs token by token in Python: a trace fixes how many."""
+    source = save_decoder("mamba", tmp_path / "m")
+    with pytest.raises(ExportError, match="sequence_length is fixed at 5"):
+        convert(None, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
