@@ -116,7 +116,7 @@ def _add_file(file: Path, suffix: str, precision: str, write: Write) -> Path:
     with stage_file(file.with_name(name), overwrite=True) as staging:
         target = staging.path / name
         write(file, target)
-        sizes = [guess_sizes(inputs), {name: size + 1 for name, size in guess_sizes(inputs).items()}]
+        sizes = [guess_sizes(inputs), guess_sizes(inputs, more=1)]
         _compare(file, target, inputs, outputs, sizes, 100, precision)
         staging.publish()
     return file.with_name(name)

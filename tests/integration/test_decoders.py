@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -135,3 +136,22 @@ def test_a_loop_over_tokens_is_told(tmp_path):
     with pytest.raises(ExportError, match="sequence_length is fixed at 5"):
         convert(None, source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_cache_goes_into_the_attention(tmp_path):
+    """No layer joins or repeats keys beside the operator; below opset 23 there is none, and numbers hold too."""
+    source = save_decoder("llama", tmp_path / "m")
+    convert(None, source, tmp_path / "out")
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx").graph
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    assert [list(node.input[4:]) for node in attentions] == [
+        [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"] for layer in range(2)
+    ]
+    assert [list(node.output[1:]) for node in attentions] == [
+        [f"present.{layer}.key", f"present.{layer}.value"] for layer in range(2)
+    ]
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    assert not any(
+        producers[node.input[place]] in ("Concat", "Expand", "Reshape") for node in attentions for place in (1,)
+    )
+    assert convert(None, source, tmp_path / "old", opset=18).passed

@@ -37,7 +37,7 @@ def verification_table(name: str, verification: Verification) -> Table:
         for number, check in enumerate(checks):
             row = [case.name if number == 0 else "", sizes_text(case.sizes) if number == 0 else ""]
             row += [check.name if check else ""] if several else []
-            row += error_cells(check) if check else [case.error or "no output", "", ""]
+            row += error_cells(check) if check else [case.error or ("" if case.decision else "no output"), "", ""]
             row += [_agreement(case) if number == 0 else ""] if decision else []
             good = check.ok if check else case.ok
             table.add_row(*row, "yes" if good else "NO", style=None if good else "red")

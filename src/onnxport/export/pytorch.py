@@ -10,6 +10,7 @@ weight as a place in the checkpoint.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     )
     with (
         placeholders(source.model, new_mode()), selected_outputs(source), without_cache(source.model),
-        trace_fixes(source.model), _without_stack_traces(),
+        trace_fixes(source.model), _grouped_heads(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = OnnxExporter().export(source.model, sample, config).program
@@ -101,6 +102,20 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         value.name = spec.name
     attach(program, source.model)
     return program
+
+
+@contextmanager
+def _grouped_heads() -> Iterator[None]:
+    """Keys and values keep their own, fewer heads; transformers repeats them by default where there is a mask."""
+    switch = "TRANSFORMERS_SDPA_FORCE_GQA"  # transformers' own, read at every call
+    before = os.environ.get(switch)
+    os.environ[switch] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import TensorSpec
+from onnxport.graph.attention_past import attend_over_past
 from onnxport.graph.naming import check_outputs, name_axes
 from onnxport.graph.simplify import simplify
 from onnxport.graph.stats import GraphStats, graph_stats
@@ -66,6 +67,7 @@ def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_s
     simplify(model)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
+    attend_over_past(model)
     lay_out_weights(model, keep_stored=keep_stored)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)

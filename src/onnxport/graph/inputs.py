@@ -20,13 +20,21 @@ _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width"
 def evidence_sizes(component: Component) -> list[dict[str, int]]:
     """Input sizes at which the component is known to work, from its verification."""
     cases = component.verification.cases if component.verification else ()
-    return [dict(case.sizes) for case in cases if case.ok] or [guess_sizes(component.inputs)]
+    needed = _axis_names(component.inputs)  # a generation has other sizes
+    usable = [dict(case.sizes) for case in cases if case.ok and needed <= case.sizes.keys()]
+    return usable or [guess_sizes(component.inputs)]
 
 
-def guess_sizes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
-    """Usual sizes for axis names, where there is no evidence."""
-    names = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
-    return {name: _DEFAULT_SIZES.get(name, 2) for name in sorted(names)}
+def guess_sizes(inputs: Sequence[TensorSpec], more: int = 0) -> dict[str, int]:
+    """Usual sizes for axis names, where there is no evidence; every one larger by `more`."""
+    sizes = {name: _DEFAULT_SIZES.get(name, 2) + more for name in sorted(_axis_names(inputs))}
+    if {"past_sequence_length", "sequence_length", "total_sequence_length"} <= sizes.keys():
+        sizes["total_sequence_length"] = sizes["past_sequence_length"] + sizes["sequence_length"]
+    return sizes
+
+
+def _axis_names(inputs: Sequence[TensorSpec]) -> set[str]:
+    return {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
 
 
 def vocabulary_size(folder: Path) -> int:
