@@ -57,11 +57,20 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_decoder(model_type: str, folder: Path, seed: int = 0) -> Path:
-    """Write a checkpoint without a tokenizer; the same seed gives the same weights."""
+def save_decoder(model_type: str, folder: Path, seed: int = 0, tokenizer: Any = None) -> Path:
+    """Write a checkpoint; the same seed gives the same weights.
+
+    Args:
+        tokenizer: saved beside it and decides the vocabulary; without one there are 120 tokens.
+    """
     own = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     common = {k: v for k, v in _COMMON.items() if model_type != "gpt2" or k not in own}
     config = transformers.AutoConfig.for_model(model_type, **(common | DECODERS[model_type]))
+    if tokenizer is not None:
+        config.vocab_size = len(tokenizer)
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
+        config.bos_token_id = tokenizer.cls_token_id
+        tokenizer.save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config)

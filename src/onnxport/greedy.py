@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck, TensorSpec
+from onnxport.runtime.decoder import present_name
 from onnxport.samples.base import Arrays
 
 if TYPE_CHECKING:
@@ -118,13 +119,6 @@ def _generate(run: Callable[[Arrays], Arrays], case: GreedyCase, inputs: Sequenc
             pending = tokens[-1][:, None]
             mask = np.concatenate([mask, np.ones((rows, 1), mask.dtype)], 1)
     return np.stack(tokens, 1)
-
-
-def present_name(past: str) -> str:
-    """The output that a state's next input comes from."""
-    if past.startswith("past_key_values."):
-        return past.replace("past_key_values.", "present.")
-    return past.replace("past_", "present_", 1)
 
 
 def _empty(spec: TensorSpec, rows: int) -> np.ndarray:

@@ -41,16 +41,20 @@ def run(
         from onnxport.artifact.folder import read_folder
 
         row = find_task(task or read_folder(folder.expanduser()).task)
-        nlp = _load(folder.expanduser(), component, row.name)
-        if row.name == "feature-extraction":
+        if row.kind == "decoder":
+            texts = _written(folder, component, inputs)
+            results = [{"input": text, "output": [{"generated_text": new}]} for text, new in texts]
+            document, text = {"results": results}, "\n".join(new for _, new in texts)
+        elif row.name == "feature-extraction":
             from onnxport.cli import embeddings
 
-            found = _answering(embeddings.embed, nlp, inputs)
+            found = _answering(embeddings.embed, _load(folder.expanduser(), component, row.name), inputs)
             document, text = embeddings.document(found), "\n".join(embeddings.lines(found))
         else:
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
+            nlp = _load(folder.expanduser(), component, row.name)
             calls = calls_for(row, inputs, nlp)
             answers = [_answering(nlp, *call.arguments, **call.keywords) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
@@ -60,6 +64,14 @@ def run(
     else:
         shell.write(text)
     return 0
+
+
+def _written(folder: Path, component: str, prompts: list[str]) -> list[tuple[str, str]]:
+    """(prompt, what the model writes after it); needs no framework."""
+    from onnxport.runtime.text_generation import TextGenerator
+
+    texts = _answering(TextGenerator(folder, component), prompts)
+    return list(zip(prompts, texts, strict=True))
 
 
 def _load(folder: Path, component: str, task: str) -> Any:

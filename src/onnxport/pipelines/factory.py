@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.folder import read_folder
 from onnxport.checkpoint import inspect_checkpoint
 from onnxport.errors import MissingDependencyError, UsageError
 from onnxport.pipelines.assembly import Assembled, assemble, finish, make_pipeline
 from onnxport.pipelines.components import load_components
 from onnxport.pipelines.registry import PipelineSpec, find_spec
 from onnxport.pipelines.weights import LoadOptions
+from onnxport.tasks import find_task
 
 
 def require_pytorch() -> None:
@@ -108,7 +110,12 @@ def pipeline(
     if not isinstance(model, (str, Path)):
         return from_live_model(spec, model, given, options, pipeline_class, kwargs).nlp
     if (Path(model).expanduser() / "onnxport.json").is_file():
-        return _from_converted(spec, Path(model).expanduser(), given, options, pipeline_class, kwargs).nlp
+        folder = Path(model).expanduser()
+        if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
+            from onnxport.pipelines.text_generation import ConvertedTextGeneration
+
+            return ConvertedTextGeneration(folder)
+        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).nlp
     checkpoint = inspect_checkpoint(
         model,
         allow_pickle=options.allow_pickle,

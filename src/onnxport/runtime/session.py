@@ -87,6 +87,11 @@ class OnnxSession:
         self.outputs: tuple[TensorSpec, ...] = _specs(self._session.get_outputs(), recorded.outputs if recorded else ())
         self.restrictions: tuple[Restriction, ...] = recorded.restrictions if recorded else ()
 
+    @property
+    def raw(self) -> Any:
+        """The onnxruntime.InferenceSession, for buffers that stay in it from call to call."""
+        return self._session
+
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
 
