@@ -78,7 +78,7 @@ class TextGenerator:
         if not file.is_file():
             raise FolderError(
                 f"{self.folder} has no tokenizer.json, so texts cannot be made into tokens.",
-                hint="Use onnxport.runtime.text_generation.generate_tokens with token ids, or convert a checkpoint with a tokenizer.",
+                hint="Convert a checkpoint that has one; `generate_tokens` of this module takes token ids.",
             )
         self.tokenizer = Tokenizer.from_file(str(file))
         self.tokenizer.no_padding()
