@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.artifact.manifest import TensorSpec
 from onnxport.graph.attention_past import attend_over_past
 from onnxport.graph.naming import check_outputs, name_axes
-from onnxport.graph.simplify import simplify
+from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
 from onnxport.graph.weight_layout import lay_out_weights
@@ -68,6 +68,7 @@ def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_s
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
     attend_over_past(model)
+    share_common_nodes(model)
     lay_out_weights(model, keep_stored=keep_stored)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)

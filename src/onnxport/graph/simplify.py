@@ -29,3 +29,11 @@ def _should_fold(node: onnx_ir.Node) -> bool | None:
     """False for an operator on a large weight; None leaves it to the library's rules."""
     sizes = (value.const_value.size for value in node.inputs if value is not None and value.const_value is not None)
     return False if any(size > _FOLDED_UP_TO for size in sizes) else None
+
+
+def share_common_nodes(model: onnx_ir.Model) -> None:
+    """Nodes that compute the same are one, in place: fusions and repairs leave a copy in every layer."""
+    from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+    CommonSubexpressionEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)
