@@ -167,11 +167,16 @@ def test_a_head_is_left_out_of_hidden_states(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, _original(model), rtol=1e-5, atol=1e-5)
 
 
+def test_a_decoder_generates_unless_another_task_is_named(tmp_path: Path) -> None:
+    write_gguf("llama", tmp_path / "m.gguf", build("llama"))
+    conversion = convert(None, tmp_path / "m.gguf", tmp_path / "out")
+    assert conversion.passed and conversion.manifest.task == "text-generation"
+    assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 2
+
+
 def test_refusals_on_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     write_gguf("llama", file, build("llama"))
-    said = refused(file, tmp_path / "out", writes=tmp_path / "out")  # --task auto
-    assert "LlamaForCausalLM" in said and "feature-extraction" in said
     raw = file.read_bytes()
     file.write_bytes(raw[:-100])
     assert "is cut off" in refused(file, tmp_path / "out", writes=tmp_path / "out")
