@@ -154,4 +154,6 @@ def test_the_cache_goes_into_the_attention(tmp_path):
     assert not any(
         producers[node.input[place]] in ("Concat", "Expand", "Reshape") for node in attentions for place in (1,)
     )
+    # The table of positions is computed once, not in every layer.
+    assert [node.op_type for node in graph.node].count("Cos") == 1
     assert convert(None, source, tmp_path / "old", opset=18).passed
