@@ -32,21 +32,21 @@ def test_a_system_that_does_not_tell(tmp_path):
     ("group", "files"),
     [
         (
-            "0::/work/inner",
+            "0::/outer/inner",
             {
-                "sys/fs/cgroup/work/inner/memory.max": "max",
-                "sys/fs/cgroup/work/inner/memory.current": "5",
-                "sys/fs/cgroup/work/memory.max": str(3 * GIB),
-                "sys/fs/cgroup/work/memory.current": str(2 * GIB),
-                "sys/fs/cgroup/work/memory.stat": f"anon 7\nfile {GIB}\n",
+                "sys/fs/cgroup/outer/inner/memory.max": "max",
+                "sys/fs/cgroup/outer/inner/memory.current": "5",
+                "sys/fs/cgroup/outer/memory.max": str(3 * GIB),
+                "sys/fs/cgroup/outer/memory.current": str(2 * GIB),
+                "sys/fs/cgroup/outer/memory.stat": f"anon 7\nfile {GIB}\n",
             },
         ),
         (
-            "5:cpu,cpuacct:/x\n4:memory:/work",
+            "5:cpu,cpuacct:/x\n4:memory:/outer",
             {
-                "sys/fs/cgroup/memory/work/memory.limit_in_bytes": str(3 * GIB),
-                "sys/fs/cgroup/memory/work/memory.usage_in_bytes": str(2 * GIB),
-                "sys/fs/cgroup/memory/work/memory.stat": f"cache {GIB}\nrss 7\n",
+                "sys/fs/cgroup/memory/outer/memory.limit_in_bytes": str(3 * GIB),
+                "sys/fs/cgroup/memory/outer/memory.usage_in_bytes": str(2 * GIB),
+                "sys/fs/cgroup/memory/outer/memory.stat": f"cache {GIB}\nrss 7\n",
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": "1",
             },
