@@ -109,27 +109,31 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 def _against(
     path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
 ) -> list[tuple[str, Verification]]:
-    from onnxport.comparison import compare, record
+    from onnxport.evidence import record_evidence, verify_graph
     from onnxport.shapes import infer_signature
     from onnxport.subject import load_subject
 
+    components = {component.name: component for component in manifest.components}
     with reporter.step("Run the source model") as step:
         sample = model_kwargs.pop("sample_inputs", None)
         subject = load_subject(manifest.framework, against, None, manifest.task, sample, model_kwargs)
-        known = manifest.components[0].restrictions
-        signature = infer_signature(subject.source, subject.sampler, known)
-        cases = record(subject.source, signature)
-        step.done(f"{len(cases)} sets of inputs")
+        evidence = {}
+        for part in subject.parts:
+            known = components.get(part.name, manifest.components[0]).restrictions
+            evidence[part.name] = record_evidence(part, infer_signature(part.source, part.sampler, known))
+        step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
     found = []
     for component in manifest.components:
+        # "model_quantized" is held against what "model" is; a bare graph has a name of its own.
+        names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
+        encoder = component.file.replace(names[0], subject.parts[0].name) if len(evidence) > 1 else None
         with reporter.step(f"Compare {component.file}") as step:
-            verification = compare(
+            verification = verify_graph(
                 path / component.file,
-                cases,
-                decision=subject.task.decision,
-                outputs=component.outputs,
-                source=subject.source.version,
+                evidence[names[0]],
+                component.outputs,
                 precision=component.precision,
+                encoder=path / encoder if encoder else None,
             )
             step.done(f"largest error {verification.max_abs_error:.2g}")
         found.append((component.name, verification))

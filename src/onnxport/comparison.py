@@ -15,11 +15,8 @@ import numpy as np
 from onnxport.artifact.manifest import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.axes import evaluate
 from onnxport.errors import CheckpointError, ExportError
-from onnxport.greedy import GreedyCase, check_greedy, record_greedy
-from onnxport.samples.base import Arrays, Sampler, Sizes, unrestricted
-from onnxport.samples.decoder import DecoderSampler
+from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
-from onnxport.sources.decoder import DecoderSource
 from onnxport.sources.pytorch import TorchSource
 
 # (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
@@ -44,7 +41,7 @@ class Case:
     outputs: Arrays
 
 
-def record(source: TorchSource, signature: Signature) -> list[Case | GreedyCase]:
+def record(source: TorchSource, signature: Signature) -> list[Case]:
     """Run the source at the traced sizes and at others that were not traced.
 
     Raises:
@@ -52,11 +49,10 @@ def record(source: TorchSource, signature: Signature) -> list[Case | GreedyCase]
             own outputs are not finite anywhere.
     """
     sampler = signature.sampler
-    cases: list[Case | GreedyCase] = []
+    cases: list[Case] = []
     refusal: Exception | None = None
-    needed = _edges(sampler, signature)
     with source.weights_kept():
-        for number, (name, sizes, padded) in enumerate(_plan(sampler, signature)):
+        for number, (name, sizes, padded, needed) in enumerate(_plan(sampler, signature)):
             try:
                 inputs = sampler.make(sizes, seed=number, padded=padded)
                 outputs = source.run(inputs)
@@ -64,7 +60,7 @@ def record(source: TorchSource, signature: Signature) -> list[Case | GreedyCase]
                 raise
             except Exception as error:  # models refuse sizes with any exception
                 refusal = error
-                if any(name.endswith(edge) for edge in needed):
+                if needed:
                     raise ExportError(
                         f"{source.architecture} does not run at {name}: {first_line(error)}. Nothing was written."
                     ) from error
@@ -75,39 +71,39 @@ def record(source: TorchSource, signature: Signature) -> list[Case | GreedyCase]
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
             f"{_LEAST_CASES} are needed: {first_line(refusal)}. Nothing was written."
         )
-    if not any(np.isfinite(value).any() for case in cases for value in getattr(case, "outputs", {}).values()):
+    if not any(np.isfinite(value).any() for value in cases[0].outputs.values()):
         raise ExportError(f"{source.architecture} gives no finite number itself. Nothing was written.")
-    if isinstance(source, DecoderSource):
-        free = unrestricted(sampler)
-        assert isinstance(free, DecoderSampler)
-        cases += record_greedy(source, free)
     return cases
 
 
-def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, bool]]:
-    """(name, knob sizes, padded) of every case; none but the first was traced."""
+def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, bool, bool]]:
+    """(name, knob sizes, padded, needed) of every case; none but the first was traced.
+
+    Raises:
+        ExportError: a size without which the graph is of no use is not free.
+    """
     base = {knob.name: knob.base for knob in sampler.knobs}
     rows = [name for name in base if name.endswith("batch_size") and name in signature.accepted]
     free = [name for name in signature.accepted if name not in rows]
     unseen = {name: _unseen(name, sampler, signature) for name in free}
-    yield "traced", signature.traced, False
-    yield "batch of one", base | dict.fromkeys(rows, 1), False
+    yield "traced", signature.traced, False, False
+    yield "batch of one", base | dict.fromkeys(rows, 1), False, False
     if unseen:
-        yield "larger", base | {name: sizes[1] for name, sizes in unseen.items()}, False
+        yield "larger", base | {name: sizes[1] for name, sizes in unseen.items()}, False, False
         smaller = {name: sizes[0] for name, sizes in unseen.items()}
-        yield "larger batch, smaller", base | dict.fromkeys(rows, 5) | smaller, False
+        yield "larger batch, smaller", base | dict.fromkeys(rows, 5) | smaller, False, False
         for name in unseen if len(unseen) > 1 else ():
-            yield f"other {name.replace('_', ' ')}", base | {name: unseen[name][1]}, False
+            yield f"other {name.replace('_', ' ')}", base | {name: unseen[name][1]}, False, False
     else:
-        yield "larger batch", base | dict.fromkeys(rows, 5), False
-        yield "other content", base, False
-        yield "other content again", base | dict.fromkeys(rows, 3), False
+        yield "larger batch", base | dict.fromkeys(rows, 5), False, False
+        yield "other content", base, False, False
+        yield "other content again", base | dict.fromkeys(rows, 3), False, False
     for label, sizes in _edges(sampler, signature).items():
-        yield label, base | sizes, False
+        yield label, base | sizes, False, True
         if sampler.can_pad:
-            yield f"padded rows, {label}", base | dict.fromkeys(rows, 3) | sizes, True
+            yield f"padded rows, {label}", base | dict.fromkeys(rows, 3) | sizes, True, True
     if sampler.can_pad:
-        yield "padded rows", base | dict.fromkeys(rows, 3) | {n: s[1] for n, s in unseen.items()}, True
+        yield "padded rows", base | dict.fromkeys(rows, 3) | {n: s[1] for n, s in unseen.items()}, True, False
 
 
 def _edges(sampler: Sampler, signature: Signature) -> dict[str, Sizes]:
@@ -150,7 +146,7 @@ _MAPPED_FROM_BYTES = 2**28
 
 def compare(
     path: Path,
-    cases: Sequence[Case | GreedyCase],
+    cases: Sequence[Case],
     *,
     decision: str | None,
     outputs: Sequence[TensorSpec],
@@ -185,12 +181,7 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    checks = tuple(
-        _check(run, case, decision, outputs, absolute, relative)
-        if isinstance(case, Case)
-        else check_greedy(run, case, session.inputs, TOLERANCES[precision])
-        for case in cases
-    )
+    checks = tuple(_check(run, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 

@@ -6,7 +6,7 @@ source and graph agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.artifact.staging import FileStaging, Staging, stage, stage_file
 from onnxport.collector import collector_paused
-from onnxport.errors import UsageError, VerificationError
-from onnxport.graph.write import WeightFiles, write_graph
+from onnxport.errors import UsageError
+from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.memory import memory_limit as memory_limited
 from onnxport.memory import require_memory
 from onnxport.progress import Reporter, Silent
@@ -27,12 +27,11 @@ from onnxport.tasks import find_task
 from onnxport.timing import Stopwatch, peak_memory_bytes
 
 if TYPE_CHECKING:
-    from onnxport.comparison import Case
-    from onnxport.graph.build import Graph
-    from onnxport.greedy import GreedyCase
+    from onnxport.artifact.written import WrittenModel
+    from onnxport.drafts import Draft
     from onnxport.subject import Subject
 
-GRAPH_FILE = "onnx/model.onnx"
+GRAPH_FOLDER = "onnx"
 # onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
 _QUANTIZER_COPIES = 3
 
@@ -107,6 +106,7 @@ def convert(
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.
     """
+    from onnxport.drafts import capture_drafts
     from onnxport.export.opset import choose_opset
     from onnxport.subject import load_subject
 
@@ -132,15 +132,15 @@ def convert(
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
         for note in subject.notes:
             watch.reporter.note(note)
+        if output.suffix == ".onnx":
+            _require_one_graph(subject, output)
         _check_resources(subject, output, files, quantize)
-        graph, cases = _capture(subject, opset, watch, keep_stored=files.link)
-        architecture, source_version = subject.architecture, subject.source.version
+        drafts = capture_drafts(subject, opset, watch, keep_stored=files.link)
         manifest = _manifest(subject)
         with _stage(output, overwrite) as staging:
             return _publish(
-                staging, output, subject, graph, cases, manifest, watch,
+                staging, output, subject, drafts, manifest, watch,
                 files=files, quantized=quantize, allow_mismatch=allow_mismatch,
-                source=f"{source_version} ({architecture})",
             )  # fmt: skip
 
 
@@ -156,6 +156,8 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
+    from onnxport.drafts import capture_drafts, verify_draft
+    from onnxport.evidence import require_agreement
     from onnxport.export.opset import choose_opset
     from onnxport.subject import subject_of
 
@@ -165,11 +167,13 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     opset = choose_opset(opset)
     with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
         subject = subject_of(nlp, "pt")
-        graph, cases = _capture(subject, opset, Stopwatch(Silent()))
+        _require_one_graph(subject, output)
+        (draft,) = capture_drafts(subject, opset, Stopwatch(Silent()))
+        file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graph(graph, staging.path / output.name, output, WeightFiles(use_external_format), step)
-        verification = _verify(staging.path / output.name, graph, cases, subject, subject.source.version)
-        _require_agreement(verification, allow_mismatch=False)
+            write_graphs([draft.graph], [file], output.parent, WeightFiles(use_external_format), step)
+        verification = verify_draft(draft, file, [file])
+        require_agreement(verification)
         staging.publish()
     return verification
 
@@ -189,123 +193,104 @@ def _check_resources(subject: Subject, output: Path, files: WeightFiles, quantiz
     check_free_space(output, (0 if files.link else weights) + (weights // 4 if quantize else 0))
 
 
-def _capture(
-    subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: bool = False
-) -> tuple[Graph, list[Case | GreedyCase]]:
-    """Axes, reference numbers, graph. The reference is computed before the exporter touches the model."""
-    from onnxport.comparison import record
-    from onnxport.graph.build import build_graph
-    from onnxport.shapes import infer_signature
+def _require_one_graph(subject: Subject, output: Path) -> None:
+    """A file holds one graph.
 
-    with watch.step("infer shapes", "Infer shapes") as step, subject.source.weights_kept():
-        signature = infer_signature(subject.source, subject.sampler)
-        step.done(_axes_summary(signature))
-    with watch.step("reference", "Run the source model") as step:
-        cases = record(subject.source, signature)
-        step.done(f"{len(cases)} sets of inputs")
-    with watch.step("export", f"Export to opset {opset}") as step:
-        graph = build_graph(subject.source, signature, opset, keep_stored=keep_stored)
-        step.done(f"{sum(graph.stats.operators.values())} nodes")
-    if graph.signature.accepted != signature.accepted or graph.signature.multiples != signature.multiples:
-        with watch.step("reference", "Run the source model again, at the axes that the export allows"):
-            cases = record(subject.source, graph.signature)
-    return graph, cases
+    Raises:
+        UsageError: the model becomes several.
+    """
+    if len(subject.parts) > 1:
+        names = " and ".join(f"{part.name}.onnx" for part in subject.parts)
+        raise UsageError(
+            f"{subject.architecture} becomes {names}, and {output.name} is one file. Nothing was written.",
+            hint=f"Give a folder: {output.with_suffix('')}",
+        )
 
 
 def _publish(
-    staging: Staging, output: Path, subject: Subject, graph: Graph, cases: list[Case | GreedyCase], manifest: Manifest,
-    watch: Stopwatch, *, files: WeightFiles, quantized: bool, allow_mismatch: bool, source: str,
+    staging: Staging, output: Path, subject: Subject, drafts: list[Draft], manifest: Manifest, watch: Stopwatch, *,
+    files: WeightFiles, quantized: bool, allow_mismatch: bool,
 ) -> Conversion:  # fmt: skip
     """Write into the staging folder, verify there, and put it in place."""
     from onnxport.artifact.card import render_card
     from onnxport.artifact.weights_file import write_weights
     from onnxport.artifact.written import check_written
     from onnxport.assets import write_assets
+    from onnxport.drafts import verify_draft
     from onnxport.graph.quantize import quantize_dynamic, quantized_name
 
     single = isinstance(staging, FileStaging)
-    file = staging.path / (output.name if single else GRAPH_FILE)
+    folder = staging.path if single else staging.path / GRAPH_FOLDER
+    paths = [folder / (output.name if single else f"{draft.name}.onnx") for draft in drafts]
     with watch.step("write", "Write") as step:
-        written = write_graph(graph, file, output if single else output / GRAPH_FILE, files, step)
-        checksum = None if single else write_weights(file, written, staging.path)
+        written = write_graphs(
+            [draft.graph for draft in drafts], paths, output.parent if single else output / GRAPH_FOLDER, files, step
+        )
         if not single and subject.nlp is not None:
             write_assets(subject.nlp, subject.origin, staging.path, subject.replaced)
-        step.done(f"{written.size_bytes / 1e6:.1f} MB")
-    graph.release()  # the weights are on disk now, and the session needs the memory
+        step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
+    for draft in drafts:
+        draft.graph.release()  # the weights are on disk now, and the session needs the memory
     subject.release()
-    component = _component("model", file, staging.path, graph, "float32")
-    components = [replace(component, data_files=_relative(written.files[1:], staging.path), weights_checksum=checksum)]
+    components = []
     with watch.step("verify", "Verify") as step:
-        check_written(file.parent, written)
-        verification = _verify(file, graph, cases, subject, source)
-        step.done(_verification_summary(verification))
-    _require_agreement(verification, allow_mismatch)
-    components = [replace(components[0], verification=verification)]
+        for draft, file, record in zip(drafts, paths, written, strict=True):
+            check_written(folder, record)
+            component = replace(
+                _component(draft, file, staging.path, "float32"),
+                data_files=tuple(data.relative_to(staging.path).as_posix() for data in record.files[1:]),
+                weights_checksum=None if single else write_weights(file, record, staging.path),
+            )
+            components.append(replace(component, verification=verify_draft(draft, file, paths)))
+        step.done(_verification_summary(components))
+    _require(components, allow_mismatch)
     if quantized:
-        target = file.with_name(quantized_name(file.name, single=single))
+        targets = [file.with_name(quantized_name(file.name, single=single)) for file in paths]
         with watch.step("quantize", "Quantize to int8") as step:
-            quantize_dynamic(file, target)
-            step.done(f"{target.stat().st_size / 1e6:.1f} MB")
+            for file, target in zip(paths, targets, strict=True):
+                quantize_dynamic(file, target)
+            step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
         with watch.step("verify", "Verify int8") as step:
-            verification = _verify(target, graph, cases, subject, source, "int8")
-            step.done(_verification_summary(verification))
-        _require_agreement(verification, allow_mismatch)
-        component = _component("model_quantized", target, staging.path, graph, "int8")
-        components.append(replace(component, verification=verification))
+            smaller = [
+                replace(
+                    _component(draft, target, staging.path, "int8", "_quantized"),
+                    verification=verify_draft(draft, target, targets, "int8"),
+                )
+                for draft, target in zip(drafts, targets, strict=True)
+            ]
+            step.done(_verification_summary(smaller))
+        _require(smaller, allow_mismatch)
+        components += smaller
     with watch.step("publish", "Publish") as step:
         manifest = replace(manifest, components=tuple(components))
         if not single:
             (staging.path / "README.md").write_text(render_card(manifest, output.name), encoding="utf-8")
-            folder = file.parent.relative_to(staging.path)
-            hashes = {(folder / name).as_posix(): value for name, value in written.sha256.items()}
+            hashes = {f"{GRAPH_FOLDER}/{name}": value for record in written for name, value in record.sha256.items()}
             manifest = write_manifest(staging.path, manifest, hashes)
         published = staging.publish()
         step.done(str(output))
-    paths = published if single else tuple(output / name for name in (*manifest.files, "onnxport.json"))
-    return Conversion(output, manifest, paths, watch.wall, watch.cpu, peak_memory_bytes())
+    final = published if single else tuple(output / name for name in (*manifest.files, "onnxport.json"))
+    return Conversion(output, manifest, final, watch.wall, watch.cpu, peak_memory_bytes())
 
 
-def _verify(
-    file: Path, graph: Graph, cases: list[Case | GreedyCase], subject: Subject, source: str, precision: str = "float32"
-) -> Verification:
-    from onnxport.comparison import compare
+def _require(components: Sequence[Component], allow_mismatch: bool) -> None:
+    from onnxport.evidence import require_agreement
 
-    return compare(
-        file,
-        cases,
-        decision=subject.task.decision,
-        outputs=graph.signature.outputs,
-        source=source,
-        precision=precision,
-    )
+    for component in components:
+        assert component.verification is not None
+        require_agreement(component.verification, allow_mismatch=allow_mismatch)
 
 
-def _require_agreement(verification: Verification, allow_mismatch: bool) -> None:
-    if verification.passed or allow_mismatch:
-        return
-    case = next(case for case in verification.cases if not case.ok)
-    where = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
-    if case.error is not None:
-        what = case.error
-    else:
-        output = next(output for output in case.outputs if not output.ok)
-        what = (
-            f"{output.name} {list(output.shape)} is off by {output.max_abs_error:.3g} at most, "
-            f"{output.tolerance:.3g} is allowed"
-        )
-    raise VerificationError(
-        f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}. "
-        "Nothing was published.",
-        hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
-        verification=verification,
-    )
+def _distinct(written: Sequence[WrittenModel]) -> set[Path]:
+    return {file for record in written for file in record.files}
 
 
-def _component(name: str, file: Path, root: Path, graph: Graph, precision: str) -> Component:
+def _component(draft: Draft, file: Path, root: Path, precision: str, suffix: str = "") -> Component:
     from onnxport.graph.stats import file_bytes, file_operators
 
+    graph = draft.graph
     return Component(
-        name=name,
+        name=draft.name + suffix,
         file=file.relative_to(root).as_posix(),
         opset=graph.stats.opset,
         precision=precision,
@@ -343,10 +328,6 @@ def _manifest(subject: Subject) -> Manifest:
     )
 
 
-def _relative(files: Iterable[Path], root: Path) -> tuple[str, ...]:
-    return tuple(file.relative_to(root).as_posix() for file in files)
-
-
 def _stage(output: Path, overwrite: bool) -> Staging:
     return stage_file(output, overwrite=overwrite) if output.suffix == ".onnx" else stage(output, overwrite=overwrite)
 
@@ -357,17 +338,11 @@ def _require_exporter() -> None:
     require_pytorch()
 
 
-def _axes_summary(signature: Any) -> str:
-    dynamic = list(dict.fromkeys(axis for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)))
-    return (
-        f"{len(signature.inputs)} inputs, {len(signature.outputs)} outputs, "
-        + (f"dynamic: {', '.join(dynamic)}" if dynamic else "all axes fixed")
-    )  # fmt: skip
-
-
-def _verification_summary(verification: Verification) -> str:
-    word = "agree" if verification.passed else "DISAGREE"
-    return f"{len(verification.cases)} sets of inputs {word}, largest error {verification.max_abs_error:.2g}"
+def _verification_summary(components: Sequence[Component]) -> str:
+    found = [component.verification for component in components if component.verification is not None]
+    word = "agree" if all(verification.passed for verification in found) else "DISAGREE"
+    count, error = sum(len(v.cases) for v in found), max(v.max_abs_error for v in found)
+    return f"{count} sets of inputs {word}, largest error {error:.2g}"
 
 
 def _count(number: int) -> str:

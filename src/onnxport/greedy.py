@@ -1,24 +1,26 @@
-"""A decoder checked as it is used: greedy tokens of the source against those of the graph.
+"""A decoder checked as it is used: greedy tokens of the source against those of the graphs.
 
 The source generates with transformers' own `generate` and its own cache; the graph takes the prompt
 in chunks and then token by token, each time over the states that it returned itself. So a state that
-is wrong in a way that one call does not show, shows here.
+is wrong in a way that one call does not show, shows here. Of an encoder-decoder both graphs run, the
+decoder over what the encoder's graph gave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck, TensorSpec
 from onnxport.runtime.decoder import present_name
-from onnxport.samples.base import Arrays
+from onnxport.runtime.session import OnnxSession
+from onnxport.samples.base import Arrays, Sampler, unrestricted
 
 if TYPE_CHECKING:
-    from onnxport.samples.decoder import DecoderSampler
     from onnxport.sources.decoder import DecoderSource
 
 _TOKENS = 32
@@ -29,6 +31,12 @@ _MANY_BYTES = 2**32
 _RUNS = (("one row, prompt at once", 1, 9, 9), ("padded rows, prompt in chunks", 3, 11, 4))
 
 
+class _Prompter(Protocol):
+    def prompt(self, rows: int, length: int) -> Arrays:
+        """What the source's `generate` takes; rows after the first are padded."""
+        ...
+
+
 @dataclass(frozen=True)
 class GreedyCase:
     """A prompt and what the source made of it.
@@ -36,7 +44,8 @@ class GreedyCase:
     Attributes:
         name: for the record.
         chunk: tokens of the prompt that the graph gets in one call.
-        input_ids, attention_mask: the prompt, (rows, tokens); padded on the left.
+        prompt: `input_ids` and `attention_mask` (rows, tokens), padded on the left; of an encoder-decoder the
+            encoder's inputs, and `decoder_input_ids` (rows, tokens).
         tokens: what the source generated, (rows, steps).
         margins: by how much the best token led the second, (rows, steps).
         scale: largest |logit|.
@@ -44,47 +53,53 @@ class GreedyCase:
 
     name: str
     chunk: int
-    input_ids: np.ndarray
-    attention_mask: np.ndarray
+    prompt: Arrays
     tokens: np.ndarray
     margins: np.ndarray
     scale: float
 
 
-def record_greedy(source: DecoderSource, sampler: DecoderSampler) -> list[GreedyCase]:
-    """Let the source generate."""
+def record_greedy(source: DecoderSource, sampler: Sampler) -> list[GreedyCase]:
+    """Let the source generate from prompts of its sampler."""
     steps = _TOKENS if source.weight_bytes < _MANY_BYTES else _FEW_TOKENS
+    prompter: _Prompter = unrestricted(sampler)  # type: ignore[assignment]  # that of a decoder has prompts
     cases = []
     for name, rows, length, chunk in _RUNS:
-        ids, mask = sampler.prompt(rows, length)
-        tokens, margins, scale = source.generate(ids, mask, steps)
-        cases.append(GreedyCase(f"{steps} greedy tokens, {name}", chunk, ids, mask, tokens, margins, scale))
+        prompt = prompter.prompt(rows, length)
+        tokens, margins, scale = source.generate(prompt, steps)
+        cases.append(GreedyCase(f"{steps} greedy tokens, {name}", chunk, prompt, tokens, margins, scale))
     return cases
 
 
 def check_greedy(
-    run: Callable[[Arrays], Arrays],
-    case: GreedyCase,
-    inputs: Sequence[TensorSpec],
-    tolerance: tuple[float, float],
-) -> CaseCheck:
-    """Generate with the graph.
+    cases: Sequence[GreedyCase], decoder: Path, encoder: Path | None, tolerance: tuple[float, float]
+) -> tuple[CaseCheck, ...]:
+    """Generate with the graphs.
 
     Tokens may part only where the source's two best logits are closer than the graph may be off
     (twice the tolerance, one for each); a row is compared up to there.
 
     Args:
-        run: the graph.
-        inputs: all that it takes.
-        tolerance: (absolute, relative) of the graph's precision.
+        decoder, encoder: the graphs; `encoder` is None for a decoder alone.
+        tolerance: (absolute, relative) of the graphs' precision.
     """
-    rows, steps = case.tokens.shape
-    sizes = {"batch_size": rows, "prompt": case.input_ids.shape[1], "tokens": steps}
     try:
-        found = _generate(run, case, inputs)
+        sessions = OnnxSession(decoder), OnnxSession(encoder) if encoder is not None else None
+    except Exception as error:  # a graph that does not load is the finding
+        return tuple(CaseCheck(case.name, {}, (), error=_first_line(error), ok=False) for case in cases)
+    return tuple(_check(case, *sessions, tolerance) for case in cases)
+
+
+def _check(
+    case: GreedyCase, decoder: OnnxSession, encoder: OnnxSession | None, tolerance: tuple[float, float]
+) -> CaseCheck:
+    rows, steps = case.tokens.shape
+    first = case.prompt["input_ids" if encoder is None else "decoder_input_ids"]
+    sizes = {"batch_size": rows, "prompt": first.shape[1], "tokens": steps}
+    try:
+        found = _generate(case, first, decoder, _encoded(case.prompt, encoder))
     except Exception as error:  # whatever the run time says is the finding
-        message = str(error).strip().splitlines()
-        return CaseCheck(case.name, sizes, (), error=message[0][:300] if message else type(error).__name__, ok=False)
+        return CaseCheck(case.name, sizes, (), error=_first_line(error), ok=False)
     allowed = 2 * (tolerance[0] + tolerance[1] * case.scale)
     equal, parted = 0, None
     for row in range(rows):
@@ -99,19 +114,30 @@ def check_greedy(
     return CaseCheck(case.name, sizes, (), "token", equal / (rows * steps), parted, parted is None)
 
 
-def _generate(run: Callable[[Arrays], Arrays], case: GreedyCase, inputs: Sequence[TensorSpec]) -> np.ndarray:
-    names = {spec.name for spec in inputs}
-    rows = len(case.input_ids)
-    states = {spec.name: _empty(spec, rows) for spec in inputs if spec.name.startswith("past_")}
-    mask, done = case.attention_mask, 0
+def _encoded(prompt: Arrays, encoder: OnnxSession | None) -> Arrays:
+    """Inputs of the decoder that stay as they are."""
+    if encoder is None:
+        return {}
+    made = encoder.run({spec.name: prompt[spec.name] for spec in encoder.inputs})
+    fixed = {name.replace("present.", "past_key_values."): value for name, value in made.items()}
+    if "attention_mask" in prompt:
+        fixed["encoder_attention_mask"] = prompt["attention_mask"]
+    return fixed
+
+
+def _generate(case: GreedyCase, first: np.ndarray, decoder: OnnxSession, fixed: Arrays) -> np.ndarray:
+    names = {spec.name for spec in decoder.inputs}
+    rows, done, pending = len(first), 0, first
+    growing = [spec for spec in decoder.inputs if spec.name.startswith("past_") and spec.name not in fixed]
+    states = {spec.name: _empty(spec, rows) for spec in growing}
+    mask = np.ones_like(first) if fixed else case.prompt["attention_mask"]
     tokens: list[np.ndarray] = []
-    pending = case.input_ids
     while len(tokens) < case.tokens.shape[1]:
         ids, pending = pending[:, : case.chunk], pending[:, case.chunk :]
         seen = mask[:, : done + ids.shape[1]]
         positions = np.maximum(seen.cumsum(1) - 1, 0)[:, done:]
         given = {"input_ids": ids, "attention_mask": seen, "position_ids": positions}
-        outputs = run({name: value for name, value in (given | states).items() if name in names})
+        outputs = decoder.run({name: value for name, value in (given | states | fixed).items() if name in names})
         states = {name: outputs[present_name(name)] for name in states}
         done += ids.shape[1]
         if not pending.shape[1]:
@@ -125,3 +151,8 @@ def _empty(spec: TensorSpec, rows: int) -> np.ndarray:
     """A state before the first token: no token, or zeros."""
     shape: list[int] = [rows, *(0 if isinstance(size, str) else size for size in spec.axes[1:])]
     return np.zeros(shape, spec.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    message = str(error).strip().splitlines()
+    return message[0][:300] if message else type(error).__name__

@@ -12,7 +12,7 @@ from onnxport.errors import UsageError
 from onnxport.samples import Sampler
 from onnxport.samples.tensors import TensorSampler
 from onnxport.shapes import as_sample
-from onnxport.sources.choose import sampler_of, source_of, task_of
+from onnxport.sources.choose import Part, parts_of, task_of
 from onnxport.sources.pytorch import TorchSource
 from onnxport.tasks import Task
 
@@ -26,6 +26,7 @@ class Subject:
 
     Attributes:
         nlp: the pipeline, or None for a plain module.
+        parts: the graphs that it becomes, in the order in which they run.
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
@@ -33,12 +34,21 @@ class Subject:
 
     nlp: Any
     task: Task
-    source: TorchSource
-    sampler: Sampler
+    parts: tuple[Part, ...]
     name: str
     origin: Path | None = None
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+
+    @property
+    def source(self) -> TorchSource:
+        """The model, as the source of the first graph."""
+        return self.parts[0].source
+
+    @property
+    def sampler(self) -> Sampler:
+        """What makes the user's inputs."""
+        return self.parts[0].sampler
 
     @property
     def architecture(self) -> str:
@@ -47,7 +57,8 @@ class Subject:
     def release(self) -> None:
         """Let go of the model, so that its memory is free for ONNX Runtime; a live model stays the user's."""
         self.nlp = None
-        self.source.release()
+        for part in self.parts:
+            part.source.release()
         gc.collect()  # modules refer to themselves in circles
 
 
@@ -80,9 +91,8 @@ def subject_of(
     replaced: frozenset[str] = frozenset(),
 ) -> Subject:
     """A pipeline as a subject."""
-    source = source_of(nlp, framework)
-    sampler = sampler_of(nlp, source)
-    return Subject(nlp, task_of(nlp), source, sampler, name or source.architecture, origin, notes, replaced)
+    parts = parts_of(nlp, framework)
+    return Subject(nlp, task_of(nlp), parts, name or parts[0].source.architecture, origin, notes, replaced)
 
 
 def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> Subject:
@@ -112,4 +122,5 @@ def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> 
     if unknown:
         raise UsageError(f"The forward has no input {', '.join(unknown)}; it has {', '.join(names)}.")
     source = TorchSource(model)
-    return Subject(None, MODULE_TASK, source, TensorSampler(as_sample(given)), source.architecture)
+    part = Part("model", source, TensorSampler(as_sample(given)))
+    return Subject(None, MODULE_TASK, (part,), source.architecture)

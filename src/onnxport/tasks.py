@@ -28,6 +28,8 @@ class Task:
         summary: one line for `onnxport tasks`.
         example: the argument of `onnxport run`.
         aliases: other names that mean the same.
+        generates: a model that writes its answer token by token becomes graphs for that, an encoder-decoder
+            two; other models of the row stay one graph.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Task:
     summary: str
     example: str
     aliases: tuple[str, ...] = ()
+    generates: bool = False
 
 
 _SEGMENTATION = ("logits", "pred_boxes", "pred_masks", "class_queries_logits", "masks_queries_logits")
@@ -55,7 +58,13 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-classification", "text-pair", ("AutoModelForSequenceClassification",), ("logits",), "label",
          "labels given at run time, by entailment", '"A new phone" "technology,sport"'),
     Task("text-generation", "decoder", ("AutoModelForCausalLM",), ("logits",), "token",
-         "a text that goes on", '"Once upon a time"', ("causal-lm",)),
+         "a text that goes on", '"Once upon a time"', ("causal-lm",), generates=True),
+    Task("text2text-generation", "text", ("AutoModelForSeq2SeqLM",), ("logits",), "token",
+         "a text from a text", '"translate English to German: Good morning."', ("seq2seq-lm",), generates=True),
+    Task("summarization", "text", ("AutoModelForSeq2SeqLM",), ("logits",), "token",
+         "a short text from a long one", '"A long text."', generates=True),
+    Task("translation", "text", ("AutoModelForSeq2SeqLM",), ("logits",), "token",
+         "a text in another language", '"Good morning."', generates=True),
     Task("multiple-choice", "choices", ("AutoModelForMultipleChoice",), ("logits",), "label",
          "the best of several endings", '"It rains." "I get wet." "I fly."'),
     Task("next-sentence-prediction", "text-pair", ("AutoModelForNextSentencePrediction",), ("logits",), "label",
@@ -74,8 +83,8 @@ TASKS: tuple[Task, ...] = (
          "the distance of every pixel", "photo.png"),
     Task("audio-classification", "audio", ("AutoModelForAudioClassification",), ("logits",), "label",
          "a label for a sound", "sound.wav"),
-    Task("automatic-speech-recognition", "audio", ("AutoModelForCTC",), ("logits",), "token",
-         "the words of a recording (CTC)", "speech.wav", ("asr", "speech-recognition")),
+    Task("automatic-speech-recognition", "audio", ("AutoModelForCTC", "AutoModelForSpeechSeq2Seq"), ("logits",),
+         "token", "the words of a recording", "speech.wav", ("asr", "speech-recognition"), generates=True),
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),

@@ -12,7 +12,7 @@ from onnxport.sources.states import State
 
 SEQUENCE, PAST, TOTAL = "sequence_length", "past_sequence_length", "total_sequence_length"
 # About the scale of keys and values of trained models, which norms keep near one.
-_SCALE = 0.5
+STATE_SCALE = 0.5
 
 
 class DecoderSampler:
@@ -35,11 +35,11 @@ class DecoderSampler:
         self.knobs = (Knob(text.batch, 2, (3, 5)), length, *([past] if grows else []))
         self.joint_axes = {("attention_mask", 1): TOTAL}
 
-    def prompt(self, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and their mask, (rows, length); rows after the first are padded on the left."""
+    def prompt(self, rows: int, length: int) -> Arrays:
+        """`input_ids` and `attention_mask`, (rows, length); rows after the first are padded on the left."""
         mask = self._mask(rows, length, padded=True)
         ids = self.text.make({self.text.batch: rows, SEQUENCE: length}, seed=length)["input_ids"]
-        return np.where(mask == 1, ids, self._padding()), mask
+        return {"input_ids": np.where(mask == 1, ids, self._padding()), "attention_mask": mask}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Padded rows are padded on the left, as generation needs it: the new tokens are at the end."""
@@ -57,7 +57,7 @@ class DecoderSampler:
             shape = [rows, *state.shape[1:]]
             if state.growing is not None:
                 shape[state.growing] = past
-            arrays[state.past] = (rng.standard_normal(shape) * _SCALE).astype(state.dtype)
+            arrays[state.past] = (rng.standard_normal(shape) * STATE_SCALE).astype(state.dtype)
         return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
     def _mask(self, rows: int, length: int, padded: bool) -> np.ndarray:

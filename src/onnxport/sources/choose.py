@@ -1,11 +1,13 @@
-"""From a pipeline to its source and sampler."""
+"""From a pipeline to its sources and samplers."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import UsageError
 from onnxport.samples import Sampler, sampler_for
+from onnxport.samples.base import base_sizes
 from onnxport.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -19,6 +21,59 @@ def task_of(nlp: Any) -> Task:
         TaskError: the pipeline's task is not in the table.
     """
     return find_task(nlp.task)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A graph to be: a source, and what makes its inputs.
+
+    Attributes:
+        name: of the component in the folder.
+        decision: what a user sees in its outputs (`Task.decision`).
+    """
+
+    name: str
+    source: TorchSource
+    sampler: Sampler
+    decision: str | None = None
+
+
+def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
+    """The graphs that the model of a pipeline becomes: one, or encoder and decoder, in the order in which they run.
+
+    Raises:
+        UsageError: the framework is not "pt".
+        ExportError: an encoder-decoder whose states cannot be read.
+    """
+    task = task_of(nlp)
+    if framework == "pt" and task.generates and is_encoder_decoder(nlp.model):
+        return _encoder_and_decoder(nlp, task)
+    source = source_of(nlp, framework)
+    return (Part("model", source, sampler_of(nlp, source), task.decision),)
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether it writes an answer with a decoder that looks at what an encoder made of the input."""
+    return bool(getattr(model.config, "is_encoder_decoder", False)) and model.can_generate()
+
+
+def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
+    from onnxport.samples.cross_decoder import CrossDecoderSampler
+    from onnxport.sources.encoder_decoder import MASK, CrossDecoderSource, EncoderSource, encoder_inputs
+
+    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    sampler = sampler_for(nlp, task, encoder_inputs(model))
+    sizes = base_sizes(sampler)
+    other = {knob.name: knob.others[0] if knob.others else knob.base for knob in sampler.knobs}
+    samples = (sampler.make(sizes), sampler.make({**other, sampler.knobs[0].name: sizes[sampler.knobs[0].name]}))
+    encoder = EncoderSource(model, samples, architecture)
+    decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    tokens = CrossDecoderSampler(
+        sampler, encoder.shapes, decoder.states, decoder.cross,
+        vocabulary=vocabulary, mask=MASK, first_token=decoder.first_token or 0,
+    )  # fmt: skip
+    return Part("encoder_model", encoder, sampler), Part("decoder_model_merged", decoder, tokens, task.decision)
 
 
 def source_of(nlp: Any, framework: str) -> TorchSource:

@@ -11,8 +11,9 @@ from onnxport.sources.pytorch import TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from onnxport.sources.pytorch import Arrays
 
 # What transformers' models call the parameter, and the field of the result.
 _CACHE_NAMES = ("past_key_values", "cache_params")
@@ -23,7 +24,13 @@ class DecoderSource(TorchSource):
 
     Its inputs are those of the model, with a tensor `past_...` for each state in place of the cache;
     its outputs are the wanted ones and a tensor `present...` for each state.
+
+    Attributes:
+        states: what its cache holds.
+        first_token: what the answer of an encoder-decoder begins with; None for a decoder alone.
     """
+
+    first_token: int | None = None
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
         super().__init__(model, outputs, architecture)
@@ -41,33 +48,38 @@ class DecoderSource(TorchSource):
         kept = {name: result[name] for name in self.outputs if name in result}
         return {**kept, **read_cache(self.states, result[self._cache_name])}
 
-    def generate(self, input_ids: np.ndarray, attention_mask: np.ndarray, steps: int) -> tuple[Any, Any, float]:
+    def generate(self, prompt: Arrays, steps: int) -> tuple[Any, Any, float]:
         """Greedy tokens by transformers' `generate`, past any end of text.
+
+        Args:
+            prompt: `input_ids` and `attention_mask`, (rows, tokens), padded on the left.
 
         Returns:
             tokens (rows, steps) int64; by how much the best logit leads the second (rows, steps);
             the largest |logit|.
         """
         import torch
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, GenerationMixin
 
         # Only what is named here: a checkpoint's penalties and end tokens are no business of the graph.
         settings = GenerationConfig(
             do_sample=False, num_beams=1, max_new_tokens=steps, min_new_tokens=steps,
-            eos_token_id=None, pad_token_id=0, bos_token_id=0,
+            eos_token_id=None, pad_token_id=0, bos_token_id=0, decoder_start_token_id=self.first_token,
         )  # fmt: skip
-        prompt = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
-        own, self.model.generation_config = self.model.generation_config, settings  # type: ignore[assignment]
+        model: Any = self.model
+        own, model.generation_config = model.generation_config, settings
         try:
             with torch.no_grad(), self.weights_kept():
-                result = self.model.generate(  # type: ignore[operator]
-                    **prompt, generation_config=settings, return_dict_in_generate=True, output_logits=True
-                )
+                # Not the model's own method: Whisper's cuts sound into pieces and looks for time stamps.
+                result: Any = GenerationMixin.generate(
+                    model, **self.tensors(prompt), generation_config=settings, return_dict_in_generate=True,
+                    output_logits=True,
+                )  # fmt: skip
         finally:
-            self.model.generation_config = own  # type: ignore[assignment]
+            model.generation_config = own
         best = torch.stack([step.float().topk(2).values for step in result.logits], 1)
         scale = max(float(step.abs().max()) for step in result.logits)
-        return result.sequences[:, input_ids.shape[1] :].numpy(), (best[..., 0] - best[..., 1]).numpy(), scale
+        return result.sequences[:, -steps:].numpy(), (best[..., 0] - best[..., 1]).numpy(), scale
 
     def _find_states(self) -> tuple[State, ...]:
         """Fills two caches of the model's own making, on fake tensors where it can."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
+from onnxport.runtime.decoder import present_name
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ class State:
         shape: with the number of rows on axis 0.
         dtype: as numpy calls it.
         growing: axis that has one entry a token, or None.
+        branch: "" for a decoder alone; of an encoder-decoder "decoder" for what its tokens attend to,
+            "encoder" for the cross-attention.
     """
 
     layer: int
@@ -39,24 +42,27 @@ class State:
     shape: tuple[int, ...]
     dtype: str
     growing: int | None
+    branch: str = ""
 
     @property
     def past(self) -> str:
         """Name of the input; the names are those that transformers.js and optimum read."""
-        return f"past_key_values.{self.layer}.{self.kind}" if self.growing is not None else f"past_{self._fixed}"
+        if self.kind in _GROWING:
+            branch = f"{self.branch}." if self.branch else ""
+            return f"past_key_values.{self.layer}.{branch}{self.kind}"
+        return f"past_{self.kind}.{self.layer}" + (f".{self.number}" if self.number else "")
 
     @property
     def present(self) -> str:
         """Name of the output."""
-        return f"present.{self.layer}.{self.kind}" if self.growing is not None else f"present_{self._fixed}"
-
-    @property
-    def _fixed(self) -> str:
-        return f"{self.kind}.{self.layer}" + (f".{self.number}" if self.number else "")
+        return present_name(self.past)
 
 
-def find_states(short: Any, long: Any, architecture: str) -> tuple[State, ...]:
+def find_states(short: Any, long: Any, architecture: str, branch: str = "") -> tuple[State, ...]:
     """The states of two caches that the model filled with rows of different length.
+
+    Args:
+        branch: as in `State`.
 
     Raises:
         ExportError: it holds something that is no tensor of a known kind.
@@ -73,7 +79,7 @@ def find_states(short: Any, long: Any, architecture: str) -> tuple[State, ...]:
                 raise ExportError(f"{architecture}: the {kind} state of layer {index} has no one axis that grows.")
             growing = moved[0] if moved else None
             dtype = str(tensor.dtype).removeprefix("torch.")
-            states.append(State(index, kind, number, tuple(tensor.shape), dtype, growing))
+            states.append(State(index, kind, number, tuple(tensor.shape), dtype, growing, branch))
     if not states:
         raise ExportError(f"{architecture} keeps nothing between two calls: it has no cache. Nothing was written.")
     return tuple(states)

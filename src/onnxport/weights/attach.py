@@ -24,6 +24,14 @@ class _Moves:
 
     lazy: LazyTensor
 
+    @property
+    def origin(self) -> tuple[Any, ...]:
+        """Where the numbers come from; equal for two weights made of the same stored or held tensors."""
+        return tuple(
+            (leaf.path, leaf.begin) if isinstance(leaf, Stored) else leaf.tensor.data_ptr()
+            for leaf in leaves(self.lazy)
+        )
+
     def permuted(self, axes: list[int], name: str) -> ir.TensorProtocol:
         """Its axes in another order."""
         return weight(self.lazy.permute(axes), name)

@@ -1,0 +1,99 @@
+"""What a source made of inputs, and whether a graph makes the same of them.
+
+`record_evidence` runs before the exporter touches the model; `verify_graph` runs the written graph, also
+when the source is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxport.artifact.manifest import TensorSpec, Verification
+from onnxport.comparison import TOLERANCES, Case, compare, record
+from onnxport.errors import VerificationError
+from onnxport.greedy import GreedyCase, check_greedy, record_greedy
+from onnxport.shapes import Signature
+from onnxport.sources.choose import Part
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Inputs, and what the source made of them.
+
+    Attributes:
+        cases: single calls.
+        greedy: whole generations, where the part is a decoder.
+        decision: what a user sees in the outputs (`Task.decision`).
+        source: name and version of what ran.
+    """
+
+    cases: list[Case]
+    greedy: list[GreedyCase]
+    decision: str | None
+    source: str
+
+
+def record_evidence(part: Part, signature: Signature) -> Evidence:
+    """Run the source.
+
+    Raises:
+        ExportError: as `comparison.record`.
+    """
+    from onnxport.sources.decoder import DecoderSource
+
+    source = part.source
+    cases = record(source, signature)
+    greedy = record_greedy(source, signature.sampler) if isinstance(source, DecoderSource) else []
+    return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})")
+
+
+def verify_graph(
+    file: Path,
+    evidence: Evidence,
+    outputs: Sequence[TensorSpec],
+    *,
+    precision: str = "float32",
+    encoder: Path | None = None,
+) -> Verification:
+    """Run a graph on everything that the source was run on.
+
+    Args:
+        outputs: with their axes as declared.
+        precision: row of `comparison.TOLERANCES`.
+        encoder: the graph that runs before a decoder's.
+    """
+    found = compare(
+        file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source, precision=precision
+    )
+    checks = check_greedy(evidence.greedy, file, encoder, TOLERANCES[precision]) if evidence.greedy else ()
+    return replace(
+        found, cases=(*found.cases, *checks), passed=found.passed and all(check.ok for check in checks)
+    )  # fmt: skip
+
+
+def require_agreement(verification: Verification, *, allow_mismatch: bool = False) -> None:
+    """Go on only with a graph that holds.
+
+    Raises:
+        VerificationError: names the first case and output that differ.
+    """
+    if verification.passed or allow_mismatch:
+        return
+    case = next(case for case in verification.cases if not case.ok)
+    where = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
+    if case.error is not None:
+        what = case.error
+    else:
+        output = next(output for output in case.outputs if not output.ok)
+        what = (
+            f"{output.name} {list(output.shape)} is off by {output.max_abs_error:.3g} at most, "
+            f"{output.tolerance:.3g} is allowed"
+        )
+    raise VerificationError(
+        f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}. "
+        "Nothing was published.",
+        hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
+        verification=verification,
+    )

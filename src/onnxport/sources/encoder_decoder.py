@@ -1,0 +1,135 @@
+"""An encoder-decoder as two sources, so that each becomes a graph of its own.
+
+The encoder's graph ends in the keys and values that the decoder's cross-attention reads: they depend on
+the input alone, and are computed once. The decoder's graph takes them as inputs and holds no weights for
+them, so that no branch and no second copy of a weight is needed.
+
+Both sources call the whole model, which is cut by what is asked of it: the exporter drops what no output
+depends on. So no architecture is named here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import ExportError
+from onnxport.sources.decoder import DecoderSource
+from onnxport.sources.pytorch import Arrays, TorchSource
+from onnxport.sources.states import State, build_cache, find_states, read_cache
+
+if TYPE_CHECKING:
+    import torch
+
+HIDDEN, MASK = "last_hidden_state", "encoder_attention_mask"
+_CACHE = "past_key_values"
+
+
+def encoder_inputs(model: torch.nn.Module) -> frozenset[str]:
+    """The parameters of the model's forward without those of its decoder."""
+    return frozenset(name for name in inspect.signature(model.forward).parameters if not name.startswith("decoder_"))
+
+
+class EncoderSource(TorchSource):
+    """The encoder, with the cross-attention's keys and values of every layer of the decoder.
+
+    Its outputs are `last_hidden_state` and a `present.N.encoder.key` and `.value` for each layer,
+    (batch, heads, tokens of the encoder, features).
+
+    Args:
+        samples: inputs of the encoder at two sizes.
+    """
+
+    def __init__(self, model: torch.nn.Module, samples: tuple[Arrays, Arrays], architecture: str | None = None) -> None:
+        super().__init__(model, (), architecture)
+        results = [self._call(model, sample, tokens) for sample, tokens in zip(samples, (2, 3), strict=True)]
+        caches = [result.get(_CACHE) for result in results]
+        if not all(hasattr(cache, "cross_attention_cache") for cache in caches):
+            raise ExportError(
+                f"{self.architecture} keeps no cross-attention cache ({type(caches[0]).__name__}). Nothing was written."
+            )
+        halves = [(cache.self_attention_cache, cache.cross_attention_cache) for cache in caches]
+        self.own_states = find_states(halves[0][0], halves[1][0], self.architecture, "decoder")
+        self.states: tuple[State, ...] = find_states(halves[0][1], halves[1][1], self.architecture, "encoder")
+        self.width = int(results[0]["encoder_last_hidden_state"].shape[-1])
+        self.outputs = (HIDDEN, *(state.present for state in self.states))
+
+    def accepts(self) -> frozenset[str] | None:
+        return encoder_inputs(self.model)
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        """One call of the model with one token for the decoder; which one makes no difference to the outputs."""
+        result = _with_tokens(forward, tensors, 1)
+        cross = read_cache(self.states, result[_CACHE].cross_attention_cache)
+        return {HIDDEN: result["encoder_last_hidden_state"], **cross}
+
+    def _call(self, model: torch.nn.Module, sample: Arrays, tokens: int) -> Any:
+        """On fake tensors where it can: only shapes are looked at."""
+        import torch
+
+        with suppress(Exception):
+            return self._fake_call(lambda given: _with_tokens(model, given, tokens), self.tensors(sample))
+        with torch.no_grad(), self.weights_kept():
+            return _with_tokens(model, self.tensors(sample), tokens)
+
+
+class CrossDecoderSource(DecoderSource):
+    """The decoder of an encoder-decoder.
+
+    Its inputs are `input_ids` of the decoder, `encoder_attention_mask` where the model masks its encoder,
+    `past_key_values.N.decoder.key` and `.value`, which grow with the tokens, and `past_key_values.N.encoder.key`
+    and `.value`, which stay what the encoder gave. Its outputs are `logits` and `present.N.decoder...`.
+    The prompt of `generate` has the encoder's inputs, and `decoder_input_ids` that begin with `first_token`.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, encoder: EncoderSource, outputs: tuple[str, ...], architecture: str | None = None
+    ) -> None:
+        self.encoder = encoder
+        super().__init__(model, outputs, architecture)
+        self.cross = encoder.states
+        self.first_token = _first_token(model)
+
+    def _find_states(self) -> tuple[State, ...]:
+        return self.encoder.own_states
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        """One call of the model over the states in `tensors`; the encoder does not run."""
+        from transformers import EncoderDecoderCache
+        from transformers.modeling_outputs import BaseModelOutput
+
+        cache = EncoderDecoderCache(build_cache(self.states, tensors), build_cache(self.cross, tensors))
+        cache.is_updated = dict.fromkeys(range(len(cache.cross_attention_cache.layers)), True)
+        first = self.cross[0]
+        key = tensors[first.past]
+        # Of the encoder's output only the shape matters, once its keys and values are known.
+        length = key.shape[2 if first.growing is None else first.growing]
+        hidden = key.new_zeros((key.shape[0], length, self.encoder.width))
+        given = {"attention_mask": tensors[MASK]} if MASK in tensors else {}
+        result = forward(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), **given,
+            decoder_input_ids=tensors["input_ids"], **{_CACHE: cache}, use_cache=True,
+        )  # fmt: skip
+        kept = {name: result[name] for name in self.outputs if name in result}
+        return {**kept, **read_cache(self.states, result[_CACHE].self_attention_cache)}
+
+
+def _with_tokens(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor], tokens: int) -> Any:
+    import torch
+
+    rows = next(iter(tensors.values())).shape[0]
+    # Past zero: some models take it for padding and look where the rows end.
+    ids = torch.ones((rows, tokens), dtype=torch.int64)
+    return forward(**tensors, decoder_input_ids=ids, use_cache=True)
+
+
+def _first_token(model: Any) -> int:
+    """`decoder_start_token_id`, or the beginning of a text, as `generate` chooses it."""
+    known = [
+        getattr(part, name, None)
+        for name in ("decoder_start_token_id", "bos_token_id")
+        for part in (model.generation_config, model.config, model.config.get_text_config(decoder=True))
+    ]
+    return next((int(token) for token in known if isinstance(token, int)), 0)
