@@ -120,8 +120,8 @@ def _encoded(prompt: Arrays, encoder: OnnxSession | None) -> Arrays:
         return {}
     made = encoder.run({spec.name: prompt[spec.name] for spec in encoder.inputs})
     fixed = {name.replace("present.", "past_key_values."): value for name, value in made.items()}
-    if "attention_mask" in prompt:
-        fixed["encoder_attention_mask"] = prompt["attention_mask"]
+    if "attention_mask" in prompt:  # unless the encoder made a shorter one of it
+        fixed.setdefault("encoder_attention_mask", prompt["attention_mask"])
     return fixed
 
 

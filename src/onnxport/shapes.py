@@ -234,8 +234,8 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
 
 def _fixed(knob: Knob, size: int, reason: str, first: Arrays) -> Restriction:
     if reason == _PREPROCESSED and knob.frames:
-        # Sound of any length is made into so many frames (axis 1): the axis is fixed, not the sound.
-        return Restriction(knob.frames, f"fixed at {next(iter(first.values())).shape[1]}", reason)
+        # Sound of any length is made into so many frames: the axis is fixed, not the sound.
+        return Restriction(knob.frames, f"fixed at {next(iter(first.values())).shape[knob.frames_axis]}", reason)
     return Restriction(knob.name, f"fixed at {size}", reason or "no other size was tried")
 
 
@@ -258,7 +258,8 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
             elif len(movers) == 1:
                 (name, (before, after)) = next(iter(movers.items()))
                 exact = before == prober.base[name] and after == accepted[name][1]
-                axes.append(name if exact else knobs[name].frames or f"{tensor}_dim_{axis}")
+                joint = prober.sampler.joint_axes.get((tensor, axis))
+                axes.append(name if exact else joint or knobs[name].frames or f"{tensor}_dim_{axis}")
             else:
                 axes.append(prober.sampler.joint_axes.get((tensor, axis), f"{tensor}_dim_{axis}"))
         specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))

@@ -85,6 +85,8 @@ TASKS: tuple[Task, ...] = (
          "a label for a sound", "sound.wav"),
     Task("automatic-speech-recognition", "audio", ("AutoModelForCTC", "AutoModelForSpeechSeq2Seq"), ("logits",),
          "token", "the words of a recording", "speech.wav", ("asr", "speech-recognition"), generates=True),
+    Task("image-to-text", "image", ("AutoModelForImageTextToText",), ("logits",), "token",
+         "a text about an image", "photo.png", ("image-captioning",), generates=True),
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),

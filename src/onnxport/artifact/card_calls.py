@@ -43,6 +43,10 @@ _CALLS: dict[str, Call] = {
     "fill-mask": _text("Paris is the [MASK] of France.", "fill-mask"),
     "text-classification": _text("I love it.", "text-classification"),
     "text-generation": _text("Once upon a time", "text-generation"),
+    "text2text-generation": Call('"translate English to German: Good morning."', hub_tag="text2text-generation"),
+    "summarization": Call('"A long text."', hub_tag="summarization"),
+    "translation": Call('"Good morning."', hub_tag="translation"),
+    "image-to-text": Call('"photo.png"', hub_tag="image-to-text"),
     "token-classification": _text("Ada lives in London.", "token-classification"),
     "feature-extraction": _text("A sentence.", "feature-extraction"),
     "question-answering": Call(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +27,12 @@ class AudioSampler:
             Knob("batch_size", 2, (3, 5)),
             Knob("num_samples", 4001, (5003, 8009), None, "num_frames"),
         )
+        # Whisper's own default is a window of fixed length, and the model takes no other.
+        own = inspect.signature(type(extractor).__call__).parameters.get("padding") if extractor is not None else None
+        self._padding: Any = True
+        if own is not None and isinstance(own.default, str):
+            self.knobs = (self.knobs[0], replace(self.knobs[1], frames_axis=self._frames_axis()))
+            self._padding = own.default
         self.can_pad = "attention_mask" in self.make({"batch_size": 1, "num_samples": 4001})
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
@@ -34,8 +42,13 @@ class AudioSampler:
         sounds = [random_sound(length, self.rate, rng) for length in lengths]
         if self.extractor is None:
             return {"input_values": np.stack([np.resize(sound, samples) for sound in sounds])}
-        encoded = self.extractor(sounds, sampling_rate=self.rate, return_tensors="np", padding=True)
+        encoded = self.extractor(sounds, sampling_rate=self.rate, return_tensors="np", padding=self._padding)
         return as_arrays(encoded, self.accepts)
+
+    def _frames_axis(self) -> int:
+        """The axis of the first input that is as long as the sound: (rows, frames, features), or features first."""
+        made = [next(iter(self.make({"batch_size": 1, "num_samples": size}).values())).shape for size in (4001, 8009)]
+        return next((axis for axis, (x, y) in enumerate(zip(*made, strict=True)) if x != y), 1)
 
 
 def random_sound(samples: int, rate: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,7 @@ class Knob:
         others: sizes to try, best first; the first two that work are used.
         maximum: largest size that the tokenizer or configuration allows, or None.
         frames: name of an axis that moves with the knob, but not one to one ("num_frames").
+        frames_axis: which axis of the first input that is.
         edges: sizes that exporters like to get wrong; every verification has them.
     """
 
@@ -30,6 +31,7 @@ class Knob:
     others: tuple[int, ...]
     maximum: int | None = None
     frames: str | None = None
+    frames_axis: int = 1
     edges: tuple[int, ...] = ()
 
     def clipped(self) -> Knob:

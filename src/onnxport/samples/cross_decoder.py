@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from onnxport.samples.base import Arrays, Knob, Sampler, Sizes
 from onnxport.samples.decoder import PAST, SEQUENCE, STATE_SCALE
+from onnxport.sources.encoder_decoder import MASK, EncoderSource
 from onnxport.sources.states import State
 
 _ENCODER = "encoder_"
@@ -20,46 +22,49 @@ class CrossDecoderSampler:
     """Rows of tokens over a past, and over random states in the place of an encoder's.
 
     Args:
-        encoder: makes the encoder's inputs.
-        shapes: what the encoder makes of inputs: shapes by the names of its outputs.
-        own, cross: the states of the decoder, and those that come from the encoder.
+        inputs: makes the encoder's inputs.
+        encoder: says what the encoder makes of them.
+        own: the states of the decoder.
         vocabulary: number of tokens.
-        mask: name of the input that carries the encoder's mask.
         first_token: what every answer begins with.
     """
 
     def __init__(
-        self, encoder: Sampler, shapes: Callable[[Arrays], Shapes], own: Sequence[State], cross: Sequence[State],
-        *, vocabulary: int, mask: str, first_token: int,
-    ) -> None:  # fmt: skip
-        self.encoder, self.shapes, self.own, self.cross = encoder, shapes, own, cross
-        self.vocabulary, self.mask, self.first_token = vocabulary, mask, first_token
-        self.can_pad = encoder.can_pad
-        self.batch = next(knob.name for knob in encoder.knobs if knob.name.endswith("batch_size"))
-        rows = next(knob for knob in encoder.knobs if knob.name == self.batch)
-        others = [replace(knob, name=_ENCODER + knob.name, frames=LENGTH) for knob in encoder.knobs if knob is not rows]
+        self, inputs: Sampler, encoder: EncoderSource, own: Sequence[State], *, vocabulary: int, first_token: int
+    ) -> None:
+        self.inputs, self.encoder, self.own, self.cross = inputs, encoder, own, encoder.states
+        self.vocabulary, self.first_token = vocabulary, first_token
+        self.can_pad = inputs.can_pad
+        self.batch = next(knob.name for knob in inputs.knobs if knob.name.endswith("batch_size"))
+        rows = next(knob for knob in inputs.knobs if knob.name == self.batch)
+        self._seen: dict[tuple[int, ...], Shapes] = {}
+        others = [
+            replace(knob, name=_ENCODER + knob.name, frames=_ENCODER + knob.frames if knob.frames else LENGTH)
+            for knob in inputs.knobs
+            if knob is not rows and self._reaches(knob)
+        ]
         # A step is one token, and the first call has no past: both are in every verification.
         self.knobs = (rows, Knob(SEQUENCE, 5, (3, 9), edges=(1,)), Knob(PAST, 7, (4, 13), edges=(0,)), *others)
-        self.joint_axes = {(state.past, state.growing): LENGTH for state in cross if state.growing is not None}
-        self._seen: dict[tuple[int, ...], Shapes] = {}
+        self.joint_axes = {(state.past, state.growing): LENGTH for state in self.cross if state.growing is not None}
 
     def prompt(self, rows: int, length: int) -> Arrays:
         """Inputs of the encoder, and `decoder_input_ids` (rows, length); rows after the first are padded."""
-        sizes = {knob.name: knob.base for knob in self.encoder.knobs} | {self.batch: rows}
+        sizes = {knob.name: knob.base for knob in self.inputs.knobs} | {self.batch: rows}
         ids = self._ids(rows, length, np.random.default_rng([rows, length]))
         ids[:, 0] = self.first_token
-        return {**self.encoder.make(sizes, seed=length, padded=rows > 1), "decoder_input_ids": ids}
+        return {**self.inputs.make(sizes, seed=length, padded=rows > 1), "decoder_input_ids": ids}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Padded rows are padded in the encoder alone: every answer begins with the same token."""
         rows, length, past = sizes[self.batch], sizes[SEQUENCE], sizes[PAST]
-        known = {name.removeprefix(_ENCODER): size for name, size in sizes.items() if name.startswith(_ENCODER)}
-        given = self.encoder.make({self.batch: rows, **known}, seed=seed, padded=padded)
+        base = {knob.name: sizes.get(_ENCODER + knob.name, knob.base) for knob in self.inputs.knobs}
+        given = self.inputs.make(base | {self.batch: rows}, seed=seed, padded=padded)
         made = self._shapes(given)
         rng = np.random.default_rng([seed, rows, length, past])
         arrays = {"input_ids": self._ids(rows, length, rng)}
-        if "attention_mask" in given:
-            arrays[self.mask] = given["attention_mask"]
+        mask = self._mask(given)
+        if mask is not None:
+            arrays[MASK] = mask
         for state in self.own:
             shape = [rows, *state.shape[1:]]
             if state.growing is not None:
@@ -68,13 +73,25 @@ class CrossDecoderSampler:
         for state in self.cross:
             numbers = rng.standard_normal(made[state.present]) * STATE_SCALE
             arrays[state.past] = numbers.astype(state.dtype)
-        return arrays
+        return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
     def _ids(self, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(min(5, self.vocabulary - 1), self.vocabulary, (rows, length), dtype=np.int64)
 
+    def _reaches(self, knob: Knob) -> bool:
+        """Whether what the encoder gives has another size with another size of the knob."""
+        base = {knob.name: knob.base for knob in self.inputs.knobs}
+        first = self.encoder.shapes(self.inputs.make(base))
+        for size in knob.others:
+            with suppress(Exception):  # the encoder refuses that size
+                return self.encoder.shapes(self.inputs.make(base | {knob.name: size})) != first
+        return False
+
+    def _mask(self, given: Arrays) -> np.ndarray | None:
+        return self.encoder.run(given)[MASK] if self.encoder.gives_mask else given.get("attention_mask")
+
     def _shapes(self, given: Arrays) -> Shapes:
         key = tuple(size for array in given.values() for size in array.shape)
         if key not in self._seen:
-            self._seen[key] = self.shapes(given)
+            self._seen[key] = self.encoder.shapes(given)
         return self._seen[key]

@@ -59,20 +59,19 @@ def is_encoder_decoder(model: Any) -> bool:
 
 def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
     from onnxport.samples.cross_decoder import CrossDecoderSampler
-    from onnxport.sources.encoder_decoder import MASK, CrossDecoderSource, EncoderSource, encoder_inputs
+    from onnxport.sources.encoder_decoder import CrossDecoderSource, EncoderSource, encoder_inputs
 
     model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
     sampler = sampler_for(nlp, task, encoder_inputs(model))
-    sizes = base_sizes(sampler)
-    other = {knob.name: knob.others[0] if knob.others else knob.base for knob in sampler.knobs}
-    samples = (sampler.make(sizes), sampler.make({**other, sampler.knobs[0].name: sizes[sampler.knobs[0].name]}))
+    base = base_sizes(sampler)
+    others = {knob.name: knob.others[0] for knob in sampler.knobs[1:] if knob.others}
+    samples = (sampler.make(base), sampler.make(base | others))
     encoder = EncoderSource(model, samples, architecture)
     decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = CrossDecoderSampler(
-        sampler, encoder.shapes, decoder.states, decoder.cross,
-        vocabulary=vocabulary, mask=MASK, first_token=decoder.first_token or 0,
-    )  # fmt: skip
+        sampler, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
+    )
     return Part("encoder_model", encoder, sampler), Part("decoder_model_merged", decoder, tokens, task.decision)
 
 

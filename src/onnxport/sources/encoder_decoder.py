@@ -11,8 +11,8 @@ depends on. So no architecture is named here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
@@ -36,15 +36,28 @@ class EncoderSource(TorchSource):
     """The encoder, with the cross-attention's keys and values of every layer of the decoder.
 
     Its outputs are `last_hidden_state` and a `present.N.encoder.key` and `.value` for each layer,
-    (batch, heads, tokens of the encoder, features).
+    (batch, heads, tokens of the encoder, features); and `encoder_attention_mask`, where the encoder shortens the
+    mask that it is given.
 
     Args:
-        samples: inputs of the encoder at two sizes.
+        samples: inputs of the encoder, and the same at another size, which it may refuse.
+
+    Attributes:
+        states: of the cross-attention.
+        own_states: of the decoder's attention to its own tokens.
+        gives_mask: whether its outputs have a mask.
+        width: of `last_hidden_state`.
+        made: class of what the encoder returns.
     """
 
     def __init__(self, model: torch.nn.Module, samples: tuple[Arrays, Arrays], architecture: str | None = None) -> None:
         super().__init__(model, (), architecture)
-        results = [self._call(model, sample, tokens) for sample, tokens in zip(samples, (2, 3), strict=True)]
+        with _encoder_outputs(model) as seen:
+            results = [self._call(model, samples[0], 2)]
+            try:
+                results.append(self._call(model, samples[1], 3))
+            except Exception:  # it takes inputs of one size alone
+                results.append(self._call(model, samples[0], 3))
         caches = [result.get(_CACHE) for result in results]
         if not all(hasattr(cache, "cross_attention_cache") for cache in caches):
             raise ExportError(
@@ -54,16 +67,20 @@ class EncoderSource(TorchSource):
         self.own_states = find_states(halves[0][0], halves[1][0], self.architecture, "decoder")
         self.states: tuple[State, ...] = find_states(halves[0][1], halves[1][1], self.architecture, "encoder")
         self.width = int(results[0]["encoder_last_hidden_state"].shape[-1])
-        self.outputs = (HIDDEN, *(state.present for state in self.states))
+        self.made = type(seen[-1])
+        self.gives_mask = getattr(seen[-1], "attention_mask", None) is not None
+        self.outputs = (HIDDEN, *([MASK] if self.gives_mask else []), *(state.present for state in self.states))
 
     def accepts(self) -> frozenset[str] | None:
         return encoder_inputs(self.model)
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model with one token for the decoder; which one makes no difference to the outputs."""
-        result = _with_tokens(forward, tensors, 1)
+        with _encoder_outputs(self.model) as seen:
+            result = _with_tokens(forward, tensors, 1)
         cross = read_cache(self.states, result[_CACHE].cross_attention_cache)
-        return {HIDDEN: result["encoder_last_hidden_state"], **cross}
+        mask = {MASK: seen[-1].attention_mask} if self.gives_mask else {}
+        return {HIDDEN: result["encoder_last_hidden_state"], **mask, **cross}
 
     def _call(self, model: torch.nn.Module, sample: Arrays, tokens: int) -> Any:
         """On fake tensors where it can: only shapes are looked at."""
@@ -98,7 +115,6 @@ class CrossDecoderSource(DecoderSource):
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model over the states in `tensors`; the encoder does not run."""
         from transformers import EncoderDecoderCache
-        from transformers.modeling_outputs import BaseModelOutput
 
         cache = EncoderDecoderCache(build_cache(self.states, tensors), build_cache(self.cross, tensors))
         cache.is_updated = dict.fromkeys(range(len(cache.cross_attention_cache.layers)), True)
@@ -107,13 +123,25 @@ class CrossDecoderSource(DecoderSource):
         # Of the encoder's output only the shape matters, once its keys and values are known.
         length = key.shape[2 if first.growing is None else first.growing]
         hidden = key.new_zeros((key.shape[0], length, self.encoder.width))
-        given = {"attention_mask": tensors[MASK]} if MASK in tensors else {}
+        mask = {"attention_mask": tensors[MASK]} if MASK in tensors else {}
+        made, given = (mask, {}) if self.encoder.gives_mask else ({}, mask)
         result = forward(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden), **given,
+            encoder_outputs=self.encoder.made(last_hidden_state=hidden, **made), **given,
             decoder_input_ids=tensors["input_ids"], **{_CACHE: cache}, use_cache=True,
         )  # fmt: skip
         kept = {name: result[name] for name in self.outputs if name in result}
         return {**kept, **read_cache(self.states, result[_CACHE].self_attention_cache)}
+
+
+@contextmanager
+def _encoder_outputs(model: Any) -> Iterator[list[Any]]:
+    """What the encoder returns to the model, call by call."""
+    seen: list[Any] = []
+    hook = model.get_encoder().register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def _with_tokens(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor], tokens: int) -> Any:

@@ -3,7 +3,9 @@
 Upstream: `int()` of a `torch.SymInt` asks for its value, which fixes the axis at the traced size
 without need: depth_anything (5.23) interpolates to `(int(patch_height * patch_size), ...)`. While
 tracing, the modules that define the model see an `int` that hands symbolic sizes back as they
-are; sizes are integers already, so nothing is lost.
+are; sizes are integers already, so nothing is lost. The length of a convolution's result written as
+`int((length - 127) / 64 + 1)` (moonshine, 5.23) becomes the floor of an integer division, which is the same
+for lengths that are no shorter than the kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +33,23 @@ class _Int(builtins.int, metaclass=_IntMeta):
 
         if len(args) == 1 and isinstance(args[0], torch.SymInt):
             return args[0]
+        if len(args) == 1 and isinstance(args[0], torch.SymFloat):
+            whole = _floor(args[0])
+            return builtins.int(args[0]) if whole is None else whole
         return builtins.int(*args, **kwargs)
+
+
+def _floor(number: Any) -> Any:
+    """The floor of a symbolic quotient of integers, as a symbolic integer; None where it is something else."""
+    import sympy  # type: ignore[import-untyped]
+    from torch.utils._sympy.functions import FloorDiv, IntTrueDiv, ToFloat
+
+    node = number.node
+    expression = node.expr.replace(IntTrueDiv, lambda p, q: p / q).replace(ToFloat, lambda value: value)
+    above, below = sympy.fraction(sympy.together(sympy.nsimplify(expression, rational=True)))
+    if not below.is_Integer or not above.is_integer:
+        return None
+    return node.shape_env.create_symintnode(FloorDiv(above, below), hint=builtins.int(node.hint))
 
 
 @contextmanager
