@@ -9,6 +9,7 @@ reason. No architecture has code here.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,25 @@ class _Prober:
                 return self.outputs({**self.base, knob: size})[output][axis]
             except Exception:  # a refusal of any kind is the answer
                 return None
+
+        return probe
+
+    def along_frames(self, knob: Knob, output: str, axis: int) -> Callable[[int], int | None]:
+        """The same as a function of what the preprocessing makes of the knob: the number of frames."""
+
+        def frames(size: int) -> int:
+            try:
+                made = next(iter(self.sampler.make({**self.base, knob.name: size}).values()))
+            except Exception:  # too short for a single frame
+                return 0
+            return int(made.shape[knob.frames_axis])
+
+        def probe(wanted: int) -> int | None:
+            last = self.base[knob.name]
+            while frames(last) < wanted:
+                last *= 2
+            size = bisect_left(range(last + 1), wanted, key=frames)
+            return self.along(knob.name, output, axis)(size) if frames(size) == wanted else None
 
         return probe
 
@@ -259,9 +279,9 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
                 (name, (before, after)) = next(iter(movers.items()))
                 exact = before == prober.base[name] and after == accepted[name][1]
                 joint = prober.sampler.joint_axes.get((tensor, axis))
-                axes.append(name if exact else joint or knobs[name].frames or f"{tensor}_dim_{axis}")
+                axes.append(name if exact else joint or knobs[name].frames or _unnamed(tensor, axis))
             else:
-                axes.append(prober.sampler.joint_axes.get((tensor, axis), f"{tensor}_dim_{axis}"))
+                axes.append(prober.sampler.joint_axes.get((tensor, axis), _unnamed(tensor, axis)))
         specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))
     return tuple(specs)
 
@@ -289,16 +309,25 @@ def _name_outputs(
         values = axis_values(inputs, prober.sampler.make(sizes))
         # An axis that follows from others explains nothing that they do not.
         seen.append(({name: value for name, value in values.items() if name not in joint}, shapes))
+    knobs = {knob.name: knob for knob in prober.sampler.knobs if knob.name in accepted}
+    named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
     specs = []
     for name, array in reference.items():
         axes: list[int | str] = []
         for axis in range(array.ndim):
             observations = [Observation(sizes, shapes[name][axis]) for sizes, shapes in seen]
-            probes = {knob: prober.along(knob, name, axis) for knob in accepted}
+            probes = {knob: prober.along(knob, name, axis) for knob in accepted if knob in named}
+            probes |= {
+                knob.frames: prober.along_frames(knob, name, axis) for knob in knobs.values() if knob.frames in named
+            }
             found = fit(observations, probes)
-            axes.append(f"{name}_dim_{axis}" if found is None else found)
+            axes.append(_unnamed(name, axis) if found is None else found)
         specs.append(TensorSpec(name, array.dtype.name, tuple(axes)))
     return tuple(specs)
+
+
+def _unnamed(tensor: str, axis: int) -> str:
+    return f"{tensor}_dim_{axis}".replace(".", "_")  # expressions have plain names
 
 
 def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Sizes:

@@ -46,13 +46,15 @@ class CrossDecoderSampler:
         # A step is one token, and the first call has no past: both are in every verification.
         self.knobs = (rows, Knob(SEQUENCE, 5, (3, 9), edges=(1,)), Knob(PAST, 7, (4, 13), edges=(0,)), *others)
         self.joint_axes = {(state.past, state.growing): LENGTH for state in self.cross if state.growing is not None}
+        if self._mask_is_as_long():
+            self.joint_axes[MASK, 1] = LENGTH
 
     def prompt(self, rows: int, length: int) -> Arrays:
         """Inputs of the encoder, and `decoder_input_ids` (rows, length); rows after the first are padded."""
         sizes = {knob.name: knob.base for knob in self.inputs.knobs} | {self.batch: rows}
         ids = self._ids(rows, length, np.random.default_rng([rows, length]))
         ids[:, 0] = self.first_token
-        return {**self.inputs.make(sizes, seed=length, padded=rows > 1), "decoder_input_ids": ids}
+        return {**self.inputs.make(sizes, seed=length, padded=rows > 1 and self.can_pad), "decoder_input_ids": ids}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Padded rows are padded in the encoder alone: every answer begins with the same token."""
@@ -86,6 +88,21 @@ class CrossDecoderSampler:
             with suppress(Exception):  # the encoder refuses that size
                 return self.encoder.shapes(self.inputs.make(base | {knob.name: size})) != first
         return False
+
+    def _mask_is_as_long(self) -> bool:
+        """Whether the mask has one number for each key; it may be that of the frames that the keys were made of."""
+        state = next((state for state in self.cross if state.growing is not None), None)
+        base = {knob.name: knob.base for knob in self.inputs.knobs}
+        others = [{**base, knob.name: size} for knob in self.inputs.knobs for size in knob.others[:1]]
+        for sizes in (base, *others):
+            with suppress(Exception):  # the encoder refuses that size
+                given = self.inputs.make(sizes)
+                mask = self._mask(given)
+                if state is None or mask is None:
+                    return False
+                if mask.shape[1] != self.encoder.shapes(given)[state.present][state.growing]:
+                    return False
+        return True
 
     def _mask(self, given: Arrays) -> np.ndarray | None:
         return self.encoder.run(given)[MASK] if self.encoder.gives_mask else given.get("attention_mask")
