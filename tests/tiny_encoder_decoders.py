@@ -20,7 +20,7 @@ _SIZES = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "init_std": 0.3,
 }  # fmt: skip
-_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 3.0}
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.8}
 _MEL = 16  # frequencies; a second of sound is 100 frames
 _WHISPER = _SIZES | {"num_mel_bins": _MEL, "max_source_positions": 50, "max_target_positions": 96}
 _SPEECH_TO_TEXT = _SIZES | {

@@ -20,7 +20,7 @@ from onnxport.artifact.manifest import Restriction, TensorSpec
 from onnxport.axes import Observation, fit
 from onnxport.errors import ExportError, OnnxPortError
 from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes
-from onnxport.sources.choose import sampler_of, source_of
+from onnxport.sources.choose import parts_of
 
 if TYPE_CHECKING:
     from onnxport.sources.pytorch import TorchSource
@@ -158,17 +158,25 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
         `{axis: name or expression}`, the form that `torch.onnx.export` takes; axes that it does not
         list are static. `sample` are the inputs (torch tensors by name) that were used.
 
+    Of an encoder-decoder they are those of both graphs; a name that both have gets the prefix `decoder_`.
+
     Raises:
         ExportError: the model does not run on its own preprocessing.
     """
-    source = source_of(nlp, framework)
-    signature = infer_signature(source, sampler_of(nlp, source))
-    dynamic = {
-        spec.name: {axis: size for axis, size in enumerate(spec.axes) if isinstance(size, str)}
-        for spec in (*signature.inputs, *signature.outputs)
-    }
-    sample = source.tensors(signature.sample)
-    return [s.name for s in signature.inputs], [s.name for s in signature.outputs], dynamic, sample
+    names: tuple[list[str], list[str]] = ([], [])
+    dynamic: dict[str, dict[int, str]] = {}
+    sample: dict[str, Any] = {}
+    for part in parts_of(nlp, framework):
+        signature = infer_signature(part.source, part.sampler)
+        tensors = part.source.tensors(signature.sample)
+        for known, specs in zip(names, (signature.inputs, signature.outputs), strict=True):
+            for spec in specs:
+                name = f"decoder_{spec.name}" if spec.name in known else spec.name
+                known.append(name)
+                dynamic[name] = {axis: size for axis, size in enumerate(spec.axes) if isinstance(size, str)}
+                if spec.name in tensors:
+                    sample.setdefault(name, tensors[spec.name])
+    return *names, dynamic, sample
 
 
 def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
 from onnxport.export.fixes import trace_fixes
+from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.shapes import Signature, first_line, infer_signature
 from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
@@ -33,6 +34,7 @@ _ATTEMPTS = 8
 _SUGGESTION = re.compile(r"^\s+(?P<name>\w+) = (?P<fix>.+?)\s*$", re.MULTILINE)
 # "Expected shape[2] = 41 of input Tensor to be of the form 16*_height, where _height is an integer"
 _FORM = re.compile(r"to be of the form (\d+)\*_(\w+)")
+_VIOLATED = re.compile(r"onstraints violated \((.+?)\)")
 _BOUNDS = re.compile(r"(min|max)=(\d+)")
 
 
@@ -67,6 +69,9 @@ def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
         try:
             program = _export(source, signature, dims, opset, deferred)
         except Exception as error:  # torch fails with any type; ours says what to do
+            if not deferred and _learn_smallest(str(error), dims, signature):
+                deferred = True
+                continue
             learned = _learn(str(error), dims, signature)
             if learned:
                 signature = infer_signature(source, sampler, (*_lasting(signature), *learned))
@@ -164,6 +169,20 @@ def _known_bounds(signature: Signature) -> dict[str, dict[str, int]]:
         for r in signature.restrictions
         if r.rule.startswith("at most ")
     }
+
+
+def _learn_smallest(message: str, dims: _Dims, signature: Signature) -> bool:
+    """Whether all that torch refuses holds from some size on; that size goes into `dims`."""
+    axes = [axis.strip() for found in _VIOLATED.findall(message) for axis in found.split(",")]
+    smallest = {
+        axis: smallest_size(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
+        for axis in axes
+    }
+    if not axes or None in smallest.values():
+        return False
+    for axis, size in smallest.items():
+        dims.bounds.setdefault(axis, {})["min"] = size or 1
+    return True
 
 
 def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction] | None:

@@ -98,7 +98,7 @@ class CrossDecoderSampler:
             with suppress(Exception):  # the encoder refuses that size
                 given = self.inputs.make(sizes)
                 mask = self._mask(given)
-                if state is None or mask is None:
+                if state is None or state.growing is None or mask is None:
                     return False
                 if mask.shape[1] != self.encoder.shapes(given)[state.present][state.growing]:
                     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.errors import UsageError
+from onnxport.errors import TaskError, UsageError
 from onnxport.samples import Sampler, sampler_for
 from onnxport.samples.base import base_sizes
 from onnxport.tasks import Task, find_task
@@ -43,11 +43,17 @@ def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
 
     Raises:
         UsageError: the framework is not "pt".
+        TaskError: a model that generates in a way that onnxport does not know.
         ExportError: an encoder-decoder whose states cannot be read.
     """
     task = task_of(nlp)
     if framework == "pt" and task.generates and is_encoder_decoder(nlp.model):
         return _encoder_and_decoder(nlp, task)
+    if framework == "pt" and task.generates and task.kind == "image":
+        raise TaskError(
+            f"{type(nlp.model).__name__} writes texts about images, but is no encoder-decoder: its tokens and its "
+            "image share one sequence. onnxport cannot convert such models yet. Nothing was written.",
+        )
     source = source_of(nlp, framework)
     return (Part("model", source, sampler_of(nlp, source), task.decision),)
 

@@ -1,0 +1,46 @@
+"""Guards that torch.export states and cannot prove."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxport.export.guards import smallest_size
+
+SIZE = "L['input_values'].size()[1]"
+
+
+def refusal(*guards):
+    lines = "".join(
+        f"  - Not all values of num_samples = {SIZE} in the specified range satisfy the generated guard {guard}.\n"
+        for guard in guards
+    )
+    return f"Constraints violated (num_samples)!\n{lines}Suggested fixes:\n  num_samples = 384*_num_samples - 223\n"
+
+
+LENGTH = f"((-1) + (((-127) + {SIZE}) // 384))"
+
+
+@pytest.mark.parametrize(
+    ("guards", "smallest"),
+    [
+        ([f"{LENGTH}*{LENGTH} != 1", f"{LENGTH} < {LENGTH}*{LENGTH}", f"(1 % {LENGTH}) != 0"], 1279),
+        ([f"1279 <= {SIZE} and {SIZE} <= IntInfinity()"], 1279),
+        ([f"{SIZE} != 7"], 8),
+        ([f"{SIZE} >= 0"], 1),
+        ([f"{SIZE} <= 8009"], None),  # a larger input breaks it
+        ([f"({SIZE} % 32) == 1"], None),  # true at 4001 and 8001, not between
+        ([f"{SIZE} != 5000"], None),
+        ([f"Max(1, {SIZE}) > 0"], None),  # a function that we do not know
+        (["os.system('x') == 0"], None),
+        ([], None),
+    ],
+)
+def test_smallest_size(guards, smallest):
+    assert smallest_size(refusal(*guards), "num_samples", 4001) == smallest
+
+
+def test_another_sentence_about_the_axis_is_no_guard():
+    message = refusal(f"{SIZE} > 3").replace(
+        "Suggested", f"  - The values of num_samples = {SIZE} must be 3.\nSuggested"
+    )
+    assert smallest_size(message, "num_samples", 4001) is None
