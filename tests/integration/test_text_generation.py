@@ -15,10 +15,11 @@ from transformers.generation import logits_process
 from onnxport import convert, pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.drawing import chosen_tokens, drawn_from
+from onnxport.runtime.generation import generate_tokens
 from onnxport.runtime.generation_settings import GenerationSettings
-from onnxport.runtime.next_token import drawn_from, next_tokens
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.text_generation import TextGenerator, generate_tokens
+from onnxport.runtime.text_generation import TextGenerator
 from tests import tiny_tokenizers
 from tests.tiny_decoders import save_decoder
 
@@ -72,18 +73,18 @@ def test_padded_batch_writes_what_transformers_writes(folders, writer, settings)
 
 def test_an_end_of_text_ends_a_row_and_not_the_others(folders, writer):
     first = next(
-        iter(generate_tokens(writer.decoder, *writer._encoded(PROMPTS, GenerationSettings()), GenerationSettings()))
+        iter(generate_tokens(writer.decoder, writer.encode(PROMPTS, GenerationSettings()), GenerationSettings()))
     )
     assert first[1] != first[0]
     ends = int(first[1])  # what the second row says first
     rows = list(
         generate_tokens(
-            writer.decoder, *writer._encoded(PROMPTS, GenerationSettings()),
+            writer.decoder, writer.encode(PROMPTS, GenerationSettings()),
             GenerationSettings(max_new_tokens=5, eos_token_id=(ends,), pad_token_id=3),
         )
     )  # fmt: skip
     assert [int(step[1]) for step in rows] == [ends, 3, 3, 3, 3]
-    assert writer(PROMPTS[1], eos_token_id=ends, max_new_tokens=5) == writer.tokenizer.decode([ends])
+    assert writer(PROMPTS[1], eos_token_id=ends, max_new_tokens=5) == writer.texts.decode([ends])
 
 
 def test_the_pieces_of_a_stream_are_the_text(writer):
@@ -94,10 +95,10 @@ def test_the_pieces_of_a_stream_are_the_text(writer):
 
 def test_a_prompt_in_chunks(writer):
     settings = GenerationSettings(max_new_tokens=12)
-    encoded = writer._encoded(PROMPTS, settings)
-    whole = np.stack(list(generate_tokens(writer.decoder, *encoded, settings)))
+    encoded = writer.encode(PROMPTS, settings)
+    whole = np.stack(list(generate_tokens(writer.decoder, encoded, settings)))
     for chunk in (1, 3):
-        assert np.array_equal(np.stack(list(generate_tokens(writer.decoder, *encoded, settings, chunk))), whole)
+        assert np.array_equal(np.stack(list(generate_tokens(writer.decoder, encoded, settings, chunk))), whole)
 
 
 def test_a_stop_string_ends_the_text(writer):
@@ -138,12 +139,12 @@ def test_the_draw_is_over_the_tokens_that_transformers_keeps(name, seed):
 
 def test_draws_follow_the_distribution_and_the_seed():
     logits = np.log(np.array([[0.5, 0.3, 0.2, 1e-9]], np.float32)).repeat(4000, 0)
-    seen = np.zeros((4000, 1), np.int64)
     settings = GenerationSettings(do_sample=True, top_k=3)
-    drawn = next_tokens(logits, seen, 0, settings, np.random.default_rng(1))
+    scores = drawn_from(logits, settings)
+    drawn = chosen_tokens(scores, settings, np.random.default_rng(1))
     share = np.bincount(drawn, minlength=4) / 4000
     assert share[3] == 0 and np.abs(share[:3] - [0.5, 0.3, 0.2]).max() < 0.03
-    assert np.array_equal(drawn, next_tokens(logits, seen, 0, settings, np.random.default_rng(1)))
+    assert np.array_equal(drawn, chosen_tokens(scores, settings, np.random.default_rng(1)))
 
 
 def test_a_seed_gives_the_same_text_and_another_gives_another(writer):
@@ -173,7 +174,8 @@ def test_the_command_needs_no_framework(folders, writer):
 
 def test_errors_say_what_to_do(folders, writer, tmp_path):
     for settings, words in (
-        ({"num_beams": 4}, "does not do num_beams"),
+        ({"guidance_scale": 4}, "does not do guidance_scale"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 is more than there are"),
         ({"temprature": 1.0}, "no setting 'temprature'"),
         ({"temperature": 0.0}, "temperature=0.0 is out of range"),
         ({"top_p": 1.5}, "top_p=1.5"),
@@ -197,11 +199,11 @@ def test_settings_of_the_checkpoint_hold(folders, tmp_path):
     convert(None, copied, tmp_path / "out")
     settings = {"max_new_tokens": 4, "repetition_penalty": 1.7}
     assert TextGenerator(tmp_path / "out")(PROMPTS) == reference(source, PROMPTS, **settings)
-    beams = json.loads((tmp_path / "out" / "generation_config.json").read_text()) | {"num_beams": 3}
-    (tmp_path / "out" / "generation_config.json").write_text(json.dumps(beams))
-    with pytest.raises(UsageError, match="num_beams=3"):
+    guided = json.loads((tmp_path / "out" / "generation_config.json").read_text()) | {"guidance_scale": 3.0}
+    (tmp_path / "out" / "generation_config.json").write_text(json.dumps(guided))
+    with pytest.raises(UsageError, match=r"guidance_scale=3\.0"):
         TextGenerator(tmp_path / "out")("a")
-    assert TextGenerator(tmp_path / "out")("a", num_beams=1)
+    assert TextGenerator(tmp_path / "out")("a", guidance_scale=None)
 
 
 def test_a_graph_without_states_is_refused(tmp_path):

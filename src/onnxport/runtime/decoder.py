@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.errors import FolderError
+from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.session import OnnxSession
 
 _PAST = "past_"
+# What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.
+_CROSS = ".encoder."
+_IDS = ("input_ids", "decoder_input_ids")
+# Of a graph that can leave out logits: how many tokens of the call are wanted, from the end.
+_KEPT = "num_logits_to_keep"
 
 
 @dataclass
@@ -21,17 +27,23 @@ class Progress:
     Attributes:
         mask: (rows, tokens so far) int64; 0 is padding.
         states: the graph's buffers by input name.
+        fixed: buffers of inputs that stay as they are.
     """
 
     mask: NDArray[np.int64]
     states: dict[str, Any]
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
 class Decoder:
     """Feeds tokens to a graph and gives the logits of the next.
 
     Args:
-        session: a graph with `input_ids`, states `past_...` and outputs `logits` and `present...`.
+        session: a graph with `input_ids`, states `past_...` and outputs `logits` and `present...`; that of an
+            encoder-decoder also has inputs that an encoder gives.
+
+    Attributes:
+        fixed: names of the inputs that an encoder gives; empty for a decoder alone.
 
     Raises:
         FolderError: the graph has no states.
@@ -40,16 +52,31 @@ class Decoder:
     def __init__(self, session: OnnxSession) -> None:
         self.session = session
         self._specs = {spec.name: spec for spec in session.inputs}
-        self._states = [name for name in self._specs if name.startswith(_PAST)]
-        if not self._states or "input_ids" not in self._specs:
+        self._states = [name for name in self._specs if name.startswith(_PAST) and _CROSS not in name]
+        self._ids = next((name for name in _IDS if name in self._specs), "")
+        if not self._states or not self._ids:
             raise FolderError(
                 f"{session.file.name} does not generate: it has no states between two calls.",
                 hint="Convert the model with `--task text-generation`.",
             )
+        own = {self._ids, "attention_mask", "position_ids", _KEPT, *self._states}
+        self.fixed = tuple(name for name in self._specs if name not in own)
 
-    def start(self, rows: int) -> Progress:
-        """Before the first token: no past, and recurrent states of zeros."""
-        return Progress(np.zeros((rows, 0), np.int64), {name: self._empty(name, rows) for name in self._states})
+    def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> Progress:
+        """Before the first token: no past, and recurrent states of zeros.
+
+        Args:
+            fixed: arrays or OrtValues for the names in `self.fixed`, (rows, ...); others are ignored.
+
+        Raises:
+            UsageError: one is missing.
+        """
+        given = fixed or {}
+        for name in self.fixed:
+            if name not in given:
+                raise UsageError(f"{self.session.file.name} needs {name!r}, which an encoder gives.")
+        held = {name: _value(given[name], self._specs[name].dtype) for name in self.fixed}
+        return Progress(np.zeros((rows, 0), np.int64), {name: self._empty(name, rows) for name in self._states}, held)
 
     def step(
         self, progress: Progress, input_ids: NDArray[np.int64], mask: NDArray[np.int64] | None = None
@@ -61,38 +88,61 @@ class Decoder:
             mask: the same shape, 0 where a token is padding; padding is on the left.
 
         Returns:
-            The logits after the last token, (rows, vocabulary).
-        """
-        import onnxruntime
+            The logits after the last token, (rows, vocabulary); writable.
 
+        Raises:
+            UsageError: ONNX Runtime cannot run the graph on these tokens.
+        """
         new = np.ones_like(input_ids) if mask is None else mask.astype(np.int64)
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
         positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]
-        given = {"input_ids": input_ids, "attention_mask": whole, "position_ids": positions}
+        given = {self._ids: input_ids, "attention_mask": whole, "position_ids": positions}
         binding = self.session.raw.io_binding()
         for name, array in given.items():
             if name in self._specs:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array, np.int64))
-                binding.bind_ortvalue_input(name, value)
-        for name, value in progress.states.items():
+                binding.bind_ortvalue_input(name, _value(array, self._specs[name].dtype))
+        if _KEPT in self._specs:
+            shape = [1] * len(self._specs[_KEPT].axes)
+            binding.bind_ortvalue_input(_KEPT, _value(np.ones(shape), self._specs[_KEPT].dtype))
+        for name, value in {**progress.states, **progress.fixed}.items():
             binding.bind_ortvalue_input(name, value)
         outputs = [spec.name for spec in self.session.outputs]
         for name in outputs:
             binding.bind_output(name)
-        self.session.raw.run_with_iobinding(binding)
+        try:
+            self.session.raw.run_with_iobinding(binding)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(
+                f"ONNX Runtime cannot run {self.session.file.name} on {input_ids.shape[0]} rows of "
+                f"{input_ids.shape[1]} tokens after {past}: {lines[-1][:300]}",
+                hint="The model may have no more positions: give a shorter prompt, or a smaller max_new_tokens.",
+            ) from error
         found = dict(zip(outputs, binding.get_outputs(), strict=True))
         progress.mask = whole
         progress.states = {name: found[present_name(name)] for name in self._states}
         logits: NDArray[np.float32] = found["logits"].numpy()[:, -1].astype(np.float32)
         return logits
 
-    def _empty(self, name: str, rows: int) -> Any:
-        import onnxruntime
+    def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
+        """Go on with these rows, in this order; states are copied only if it is another one.
 
+        Args:
+            rows: numbers of rows as they are now; one may come several times, or not at all.
+            fixed: also of what the encoder gave; False where rows change places only among equals.
+        """
+        if np.array_equal(rows, np.arange(len(progress.mask))):
+            return
+        progress.mask = progress.mask[rows]
+        progress.states = {name: _rows(value, rows) for name, value in progress.states.items()}
+        if fixed:
+            progress.fixed = {name: _rows(value, rows) for name, value in progress.fixed.items()}
+
+    def _empty(self, name: str, rows: int) -> Any:
         spec = self._specs[name]
         shape = [rows, *(0 if isinstance(size, str) else size for size in spec.axes[1:])]
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, spec.dtype))
+        return _value(np.zeros(shape, spec.dtype), spec.dtype)
 
 
 def present_name(past: str) -> str:
@@ -100,3 +150,18 @@ def present_name(past: str) -> str:
     if past.startswith("past_key_values."):
         return past.replace("past_key_values.", "present.")
     return past.replace(_PAST, "present_", 1)
+
+
+def _value(array: Any, dtype: str) -> Any:
+    """An OrtValue over an array; one that is an OrtValue is given back."""
+    import onnxruntime
+
+    if isinstance(array, onnxruntime.OrtValue):
+        return array
+    shaped = np.ascontiguousarray(array, dtype).reshape(np.shape(array))  # a scalar stays one
+    return onnxruntime.OrtValue.ortvalue_from_numpy(shaped)
+
+
+def _rows(value: Any, rows: NDArray[np.int64]) -> Any:
+    array = value.numpy()[rows]
+    return _value(array, str(array.dtype))

@@ -1,0 +1,170 @@
+"""A converted encoder-decoder: arrays or texts in, texts out; numpy, tokenizers and onnxruntime only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxport.artifact.folder import read_folder
+from onnxport.errors import FolderError, UsageError
+from onnxport.json_file import read_object
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.encoder import Encoder
+from onnxport.runtime.generation import Prompt, Stop, generate
+from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
+from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.text_generation import grouped
+from onnxport.runtime.texts import Texts
+
+ENCODER, DECODER = "encoder_model", "decoder_model_merged"
+_MODEL = "model"
+
+
+class SequenceGenerator:
+    """Writes about what an encoder reads: sound, images, or a text as tokens.
+
+    `SequenceGenerator(folder)({"input_features": array})` gives a text for each row of the arrays.
+
+    Args:
+        folder: a folder with the graphs encoder_model and decoder_model_merged.
+        component: "model", or "model_quantized" for the graphs whose names end like that; a graph that the folder
+            has in one form alone is taken in that form.
+        threads: threads of one operator; None lets ONNX Runtime choose.
+
+    Raises:
+        FolderError: no such folder, or not these graphs in it.
+    """
+
+    def __init__(self, folder: str | Path, component: str = _MODEL, threads: int | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        encoder, decoder = _components(self.folder, component)
+        self.encoder = Encoder(OnnxSession(self.folder, encoder, threads))
+        self.decoder = Decoder(OnnxSession(self.folder, decoder, threads))
+        self.said = said_by(self.folder)
+        self._texts: Texts | None = None
+
+    @property
+    def texts(self) -> Texts:
+        """The folder's tokenizer.
+
+        Raises:
+            FolderError: it has no tokenizer.json.
+        """
+        self._texts = self._texts or Texts(self.folder)
+        return self._texts
+
+    def settings(self, defaults: Mapping[str, Any] | None = None, **settings: Any) -> GenerationSettings:
+        """The folder's settings with others."""
+        return settings_from(self.said, defaults, **settings)
+
+    def tokens(
+        self,
+        inputs: Mapping[str, Any],
+        settings: GenerationSettings,
+        first: NDArray[np.int64] | None = None,
+        stop: Stop | None = None,
+    ) -> list[list[int]]:
+        """Answers as token ids without what they begin with, `num_return_sequences` for each row.
+
+        Args:
+            inputs: arrays (rows, ...) by the names of the encoder's graph; masks may be left out.
+            first: (rows, tokens) int64, what every answer begins with in place of the settings' first token.
+            stop: ends answers beside `settings.eos_token_id`.
+
+        Raises:
+            UsageError: an input is missing or of another size, or there is no room for an answer.
+        """
+        if first is None:
+            first = np.full((self.encoder.rows(inputs), 1), settings.first_token(), np.int64)
+        read = np.asarray(inputs["input_ids"]) if "input_ids" in self.encoder.inputs else None
+        prompt = Prompt(first, fixed=self.encoder.encode(inputs), read=read)
+        return generate(self.decoder, prompt, settings, stop=stop)
+
+    def __call__(self, inputs: Any, **settings: Any) -> Any:
+        """Texts for the rows of `inputs`; as for `tokens`."""
+        return self._texts_of(inputs, self.settings(**settings))
+
+    def _texts_of(self, inputs: Mapping[str, Any], settings: GenerationSettings) -> list[Any]:
+        rows = self.tokens(inputs, settings, stop=self.texts.stop(settings.stop_strings))
+        return grouped([self.texts.decode(row) for row in rows], settings.num_return_sequences)
+
+
+class TextToTextGenerator(SequenceGenerator):
+    """Writes a text from a text: a summary, a translation, an answer.
+
+    `TextToTextGenerator(folder)("A long text.")` gives the new text; a list of texts gives a list. What config.json
+    says for the folder's task (task_specific_params: a prefix, settings) holds where the caller says nothing else.
+
+    Args:
+        defaults: settings for what neither the folder nor the caller says.
+
+    Raises:
+        FolderError: also when there is no tokenizer.json.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        component: str = _MODEL,
+        threads: int | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(folder, component, threads)
+        self.defaults = dict(defaults or {})
+        self.prefix, own = _task_settings(self.folder)
+        self.said |= own
+        self._texts = Texts(self.folder)
+
+    def __call__(self, inputs: str | Sequence[str], **settings: Any) -> Any:
+        """The new text, or a list for a list of texts.
+
+        Raises:
+            UsageError: a text without tokens, or a setting that does not exist.
+        """
+        given = [inputs] if isinstance(inputs, str) else list(inputs)
+        chosen = self.settings(self.defaults, **settings)
+        ids, mask = self.texts.encode([self.prefix + one for one in given], chosen.pad_token_id, "right")
+        answers = self._texts_of({"input_ids": ids, "attention_mask": mask}, chosen)
+        return answers[0] if isinstance(inputs, str) else answers
+
+
+def is_encoder_decoder(components: Sequence[str]) -> bool:
+    """Whether the graphs of a folder, by name, are those of an encoder-decoder."""
+    return any(name.startswith(ENCODER) for name in components) and any(name.startswith(DECODER) for name in components)
+
+
+def _components(folder: Path, component: str) -> tuple[str, str]:
+    """The names of encoder and decoder."""
+    known = [one.name for one in read_folder(folder).components]
+    if not is_encoder_decoder(known):
+        raise FolderError(
+            f"{folder} has no encoder and decoder: its graphs are {', '.join(known)}.",
+            hint="Convert an encoder-decoder with `--task text2text-generation` or another task that generates.",
+        )
+    ending = component.removeprefix(_MODEL)
+    names = [name + ending if name + ending in known else name for name in (ENCODER, DECODER)]
+    if not component.startswith(_MODEL) or (ending and not any(name.endswith(ending) for name in names)):
+        raise UsageError(
+            f"{folder} has no graphs {ENCODER + ending} and {DECODER + ending}.", hint=f"It has {', '.join(known)}."
+        )
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise FolderError(f"{folder} has no graph {missing[0]}.", hint=f"It has {', '.join(known)}.")
+    return names[0], names[1]
+
+
+def _task_settings(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The prefix and the settings that config.json has for the folder's task."""
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    row = (config.get("task_specific_params") or {}).get(read_folder(folder).task) or {}
+    own: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            own |= known_settings({name: value}) if value is not None else {}
+        except UsageError:  # what is no setting is for others
+            continue
+    return row.get("prefix") or config.get("prefix") or "", own
