@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,8 +17,8 @@ from onnxport import convert, pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.drawing import chosen_tokens, drawn_from
-from onnxport.runtime.generation import generate_tokens
-from onnxport.runtime.generation_settings import GenerationSettings
+from onnxport.runtime.generation import generate, generate_tokens, prefill
+from onnxport.runtime.generation_settings import GenerationSettings, read_settings
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from tests import tiny_tokenizers
@@ -61,14 +62,101 @@ def reference(source, prompts, **settings):
         {"max_new_tokens": 30},
         {"max_new_tokens": 40, "repetition_penalty": 1.7},
         {"max_new_tokens": 9, "min_new_tokens": 9},
+        {"max_new_tokens": 25, "num_beams": 3},
+        {"max_new_tokens": 25, "num_beams": 4, "length_penalty": 2.0, "early_stopping": True},
+        {"max_new_tokens": 25, "num_beams": 3, "early_stopping": "never", "no_repeat_ngram_size": 2},
     ],
-    ids=["greedy", "penalty", "minimum"],
+    ids=["greedy", "penalty", "minimum", "beams", "long beams", "exhaustive beams"],
 )
 def test_padded_batch_writes_what_transformers_writes(folders, writer, settings):
     wanted = reference(folders[0], PROMPTS, **settings)
     assert len(set(wanted)) == 3 and all(wanted)
     assert writer(PROMPTS, **settings) == wanted
     assert [writer(prompt, **settings) for prompt in PROMPTS] == wanted  # padding changes nothing
+
+
+RULES = {
+    "runs": {"no_repeat_ngram_size": 2},
+    "words": {"bad_words_ids": [[70], [80, 81]], "suppress_tokens": list(range(20, 60))},
+    "ends": {"forced_eos_token_id": 9, "begin_suppress_tokens": [10, 11], "min_length": 20},
+    "bias": {"sequence_bias": [[[77], 4.0], [[12, 13], -3.0]], "renormalize_logits": True},
+    "decay": {"exponential_decay_length_penalty": (3, 1.5), "eos_token_id": [5, 6, 7, 90, 91]},
+    "several": {
+        "num_beams": 4,
+        "num_return_sequences": 3,
+        "eos_token_id": list(range(90, 120)),
+        "length_penalty": -1.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_gives_the_tokens_of_transformers(folders, writer, name):
+    settings = {"max_new_tokens": 14, "pad_token_id": 3} | RULES[name]
+    prompt = writer.encode(PROMPTS, GenerationSettings())
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders[0]).eval()
+    given = {"input_ids": torch.from_numpy(prompt.ids), "attention_mask": torch.from_numpy(prompt.mask)}
+    with torch.no_grad():
+        wanted = model.generate(**given, **settings)[:, prompt.ids.shape[1] :]
+    found = generate(writer.decoder, prompt, read_settings(folders[1], **settings))
+    padded = np.full(wanted.shape, 3)
+    for row, tokens in zip(padded, found, strict=True):
+        row[: len(tokens)] = tokens
+    assert np.array_equal(padded, wanted.numpy())
+
+
+def test_rows_are_copied_only_when_their_order_changes(writer):
+    prompt = writer.encode(PROMPTS, GenerationSettings())
+    progress, _ = prefill(writer.decoder, prompt)
+    before = dict(progress.states)
+    writer.decoder.select(progress, np.arange(3))
+    assert all(progress.states[name] is value for name, value in before.items())
+    writer.decoder.select(progress, np.array([2, 0]))
+    assert all(np.array_equal(progress.states[n].numpy(), v.numpy()[[2, 0]]) for n, v in before.items())
+
+
+def test_drawn_texts_of_one_prompt_differ_and_beams_can_be_drawn(writer):
+    settings = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 12, "seed": 1}
+    several = writer(PROMPTS[0], num_return_sequences=3, **settings)
+    assert len(set(several)) == 3
+    drawn = writer(PROMPTS[:2], num_beams=2, num_return_sequences=2, **settings)
+    assert [len(texts) for texts in drawn] == [2, 2]
+    assert drawn == writer(PROMPTS[:2], num_beams=2, num_return_sequences=2, **settings)
+
+
+def test_max_length_counts_the_prompt(folders, writer):
+    settings = read_settings(folders[1], max_length=20)
+    prompt = writer.encode(PROMPTS[:1], settings)
+    [row] = generate(writer.decoder, prompt, settings)
+    assert len(row) == 20 - prompt.ids.shape[1]
+    with pytest.raises(UsageError, match="leaves no room"):
+        writer(PROMPTS[0], max_length=2)
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "<{{ m['role'] }}>{% generation %}{{ m['content'] | trim }}{% endgeneration %}\n{% endfor %}"
+    "{% set ns = namespace(x=1) %}{{ dict(a=ns.x) | tojson }}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_chat_template_gives_the_prompt_of_transformers(folders, tmp_path):
+    out = shutil.copytree(folders[1], tmp_path / "out")
+    with pytest.raises(FolderError, match="no chat template"):
+        TextGenerator(out).chat([{"role": "user", "content": "a"}])
+    (out / "chat_template.jinja").write_text(TEMPLATE)
+    messages = [{"role": "system", "content": "Short <answers>. "}, {"role": "user", "content": "the river"}]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    talker = TextGenerator(out)
+    assert talker.prompt_of(messages) == wanted
+    ids = tokenizer(wanted, return_tensors="pt", add_special_tokens=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders[0]).eval()
+    tokens = model.generate(**ids, max_new_tokens=12)[0, ids["input_ids"].shape[1] :]
+    answer = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert talker.chat(messages, max_new_tokens=12) == answer == "".join(talker.stream(messages, max_new_tokens=12))
+    with pytest.raises(UsageError, match="no tools"):
+        talker.chat([{"role": "tool", "content": "a"}])
 
 
 def test_an_end_of_text_ends_a_row_and_not_the_others(folders, writer):
@@ -114,6 +202,14 @@ WARPERS = {
     "top_k": ({"top_k": 7}, lambda: [logits_process.TopKLogitsWarper(7)]),
     "top_p": ({"top_p": 0.8}, lambda: [logits_process.TopPLogitsWarper(0.8)]),
     "min_p": ({"min_p": 0.1}, lambda: [logits_process.MinPLogitsWarper(0.1)]),
+    "typical_p": ({"typical_p": 0.7}, lambda: [logits_process.TypicalLogitsWarper(0.7)]),
+    "epsilon": ({"epsilon_cutoff": 0.02}, lambda: [logits_process.EpsilonLogitsWarper(0.02)]),
+    "eta": ({"eta_cutoff": 0.05}, lambda: [logits_process.EtaLogitsWarper(0.05)]),
+    "beams": (
+        {"top_k": 1, "top_p": 0.01, "num_beams": 2},
+        lambda: [logits_process.TopKLogitsWarper(1, min_tokens_to_keep=2),
+                 logits_process.TopPLogitsWarper(0.01, min_tokens_to_keep=2)],
+    ),
     "all": (
         {"temperature": 1.5, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
         lambda: [

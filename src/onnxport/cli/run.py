@@ -32,6 +32,13 @@ def run(
             "--task", "--pipeline", "-t", help="Another task that the graph serves, such as zero-shot-classification."
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of a setting of the call, such as max_new_tokens=20; may come often."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Each text is what a user says, or a JSON list of messages.")
+    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
@@ -39,24 +46,31 @@ def run(
     shell = shell_of(context, json=json, verbose=verbose)
     with shell.working():
         from onnxport.artifact.folder import read_folder
+        from onnxport.cli.writing import settings_of, write_texts, writes
 
-        row = find_task(task or read_folder(folder.expanduser()).task)
-        if row.kind == "decoder":
-            texts = _written(folder, component, inputs)
-            results = [{"input": text, "output": [{"generated_text": new}]} for text, new in texts]
-            document, text = {"results": results}, "\n".join(new for _, new in texts)
+        folder = folder.expanduser()
+        manifest = read_folder(folder)
+        row, chosen = find_task(task or manifest.task), settings_of(settings or ())
+        if writes(row, folder, manifest):
+            results = _answering(write_texts, row, folder, component, inputs, chosen, chat=chat)
+            new = [[text for one in result["output"] for text in one.values()] for result in results]
+            document, text = {"results": results}, "\n".join(one for texts in new for one in texts)
+        elif chat:
+            raise UsageError("--chat is for models that go on with a text.", hint="Leave it out.")
+        elif row.name == "feature-extraction" and chosen:
+            raise UsageError("feature-extraction has no settings.", hint="Leave --set out.")
         elif row.name == "feature-extraction":
             from onnxport.cli import embeddings
 
-            found = _answering(embeddings.embed, _load(folder.expanduser(), component, row.name), inputs)
+            found = _answering(embeddings.embed, _load(folder, component, row.name), inputs)
             document, text = embeddings.document(found), "\n".join(embeddings.lines(found))
         else:
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
-            nlp = _load(folder.expanduser(), component, row.name)
+            nlp = _load(folder, component, row.name)
             calls = calls_for(row, inputs, nlp)
-            answers = [_answering(nlp, *call.arguments, **call.keywords) for call in calls]
+            answers = [_answering(nlp, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
             document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
     if json:
@@ -64,14 +78,6 @@ def run(
     else:
         shell.write(text)
     return 0
-
-
-def _written(folder: Path, component: str, prompts: list[str]) -> list[tuple[str, str]]:
-    """(prompt, what the model writes after it); needs no framework."""
-    from onnxport.runtime.text_generation import TextGenerator
-
-    texts = _answering(TextGenerator(folder, component), prompts)
-    return list(zip(prompts, texts, strict=True))
 
 
 def _load(folder: Path, component: str, task: str) -> Any:

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Manifest, TensorSpec
 from onnxport.errors import UsageError
+from onnxport.runtime.sequence_generation import is_encoder_decoder
 from onnxport.runtime.session import OnnxSession
 
 # Inputs that preprocessing often leaves out, and what they then mean.
@@ -40,8 +41,12 @@ class OnnxModel:
     def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.manifest: Manifest = read_folder(self.folder)
-        self.session = OnnxSession(self.folder, component, threads)
-        self.config = _config(self.folder)
+        self.config = folder_config(self.folder)
+        self._look_at(OnnxSession(self.folder, component, threads))
+
+    def _look_at(self, session: OnnxSession) -> None:
+        """Take names and types of inputs from a graph."""
+        self.session = session
         names = [spec.name for spec in self.session.inputs]
         self.main_input_name = next((name for name in _MAIN_INPUTS if name in names), names[0])
         self.input_modalities = ("image",) if self.main_input_name == "pixel_values" else ("text",)
@@ -101,12 +106,17 @@ def load_onnx_model(folder: str | Path, component: str = "model", threads: int |
     Raises:
         FolderError: no onnxport folder, or its graph cannot be loaded.
     """
-    architecture = read_folder(Path(folder).expanduser()).architecture
-    named: type[OnnxModel] = type(architecture, (OnnxModel,), {}) if architecture.isidentifier() else OnnxModel
+    manifest = read_folder(Path(folder).expanduser())
+    architecture, base = manifest.architecture, OnnxModel
+    if is_encoder_decoder([one.name for one in manifest.components]):
+        from onnxport.pipelines.onnx_sequence_model import OnnxSequenceModel
+
+        base = OnnxSequenceModel
+    named: type[OnnxModel] = type(architecture, (base,), {}) if architecture.isidentifier() else base
     return named(folder, component, threads)
 
 
-def _config(folder: Path) -> PreTrainedConfig:
+def folder_config(folder: Path) -> PreTrainedConfig:
     """The folder's config; a plain one where transformers does not know the family."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -14,9 +14,10 @@ from onnxport.errors import FolderError, UsageError
 from onnxport.json_file import read_object
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.encoder import Encoder
-from onnxport.runtime.generation import Prompt, Stop, generate
+from onnxport.runtime.generation import Prompt, Stop, generate, prefill
 from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.speech_prompt import Spoken, has_prompt, speech_prompt
 from onnxport.runtime.text_generation import grouped
 from onnxport.runtime.texts import Texts
 
@@ -67,29 +68,59 @@ class SequenceGenerator:
         settings: GenerationSettings,
         first: NDArray[np.int64] | None = None,
         stop: Stop | None = None,
+        spoken: Spoken | None = None,
     ) -> list[list[int]]:
         """Answers as token ids without what they begin with, `num_return_sequences` for each row.
 
         Args:
             inputs: arrays (rows, ...) by the names of the encoder's graph; masks may be left out.
-            first: (rows, tokens) int64, what every answer begins with in place of the settings' first token.
+            first: (rows, tokens) int64, what every answer begins with in place of what the settings say.
             stop: ends answers beside `settings.eos_token_id`.
+            spoken: language and task, for models that know several.
 
         Raises:
             UsageError: an input is missing or of another size, or there is no room for an answer.
         """
+        rows = self.encoder.rows(inputs)
+        fixed = self.encoder.encode(inputs)
         if first is None:
-            first = np.full((self.encoder.rows(inputs), 1), settings.first_token(), np.int64)
+            first = self._first(settings, rows, fixed, spoken)
+        if self.speaks and settings.max_new_tokens is None and settings.max_length is not None:
+            # Here max_length is without what the answer begins with, as Whisper's `generate` has it.
+            longest = settings.max_length + first.shape[1]
+            settings = settings.changed(max_length=min(longest, settings.positions or longest))
         read = np.asarray(inputs["input_ids"]) if "input_ids" in self.encoder.inputs else None
-        prompt = Prompt(first, fixed=self.encoder.encode(inputs), read=read)
-        return generate(self.decoder, prompt, settings, stop=stop)
+        return generate(self.decoder, Prompt(first, fixed=fixed, read=read), settings, stop=stop)
 
-    def __call__(self, inputs: Any, **settings: Any) -> Any:
-        """Texts for the rows of `inputs`; as for `tokens`."""
-        return self._texts_of(inputs, self.settings(**settings))
+    @property
+    def speaks(self) -> bool:
+        """Whether answers begin with tokens for a language and a task."""
+        return has_prompt(self.said)
 
-    def _texts_of(self, inputs: Mapping[str, Any], settings: GenerationSettings) -> list[Any]:
-        rows = self.tokens(inputs, settings, stop=self.texts.stop(settings.stop_strings))
+    def __call__(self, inputs: Any, language: Any = None, task: str | None = None, **settings: Any) -> Any:
+        """Texts for the rows of `inputs`; as for `tokens`, with `language` and `task` of `Spoken`."""
+        return self._texts_of(inputs, self.settings(**settings), Spoken(language, task))
+
+    def _first(
+        self, settings: GenerationSettings, rows: int, fixed: Mapping[str, Any], spoken: Spoken | None
+    ) -> NDArray[np.int64]:
+        start = settings.first_token()
+        if self.speaks:
+            return speech_prompt(
+                self.said,
+                start,
+                rows,
+                spoken or Spoken(),
+                lambda ids: prefill(self.decoder, Prompt(ids, fixed=fixed))[1],
+            )
+        if spoken is not None and (spoken.language is not None or spoken.task is not None):
+            raise UsageError("The model knows no languages or tasks by name.", hint="Leave language and task out.")
+        return np.full((rows, 1), start, np.int64)
+
+    def _texts_of(
+        self, inputs: Mapping[str, Any], settings: GenerationSettings, spoken: Spoken | None = None
+    ) -> list[Any]:
+        rows = self.tokens(inputs, settings, stop=self.texts.stop(settings.stop_strings), spoken=spoken)
         return grouped([self.texts.decode(row) for row in rows], settings.num_return_sequences)
 
 
@@ -119,7 +150,7 @@ class TextToTextGenerator(SequenceGenerator):
         self.said |= own
         self._texts = Texts(self.folder)
 
-    def __call__(self, inputs: str | Sequence[str], **settings: Any) -> Any:
+    def __call__(self, inputs: str | Sequence[str], **settings: Any) -> Any:  # type: ignore[override]
         """The new text, or a list for a list of texts.
 
         Raises:
