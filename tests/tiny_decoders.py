@@ -57,15 +57,16 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_decoder(model_type: str, folder: Path, seed: int = 0, tokenizer: Any = None) -> Path:
+def save_decoder(model_type: str, folder: Path, seed: int = 0, tokenizer: Any = None, **changes: Any) -> Path:
     """Write a checkpoint; the same seed gives the same weights.
 
     Args:
+        changes: other values for the config.
         tokenizer: saved beside it and decides the vocabulary; without one there are 120 tokens.
     """
     own = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     common = {k: v for k, v in _COMMON.items() if model_type != "gpt2" or k not in own}
-    config = transformers.AutoConfig.for_model(model_type, **(common | DECODERS[model_type]))
+    config = transformers.AutoConfig.for_model(model_type, **(common | DECODERS[model_type] | changes))
     if tokenizer is not None:
         config.vocab_size = len(tokenizer)
         config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
