@@ -15,6 +15,7 @@ import numpy as np
 from onnxport.artifact.manifest import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.axes import evaluate
 from onnxport.errors import CheckpointError, ExportError
+from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
 from onnxport.sources.pytorch import TorchSource
@@ -175,7 +176,9 @@ def compare(
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))
-    known = {spec.name for spec in session.inputs}
+    known = {spec.name for spec in (*session.inputs, *session.optional)}
+    if KEEP in known:
+        cases = (*cases, *_last_logits(cases))
 
     def run(inputs: Arrays) -> Arrays:
         # An input that no output depends on may be gone from the graph.
@@ -183,6 +186,17 @@ def compare(
 
     checks = tuple(_check(run, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
+
+
+def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
+    """The first and the last case once more, for the logits of a few tokens alone, unless there are such cases."""
+    whole = [] if any(case.inputs.get(KEEP) for case in cases) else [cases[0], cases[-1]]
+    for case, count in zip(whole, (1, 2), strict=False):
+        kept = case.outputs["logits"][:, -count:]
+        yield Case(
+            f"{case.name}, last logits", case.sizes | {KEPT: kept.shape[1]}, case.inputs | {KEEP: np.array(count)},
+            case.outputs | {"logits": kept},
+        )  # fmt: skip
 
 
 def _check(

@@ -106,12 +106,14 @@ def test_axes_and_evidence(pair):
     axes = {spec.name: spec.axes for spec in (*component.inputs, *component.outputs)}
     assert axes["input_ids"] == ("batch_size", "sequence_length")
     assert axes["attention_mask"] == ("batch_size", "total_sequence_length")
-    assert axes["logits"] == ("batch_size", "sequence_length", VOCABULARY)
+    assert axes["logits"] == ("batch_size", "num_logits", VOCABULARY) and axes["num_logits_to_keep"] == ()
     for name in (n for n in axes if n.endswith(".key")):
         grown = name.startswith("present")
         assert axes[name][2] == ("past_sequence_length + sequence_length" if grown else "past_sequence_length")
     cases = {case.name: case for case in component.verification.cases}
     assert {"sequence length 1", "past sequence length 0", "padded rows, past sequence length 0"} <= cases.keys()
+    kept = {case.sizes["num_logits"] for name, case in cases.items() if name.endswith("last logits")}
+    assert kept == {1, 2}
     greedy = [case for name, case in cases.items() if "greedy" in name]
     assert len(greedy) == 2 and all(case.ok and case.decision_agreement == 1.0 for case in greedy)
 

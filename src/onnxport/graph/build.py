@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import TensorSpec
 from onnxport.graph.attention_past import attend_over_past
+from onnxport.graph.last_logits import KEEP_SPEC, keep_last_logits, kept_axes
 from onnxport.graph.naming import check_outputs, name_axes
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
@@ -25,7 +26,8 @@ class Graph:
     Attributes:
         model: the `onnx_ir.Model`, None once released.
         signature: its axes and restrictions.
-        inputs: the inputs that the graph really has; one that no output depends on may be gone.
+        inputs: the inputs that the graph really has; one that no output depends on may be gone,
+            and a decoder has `num_logits_to_keep`, which may be left out.
         fixes: names of the registered repairs that were applied.
     """
 
@@ -72,7 +74,10 @@ def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_s
     lay_out_weights(model, keep_stored=keep_stored)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
+    optional: tuple[TensorSpec, ...] = ()
+    if keep_last_logits(model):
+        optional, signature = (KEEP_SPEC,), replace(signature, outputs=kept_axes(signature.outputs))
     strip(model)
     present = {value.name for value in model.graph.inputs}
-    inputs = tuple(spec for spec in signature.inputs if spec.name in present)
+    inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)
     return Graph(model, signature, inputs, graph_stats(model), fixes)

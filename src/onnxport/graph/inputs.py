@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxport.artifact.manifest import Component, TensorSpec
 from onnxport.axes import evaluate
+from onnxport.graph.last_logits import KEEP, KEPT
 
 Arrays = dict[str, np.ndarray]
 
@@ -55,8 +56,10 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
     arrays: Arrays = {}
     for spec in inputs:
         shape = tuple(evaluate(axis, sizes) for axis in spec.axes)
-        if spec.dtype.startswith("float"):
-            value: np.ndarray = rng.standard_normal(shape)
+        if spec.name == KEEP:
+            value: np.ndarray = np.array(sizes.get(KEPT, 0))
+        elif spec.dtype.startswith("float"):
+            value = rng.standard_normal(shape)
         elif "mask" in spec.name or spec.dtype == "bool":
             value = np.ones(shape)
         elif spec.name == "bbox":

@@ -51,7 +51,7 @@ class Decoder:
 
     def __init__(self, session: OnnxSession) -> None:
         self.session = session
-        self._specs = {spec.name: spec for spec in session.inputs}
+        self._specs = {spec.name: spec for spec in (*session.inputs, *session.optional)}
         self._states = [name for name in self._specs if name.startswith(_PAST) and _CROSS not in name]
         self._ids = next((name for name in _IDS if name in self._specs), "")
         if not self._states or not self._ids:

@@ -39,6 +39,10 @@ class OnnxSession:
             of packing copies of them: loads at once and takes next to no memory, and matrix products
             on many rows are slower.
 
+    Attributes:
+        inputs, outputs: their axes.
+        optional: inputs that have a default.
+
     Raises:
         FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
     """
@@ -84,6 +88,8 @@ class OnnxSession:
             ) from error
         recorded = self.component
         self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
+        optional = self._session.get_overridable_initializers()
+        self.optional: tuple[TensorSpec, ...] = _specs(optional, recorded.inputs if recorded else ())
         self.outputs: tuple[TensorSpec, ...] = _specs(self._session.get_outputs(), recorded.outputs if recorded else ())
         self.restrictions: tuple[Restriction, ...] = recorded.restrictions if recorded else ()
 
@@ -96,8 +102,8 @@ class OnnxSession:
         """Run the graph once.
 
         Args:
-            inputs: name -> array, exactly the graph's inputs. Integers of another width and floats
-                of another precision are converted; other types are refused.
+            inputs: name -> array, exactly the graph's inputs; those in `optional` may be left out.
+                Integers of another width and floats of another precision are converted; other types are refused.
 
         Returns:
             Every output, in the graph's order.
@@ -105,7 +111,8 @@ class OnnxSession:
         Raises:
             UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
         """
-        names = {spec.name for spec in self.inputs}
+        known = (*self.inputs, *self.optional)
+        names = {spec.name for spec in known}
         missing = [spec.name for spec in self.inputs if spec.name not in inputs]
         if missing:
             raise UsageError(
@@ -114,8 +121,8 @@ class OnnxSession:
         for name in inputs:
             if name not in names:
                 raise UsageError(f"The graph has no input {name!r}.", hint=did_you_mean(name, names))
-        feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in self.inputs}
-        check_sizes(self.inputs, self.restrictions, feed)
+        feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in known if spec.name in inputs}
+        check_sizes([spec for spec in known if spec.name in feed], self.restrictions, feed)
         try:
             values = self._session.run(None, feed)
         except Exception as error:
