@@ -14,6 +14,7 @@ from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.axes import evaluate, names_in
 from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
+from onnxport.graph.quantize import PRECISIONS, ROUNDED
 from onnxport.progress import Reporter, Silent
 from onnxport.quiet import quiet
 
@@ -128,16 +129,38 @@ def _against(
         names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
         encoder = component.file.replace(names[0], subject.parts[0].name) if len(evidence) > 1 else None
         with reporter.step(f"Compare {component.file}") as step:
-            verification = verify_graph(
-                path / component.file,
-                evidence[names[0]],
-                component.outputs,
-                precision=component.precision,
-                encoder=path / encoder if encoder else None,
-            )
+            if component.precision in ROUNDED:
+                verification = _against_base(path, manifest, component)
+            else:
+                verification = verify_graph(
+                    path / component.file,
+                    evidence[names[0]],
+                    component.outputs,
+                    precision=component.precision,
+                    encoder=path / encoder if encoder else None,
+                )
             step.done(f"largest error {verification.max_abs_error:.2g}")
         found.append((component.name, verification))
     return found
+
+
+def _against_base(path: Path, manifest: Manifest, component: Component) -> Verification:
+    """Rounded weights: against the float32 graph of the same folder, which is held against the source itself."""
+    from onnxport.after import described, float_components
+    from onnxport.rounding import check_rounded
+
+    bases = float_components(manifest)
+    suffix = f"_{PRECISIONS[component.precision].suffix}"
+    base = next((base for base in bases if component.name == f"{base.name}{suffix}"), None)
+    if base is None:
+        raise FolderError(
+            f"{component.file} has rounded weights, and the float32 graph that they were made from is not in {path}.",
+            hint="Leave --against out, or convert the model again.",
+        )
+    written = described(path, manifest, base)
+    encoder = written.encoder[0] if written.encoder else None
+    rounded = encoder.with_name(f"{encoder.stem}{suffix}.onnx") if encoder else None
+    return check_rounded(written, path / component.file, component.precision, encoder=rounded)
 
 
 def _verify_file(

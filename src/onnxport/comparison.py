@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +21,19 @@ from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
 from onnxport.sources.pytorch import TorchSource
 
+if TYPE_CHECKING:
+    from onnxport.runtime.session import OnnxSession
+
 # (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
 # float32: rounding of sums in another order stays below 2e-5 of the scale in every model measured;
 # int8: dynamic quantization of weights and activations, 8 bits each.
+# int8-weights, int4: against the source with rounded weights; what is left are activations of 8 bits.
 TOLERANCES: dict[str, tuple[float, float]] = {
     "float32": (1e-5, 1e-4),
     "float16": (1e-3, 1e-2),
     "int8": (1e-2, 2.5e-1),
+    "int8-weights": (1e-2, 2.5e-1),
+    "int4": (1e-2, 2.5e-1),
 }
 
 _LEAST_CASES = 4  # the traced sizes and three others
@@ -164,15 +171,11 @@ def compare(
     """
     import onnxruntime
 
-    from onnxport.artifact.data_files import data_files
-    from onnxport.runtime.session import OnnxSession
-
     absolute, relative = TOLERANCES[precision]
-    # The weights of a large model stay in their file: a packed copy could need more memory than there is.
-    mapped = sum(file.stat().st_size for file in (path, *data_files(path)) if file.exists()) >= _MAPPED_FROM_BYTES
+    mapped = _is_large(path)
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
     try:
-        session = OnnxSession(path, map_weights=mapped)
+        session = session_for(path)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))
@@ -186,6 +189,25 @@ def compare(
 
     checks = tuple(_check(run, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
+
+
+def session_for(path: Path) -> OnnxSession:
+    """A session on a graph file; the weights of a large model stay in their file.
+
+    A packed copy could need more memory than there is.
+
+    Raises:
+        FolderError: ONNX Runtime refuses the graph.
+    """
+    from onnxport.runtime.session import OnnxSession
+
+    return OnnxSession(path, map_weights=_is_large(path))
+
+
+def _is_large(path: Path) -> bool:
+    from onnxport.artifact.data_files import data_files
+
+    return sum(file.stat().st_size for file in (path, *data_files(path)) if file.exists()) >= _MAPPED_FROM_BYTES
 
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:

@@ -90,6 +90,25 @@ def check_greedy(
     return tuple(_check(case, *sessions, tolerance) for case in cases)
 
 
+def greedy_agreement(
+    prompt: Arrays, reference: tuple[Path, Path | None], other: tuple[Path, Path | None], steps: int = _TOKENS
+) -> float:
+    """Share of `steps` greedy tokens that two graphs have in common, up to the first that differs.
+
+    Args:
+        prompt: as in `GreedyCase`.
+        reference, other: (decoder, encoder); the encoder is None for a decoder alone.
+    """
+    first = prompt["input_ids" if reference[1] is None else "decoder_input_ids"]
+    shape = (len(first), steps)
+    case = GreedyCase("", first.shape[1], prompt, np.zeros(shape, np.int64), np.zeros(shape), 0.0)
+    found = []
+    for decoder, encoder in (reference, other):
+        fixed = _encoded(prompt, OnnxSession(encoder) if encoder is not None else None)
+        found.append(_generate(case, first, OnnxSession(decoder), fixed))
+    return float(np.logical_and.accumulate(found[0] == found[1], axis=1).mean())
+
+
 def _check(
     case: GreedyCase, decoder: OnnxSession, encoder: OnnxSession | None, tolerance: tuple[float, float]
 ) -> CaseCheck:

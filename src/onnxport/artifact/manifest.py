@@ -70,6 +70,27 @@ class CaseCheck:
 
 
 @dataclass(frozen=True)
+class Distance:
+    """How far a graph of rounded weights is from the graph that it was made from; for information, nothing is judged.
+
+    Attributes:
+        source: "the graph model.onnx (float32)".
+        max_abs_error, max_rel_error: as in `OutputCheck`, over all cases.
+        decision: what a user sees, as in `CaseCheck`; None where the task has none.
+        agreement: share of these decisions that are equal, 0 to 1.
+        greedy_agreement: of a decoder, the share of greedily written tokens that are equal up to the first that
+            is not.
+    """
+
+    source: str
+    max_abs_error: float
+    max_rel_error: float
+    decision: str | None = None
+    agreement: float | None = None
+    greedy_agreement: float | None = None
+
+
+@dataclass(frozen=True)
 class Verification:
     """All cases of one graph against its source."""
 
@@ -79,6 +100,7 @@ class Verification:
     absolute_tolerance: float
     relative_tolerance: float
     cases: tuple[CaseCheck, ...]
+    distance: Distance | None = None  # of rounded weights
 
     @property
     def max_abs_error(self) -> float:
@@ -109,7 +131,7 @@ class Component:
     name: str  # "model", "model_quantized"
     file: str  # relative to the folder, "/" separated: "onnx/model.onnx"
     opset: int
-    precision: str  # "float32", "int8"
+    precision: str  # "float32", "int8", "int4", "int8-weights"
     parameters: int  # number of weight elements
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

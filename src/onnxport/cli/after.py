@@ -21,21 +21,43 @@ def optimize(
     """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
     from onnxport.after import optimize as optimize_path
 
-    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", optimize_path, path)
+    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", lambda: optimize_path(path))
 
 
 def quantize(
-    context: typer.Context, path: _Target, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+    context: typer.Context,
+    path: _Target,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            "-p",
+            help="int8: weights, and activations at run time. int4, int8-weights: weights alone, in blocks of 32.",
+        ),
+    ] = "int8",
+    float_activations: Annotated[
+        bool,
+        typer.Option(
+            "--float-activations",
+            help="With int4 and int8-weights: inputs of products stay float32; more exact, and slower.",
+        ),
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Store a dynamically quantized int8 graph; checked against the graph it is made from."""
+    """Store a graph of smaller numbers; checked against the graph it is made from."""
     from onnxport.after import quantize as quantize_path
+    from onnxport.graph.quantize import find_precision
 
-    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Quantize to int8", quantize_path, path)
+    title = find_precision(precision).title
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    _run(shell, title, lambda: quantize_path(path, precision, float_activations=float_activations))
 
 
-def _run(shell: Shell, title: str, step: Callable[[Path], Path], path: Path) -> None:
+def _run(shell: Shell, title: str, step: Callable[[], Path]) -> None:
     with shell.working() as reporter, reporter.step(title) as line:
-        file = step(path)
+        file = step()
         line.done(f"{file.stat().st_size / 1e6:.1f} MB")
     if shell.json:
         shell.write_json({"path": file, "size_bytes": file.stat().st_size})

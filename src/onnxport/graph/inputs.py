@@ -23,7 +23,8 @@ def evidence_sizes(component: Component) -> list[dict[str, int]]:
     cases = component.verification.cases if component.verification else ()
     needed = _axis_names(component.inputs)  # a generation has other sizes
     usable = [dict(case.sizes) for case in cases if case.ok and needed <= case.sizes.keys()]
-    return usable or [guess_sizes(component.inputs)]
+    distinct = {tuple(sorted(sizes.items())): sizes for sizes in usable}
+    return list(distinct.values()) or [guess_sizes(component.inputs)]
 
 
 def guess_sizes(inputs: Sequence[TensorSpec], more: int = 0) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxport.artifact.destination import check_free_space
 from onnxport.errors import UsageError
@@ -14,7 +14,12 @@ from onnxport.progress import Step, counted
 
 if TYPE_CHECKING:
     from onnxport.artifact.written import WrittenModel
-    from onnxport.graph.build import Graph
+
+
+class Graph(Protocol):
+    """What is written: `graph.build.Graph`, or any other that holds a model."""
+
+    model: Any
 
 
 @dataclass(frozen=True)
