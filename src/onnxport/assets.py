@@ -66,3 +66,7 @@ def _save_components(nlp: Any, folder: Path) -> None:
     for part in parts:
         if part is not None and hasattr(part, "save_pretrained"):
             part.save_pretrained(folder)
+    settings = getattr(nlp.model, "generation_config", None)
+    if settings is not None:
+        # Not save_pretrained: it refuses settings that contradict each other, which many checkpoints have.
+        settings.to_json_file(folder / "generation_config.json")

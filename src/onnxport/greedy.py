@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from onnxport.artifact.manifest import CaseCheck, TensorSpec
-from onnxport.runtime.decoder import present_name
+from onnxport.artifact.manifest import CaseCheck
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.encoder import Encoder
+from onnxport.runtime.generation import Prompt, prefill
 from onnxport.runtime.session import OnnxSession
 from onnxport.samples.base import Arrays, Sampler, unrestricted
 
@@ -84,10 +86,10 @@ def check_greedy(
         tolerance: (absolute, relative) of the graphs' precision.
     """
     try:
-        sessions = OnnxSession(decoder), OnnxSession(encoder) if encoder is not None else None
+        graphs = Decoder(OnnxSession(decoder)), Encoder(OnnxSession(encoder)) if encoder is not None else None
     except Exception as error:  # a graph that does not load is the finding
         return tuple(CaseCheck(case.name, {}, (), error=_first_line(error), ok=False) for case in cases)
-    return tuple(_check(case, *sessions, tolerance) for case in cases)
+    return tuple(_check(case, *graphs, tolerance) for case in cases)
 
 
 def greedy_agreement(
@@ -99,24 +101,19 @@ def greedy_agreement(
         prompt: as in `GreedyCase`.
         reference, other: (decoder, encoder); the encoder is None for a decoder alone.
     """
-    first = prompt["input_ids" if reference[1] is None else "decoder_input_ids"]
-    shape = (len(first), steps)
-    case = GreedyCase("", first.shape[1], prompt, np.zeros(shape, np.int64), np.zeros(shape), 0.0)
-    found = []
-    for decoder, encoder in (reference, other):
-        fixed = _encoded(prompt, OnnxSession(encoder) if encoder is not None else None)
-        found.append(_generate(case, first, OnnxSession(decoder), fixed))
+    found = [
+        _generate(prompt, Decoder(OnnxSession(decoder)), Encoder(OnnxSession(encoder)) if encoder else None, steps)
+        for decoder, encoder in (reference, other)
+    ]
     return float(np.logical_and.accumulate(found[0] == found[1], axis=1).mean())
 
 
-def _check(
-    case: GreedyCase, decoder: OnnxSession, encoder: OnnxSession | None, tolerance: tuple[float, float]
-) -> CaseCheck:
+def _check(case: GreedyCase, decoder: Decoder, encoder: Encoder | None, tolerance: tuple[float, float]) -> CaseCheck:
     rows, steps = case.tokens.shape
     first = case.prompt["input_ids" if encoder is None else "decoder_input_ids"]
     sizes = {"batch_size": rows, "prompt": first.shape[1], "tokens": steps}
     try:
-        found = _generate(case, first, decoder, _encoded(case.prompt, encoder))
+        found = _generate(case.prompt, decoder, encoder, steps, case.chunk)
     except Exception as error:  # whatever the run time says is the finding
         return CaseCheck(case.name, sizes, (), error=_first_line(error), ok=False)
     allowed = 2 * (tolerance[0] + tolerance[1] * case.scale)
@@ -133,43 +130,19 @@ def _check(
     return CaseCheck(case.name, sizes, (), "token", equal / (rows * steps), parted, parted is None)
 
 
-def _encoded(prompt: Arrays, encoder: OnnxSession | None) -> Arrays:
-    """Inputs of the decoder that stay as they are."""
+def _generate(
+    prompt: Arrays, decoder: Decoder, encoder: Encoder | None, steps: int, chunk: int | None = None
+) -> np.ndarray:
+    """The best token, step by step, past any end of text; no rule of the settings applies."""
     if encoder is None:
-        return {}
-    made = encoder.run({spec.name: prompt[spec.name] for spec in encoder.inputs})
-    fixed = {name.replace("present.", "past_key_values."): value for name, value in made.items()}
-    if "attention_mask" in prompt:  # unless the encoder made a shorter one of it
-        fixed.setdefault("encoder_attention_mask", prompt["attention_mask"])
-    return fixed
-
-
-def _generate(case: GreedyCase, first: np.ndarray, decoder: OnnxSession, fixed: Arrays) -> np.ndarray:
-    names = {spec.name for spec in decoder.inputs}
-    rows, done, pending = len(first), 0, first
-    growing = [spec for spec in decoder.inputs if spec.name.startswith("past_") and spec.name not in fixed]
-    states = {spec.name: _empty(spec, rows) for spec in growing}
-    mask = np.ones_like(first) if fixed else case.prompt["attention_mask"]
-    tokens: list[np.ndarray] = []
-    while len(tokens) < case.tokens.shape[1]:
-        ids, pending = pending[:, : case.chunk], pending[:, case.chunk :]
-        seen = mask[:, : done + ids.shape[1]]
-        positions = np.maximum(seen.cumsum(1) - 1, 0)[:, done:]
-        given = {"input_ids": ids, "attention_mask": seen, "position_ids": positions}
-        outputs = decoder.run({name: value for name, value in (given | states | fixed).items() if name in names})
-        states = {name: outputs[present_name(name)] for name in states}
-        done += ids.shape[1]
-        if not pending.shape[1]:
-            tokens.append(outputs["logits"][:, -1].argmax(-1))
-            pending = tokens[-1][:, None]
-            mask = np.concatenate([mask, np.ones((rows, 1), mask.dtype)], 1)
+        start = Prompt(prompt["input_ids"], prompt["attention_mask"])
+    else:
+        start = Prompt(prompt["decoder_input_ids"], fixed=encoder.encode(prompt))
+    progress, logits = prefill(decoder, start, chunk)
+    tokens = [logits.argmax(-1)]
+    while len(tokens) < steps:
+        tokens.append(decoder.step(progress, tokens[-1][:, None]).argmax(-1))
     return np.stack(tokens, 1)
-
-
-def _empty(spec: TensorSpec, rows: int) -> np.ndarray:
-    """A state before the first token: no token, or zeros."""
-    shape: list[int] = [rows, *(0 if isinstance(size, str) else size for size in spec.axes[1:])]
-    return np.zeros(shape, spec.dtype)
 
 
 def _first_line(error: Exception) -> str:
