@@ -98,20 +98,13 @@ class Decoder:
         whole = np.concatenate([progress.mask, new], 1)
         positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]
         given = {self._ids: input_ids, "attention_mask": whole, "position_ids": positions}
-        binding = self.session.raw.io_binding()
-        for name, array in given.items():
-            if name in self._specs:
-                binding.bind_ortvalue_input(name, _value(array, self._specs[name].dtype))
+        feed = {name: _value(array, self._specs[name].dtype) for name, array in given.items() if name in self._specs}
         if _KEPT in self._specs:
             shape = [1] * len(self._specs[_KEPT].axes)
-            binding.bind_ortvalue_input(_KEPT, _value(np.ones(shape), self._specs[_KEPT].dtype))
-        for name, value in {**progress.states, **progress.fixed}.items():
-            binding.bind_ortvalue_input(name, value)
+            feed[_KEPT] = _value(np.ones(shape), self._specs[_KEPT].dtype)
         outputs = [spec.name for spec in self.session.outputs]
-        for name in outputs:
-            binding.bind_output(name)
         try:
-            self.session.raw.run_with_iobinding(binding)
+            values = self.session.raw.run_with_ort_values(outputs, {**feed, **progress.states, **progress.fixed})
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(
@@ -119,7 +112,7 @@ class Decoder:
                 f"{input_ids.shape[1]} tokens after {past}: {lines[-1][:300]}",
                 hint="The model may have no more positions: give a shorter prompt, or a smaller max_new_tokens.",
             ) from error
-        found = dict(zip(outputs, binding.get_outputs(), strict=True))
+        found = dict(zip(outputs, values, strict=True))
         progress.mask = whole
         progress.states = {name: found[present_name(name)] for name in self._states}
         logits: NDArray[np.float32] = found["logits"].numpy()[:, -1].astype(np.float32)
