@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from onnxport import convert, infer_shapes, pipeline
 from onnxport.errors import TaskError, UsageError
+from onnxport.pipelines.onnx_model import load_onnx_model
 from onnxport.runtime.session import OnnxSession
 from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder
 
@@ -125,6 +127,33 @@ def test_greedy_tokens_are_those_of_generate(converted):
         found.append(tokens)
     assert np.concatenate(found, 1).tolist() == wanted.tolist()
     assert len(np.unique(wanted)) > 2  # else one token for ever would pass
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_run_time_writes_what_generate_writes(converted, beams):
+    name, model, folder, _ = converted
+    given = {key: torch.from_numpy(value) for key, value in inputs_of(name, 3, 47).items()}
+    settings = {"max_new_tokens": 15, "num_beams": beams, "num_return_sequences": beams, "no_repeat_ngram_size": 3}
+    with torch.no_grad():
+        wanted = transformers.GenerationMixin.generate(model, **given, **settings)
+    found = load_onnx_model(folder).generate(**given, **settings)
+    assert found.tolist() == wanted.tolist()
+
+
+def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted):
+    name, _, folder, _ = converted
+    rng = np.random.default_rng(5)
+    if name == "trocr":
+        given = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
+    elif name in SOUNDS:
+        given = {"raw": rng.standard_normal(16_000, np.float32), "sampling_rate": 16_000}
+    else:
+        given = "Paris is a city by the water"
+    task = TASKS.get(name, "text2text-generation")
+    if name == "whisper":
+        pytest.skip("its tiny tokenizer is not the one that the pipeline asks for")
+    wanted = pipeline(task, model=str(folder.parent / "m"))(given, max_new_tokens=12)
+    assert pipeline(task, model=str(folder))(given, max_new_tokens=12) == wanted
 
 
 def test_weights_are_stored_once(converted):

@@ -124,6 +124,44 @@ def test_what_config_json_says_for_the_task_holds(text, tmp_path):
     assert TextToTextGenerator(out)(TEXTS[0]) == plain("ask: " + TEXTS[0], max_length=9, num_beams=2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "languages"),
+    [
+        ("NllbTokenizer", ("fra_Latn", "deu_Latn")),
+        ("MBart50Tokenizer", ("fr_XX", "de_DE")),
+        ("MBartTokenizer", ("fr_XX", "de_DE")),
+    ],
+)
+def test_translators_between_many_languages(text, tmp_path, kind, languages):
+    out = shutil.copytree(text[1], tmp_path / "out")
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", "a", "b", "\u2581a", "ab"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    if kind == "NllbTokenizer":
+        tokenizer = transformers.NllbTokenizer(vocab=vocabulary, merges=[("a", "b")])
+    else:
+        tokenizer = getattr(transformers, kind)(vocab=[(piece, -float(n)) for piece, n in vocabulary.items()])
+    tokenizer.save_pretrained(out)
+    writer = TextToTextGenerator(out)
+    with pytest.raises(UsageError, match="many languages"):
+        writer("ab a")
+    source, target = languages
+    with pytest.raises(UsageError, match="no language 'xx_XX'"):
+        writer("ab a", src_lang=source, tgt_lang="xx_XX")
+    said = ["ab a", f"a {target} b"]  # the second names a language, which stays a word
+    wanted = tokenizer._build_translation_inputs(
+        said, return_tensors="np", src_lang=source, tgt_lang=target, padding=True
+    )
+    ids, mask = writer.texts.encode(said, 1, "right", replaced=writer.languages.read_as(source))
+    assert ids.tolist() == wanted["input_ids"].tolist() and mask.tolist() == wanted["attention_mask"].tolist()
+    first = writer.languages.first(target, None, 0)
+    assert first == wanted["forced_bos_token_id"]
+    answers = writer.tokens({"input_ids": ids, "attention_mask": mask}, writer.settings(forced_bos_token_id=first))
+    assert [row[0] for row in answers] == [first] * 2
+    assert writer(said, src_lang=source, tgt_lang=target, stop_strings="q") == [
+        writer.texts.decode(row) for row in answers
+    ]
+
+
 def save_said(folder, said):
     own = json.loads((folder / "generation_config.json").read_text())
     own.pop("_from_model_config", None)  # transformers would not read what is no setting of its own

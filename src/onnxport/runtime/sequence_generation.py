@@ -16,6 +16,7 @@ from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.generation import Prompt, Stop, generate, prefill
 from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
+from onnxport.runtime.languages import Languages
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.speech_prompt import Spoken, has_prompt, speech_prompt
 from onnxport.runtime.text_generation import grouped
@@ -149,16 +150,27 @@ class TextToTextGenerator(SequenceGenerator):
         self.prefix, own = _task_settings(self.folder)
         self.said |= own
         self._texts = Texts(self.folder)
+        self.languages = Languages(self.folder, self._texts.tokenizer)
 
-    def __call__(self, inputs: str | Sequence[str], **settings: Any) -> Any:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, inputs: str | Sequence[str], src_lang: str | None = None, tgt_lang: str | None = None, **settings: Any
+    ) -> Any:
         """The new text, or a list for a list of texts.
 
+        Args:
+            src_lang, tgt_lang: of translators between many languages, in the model's own spelling ("eng_Latn").
+
         Raises:
-            UsageError: a text without tokens, or a setting that does not exist.
+            UsageError: a text without tokens, a setting or a language that does not exist, or no language said.
         """
         given = [inputs] if isinstance(inputs, str) else list(inputs)
         chosen = self.settings(self.defaults, **settings)
-        ids, mask = self.texts.encode([self.prefix + one for one in given], chosen.pad_token_id, "right")
+        known = self.languages
+        first = known.first(tgt_lang, chosen.forced_bos_token_id, chosen.decoder_start_token_id)
+        chosen = chosen.changed(forced_bos_token_id=first)
+        ids, mask = self.texts.encode(
+            [self.prefix + one for one in given], chosen.pad_token_id, "right", replaced=known.read_as(src_lang)
+        )
         answers = self._texts_of({"input_ids": ids, "attention_mask": mask}, chosen)
         return answers[0] if isinstance(inputs, str) else answers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,17 +43,32 @@ class Texts:
         self.tokenizer.no_truncation()
 
     def encode(
-        self, texts: Sequence[str], padding: int, side: Literal["left", "right"], *, special: bool = True
+        self,
+        texts: Sequence[str],
+        padding: int,
+        side: Literal["left", "right"],
+        *,
+        special: bool = True,
+        replaced: Mapping[int, int] | None = None,
     ) -> tuple[Ids, Ids]:
         """Ids and mask, (rows, tokens) int64; `padding` fills rows up on one side.
 
         Args:
             special: with the tokens that the tokenizer adds to a text.
+            replaced: others for some of those.
 
         Raises:
             UsageError: no text, or one without tokens.
         """
-        rows = [self.tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+        other = replaced or {}
+        made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        rows = [
+            [
+                other.get(token, token) if added else token
+                for token, added in zip(row.ids, row.special_tokens_mask, strict=True)
+            ]
+            for row in made
+        ]
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise UsageError(f"The prompt {text!r} has no tokens.", hint="Give a text to go on from.")
