@@ -152,8 +152,12 @@ def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted):
     task = TASKS.get(name, "text2text-generation")
     if name == "whisper":
         pytest.skip("its tiny tokenizer is not the one that the pipeline asks for")
-    wanted = pipeline(task, model=str(folder.parent / "m"))(given, max_new_tokens=12)
-    assert pipeline(task, model=str(folder))(given, max_new_tokens=12) == wanted
+    source, found = (
+        # A copy: the pipeline of speech empties what it is given.
+        pipeline(task, model=str(place))(dict(given) if isinstance(given, dict) else given, max_new_tokens=12)
+        for place in (folder.parent / "m", folder)
+    )
+    assert found == source
 
 
 def test_weights_are_stored_once(converted):
