@@ -7,16 +7,15 @@ folder is replaced as a whole; beside a single graph it is a further file.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from onnxport.artifact.data_files import data_files
+from onnxport.artifact.extend import link_rest
 from onnxport.artifact.folder import read_folder, write_manifest
-from onnxport.artifact.hashes import check_files, walk_files
+from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Verification
 from onnxport.artifact.staging import stage, stage_file
 from onnxport.artifact.weights_file import weights_path, write_weights
@@ -150,9 +149,7 @@ def _add_components(folder: Path, step: _Step) -> Path:
         for file in files:
             old = (folder / file, *data_files(folder / file), weights_path(folder / file))
             stale.update(path.relative_to(folder).as_posix() for path in old)
-        for relative in walk_files(folder):
-            if relative not in stale and not (staging.path / relative).exists():
-                _link(folder / relative, staging.path / relative)
+        link_rest(folder, staging.path, stale)
         made = []
         for number, (base, target) in enumerate(zip(bases, targets, strict=True)):
             source = described(staging.path, manifest, base)
@@ -243,12 +240,3 @@ def _compare(base: Written, target: Path, precision: str) -> Verification:
     return compare(
         target, cases, decision=None, outputs=base.outputs, source=f"the graph {base.file.name}", precision=precision
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them: the weights are not copied."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

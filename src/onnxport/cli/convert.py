@@ -69,6 +69,10 @@ def convert(
     quantize: Annotated[
         bool, typer.Option("--quantize", help="Also write an int8 graph, verified with its own tolerance.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Also write what another run time needs: genai (onnxruntime-genai)."),
+    ] = None,
     check_loading: Annotated[
         bool, typer.Option("--check-loading", help="Load the graph in ONNX Runtime. Verification always does.")
     ] = False,
@@ -120,6 +124,8 @@ def convert(
         options["link_weights"] = True
     if memory_limit is not None:
         options["memory_limit"] = parse_size(memory_limit, "--memory-limit")
+    if target is not None:
+        _check_target(target, output)
     from onnxport.conversion import convert as convert_model
 
     with shell.working() as reporter:
@@ -137,8 +143,30 @@ def convert(
             reporter=reporter,
             **options,
         )
-    _show(shell, conversion)
+    written = None
+    if target is not None and conversion.passed:
+        from onnxport.cli.target import write_target
+
+        written = write_target(shell, target, output)
+    _show(shell, conversion, written)
     return 0 if conversion.passed else 1
+
+
+def _check_target(name: str, output: Path) -> None:
+    """Before anything is converted.
+
+    Raises:
+        UsageError: no such target, or the output is no folder.
+        MissingDependencyError: its run time is not installed.
+    """
+    from onnxport.targets import find_target
+
+    find_target(name)
+    if output.suffix == ".onnx":
+        raise UsageError(
+            f"--target {name} needs a folder, and {output.name} is one file. Nothing was written.",
+            hint=f"Give a folder: {output.with_suffix('')}",
+        )
 
 
 def _model_and_output(paths: list[str], model: str | None) -> tuple[str, Path]:
@@ -166,7 +194,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_dev
 
 
-def _show(shell: Shell, conversion: Conversion) -> None:
+def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
     from onnxport.cli.tables import verification_table
 
     for component in conversion.manifest.components:
@@ -175,7 +203,7 @@ def _show(shell: Shell, conversion: Conversion) -> None:
     if not conversion.passed:
         shell.tell("warning: the numbers differ, and it was written because of --allow-mismatch")
     if shell.json:
-        shell.write_json(_document(conversion))
+        shell.write_json(_document(conversion) | ({"target": target} if target is not None else {}))
     else:
         shell.write(str(conversion.path))
 

@@ -1,0 +1,33 @@
+"""A folder with something more in it: what stays is linked, not copied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from onnxport.artifact.hashes import walk_files
+
+
+def link_rest(folder: Path, staging: Path, stale: Collection[str]) -> None:
+    """Give the staging folder what `folder` has, less what it has already and `stale`.
+
+    Args:
+        stale: paths relative to the folder, "/" separated.
+
+    Raises:
+        OSError: a file cannot be linked or copied.
+    """
+    for relative in walk_files(folder):
+        if relative not in stale and not (staging / relative).exists():
+            _link(folder / relative, staging / relative)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them: the weights are not copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

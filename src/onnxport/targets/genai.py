@@ -1,0 +1,200 @@
+"""A folder for onnxruntime-genai: `genai_config.json` and, beside the graph, a small one over the same weights.
+
+The small graph is the same but for its logits, which are those of the last token alone: that run time reads
+no others. Whether onnxruntime-genai then writes the tokens that onnxport writes is tried before anything is
+published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxport.artifact.extend import link_rest
+from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.hashes import check_files
+from onnxport.artifact.manifest import MANIFEST_NAME, Component
+from onnxport.artifact.staging import stage
+from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
+from onnxport.graph.last_logits import KEEP
+from onnxport.quiet import quiet
+from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
+
+_RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt
+_TOKENS = 16
+# By how much the best logit must lead the second, of the largest: a closer choice may fall either way.
+_MARGIN = 1e-3
+_NOTE = "onnxruntime-genai"
+
+
+def write_genai(folder: str | Path, component: str = "model") -> Path:
+    """Write what onnxruntime-genai needs into a folder that onnxport wrote; the folder is replaced as a whole.
+
+    Args:
+        folder: holds a decoder.
+        component: name of its graph: "model", "model_q4".
+
+    Returns:
+        The path of genai_config.json.
+
+    Raises:
+        UsageError: no such graph, or onnxruntime-genai cannot run it; says why.
+        FolderError: no such folder, or it is damaged.
+        MissingDependencyError: onnxruntime-genai is not installed.
+        VerificationError: it writes other tokens; nothing was written.
+    """
+    require_genai()
+    folder = Path(folder).expanduser()
+    manifest = read_folder(folder)
+    check_files(folder, manifest)
+    known = {found.name: found for found in manifest.components}
+    if component not in known and component == "model" and known:
+        require_decoder(manifest, manifest.components[0])  # says why not
+    if component not in known:
+        raise UsageError(
+            f"{folder} has no graph {component!r}. Nothing was written.",
+            hint=did_you_mean(component, known) or f"There are {', '.join(known)}.",
+        )
+    graph = known[component]
+    require_decoder(manifest, graph)
+    file = _own_name(graph)
+    with quiet(), stage(folder, overwrite=True) as staging:
+        link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
+        if not _write_last_logits(staging.path / graph.file, staging.path / file):
+            file = graph.file
+        config = make_config(staging.path, manifest, graph, file)
+        (staging.path / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+        version = _compare(staging.path, graph, config)
+        notes = tuple(note for note in manifest.notes if not note.startswith(_NOTE))
+        note = f"{_NOTE} {version} writes the same greedy tokens with {graph.file} as onnxruntime"
+        write_manifest(staging.path, replace(manifest, notes=(*notes, note)))
+        staging.publish()
+    return folder / CONFIG_NAME
+
+
+def require_genai() -> None:
+    """Raises MissingDependencyError where onnxruntime-genai is not installed: nothing could be checked."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime_genai  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Writing a folder for onnxruntime-genai needs the package {error.name!r}, which is not installed: the "
+            "folder is tried in it. Nothing was written.",
+            hint="pip install 'onnxport[pytorch,genai]'",
+        ) from error
+
+
+def _own_name(graph: Component) -> str:
+    file = Path(graph.file)
+    return file.with_name(f"{file.stem}_genai.onnx").as_posix()
+
+
+def _write_last_logits(source: Path, target: Path) -> bool:
+    """The graph `source` over the same weights, with the last token's logits; False if it cannot choose them."""
+    import onnx
+    from onnx import numpy_helper
+
+    from onnxport.runtime.mapped_weights import graph_without_weights
+
+    small = graph_without_weights(source)
+    model: Any = onnx.load(source, load_external_data=False) if small is None else onnx.load_model_from_string(small)
+    default = next((tensor for tensor in model.graph.initializer if tensor.name == KEEP), None)
+    if default is None:
+        return False
+    default.CopyFrom(numpy_helper.from_array(np.array(1), KEEP))
+    inputs = [value for value in model.graph.input if value.name != KEEP]  # a constant now
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    logits = next(value for value in model.graph.output if value.name == "logits")
+    # By this it knows that there is one token, whatever the length of the prompt.
+    axis = logits.type.tensor_type.shape.dim[1]
+    axis.Clear()
+    axis.dim_value = 1
+    target.write_bytes(model.SerializeToString())
+    return True
+
+
+def _compare(root: Path, graph: Component, config: dict[str, Any]) -> str:
+    """Greedy tokens of onnxruntime-genai against those of onnxruntime; the version that was tried."""
+    import onnxruntime_genai as genai
+
+    from onnxport.runtime.decoder import Decoder
+    from onnxport.runtime.session import OnnxSession
+
+    try:
+        model = genai.Model(str(root))
+    except Exception as error:
+        raise FolderError(
+            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)} Nothing was written."
+        ) from error
+    decoder = Decoder(OnnxSession(root / graph.file))
+    words = int(config["model"]["vocab_size"])
+    end = config["model"].get("eos_token_id", [])
+    ends = end if isinstance(end, list) else [end]
+    for rows, length in _RUNS:
+        rng = np.random.default_rng([rows, length])
+        prompt = rng.integers(min(5, words - 1), words, (rows, length))
+        try:
+            found = _write(genai, model, prompt)
+        except Exception as error:
+            raise VerificationError(
+                f"onnxruntime-genai {genai.__version__} cannot run {graph.file} on {rows} rows of {length} tokens: "
+                f"{_first_line(error)} Nothing was written."
+            ) from error
+        _judge(decoder, prompt, found, ends, graph.file)
+    return str(genai.__version__)
+
+
+def _write(genai: Any, model: Any, prompt: np.ndarray) -> np.ndarray:
+    """Greedy tokens (rows, steps); fewer steps where all rows have ended."""
+    settings = genai.GeneratorParams(model)
+    rows, length = prompt.shape
+    settings.set_search_options(
+        max_length=length + _TOKENS, batch_size=rows, do_sample=False, num_beams=1, min_length=0,
+        repetition_penalty=1.0, no_repeat_ngram_size=0,
+    )  # fmt: skip
+    generator = genai.Generator(model, settings)
+    generator.append_tokens(prompt.astype(np.int32))
+    tokens = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        tokens.append(np.array(generator.get_next_tokens()))
+    return np.stack(tokens, 1)
+
+
+def _judge(decoder: Any, prompt: np.ndarray, found: np.ndarray, ends: Sequence[int], file: str) -> None:
+    """Raises VerificationError at the first token that is not the best by our own graph's logits.
+
+    Our graph is led along the tokens that were found, so that every one of them is judged; of a row that has
+    ended, the rest is padding.
+    """
+    progress = decoder.start(len(prompt))
+    logits = decoder.step(progress, prompt)
+    running = np.ones(len(prompt), bool)
+    for step in range(found.shape[1]):
+        tokens = found[:, step]
+        behind = logits.max(-1) - logits[np.arange(len(prompt)), tokens]
+        wrong = running & (behind > _MARGIN * np.abs(logits).max())
+        # What follows an end of text is padding; it is no choice.
+        running &= ~np.isin(tokens, ends)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise VerificationError(
+                f"onnxruntime-genai writes other tokens with {file}: token {step + 1} of row {row} is {tokens[row]}, "
+                f"and onnxruntime's best, {int(logits[row].argmax())}, leads it by {behind[row]:.3g}. "
+                "Nothing was written.",
+                hint="Run the folder with onnxport.runtime.",
+            )
+        if step + 1 < found.shape[1]:
+            logits = decoder.step(progress, tokens[:, None].astype(np.int64))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0][:300] if lines else type(error).__name__).rstrip(".") + "."
