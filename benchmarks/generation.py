@@ -1,11 +1,14 @@
-"""How fast converted decoders generate: our graph in ONNX Runtime against PyTorch, on the same weights.
+"""How fast converted decoders generate: our graphs in ONNX Runtime against PyTorch, on the same weights.
 
     .venv/bin/python benchmarks/generation.py                    # Llama-shaped, 92M parameters
     .venv/bin/python benchmarks/generation.py --layers 2 --repeat 5
+    .venv/bin/python benchmarks/generation.py --genai            # and against onnxruntime-genai (extra "genai")
 
 A cell is the median milliseconds of one call; the arms alternate. Decode: one token over a past; prefill:
-256 tokens over none. Arms: our graph with its cache as ONNX Runtime's own buffers (a step's states are
-bound as the next step's past), and torch eager with transformers' DynamicCache. Random weights, fp32.
+256 tokens over none, of which the last logits are computed. Arms: our graph, in float32 and with weights of
+4 bits, with its cache as ONNX Runtime's own buffers (a step's states are bound as the next step's past), and
+torch eager with transformers' DynamicCache. With --genai also, in onnxruntime-genai: our folder, and what its own
+builder makes of the same checkpoint, which shares one buffer of past and present. Random weights.
 Writes benchmarks/results/generation.json.
 """
 
@@ -29,7 +32,7 @@ import onnxruntime
 import torch
 import transformers
 
-from onnxport import convert
+from onnxport import convert, quantize
 from onnxport.quiet import quiet
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
@@ -49,16 +52,26 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--genai", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        model, converted, cost = _convert(options.layers, Path(folder))
-        arms = {"onnxport": _graph(converted, options), "torch eager": _torch(model, options)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, converted, cost = _convert(options.layers, folder)
+        arms = {
+            "onnxport": _graph(converted, options),
+            "onnxport int4": _graph(quantize(folder / "out", "int4"), options),
+            "torch eager": _torch(model, options),
+        }
+        if options.genai:
+            from benchmarks.generation_genai import genai_arms
+
+            arms |= genai_arms(folder / "m", folder / "out", folder, options.threads)
         rows = [_row(cell, arms, options.repeat) for cell in CELLS]
     print(f"converted in {cost['cpu_s']:.1f} CPU s, peak {cost['peak_mib']:.0f} MiB, {cost['size']:.3f} of the weights")
-    print("| cell | onnxport ms | torch eager ms | torch / onnxport |\n|---|---|---|---|")
+    print(f"| cell, ms | {' | '.join(arms)} |\n|---|{'---|' * len(arms)}")
     for row in rows:
-        print(f"| {row['cell']} | {row['onnxport']:.1f} | {row['torch eager']:.1f} | {row['ratio']:.2f} |")
+        print(f"| {row['cell']} | {' | '.join(f'{row[arm]:.1f}' for arm in arms)} |")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"conversion": cost, "cells": rows}, indent=2) + "\n")
 
@@ -100,6 +113,8 @@ def _graph(file: Path, options: argparse.Namespace) -> Arm:
             "position_ids": np.tile(np.arange(past, past + tokens), (rows, 1)),
         }
         binding = session.io_binding()
+        for value in session.get_overridable_initializers():  # num_logits_to_keep
+            binding.bind_ortvalue_input(value.name, onnxruntime.OrtValue.ortvalue_from_numpy(np.array(1)))
         for value in session.get_inputs():
             array = feed.get(value.name)
             if array is None:
@@ -124,7 +139,9 @@ def _torch(model: Any, options: argparse.Namespace) -> Arm:
         def call() -> object:
             cache = transformers.DynamicCache(held) if past else None
             with torch.no_grad():
-                return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+                return model(
+                    input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
 
         return call
 
@@ -135,14 +152,15 @@ def _row(cell: tuple[str, int, int, int], arms: dict[str, Arm], repeat: int) -> 
     name, *sizes = cell
     calls = {arm: prepare(*sizes) for arm, prepare in arms.items()}
     times: dict[str, list[float]] = {arm: [] for arm in arms}
-    for number in range(repeat + 2):
+    for number in range(repeat + 1):
         for arm, call in calls.items():
+            call()  # while the threads of the arm before still wait for work, and take its cores
             start = time.perf_counter()
             call()
-            if number > 1:  # the first calls warm up
+            if number > 0:  # the first calls warm up
                 times[arm].append(1000 * (time.perf_counter() - start))
     medians = {arm: statistics.median(values) for arm, values in times.items()}
-    return {"cell": name, **medians, "ratio": medians["torch eager"] / medians["onnxport"]}
+    return {"cell": name, **medians}
 
 
 if __name__ == "__main__":
