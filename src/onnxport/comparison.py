@@ -7,7 +7,8 @@ ONNX Runtime on the same inputs. Between the two the source can be freed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,6 +172,8 @@ def compare(
     """
     import onnxruntime
 
+    from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
+
     absolute, relative = TOLERANCES[precision]
     mapped = _is_large(path)
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
@@ -187,7 +190,14 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    checks = tuple(_check(run, case, decision, outputs, absolute, relative) for case in cases)
+    if packed_rows(session) is not None:
+        # Its cache has no padding; where the mask has some, there is nothing to compare.
+        cases = [replace(case, outputs=real_only(case.outputs, case.inputs["attention_mask"])) for case in cases]
+        call: Callable[[Arrays], Arrays] = partial(run_packed, run)
+    else:
+        call = run
+
+    checks = tuple(_check(call, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 

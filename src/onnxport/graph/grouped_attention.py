@@ -17,7 +17,7 @@ from onnxport.graph.evaluation import Evaluator, numeric_sources, sample_call
 from onnxport.graph.mask_meaning import MaskMeaning, mask_meaning
 from onnxport.graph.packed_projection import Projection, project
 from onnxport.graph.packed_rows import Rows, pack_rows, restore_rows
-from onnxport.graph.rotary_meaning import RotaryMeaning, rotary_meaning
+from onnxport.graph.rotary_meaning import RotaryMeaning, is_rotation, rotary_meaning
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -64,13 +64,14 @@ def group_attention(model: ir.Model, longest: int) -> Attentions:
     """
     layers = find_layers(model)
     evaluator = Evaluator(model)
-    masks = _each(layers, lambda layer: _mask(evaluator, layer, longest))
+    masks = _masks(evaluator, layers, longest)
+    for condition in {id(value): value for layer in layers for value in layer.empty}.values():
+        _require_padding_only(evaluator, condition)
     for layer in layers:
-        for condition in layer.empty:
-            _require_padding_only(evaluator, condition)
         if layer.features % _FEATURES:
             raise NotFusedError(f"heads of {layer.features} features are no multiple of {_FEATURES}")
-    turns = [_turns(evaluator, layer, longest) for layer in layers]
+    known: list[RotaryMeaning] = []
+    turns = [_turns(evaluator, layer, longest, known) for layer in layers]
     rows = pack_rows(model)
     tables = _Tables(model)
     for number, (layer, mask, turn) in enumerate(zip(layers, masks, turns, strict=True)):
@@ -81,12 +82,12 @@ def group_attention(model: ir.Model, longest: int) -> Attentions:
     return Attentions(len(layers), tuple(sorted(windows)), sum(turn is not None for turn in turns), longest)
 
 
-def _each(layers: list[Layer], find: object) -> list[MaskMeaning]:
+def _masks(evaluator: Evaluator, layers: list[Layer], longest: int) -> list[MaskMeaning]:
     """The meaning of every layer's mask; layers share masks, so each is found out once."""
     known: dict[int, MaskMeaning] = {}
     for layer in layers:
         if id(layer.mask) not in known:
-            known[id(layer.mask)] = find(layer)  # type: ignore[operator]
+            known[id(layer.mask)] = _mask(evaluator, layer, longest)
     return [known[id(layer.mask)] for layer in layers]
 
 
@@ -116,20 +117,24 @@ def _require_padding_only(evaluator: Evaluator, condition: ir.Value) -> None:
             raise NotFusedError("some of its results are replaced by zeros")
 
 
-def _turns(evaluator: Evaluator, layer: Layer, longest: int) -> tuple[_Turn, _Turn] | None:
+def _turns(evaluator: Evaluator, layer: Layer, longest: int, known: list[RotaryMeaning]) -> tuple[_Turn, _Turn] | None:
     """The rotation of queries and keys, where both have the same one and the operator has it too."""
     if layer.features % _ROTATED_FEATURES:
         return None
-    query = _turn(evaluator, layer.query, longest)
-    key = _turn(evaluator, layer.key, longest) if query is not None else None
-    if query is None or key is None or not query.meaning.same_as(key.meaning):
+    key = _turn(evaluator, layer.key, longest, known)  # first, because keys have fewer heads
+    query = _turn(evaluator, layer.query, longest, known) if key is not None else None
+    if query is None or key is None or query.meaning is not key.meaning:
         return None
     pairs = query.meaning.cos.shape[1]
     return (query, key) if pairs % _PAIRS == 0 and 2 * pairs <= layer.features else None
 
 
-def _turn(evaluator: Evaluator, value: ir.Value, longest: int) -> _Turn | None:
-    """The nearest value before `value` that only positions are needed to get from to it."""
+def _turn(evaluator: Evaluator, value: ir.Value, longest: int, known: list[RotaryMeaning]) -> _Turn | None:
+    """The nearest value before `value` that only positions are needed to get from to it.
+
+    Args:
+        known: rotations of other layers; one that is found here is added.
+    """
     if numeric_sources(value) <= {"input_ids"} or value.shape is None:
         return None
     heads, features = (int(size) for size in (value.shape[1], value.shape[3]))  # type: ignore[arg-type]
@@ -144,10 +149,16 @@ def _turn(evaluator: Evaluator, value: ir.Value, longest: int) -> _Turn | None:
             return evaluator.run(value, {**arrays, str(source.name): x}, [source])
 
         try:
-            meaning = rotary_meaning(run, heads, features, longest)
+            for meaning in known:
+                if is_rotation(run, meaning, heads, features):
+                    return _Turn(source, meaning)
+            found = rotary_meaning(run, heads, features, longest)
         except Exception:  # ONNX Runtime refuses a part that is none
             return None
-        return _Turn(source, meaning) if meaning is not None else None
+        if found is None:
+            return None
+        known.append(found)
+        return _Turn(source, found)
     return None
 
 
@@ -172,16 +183,14 @@ class _Tables:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self._known: list[tuple[RotaryMeaning, tuple[ir.Value, ir.Value]]] = []
+        self._known: dict[int, tuple[ir.Value, ir.Value]] = {}
 
     def of(self, meaning: RotaryMeaning) -> tuple[ir.Value, ir.Value]:
-        for other, values in self._known:
-            if meaning.same_as(other):
-                return values
         number = len(self._known)
-        values = self._weight(f"cos_cache.{number}", meaning.cos), self._weight(f"sin_cache.{number}", meaning.sin)
-        self._known.append((meaning, values))
-        return values
+        if id(meaning) not in self._known:
+            cos = self._weight(f"cos_cache.{number}", meaning.cos)
+            self._known[id(meaning)] = cos, self._weight(f"sin_cache.{number}", meaning.sin)
+        return self._known[id(meaning)]
 
     def _weight(self, name: str, array: np.ndarray) -> ir.Value:
         import onnx_ir as ir
@@ -238,7 +247,6 @@ def _replace(
 
 def _clean(model: ir.Model) -> None:
     """What is not needed any more is gone; what still looks at padding or at the cache's length is refused."""
-    import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     model.opset_imports["com.microsoft"] = 1
@@ -253,7 +261,6 @@ def _clean(model: ir.Model) -> None:
                 raise NotFusedError(f"{kind} reads the cache beside the attention")
         if not value.uses() and str(value.name) == _POSITIONS:
             model.graph.inputs.remove(value)
-    assert isinstance(model, ir.Model)
 
 
 def _without_length(node: ir.Node) -> bool:

@@ -39,14 +39,6 @@ class RotaryMeaning:
     sin: np.ndarray
     interleaved: bool
 
-    def same_as(self, other: RotaryMeaning) -> bool:
-        """Whether the two are one rotation."""
-        return (
-            self.interleaved == other.interleaved
-            and np.array_equal(self.cos, other.cos)
-            and np.array_equal(self.sin, other.sin)
-        )
-
 
 def rotary_meaning(evaluate: Evaluate, heads: int, features: int, longest: int) -> RotaryMeaning | None:
     """The rotation, or None where it is something else.
@@ -70,7 +62,7 @@ def rotary_meaning(evaluate: Evaluate, heads: int, features: int, longest: int) 
         cos.append(turned[0, 0][:, first])
         sin.append(turned[0, 0][:, second])
     meaning = RotaryMeaning(np.concatenate(cos), np.concatenate(sin), interleaved)
-    return meaning if _proved(evaluate, meaning, heads, features, longest) else None
+    return meaning if is_rotation(evaluate, meaning, heads, features) else None
 
 
 def pair_places(pairs: int, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +101,12 @@ def _layout(evaluate: Evaluate, heads: int, features: int, longest: int) -> tupl
     return (int(turned[-1]) // 2 + 1, True) if interleaved else (int(partners[0]), False)
 
 
-def _proved(evaluate: Evaluate, meaning: RotaryMeaning, heads: int, features: int, longest: int) -> bool:
-    """Random features, positions that differ from row to row, near ones and far ones in one call."""
+def is_rotation(evaluate: Evaluate, meaning: RotaryMeaning, heads: int, features: int) -> bool:
+    """Whether the graph does just this, up to the last position of the tables.
+
+    Tried on random features, at positions that differ from row to row, near ones and far ones in one call.
+    """
+    longest = len(meaning.cos)
     rng = np.random.default_rng(0)
     far = [0, longest - 1, longest // 2, min(1, longest - 1)]
     calls = [

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.shared_cache import packed_rows, with_room
 
 _PAST = "past_"
 # What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.
@@ -53,6 +54,7 @@ class Decoder:
         self.session = session
         self._specs = {spec.name: spec for spec in (*session.inputs, *session.optional)}
         self._states = [name for name in self._specs if name.startswith(_PAST) and _CROSS not in name]
+        self._packed = packed_rows(session)
         self._ids = next((name for name in _IDS if name in self._specs), "")
         if not self._states or not self._ids:
             raise FolderError(
@@ -91,7 +93,7 @@ class Decoder:
             The logits after the last token, (rows, vocabulary); writable.
 
         Raises:
-            UsageError: ONNX Runtime cannot run the graph on these tokens.
+            UsageError: ONNX Runtime cannot run the graph on these tokens, or a fused graph is not made for them.
         """
         new = np.ones_like(input_ids) if mask is None else mask.astype(np.int64)
         past = progress.mask.shape[1]
@@ -102,9 +104,14 @@ class Decoder:
         if _KEPT in self._specs:
             shape = [1] * len(self._specs[_KEPT].axes)
             feed[_KEPT] = _value(np.ones(shape), self._specs[_KEPT].dtype)
-        outputs = [spec.name for spec in self.session.outputs]
+        shared: dict[str, Any] = {}
+        if self._packed is not None:
+            self._packed.check(whole)
+            progress.states = with_room(progress.states, whole.shape[1], self._packed.longest)
+            shared = {present_name(name): value for name, value in progress.states.items()}
+        feed |= {**progress.states, **progress.fixed}
         try:
-            values = self.session.raw.run_with_ort_values(outputs, {**feed, **progress.states, **progress.fixed})
+            found = self._run(feed, shared)
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(
@@ -112,11 +119,27 @@ class Decoder:
                 f"{input_ids.shape[1]} tokens after {past}: {lines[-1][:300]}",
                 hint="The model may have no more positions: give a shorter prompt, or a smaller max_new_tokens.",
             ) from error
-        found = dict(zip(outputs, values, strict=True))
         progress.mask = whole
-        progress.states = {name: found[present_name(name)] for name in self._states}
+        if not shared:
+            progress.states = {name: found[present_name(name)] for name in self._states}
         logits: NDArray[np.float32] = found["logits"].numpy()[:, -1].astype(np.float32)
         return logits
+
+    def _run(self, feed: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+        """One call; outputs that have a buffer in `shared` are written there."""
+        outputs = [spec.name for spec in self.session.outputs]
+        if not shared:  # one crossing into ONNX Runtime instead of one for every tensor
+            return dict(zip(outputs, self.session.raw.run_with_ort_values(outputs, feed), strict=True))
+        binding = self.session.raw.io_binding()
+        for name, value in feed.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            if name in shared:
+                binding.bind_ortvalue_output(name, shared[name])
+            else:
+                binding.bind_output(name)
+        self.session.raw.run_with_iobinding(binding)
+        return dict(zip(outputs, binding.get_outputs(), strict=True))
 
     def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
         """Go on with these rows, in this order; states are copied only if it is another one.

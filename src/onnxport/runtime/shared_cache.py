@@ -10,13 +10,12 @@ numpy and onnxruntime only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 
@@ -70,54 +69,31 @@ def packed_rows(session: OnnxSession) -> PackedRows | None:
     return PackedRows(int(longest) if longest.isdigit() else None, windowed=WINDOW_KEY in found)
 
 
-class SharedCache:
-    """Buffers for the states of one generation; they grow by doubling.
+def with_room(states: Mapping[str, Any], columns: int, longest: int | None = None) -> dict[str, Any]:
+    """Buffers with room for so many columns: those that there are, or copies that are twice as long.
 
     Args:
-        specs: the states, (rows, heads, columns, features) each.
-        rows: how many texts.
+        states: OrtValues, (rows, heads, columns, features) each.
+        columns: those that there will be after the call.
         longest: most columns that are ever needed, or None.
     """
+    import onnxruntime
 
-    def __init__(self, specs: Sequence[TensorSpec], rows: int, longest: int | None = None) -> None:
-        self._longest = longest
-        self.columns = 0
-        self._arrays = {
-            spec.name: np.zeros([rows, *(0 if isinstance(size, str) else size for size in spec.axes[1:])], spec.dtype)
-            for spec in specs
-        }
-        self._values: dict[str, Any] = {}
-
-    def bind(self, binding: Any, columns: int, present: Callable[[str], str]) -> None:
-        """Bind every state as past and as present.
-
-        Args:
-            binding: of the session.
-            columns: those that there will be after the call.
-            present: name of the output for the name of a past.
-        """
-        self._reserve(columns)
-        for name, value in self._values.items():
-            binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(present(name), value)
-
-    def _reserve(self, columns: int) -> None:
-        import onnxruntime
-
-        if columns <= self.columns:
-            return
-        wanted = max(_LEAST_COLUMNS, 2 * self.columns)
-        while wanted < columns:
-            wanted *= 2
-        wanted = max(columns, min(wanted, self._longest or wanted))
-        for name, old in self._arrays.items():
-            shape = list(old.shape)
-            shape[_COLUMNS] = wanted
+    found = {}
+    for name, value in states.items():
+        shape = list(value.shape())
+        held = shape[_COLUMNS]
+        if held < columns:
+            wanted = max(_LEAST_COLUMNS, 2 * held)
+            while wanted < columns:
+                wanted *= 2
+            shape[_COLUMNS] = max(columns, min(wanted, longest or wanted))
+            old = value.numpy()
             new = np.zeros(shape, old.dtype)
-            new[:, :, : self.columns] = old[:, :, : self.columns]
-            self._arrays[name] = new
-            self._values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(new)
-        self.columns = wanted
+            new[:, :, :held] = old
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(new)
+        found[name] = value
+    return found
 
 
 def run_packed(run: Callable[[dict[str, Any]], dict[str, Any]], inputs: Arrays) -> dict[str, Any]:
