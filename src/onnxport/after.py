@@ -47,16 +47,24 @@ class _Step:
     hint: str = ""
 
 
-def optimize(path: str | Path) -> Path:
+def optimize(path: str | Path, for_: str | None = None) -> Path:
     """Store ONNX Runtime's fused graph: `onnx/model_optimized.onnx` in a folder, `-optimized` beside a file.
+
+    Args:
+        for_: "cpu" makes a decoder for that processor instead, `onnx/model_fused.onnx`.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
         FolderError: no such folder or file, or it is damaged.
+        UsageError, ExportError: with `for_`, another processor, or a graph that cannot be fused.
         VerificationError: the new graph's numbers differ from the graph's; nothing was written.
     """
+    if for_ is not None:
+        from onnxport.fused import optimize_for
+
+        return optimize_for(Path(path).expanduser(), for_)
     return _add(Path(path).expanduser(), _Step("optimized", "float32", _one_by_one(optimize_graph)))
 
 

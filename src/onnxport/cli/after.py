@@ -13,15 +13,20 @@ from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
 _Target = Annotated[
     Path, typer.Argument(metavar="FOLDER_OR_ONNX", help="A folder that onnxport wrote, or an .onnx file.")
 ]
+_For = Annotated[
+    str | None,
+    typer.Option("--for", metavar="PROCESSOR", help="Fuse a decoder for it: cpu. Its cache then stays in place."),
+]
 
 
 def optimize(
-    context: typer.Context, path: _Target, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
-) -> None:
+    context: typer.Context, path: _Target, for_: _For = None, json: Json = False, quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
     """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
     from onnxport.after import optimize as optimize_path
 
-    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", lambda: optimize_path(path))
+    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", lambda: optimize_path(path, for_=for_))
 
 
 def quantize(

@@ -1,0 +1,284 @@
+"""`optimize --for`: a further graph of a folder, made for one kind of processor.
+
+It is compared with the portable graph before it is published: at a whole prompt, parts of one and single
+tokens, with rows of different length, and in a generation over the buffers that are used later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.artifact.data_files import data_files
+from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.hashes import check_files, walk_files
+from onnxport.artifact.manifest import (
+    MANIFEST_NAME,
+    CaseCheck,
+    Component,
+    Manifest,
+    Restriction,
+    Verification,
+)
+from onnxport.artifact.staging import stage
+from onnxport.errors import FolderError, UsageError, VerificationError
+from onnxport.graph.inputs import vocabulary_size
+from onnxport.graph.stats import file_bytes, file_operators
+from onnxport.quiet import quiet
+
+if TYPE_CHECKING:
+    from onnxport.comparison import Case
+    from onnxport.graph.fused_decoder import Fused
+    from onnxport.runtime.session import OnnxSession
+
+PROCESSORS = ("cpu",)
+NAME = "model_fused"
+
+# Positions that a table has where config.json tells no length, and at most.
+_USUAL, _MOST = 8192, 2**17
+# (rows, new tokens, past, padded)
+_CALLS = (
+    (1, 1, 0, False), (1, 61, 0, False), (4, 9, 0, True), (2, 1, 0, True), (1, 5, 12, False), (4, 6, 11, True),
+    (4, 1, 14, True), (1, 1, 130, False), (4, 1, 64, False),
+)  # fmt: skip
+_STEPS = 32
+# (rows, tokens of the prompt, tokens of a call)
+_PROMPTS = ((1, 9, 9), (4, 11, 4))
+
+
+def optimize_for(path: Path, processor: str) -> Path:
+    """Store `onnx/model_fused.onnx` in a folder: a decoder as ONNX Runtime runs it fastest on a processor.
+
+    Args:
+        path: a folder that onnxport wrote for text-generation.
+        processor: "cpu".
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UsageError: another processor, or a bare graph.
+        FolderError: no such folder, it is damaged, or it holds no graph that generates.
+        ExportError: the graph's attention cannot be fused.
+        VerificationError: its numbers differ from the portable graph's. Nothing was written in any case.
+    """
+    if processor not in PROCESSORS:
+        raise UsageError(
+            f"Graphs can be fused for {', '.join(PROCESSORS)}, not for {processor!r}. Nothing was written.",
+            hint="ONNX Runtime's fused attention on other processors takes float16 only, and would not be verified.",
+        )
+    if path.suffix == ".onnx" and not path.is_dir():
+        raise UsageError(
+            f"{path} is a single graph; a graph is fused in its folder. Nothing was written.",
+            hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
+        )
+    with quiet():
+        return _add(path, read_folder(path))
+
+
+def _add(folder: Path, manifest: Manifest) -> Path:
+    from onnxport.graph.fused_decoder import write_fused_decoder
+
+    check_files(folder, manifest)
+    base = next((c for c in manifest.components if c.name == "model"), None)
+    if base is None or not any(spec.name.startswith("past_") for spec in base.inputs):
+        raise FolderError(
+            f"{folder} holds no graph that generates, so nothing is fused for a processor. Nothing was written.",
+            hint="`onnxport optimize` without --for stores ONNX Runtime's own fusions of any graph.",
+        )
+    file = Path(base.file).with_name(f"{NAME}.onnx")
+    with stage(folder, overwrite=True) as staging:
+        target = staging.path / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fused = write_fused_decoder(folder / base.file, target, _longest(folder))
+        _link_others(folder, staging.path, {folder / file, *data_files(folder / file)})
+        verification = compare_fused(staging.path / base.file, target, base, fused, vocabulary_size(folder))
+        component = _component(base, file, target, fused, verification, staging.path)
+        kept = tuple(c for c in manifest.components if c.name != NAME)
+        manifest = replace(manifest, components=(*kept, component))
+        _write_card(staging.path / "README.md", manifest, folder.resolve().name)
+        write_manifest(staging.path, manifest)
+        staging.publish()
+    return folder / file
+
+
+def _write_card(card: Path, manifest: Manifest, name: str) -> None:
+    """A new card where the card's template engine is installed; else the old one stays."""
+    try:
+        from onnxport.artifact.card import render_card
+
+        text = render_card(manifest, name)
+    except ImportError:
+        return
+    card.unlink(missing_ok=True)  # it is a hard link to the folder that is being replaced
+    card.write_text(text, encoding="utf-8")
+
+
+def _component(
+    base: Component, file: Path, target: Path, fused: Fused, verification: Verification, root: Path
+) -> Component:
+    limits = [
+        Restriction(
+            "total_sequence_length", f"at most {fused.attentions.longest}", "masks and positions are proved up to there"
+        ),
+        Restriction(
+            "past_sequence_length",
+            "real tokens first",
+            "a row of the cache begins with its first token, not with padding",
+        ),
+    ]
+    if fused.attentions.windows:
+        limits.append(
+            Restriction("total_sequence_length", "padded on the left", "a sliding window counts tokens, not padding")
+        )
+    return replace(
+        base, name=NAME, file=file.as_posix(), verification=verification, operators=file_operators(target),
+        size_bytes=file_bytes(target), weights_checksum=None, restrictions=(*base.restrictions, *limits),
+        inputs=tuple(spec for spec in base.inputs if spec.name in fused.inputs),
+        data_files=tuple(path.relative_to(root).as_posix() for path in data_files(target)),
+    )  # fmt: skip
+
+
+def _longest(folder: Path) -> int:
+    """Tokens of the longest text that the model is made for, from config.json."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return _USUAL
+    for part in (config, config.get("text_config") or {}):
+        for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
+            if isinstance(part.get(name), int) and part[name] > 0:
+                return min(int(part[name]), _MOST)
+    return _USUAL
+
+
+def _link_others(folder: Path, root: Path, stale: set[Path]) -> None:
+    """Hard links where the file system has them: what stays is not copied."""
+    for relative in walk_files(folder):
+        source, target = folder / relative, root / relative
+        if source in stale or relative == MANIFEST_NAME or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+
+def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, vocabulary: int) -> Verification:
+    """Single calls and generations of both graphs.
+
+    Args:
+        reference, target: the portable graph and the fused one.
+        base: the portable graph's record.
+        vocabulary: number of tokens.
+
+    Raises:
+        VerificationError: they differ by more than the tolerance of float32.
+    """
+    from onnxport.comparison import TOLERANCES, compare
+    from onnxport.runtime.session import OnnxSession
+
+    session = OnnxSession(reference)
+    cases = list(_cases(session, fused, vocabulary))
+    found = compare(
+        target, cases, decision="token", outputs=base.outputs, source=f"the graph {reference.name}",
+        precision="float32",
+    )  # fmt: skip
+    checks = found.cases
+    if found.passed:
+        other = OnnxSession(target)
+        checks += tuple(_generation(session, other, *run, vocabulary, TOLERANCES["float32"]) for run in _PROMPTS)
+    verification = replace(found, cases=checks, passed=all(check.ok for check in checks))
+    if not verification.passed:
+        case = next(check for check in checks if not check.ok)
+        raise VerificationError(
+            f"{target.name} differs from {reference.name} in the case {case.name!r}: "
+            f"{case.error or f'by {verification.max_abs_error:.3g}'}. Nothing was written.",
+            hint="Use model.onnx as it is.",
+            verification=verification,
+        )
+    return verification
+
+
+def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case]:
+    from onnxport.comparison import Case
+
+    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attentions.windows for more in (-2, 5))]
+    for number, (rows, new, past, padded) in enumerate(calls):
+        if past < 0 or past + new > fused.attentions.longest:
+            continue
+        mask = _mask(rows, past + new, padded=padded)
+        rng = np.random.default_rng(number)
+        given = {
+            "input_ids": rng.integers(0, vocabulary, (rows, new)),
+            "attention_mask": mask,
+            "position_ids": np.maximum(mask.cumsum(1) - 1, 0)[:, past:],
+        }
+        shapes = {
+            spec.name: (rows, int(spec.axes[1]), past, int(spec.axes[3]))
+            for spec in session.inputs
+            if spec.name.startswith("past_")
+        }
+        states = {name: (rng.standard_normal(shape) * 0.5).astype(np.float32) for name, shape in shapes.items()}
+        names = {spec.name for spec in session.inputs}
+        inputs = {name: value for name, value in (given | states).items() if name in names}
+        sizes = {
+            "batch_size": rows, "sequence_length": new, "past_sequence_length": past,
+            "total_sequence_length": past + new,
+        }  # fmt: skip
+        kind = "step" if new == 1 and past else "part of a prompt" if past else "prompt"
+        name = f"{kind}, {rows} rows of {new} over {past}{', padded' if padded else ''}"
+        yield Case(name, sizes, inputs, session.run(inputs))
+
+
+def _mask(rows: int, total: int, *, padded: bool) -> np.ndarray:
+    """Padding on the left; that of the last row leaves only its last token."""
+    mask = np.ones((rows, total), np.int64)
+    for row in range(1, rows) if padded else ():
+        mask[row, : min(total * row // (rows - 1), total - 1)] = 0
+    return mask
+
+
+def _generation(
+    portable: OnnxSession, fused: OnnxSession, rows: int, length: int, chunk: int, vocabulary: int,
+    tolerance: tuple[float, float],
+) -> CaseCheck:  # fmt: skip
+    """The portable graph's greedy tokens given to both, each with its own cache; all logits must agree."""
+    from onnxport.runtime.decoder import Decoder
+
+    decoders = [Decoder(session) for session in (portable, fused)]
+    progress = [decoder.start(rows) for decoder in decoders]
+    mask = _mask(rows, length, padded=True)
+    ids = np.random.default_rng(rows).integers(0, vocabulary, (rows, length))
+    name = f"{_STEPS} greedy tokens, {rows} rows, prompt of {length} in parts of {chunk}"
+    sizes = {"batch_size": rows, "prompt": length, "tokens": _STEPS}
+    equal, steps, start = 0, 0, 0
+    while steps < _STEPS:
+        now = slice(start, start + chunk)
+        try:
+            wanted, found = (
+                decoder.step(state, ids[:, now], mask[:, now])
+                for decoder, state in zip(decoders, progress, strict=True)
+            )
+        except Exception as error:  # whatever the run time says is the finding
+            return CaseCheck(name, sizes, (), error=str(error).strip().splitlines()[0][:300], ok=False)
+        start += chunk
+        if start < length:
+            continue  # a row may have no token yet
+        chunk = 1
+        ids = np.concatenate([ids[:, :start], wanted.argmax(-1)[:, None]], 1)
+        start, mask = ids.shape[1] - 1, np.concatenate([mask, np.ones((rows, 1), np.int64)], 1)
+        steps += 1
+        equal += int((wanted.argmax(-1) == found.argmax(-1)).sum())
+        difference = float(np.abs(wanted - found).max())
+        if not difference <= tolerance[0] + tolerance[1] * float(np.abs(wanted).max()):
+            return CaseCheck(name, sizes, (), error=f"token {steps} is off by {difference:.3g}", ok=False)
+    return CaseCheck(name, sizes, (), "token", equal / (rows * _STEPS), None, True)
