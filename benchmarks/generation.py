@@ -6,9 +6,10 @@
 
 A cell is the median milliseconds of one call; the arms alternate. Decode: one token over a past; prefill:
 256 tokens over none, of which the last logits are computed. Arms: our graph, in float32 and with weights of
-4 bits, with its cache as ONNX Runtime's own buffers (a step's states are bound as the next step's past), and
-torch eager with transformers' DynamicCache. With --genai also, in onnxruntime-genai: our folder, and what its own
-builder makes of the same checkpoint, which shares one buffer of past and present. Random weights.
+4 bits, with its cache as ONNX Runtime's own buffers (a step's states are bound as the next step's past); the graph
+of `optimize --for cpu`, whose cache stays in place; and torch eager with transformers' DynamicCache. With --genai
+also, in onnxruntime-genai: our folder, and what its own builder makes of the same checkpoint, which shares one
+buffer of past and present. Random weights.
 Writes benchmarks/results/generation.json.
 """
 
@@ -32,7 +33,7 @@ import onnxruntime
 import torch
 import transformers
 
-from onnxport import convert, quantize
+from onnxport import convert, optimize, quantize
 from onnxport.quiet import quiet
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
@@ -42,7 +43,8 @@ CELLS = (
     ("decode, past 128, batch 4", 4, 1, 128),
     ("decode, past 1024, batch 1", 1, 1, 1024),
     ("decode, past 1024, batch 4", 4, 1, 1024),
-    ("prefill 256", 1, 256, 0),
+    ("prefill 256, batch 1", 1, 256, 0),
+    ("prefill 256, batch 4", 4, 256, 0),
 )
 HEADS, FEATURES = 2, 64
 
@@ -60,6 +62,7 @@ def main() -> None:
         model, converted, cost = _convert(options.layers, folder)
         arms = {
             "onnxport": _graph(converted, options),
+            "onnxport fused": _graph(optimize(folder / "out", for_="cpu"), options, room=2048),
             "onnxport int4": _graph(quantize(folder / "out", "int4"), options),
             "torch eager": _torch(model, options),
         }
@@ -100,7 +103,10 @@ def _convert(layers: int, folder: Path) -> tuple[Any, Path, dict[str, float]]:
 Arm = Callable[[int, int, int], Callable[[], object]]  # (rows, tokens, past) -> one call
 
 
-def _graph(file: Path, options: argparse.Namespace) -> Arm:
+def _graph(file: Path, options: argparse.Namespace, room: int = 0) -> Arm:
+    """Args:
+    room: columns of buffers that are both past and present; 0 is a past of the right length.
+    """
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
@@ -113,16 +119,21 @@ def _graph(file: Path, options: argparse.Namespace) -> Arm:
             "position_ids": np.tile(np.arange(past, past + tokens), (rows, 1)),
         }
         binding = session.io_binding()
+        held = {}
         for value in session.get_overridable_initializers():  # num_logits_to_keep
             binding.bind_ortvalue_input(value.name, onnxruntime.OrtValue.ortvalue_from_numpy(np.array(1)))
         for value in session.get_inputs():
             array = feed.get(value.name)
             if array is None:
-                array = rng.standard_normal((rows, HEADS, past, FEATURES)).astype(np.float32)
-            binding.bind_ortvalue_input(value.name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+                array = rng.standard_normal((rows, HEADS, room or past, FEATURES)).astype(np.float32)
+            held[value.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_input(value.name, held[value.name])
         for value in session.get_outputs():
-            binding.bind_output(value.name)
-        return lambda: session.run_with_iobinding(binding)
+            if room and value.name.startswith("present."):
+                binding.bind_ortvalue_output(value.name, held[value.name.replace("present.", "past_key_values.")])
+            else:
+                binding.bind_output(value.name)
+        return lambda kept=held: session.run_with_iobinding(binding)  # OrtValues over arrays do not keep them
 
     return prepare
 
