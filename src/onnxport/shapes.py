@@ -129,7 +129,7 @@ def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restr
         sizes, refused, refusal = _accepted_sizes(prober, knob, first)
         step = math.gcd(prober.base[knob.name], *sizes)
         if not sizes or any(size % step == 0 for size in refused):
-            restrictions.append(_fixed(knob, prober.base[knob.name], refusal, first))
+            restrictions.append(_fixed(knob, prober.base[knob.name], refusal or knob.why_fixed, first))
             continue
         accepted[knob.name] = (prober.base[knob.name], *sizes)
         multiples[knob.name] = ruled.get(knob.name, 1)

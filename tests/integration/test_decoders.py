@@ -16,7 +16,9 @@ import torch
 import transformers
 
 from onnxport import convert
-from onnxport.errors import ExportError, VerificationError
+from onnxport.errors import VerificationError
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.session import OnnxSession
 from tests.tiny_decoders import VOCABULARY, save_decoder
 
 pytestmark = pytest.mark.integration
@@ -122,22 +124,39 @@ def test_a_state_that_is_lost_is_a_failed_conversion(tmp_path, monkeypatch):
     """Of two layers one returns what it was given: single calls over given states cannot show that the
 
     tokens of a generation go wrong, the greedy tokens do."""
-    from onnxport import greedy
+    from onnxport.runtime import decoder
 
-    right = greedy.present_name
-    monkeypatch.setattr(greedy, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
+    right = decoder.present_name
+    monkeypatch.setattr(decoder, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
     source = save_decoder("llama", tmp_path / "m")
     with pytest.raises(VerificationError, match=r"parts at token \d+ of 32"):
         convert(None, source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loop_over_tokens_is_told(tmp_path):
-    """Mamba without its kernels runs token by token in Python: a trace fixes how many."""
+def test_a_recurrence_that_begins_again_takes_one_token_a_call(tmp_path):
+    """Mamba ignores its states in a call of several tokens; prompts and padded rows are right all the same."""
     source = save_decoder("mamba", tmp_path / "m")
-    with pytest.raises(ExportError, match="sequence_length is fixed at 5"):
-        convert(None, source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    conversion = convert(None, source, tmp_path / "out")
+    (component,) = conversion.manifest.components
+    assert conversion.passed
+    assert [(r.axis, r.rule) for r in component.restrictions] == [("sequence_length", "fixed at 1")]
+    assert component.inputs[0].axes == ("batch_size", 1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    ids = np.random.default_rng(1).integers(5, model.config.vocab_size, (3, 13))
+    mask = (np.arange(13) >= np.array([[0], [4], [9]])).astype(np.int64)
+    given = {"input_ids": torch.from_numpy(ids * mask), "attention_mask": torch.from_numpy(mask)}
+    with torch.no_grad():
+        wanted = model.generate(**given, do_sample=False, min_new_tokens=20, max_new_tokens=20, pad_token_id=0)[:, 13:]
+    decoder = Decoder(OnnxSession(tmp_path / "out" / "onnx" / "model.onnx"))
+    progress = decoder.start(3)
+    logits = decoder.step(progress, given["input_ids"].numpy()[:, :7], mask[:, :7])
+    logits = decoder.step(progress, given["input_ids"].numpy()[:, 7:], mask[:, 7:])
+    found = []
+    for _ in range(20):
+        found.append(logits.argmax(-1))
+        logits = decoder.step(progress, found[-1][:, None])
+    assert np.stack(found, 1).tolist() == wanted.tolist()
 
 
 def test_the_cache_goes_into_the_attention(tmp_path):

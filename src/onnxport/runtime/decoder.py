@@ -61,6 +61,8 @@ class Decoder:
                 f"{session.file.name} does not generate: it has no states between two calls.",
                 hint="Convert the model with `--task text-generation`.",
             )
+        axes = self._specs[self._ids].axes
+        self._one_by_one = len(axes) > 1 and axes[1] == 1
         own = {self._ids, "attention_mask", "position_ids", _KEPT, *self._states}
         self.fixed = tuple(name for name in self._specs if name not in own)
 
@@ -96,6 +98,28 @@ class Decoder:
             UsageError: ONNX Runtime cannot run the graph on these tokens, or a fused graph is not made for them.
         """
         new = np.ones_like(input_ids) if mask is None else mask.astype(np.int64)
+        if self._one_by_one:
+            for token in range(input_ids.shape[1]):
+                logits = self._step_of_one(progress, input_ids[:, token : token + 1], new[:, token : token + 1])
+            return logits
+        return self._step(progress, input_ids, new)
+
+    def _step_of_one(
+        self, progress: Progress, input_ids: NDArray[np.int64], mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """As `step`, of a graph with recurrent states: those of a row that gets padding stay as they are."""
+        before = progress.states
+        logits = self._step(progress, input_ids, mask)
+        if not mask.all():
+            real = mask[:, 0] == 1
+            for name, value in progress.states.items():
+                if not any(isinstance(size, str) for size in self._specs[name].axes[1:]):
+                    kept = before[name].numpy().copy()
+                    kept[real] = value.numpy()[real]
+                    progress.states[name] = _value(kept, self._specs[name].dtype)
+        return logits
+
+    def _step(self, progress: Progress, input_ids: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.float32]:
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
         positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]

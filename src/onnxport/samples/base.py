@@ -24,6 +24,7 @@ class Knob:
         frames: name of an axis that moves with the knob, but not one to one ("num_frames").
         frames_axis: which axis of the first input that is.
         edges: sizes that exporters like to get wrong; every verification has them.
+        why_fixed: why there are no others, where there are none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Knob:
     frames: str | None = None
     frames_axis: int = 1
     edges: tuple[int, ...] = ()
+    why_fixed: str = ""
 
     def clipped(self) -> Knob:
         """The same knob without sizes above its maximum."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnxport.sources.states import State
 SEQUENCE, PAST, TOTAL = "sequence_length", "past_sequence_length", "total_sequence_length"
 # About the scale of keys and values of trained models, which norms keep near one.
 STATE_SCALE = 0.5
+_ONE_BY_ONE = "the model begins again with every call of several tokens"
 
 
 class DecoderSampler:
@@ -24,8 +26,6 @@ class DecoderSampler:
         accepts: names of the forward's parameters.
     """
 
-    can_pad = True
-
     def __init__(self, text: TextSampler, states: Sequence[State], accepts: frozenset[str] | None) -> None:
         self.text, self.states, self.accepts = text, states, accepts
         grows = any(state.growing is not None for state in states)
@@ -34,6 +34,21 @@ class DecoderSampler:
         past = Knob(PAST, 7, (4, 13), edges=(0,))
         self.knobs = (Knob(text.batch, 2, (3, 5)), length, *([past] if grows else []))
         self.joint_axes = {("attention_mask", 1): TOTAL}
+        self.grows = grows
+        self.can_pad = self.has_mask = True
+
+    def one_by_one(self) -> DecoderSampler:
+        """The same for a model that takes one token a call.
+
+        Without a past that grows there is nothing that a mask could hide: the run time leaves the states of
+        a row alone while it gets padding.
+        """
+        own = copy(self)
+        own.knobs = tuple(
+            Knob(SEQUENCE, 1, (), why_fixed=_ONE_BY_ONE) if knob.name == SEQUENCE else knob for knob in self.knobs
+        )
+        own.can_pad = own.has_mask = self.grows
+        return own
 
     def prompt(self, rows: int, length: int) -> Arrays:
         """`input_ids` and `attention_mask`, (rows, length); rows after the first are padded on the left."""
@@ -48,7 +63,7 @@ class DecoderSampler:
         mask = self._mask(rows, past + length, padded)
         positions = np.maximum(mask.cumsum(1) - 1, 0)
         arrays = {"input_ids": whole["input_ids"][:, past:]}
-        if self._takes("attention_mask"):
+        if self.has_mask and self._takes("attention_mask"):
             arrays["attention_mask"] = mask
         if self._takes("position_ids"):
             arrays["position_ids"] = positions[:, past:]

@@ -99,4 +99,14 @@ def source_of(nlp: Any, framework: str) -> TorchSource:
 
 
 def sampler_of(nlp: Any, source: TorchSource) -> Sampler:
-    return sampler_for(nlp, task_of(nlp), source.accepts(), getattr(source, "states", ()))
+    """What makes the inputs of the model of a pipeline."""
+    from onnxport.samples.decoder import DecoderSampler
+    from onnxport.sources.decoder import DecoderSource
+    from onnxport.sources.recurrence import goes_on
+
+    states = getattr(source, "states", ())
+    sampler = sampler_for(nlp, task_of(nlp), source.accepts(), states)
+    recurrent = any(state.growing is None for state in states)
+    if recurrent and isinstance(sampler, DecoderSampler) and isinstance(source, DecoderSource):
+        return sampler if goes_on(source, sampler) else sampler.one_by_one()
+    return sampler
