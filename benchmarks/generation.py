@@ -121,7 +121,8 @@ def _graph(file: Path, options: argparse.Namespace, room: int = 0) -> Arm:
         binding = session.io_binding()
         held = {}
         for value in session.get_overridable_initializers():  # num_logits_to_keep
-            binding.bind_ortvalue_input(value.name, onnxruntime.OrtValue.ortvalue_from_numpy(np.array(1)))
+            held[value.name] = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(1))
+            binding.bind_ortvalue_input(value.name, held[value.name])
         for value in session.get_inputs():
             array = feed.get(value.name)
             if array is None:

@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers.generation import logits_process
 
-from onnxport import convert, pipeline
+from onnxport import convert, optimize, pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.drawing import chosen_tokens, drawn_from
@@ -44,6 +44,14 @@ def writer(folders):
     return TextGenerator(folders[1])
 
 
+@pytest.fixture(scope="module")
+def fused_writer(folders, tmp_path_factory):
+    """The same model with fused attention, whose cache stays in place and has no padding."""
+    copy = shutil.copytree(folders[1], tmp_path_factory.mktemp("fused") / "out")
+    optimize(copy, for_="cpu")
+    return TextGenerator(copy, "model_fused")
+
+
 def reference(source, prompts, **settings):
     """Texts by transformers' own generate; all rows at once, padded on the left."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left")
@@ -69,11 +77,12 @@ def reference(source, prompts, **settings):
     ],
     ids=["greedy", "penalty", "minimum", "beams", "long beams", "exhaustive beams"],
 )
-def test_padded_batch_writes_what_transformers_writes(folders, writer, settings):
+def test_padded_batch_writes_what_transformers_writes(folders, writer, fused_writer, settings):
     wanted = reference(folders[0], PROMPTS, **settings)
     assert len(set(wanted)) == 3 and all(wanted)
     assert writer(PROMPTS, **settings) == wanted
     assert [writer(prompt, **settings) for prompt in PROMPTS] == wanted  # padding changes nothing
+    assert fused_writer(PROMPTS, **settings) == wanted
 
 
 RULES = {

@@ -62,7 +62,11 @@ def group_attention(model: ir.Model, longest: int) -> Attentions:
     Raises:
         NotFusedError: why the attention stays as it is; the model must not be used any further.
     """
+    import onnx_ir as ir
+
     layers = find_layers(model)
+    if any(layer.query.dtype != ir.DataType.FLOAT for layer in layers):
+        raise NotFusedError("it does not compute with float32")
     evaluator = Evaluator(model)
     masks = _masks(evaluator, layers, longest)
     for condition in {id(value): value for layer in layers for value in layer.empty}.values():

@@ -27,7 +27,7 @@ class Progress:
 
     Attributes:
         mask: (rows, tokens so far) int64; 0 is padding.
-        states: the graph's buffers by input name.
+        states: the graph's buffers by input name. A fused graph writes into them: of a copy only one can go on.
         fixed: buffers of inputs that stay as they are.
     """
 
