@@ -64,7 +64,7 @@ class Decoder:
         axes = self._specs[self._ids].axes
         self._one_by_one = len(axes) > 1 and axes[1] == 1
         own = {self._ids, "attention_mask", "position_ids", _KEPT, *self._states}
-        self.fixed = tuple(name for name in self._specs if name not in own)
+        self.fixed = tuple(spec.name for spec in session.inputs if spec.name not in own)
 
     def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> Progress:
         """Before the first token: no past, and recurrent states of zeros.
