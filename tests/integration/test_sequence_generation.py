@@ -93,6 +93,10 @@ def test_texts_without_a_framework(text):
     writer = TextToTextGenerator(out)
     assert writer(TEXTS, max_new_tokens=15) == wanted
     assert writer(TEXTS[1], max_new_tokens=15) == wanted[1]
+    pieces = list(writer.stream(TEXTS[2], max_new_tokens=15))
+    assert "".join(pieces) == wanted[2] and len(pieces) > 4
+    with pytest.raises(UsageError, match="no text before their end"):
+        next(writer.stream(TEXTS[2], num_beams=2))
     stop = wanted[2][3:5]
     assert stop in writer(TEXTS[2], max_new_tokens=15, stop_strings=stop)
     assert len(writer(TEXTS[2], max_new_tokens=15, stop_strings=stop)) < len(wanted[2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,8 @@ class SequenceGenerator:
         Raises:
             UsageError: an input is missing or of another size, or there is no room for an answer.
         """
-        rows = self.encoder.rows(inputs)
-        fixed = self.encoder.encode(inputs)
-        if first is None:
-            first = self._first(settings, rows, fixed, spoken)
-        if self.speaks and settings.max_new_tokens is None and settings.max_length is not None:
-            # Here max_length is without what the answer begins with, as Whisper's `generate` has it.
-            longest = settings.max_length + first.shape[1]
-            settings = settings.changed(max_length=min(longest, settings.positions or longest))
-        read = np.asarray(inputs["input_ids"]) if "input_ids" in self.encoder.inputs else None
-        return generate(self.decoder, Prompt(first, fixed=fixed, read=read), settings, stop=stop)
+        prompt, settings = self._begun(inputs, settings, first, spoken)
+        return generate(self.decoder, prompt, settings, stop=stop)
 
     @property
     def speaks(self) -> bool:
@@ -101,6 +93,25 @@ class SequenceGenerator:
     def __call__(self, inputs: Any, language: Any = None, task: str | None = None, **settings: Any) -> Any:
         """Texts for the rows of `inputs`; as for `tokens`, with `language` and `task` of `Spoken`."""
         return self._texts_of(inputs, self.settings(**settings), Spoken(language, task))
+
+    def _begun(
+        self,
+        inputs: Mapping[str, Any],
+        settings: GenerationSettings,
+        first: NDArray[np.int64] | None = None,
+        spoken: Spoken | None = None,
+    ) -> tuple[Prompt, GenerationSettings]:
+        """The encoder's part of the work."""
+        rows = self.encoder.rows(inputs)
+        fixed = self.encoder.encode(inputs)
+        if first is None:
+            first = self._first(settings, rows, fixed, spoken)
+        if self.speaks and settings.max_new_tokens is None and settings.max_length is not None:
+            # Here max_length is without what the answer begins with, as Whisper's `generate` has it.
+            longest = settings.max_length + first.shape[1]
+            settings = settings.changed(max_length=min(longest, settings.positions or longest))
+        read = np.asarray(inputs["input_ids"]) if "input_ids" in self.encoder.inputs else None
+        return Prompt(first, fixed=fixed, read=read), settings
 
     def _first(
         self, settings: GenerationSettings, rows: int, fixed: Mapping[str, Any], spoken: Spoken | None
@@ -164,15 +175,28 @@ class TextToTextGenerator(SequenceGenerator):
             UsageError: a text without tokens, a setting or a language that does not exist, or no language said.
         """
         given = [inputs] if isinstance(inputs, str) else list(inputs)
-        chosen = self.settings(self.defaults, **settings)
-        known = self.languages
+        arrays, chosen = self._read(given, src_lang, tgt_lang, settings)
+        answers = self._texts_of(arrays, chosen)
+        return answers[0] if isinstance(inputs, str) else answers
+
+    def stream(
+        self, text: str, src_lang: str | None = None, tgt_lang: str | None = None, **settings: Any
+    ) -> Iterator[str]:
+        """Pieces of the new text as they come; together they are what a call gives. One text, and no beams."""
+        arrays, chosen = self._read([text], src_lang, tgt_lang, settings)
+        prompt, chosen = self._begun(arrays, chosen)
+        yield from self.texts.stream(self.decoder, prompt, chosen)
+
+    def _read(
+        self, texts: Sequence[str], src_lang: str | None, tgt_lang: str | None, settings: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], GenerationSettings]:
+        chosen, known = self.settings(self.defaults, **settings), self.languages
         first = known.first(tgt_lang, chosen.forced_bos_token_id, chosen.decoder_start_token_id)
         chosen = chosen.changed(forced_bos_token_id=first)
         ids, mask = self.texts.encode(
-            [self.prefix + one for one in given], chosen.pad_token_id, "right", replaced=known.read_as(src_lang)
+            [self.prefix + text for text in texts], chosen.pad_token_id, "right", replaced=known.read_as(src_lang)
         )
-        answers = self._texts_of({"input_ids": ids, "attention_mask": mask}, chosen)
-        return answers[0] if isinstance(inputs, str) else answers
+        return {"input_ids": ids, "attention_mask": mask}, chosen
 
 
 def is_encoder_decoder(components: Sequence[str]) -> bool:

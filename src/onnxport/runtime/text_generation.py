@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.generation import Prompt, generate, generate_tokens
+from onnxport.runtime.generation import Prompt, generate
 from onnxport.runtime.generation_settings import GenerationSettings, read_settings
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.texts import Texts
@@ -71,17 +70,9 @@ class TextGenerator:
     def stream(self, prompt: str | Sequence[Message], **settings: Any) -> Iterator[str]:
         """Pieces of the new text as they come; together they are what a call gives, or `chat` for messages."""
         chosen = read_settings(self.folder, **settings)
-        if chosen.num_return_sequences > 1:
-            raise UsageError("A stream is one text.", hint="Give num_return_sequences=1.")
         chat = not isinstance(prompt, str)
         text = self.prompt_of(prompt) if not isinstance(prompt, str) else prompt
-        pieces = self.texts.pieces()
-        encoded = self.encode([text], chosen, special=not chat)
-        for tokens in generate_tokens(self.decoder, encoded, chosen, stop=self.texts.stop(chosen.stop_strings)):
-            if piece := pieces.add(int(tokens[0])):
-                yield piece
-        if rest := pieces.rest():
-            yield rest
+        yield from self.texts.stream(self.decoder, self.encode([text], chosen, special=not chat), chosen)
 
     def encode(self, prompts: Sequence[str], settings: GenerationSettings, *, special: bool = True) -> Prompt:
         """Prompts as tokens, padded on the left.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.errors import FolderError, UsageError
-from onnxport.runtime.generation import Stop
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.generation import Prompt, Stop, generate_tokens
+from onnxport.runtime.generation_settings import GenerationSettings
 
-# What a tokenizer gives for bytes that are no whole character yet.
-INCOMPLETE = "\ufffd"
 # Tokens without a text of their own that may stand in a stop string, and the first, of which decoders strip a space.
 _MARGIN = 8
 Ids = NDArray[np.int64]
@@ -100,9 +100,20 @@ class Texts:
 
         return stopped
 
-    def pieces(self) -> Pieces:
-        """For one answer that is told as it comes."""
-        return Pieces(self)
+    def stream(self, decoder: Decoder, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
+        """Pieces of the one answer to a prompt of one row, as they come.
+
+        Raises:
+            UsageError: several answers are asked for.
+        """
+        if settings.num_return_sequences > 1:
+            raise UsageError("A stream is one text.", hint="Give num_return_sequences=1.")
+        pieces = Pieces(self)
+        for tokens in generate_tokens(decoder, prompt, settings, stop=self.stop(settings.stop_strings)):
+            if piece := pieces.add(int(tokens[0])):
+                yield piece
+        if rest := pieces.rest():
+            yield rest
 
 
 class Pieces:
