@@ -63,7 +63,7 @@ def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
         ExportError: torch cannot capture the model; nothing was written.
     """
     sampler = signature.sampler
-    dims = _Dims(_known_bounds(signature), dict(signature.multiples))
+    dims = _Dims(_known_bounds(signature) | _joint_bounds(signature), dict(signature.multiples))
     deferred = False
     for _ in range(_ATTEMPTS):
         try:
@@ -169,6 +169,24 @@ def _known_bounds(signature: Signature) -> dict[str, dict[str, int]]:
         for r in signature.restrictions
         if r.rule.startswith("at most ")
     }
+
+
+def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
+    """Least sizes of axes that several others add up to (all tokens: the past ones and the new ones).
+
+    torch takes each of those for two at least, and refuses a sum that may be less, after a whole trace.
+    """
+    sampler, traced = signature.sampler, signature.traced
+    bounds = {}
+    for (tensor, axis), name in sampler.joint_axes.items():
+        if tensor not in signature.sample:
+            continue
+        size = signature.sample[tensor].shape[axis]
+        other = {knob: sampler.make({**traced, knob: sizes[1]}) for knob, sizes in signature.accepted.items()}
+        movers = [knob for knob, arrays in other.items() if arrays[tensor].shape[axis] != size]
+        if len(movers) > 1 and size == sum(traced[knob] for knob in movers):
+            bounds[name] = {"min": 2 * len(movers)}
+    return bounds
 
 
 def _learn_smallest(message: str, dims: _Dims, signature: Signature) -> bool:
