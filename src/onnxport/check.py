@@ -127,7 +127,7 @@ def _against(
     for component in manifest.components:
         # "model_quantized" is held against what "model" is; a bare graph has a name of its own.
         names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
-        encoder = component.file.replace(names[0], subject.parts[0].name) if len(evidence) > 1 else None
+        first = [part.name for part in subject.parts[: list(evidence).index(names[0])]]
         with reporter.step(f"Compare {component.file}") as step:
             if component.precision in ROUNDED:
                 verification = _against_base(path, manifest, component)
@@ -137,7 +137,7 @@ def _against(
                     evidence[names[0]],
                     component.outputs,
                     precision=component.precision,
-                    encoder=path / encoder if encoder else None,
+                    before=[path / component.file.replace(names[0], name) for name in first],
                 )
             step.done(f"largest error {verification.max_abs_error:.2g}")
         found.append((component.name, verification))

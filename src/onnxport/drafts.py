@@ -46,10 +46,9 @@ def capture_drafts(subject: Subject, opset: int, watch: Stopwatch, *, keep_store
         evidence = [record_evidence(part, signature) for part, signature in zip(parts, signatures, strict=True)]
         step.done(f"{sum(len(e.cases) + len(e.greedy) for e in evidence)} sets of inputs")
     with watch.step("export", f"Export to opset {opset}") as step:
-        graphs = [
-            build_graph(part.source, signature, opset, keep_stored=keep_stored)
-            for part, signature in zip(parts, signatures, strict=True)
-        ]
+        graphs: list[Graph] = []
+        for part, signature in zip(parts, signatures, strict=True):
+            graphs.append(build_graph(part.source, signature, opset, keep_stored=keep_stored, others=graphs))
         step.done(f"{sum(sum(graph.stats.operators.values()) for graph in graphs)} nodes")
     for index, (before, graph) in enumerate(zip(signatures, graphs, strict=True)):
         after = graph.signature
@@ -60,9 +59,9 @@ def capture_drafts(subject: Subject, opset: int, watch: Stopwatch, *, keep_store
 
 
 def verify_draft(draft: Draft, file: Path, files: Sequence[Path], precision: str = "float32") -> Verification:
-    """Run what was written for `draft` in `file`; of several `files` the first is the encoder's."""
-    encoder = files[0] if len(files) > 1 else None
-    return verify_graph(file, draft.evidence, draft.graph.signature.outputs, precision=precision, encoder=encoder)
+    """Run what was written for `draft` in `file`, one of `files`, which run in this order."""
+    before = tuple(files[: files.index(file)])
+    return verify_graph(file, draft.evidence, draft.graph.signature.outputs, precision=precision, before=before)
 
 
 def _axes_summary(signatures: Sequence[Signature]) -> str:

@@ -55,19 +55,19 @@ def verify_graph(
     outputs: Sequence[TensorSpec],
     *,
     precision: str = "float32",
-    encoder: Path | None = None,
+    before: Sequence[Path] = (),
 ) -> Verification:
     """Run a graph on everything that the source was run on.
 
     Args:
         outputs: with their axes as declared.
         precision: row of `comparison.TOLERANCES`.
-        encoder: the graph that runs before a decoder's.
+        before: the graphs that run before a decoder's.
     """
     found = compare(
         file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source, precision=precision
     )
-    checks = check_greedy(evidence.greedy, file, encoder, TOLERANCES[precision]) if evidence.greedy else ()
+    checks = check_greedy(evidence.greedy, file, before, TOLERANCES[precision]) if evidence.greedy else ()
     return replace(
         found, cases=(*found.cases, *checks), passed=found.passed and all(check.ok for check in checks)
     )  # fmt: skip

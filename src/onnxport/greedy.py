@@ -3,12 +3,12 @@
 The source generates with transformers' own `generate` and its own cache; the graph takes the prompt
 in chunks and then token by token, each time over the states that it returned itself. So a state that
 is wrong in a way that one call does not show, shows here. Of an encoder-decoder both graphs run, the
-decoder over what the encoder's graph gave.
+decoder over what the encoder's graph gave; of a model with images in its text all three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck
 from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.generation import Prompt, prefill
 from onnxport.runtime.session import OnnxSession
@@ -47,10 +48,12 @@ class GreedyCase:
         name: for the record.
         chunk: tokens of the prompt that the graph gets in one call.
         prompt: `input_ids` and `attention_mask` (rows, tokens), padded on the left; of an encoder-decoder the
-            encoder's inputs, and `decoder_input_ids` (rows, tokens).
+            encoder's inputs, and `decoder_input_ids` (rows, tokens); of a model with images in its text also what the
+            image processor gives.
         tokens: what the source generated, (rows, steps).
         margins: by how much the best token led the second, (rows, steps).
         scale: largest |logit|.
+        image_token: of a model with images in its text, stands for a row of image features.
     """
 
     name: str
@@ -59,6 +62,7 @@ class GreedyCase:
     tokens: np.ndarray
     margins: np.ndarray
     scale: float
+    image_token: int | None = None
 
 
 def record_greedy(source: DecoderSource, sampler: Sampler) -> list[GreedyCase]:
@@ -69,12 +73,13 @@ def record_greedy(source: DecoderSource, sampler: Sampler) -> list[GreedyCase]:
     for name, rows, length, chunk in _RUNS:
         prompt = prompter.prompt(rows, length)
         tokens, margins, scale = source.generate(prompt, steps)
-        cases.append(GreedyCase(f"{steps} greedy tokens, {name}", chunk, prompt, tokens, margins, scale))
+        name = f"{steps} greedy tokens, {name}"
+        cases.append(GreedyCase(name, chunk, prompt, tokens, margins, scale, source.image_token))
     return cases
 
 
 def check_greedy(
-    cases: Sequence[GreedyCase], decoder: Path, encoder: Path | None, tolerance: tuple[float, float]
+    cases: Sequence[GreedyCase], decoder: Path, before: Sequence[Path], tolerance: tuple[float, float]
 ) -> tuple[CaseCheck, ...]:
     """Generate with the graphs.
 
@@ -82,14 +87,15 @@ def check_greedy(
     (twice the tolerance, one for each); a row is compared up to there.
 
     Args:
-        decoder, encoder: the graphs; `encoder` is None for a decoder alone.
+        decoder: the graph.
+        before: those that run before it: none, an encoder, or those of image features and of embeddings.
         tolerance: (absolute, relative) of the graphs' precision.
     """
     try:
-        graphs = Decoder(OnnxSession(decoder)), Encoder(OnnxSession(encoder)) if encoder is not None else None
+        writer = _writer(decoder, before, cases[0].image_token if cases else None)
     except Exception as error:  # a graph that does not load is the finding
         return tuple(CaseCheck(case.name, {}, (), error=_first_line(error), ok=False) for case in cases)
-    return tuple(_check(case, *graphs, tolerance) for case in cases)
+    return tuple(_check(case, writer, tolerance) for case in cases)
 
 
 def greedy_agreement(
@@ -102,18 +108,40 @@ def greedy_agreement(
         reference, other: (decoder, encoder); the encoder is None for a decoder alone.
     """
     found = [
-        _generate(prompt, Decoder(OnnxSession(decoder)), Encoder(OnnxSession(encoder)) if encoder else None, steps)
+        _generate(prompt, _writer(decoder, (encoder,) if encoder else ()), steps)
         for decoder, encoder in (reference, other)
     ]
     return float(np.logical_and.accumulate(found[0] == found[1], axis=1).mean())
 
 
-def _check(case: GreedyCase, decoder: Decoder, encoder: Encoder | None, tolerance: tuple[float, float]) -> CaseCheck:
+@dataclass(frozen=True)
+class _Writer:
+    """Graphs that write: the decoder's, and what makes its start of a prompt."""
+
+    decoder: Decoder
+    start: Callable[[Arrays], Prompt]
+
+
+def _writer(file: Path, before: Sequence[Path], image_token: int | None = None) -> _Writer:
+    sessions = [OnnxSession(one) for one in (*before, file)]
+    if image_token is not None:
+        reader = ImageReader(sessions[0])
+        decoder = EmbeddedDecoder(sessions[2], sessions[1], image_token)
+        return _Writer(decoder, lambda prompt: reader.prompt(prompt, image_token))
+    if before:
+        encoder = Encoder(sessions[0])
+        return _Writer(
+            Decoder(sessions[1]), lambda prompt: Prompt(prompt["decoder_input_ids"], fixed=encoder.encode(prompt))
+        )
+    return _Writer(Decoder(sessions[0]), lambda prompt: Prompt(prompt["input_ids"], prompt["attention_mask"]))
+
+
+def _check(case: GreedyCase, writer: _Writer, tolerance: tuple[float, float]) -> CaseCheck:
     rows, steps = case.tokens.shape
-    first = case.prompt["input_ids" if encoder is None else "decoder_input_ids"]
+    first = case.prompt["decoder_input_ids" if "decoder_input_ids" in case.prompt else "input_ids"]
     sizes = {"batch_size": rows, "prompt": first.shape[1], "tokens": steps}
     try:
-        found = _generate(case.prompt, decoder, encoder, steps, case.chunk)
+        found = _generate(case.prompt, writer, steps, case.chunk)
     except Exception as error:  # whatever the run time says is the finding
         return CaseCheck(case.name, sizes, (), error=_first_line(error), ok=False)
     allowed = 2 * (tolerance[0] + tolerance[1] * case.scale)
@@ -130,18 +158,12 @@ def _check(case: GreedyCase, decoder: Decoder, encoder: Encoder | None, toleranc
     return CaseCheck(case.name, sizes, (), "token", equal / (rows * steps), parted, parted is None)
 
 
-def _generate(
-    prompt: Arrays, decoder: Decoder, encoder: Encoder | None, steps: int, chunk: int | None = None
-) -> np.ndarray:
+def _generate(prompt: Arrays, writer: _Writer, steps: int, chunk: int | None = None) -> np.ndarray:
     """The best token, step by step, past any end of text; no rule of the settings applies."""
-    if encoder is None:
-        start = Prompt(prompt["input_ids"], prompt["attention_mask"])
-    else:
-        start = Prompt(prompt["decoder_input_ids"], fixed=encoder.encode(prompt))
-    progress, logits = prefill(decoder, start, chunk)
+    progress, logits = prefill(writer.decoder, writer.start(prompt), chunk)
     tokens = [logits.argmax(-1)]
     while len(tokens) < steps:
-        tokens.append(decoder.step(progress, tokens[-1][:, None]).argmax(-1))
+        tokens.append(writer.decoder.step(progress, tokens[-1][:, None]).argmax(-1))
     return np.stack(tokens, 1)
 
 

@@ -18,7 +18,8 @@ class Task:
 
     Attributes:
         name: canonical name.
-        kind: the sample: "text", "text-pair", "choices", "decoder", "image", "audio" or "image+texts".
+        kind: the sample: "text", "text-pair", "choices", "decoder", "image", "image-in-text",
+            "audio" or "image+texts".
         auto: transformers auto classes that hold the head, tried in this order.
         outputs: graph outputs in order; those that the model gives are kept, at least one must be.
         decision: what a user sees in the outputs: "label" (argmax of logits over the last axis),
@@ -29,7 +30,7 @@ class Task:
         example: the argument of `onnxport run`.
         aliases: other names that mean the same.
         generates: a model that writes its answer token by token becomes graphs for that, an encoder-decoder
-            two; other models of the row stay one graph.
+            two, one whose images stand in its text three; other models of the row stay one graph.
     """
 
     name: str
@@ -87,6 +88,8 @@ TASKS: tuple[Task, ...] = (
          "token", "the words of a recording", "speech.wav", ("asr", "speech-recognition"), generates=True),
     Task("image-to-text", "image", ("AutoModelForImageTextToText",), ("logits",), "token",
          "a text about an image", "photo.png", ("image-captioning",), generates=True),
+    Task("image-text-to-text", "image-in-text", ("AutoModelForImageTextToText",), ("logits",), "token",
+         "a text about an image and a text", 'photo.png "What is this?"', generates=True),
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),

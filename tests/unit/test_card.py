@@ -112,8 +112,8 @@ def test_every_task_has_examples(task: str) -> None:
     assert "INPUT" not in block(card, "sh")
     header = front_matter(card)
     if call_of(task).javascript is None:
-        encoder_decoders = ("text2text-generation", "summarization", "translation", "image-to-text")
-        assert task in ("multiple-choice", "next-sentence-prediction", *encoder_decoders)
+        several_graphs = ("text2text-generation", "summarization", "translation", "image-to-text", "image-text-to-text")
+        assert task in ("multiple-choice", "next-sentence-prediction", *several_graphs)
         assert "```js" not in card and "transformers.js" not in str(header)
     else:
         js_task = "image-segmentation" if task == "semantic-segmentation" else task

@@ -47,6 +47,7 @@ _CALLS: dict[str, Call] = {
     "summarization": Call('"A long text."', hub_tag="summarization"),
     "translation": Call('"Good morning."', hub_tag="translation"),
     "image-to-text": Call('"photo.png"', hub_tag="image-to-text"),
+    "image-text-to-text": Call('"photo.png", text="What is this?"', hub_tag="image-text-to-text"),
     "token-classification": _text("Ada lives in London.", "token-classification"),
     "feature-extraction": _text("A sentence.", "feature-extraction"),
     "question-answering": Call(

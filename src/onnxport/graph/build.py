@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from onnxport.artifact.manifest import TensorSpec
 from onnxport.graph.attention_past import attend_over_past
 from onnxport.graph.last_logits import KEEP_SPEC, keep_last_logits, kept_axes
 from onnxport.graph.naming import check_outputs, name_axes
+from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
@@ -51,11 +53,14 @@ class Graph:
         self.model = None
 
 
-def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_stored: bool = False) -> Graph:
+def build_graph(
+    source: TorchSource, signature: Signature, opset: int, *, keep_stored: bool = False, others: Sequence[Graph] = ()
+) -> Graph:
     """Capture `source` and finish the graph.
 
     Args:
         keep_stored: leave weights in the layout of the checkpoint, so that its files can be used as they are.
+        others: graphs of the same folder; weights in common stay in their layout, to be stored once.
 
     Raises:
         ExportError: torch cannot capture it, or the graph is not what the signature says.
@@ -71,7 +76,8 @@ def build_graph(source: TorchSource, signature: Signature, opset: int, *, keep_s
     fixes = apply_graph_fixes(model)
     attend_over_past(model)
     share_common_nodes(model)
-    lay_out_weights(model, keep_stored=keep_stored)
+    kept = frozenset().union(*(weight_keys(other.model) for other in others))
+    lay_out_weights(model, keep_stored=keep_stored, kept=kept)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
     optional: tuple[TensorSpec, ...] = ()

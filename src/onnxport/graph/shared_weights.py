@@ -1,7 +1,7 @@
-"""Weights that two graphs of one folder have in common, stored once.
+"""Weights that graphs of one folder have in common, stored once.
 
-An encoder and a decoder often read the same embedding table. The second graph then names the place in
-the data file of the first.
+An encoder and a decoder often read the same embedding table. The later graph then names the place in
+the data file of the earlier.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 _WORTH_BYTES = 2**16
 
 
+def weight_keys(model: ir.Model) -> frozenset[Any]:
+    """What tells large weights of `model` apart, by `weight_key`."""
+    return frozenset(weight_key(tensor) for _, tensor in _large(model))
+
+
 def shared_weights(first: ir.Model, second: ir.Model) -> dict[str, str]:
     """Large weights of `second`, by name, and the name of the weight of `first` that has the same bytes."""
     known: dict[Any, list[tuple[str, ir.TensorProtocol]]] = {}
     for name, tensor in _large(first):
-        known.setdefault(_key(tensor), []).append((name, tensor))
+        known.setdefault(weight_key(tensor), []).append((name, tensor))
     found = {}
     for name, tensor in _large(second):
-        for other, candidate in known.get(_key(tensor), ()):
+        for other, candidate in known.get(weight_key(tensor), ()):
             if _equal(candidate, tensor):
                 found[name] = other
                 break
@@ -70,9 +75,9 @@ def _large(model: ir.Model) -> list[tuple[str, ir.TensorProtocol]]:
     ]
 
 
-def _key(tensor: Any) -> tuple[Any, ...]:
-    """Equal for tensors that come from the same place; only those are read and compared."""
-    return (tensor.origin, tensor.dtype, tuple(tensor.shape.numpy()))
+def weight_key(tensor: Any) -> tuple[Any, ...]:
+    """Equal for tensors of one layout that come from the same place; only those are read and compared."""
+    return (getattr(tensor, "origin", None), tensor.dtype, tuple(tensor.shape.numpy()))
 
 
 def _equal(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:

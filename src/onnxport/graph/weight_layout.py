@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from onnxport.graph.shared_weights import weight_key
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -34,12 +36,13 @@ class Movable(Protocol):
     def reshaped(self, shape: list[int], name: str) -> ir.TensorProtocol: ...
 
 
-def lay_out_weights(model: ir.Model, *, keep_stored: bool = False) -> int:
+def lay_out_weights(model: ir.Model, *, keep_stored: bool = False, kept: frozenset[Any] = frozenset()) -> int:
     """Fold what only moves the numbers of a weight into the weight, in place.
 
     Args:
         model: with weights attached.
         keep_stored: leave weights that lie in a file as they are; for files that are linked, not copied.
+        kept: keys (`weight_key`) of weights to leave as they are: another graph of the folder reads them so.
 
     Returns:
         How many nodes are gone.
@@ -52,7 +55,11 @@ def lay_out_weights(model: ir.Model, *, keep_stored: bool = False) -> int:
         if weight is None or not _is_large_weight(weight) or any(value.is_graph_output() for value in node.outputs):
             continue
         alone = len(weight.uses()) == 1
-        stays = not alone or (keep_stored and isinstance(weight.const_value, ir.ExternalTensor))
+        stays = (
+            not alone
+            or weight_key(weight.const_value) in kept
+            or (keep_stored and isinstance(weight.const_value, ir.ExternalTensor))
+        )
         if stays and _is_matrix_transpose(node):
             folded += _use_gemm(model, node, weight)
         elif alone and not stays:

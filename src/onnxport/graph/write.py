@@ -40,24 +40,36 @@ class WeightFiles:
 def write_graphs(
     graphs: Sequence[Graph], targets: Sequence[Path], destination: Path, files: WeightFiles, step: Step
 ) -> list[WrittenModel]:
-    """Write the graphs of one folder; what the later ones have in common with the first is stored once.
+    """Write the graphs of one folder; what a later one has in common with an earlier is stored once.
 
     Args:
         targets: a file in the staging folder for each.
         destination: the folder where they will be in the end.
         files, step, raises: as for `write_graph`.
     """
-    shared = [{} if files.link else shared_weights(graphs[0].model, graph.model) for graph in graphs[1:]]
-    if any(shared):
+    shared = [_shared_with(graphs[:number], graph, files) for number, graph in enumerate(graphs)]
+    if any(any(found) for found in shared):
         files = replace(files, external=True)
     written: list[WrittenModel] = []
-    for number, (graph, target) in enumerate(zip(graphs, targets, strict=True)):
-        common = shared[number - 1] if number else {}
-        if common:
-            refer_to(graph.model, common, written[0])
-        link = shared_files(written[0]) if common else None
-        written.append(write_graph(graph, target, destination / target.name, files, step, link))
+    for graph, target, found in zip(graphs, targets, shared, strict=True):
+        link: dict[Path, str] = {}
+        for common, earlier in zip(found, written, strict=True):
+            if common:
+                refer_to(graph.model, common, earlier)
+                link |= shared_files(earlier)
+        written.append(write_graph(graph, target, destination / target.name, files, step, link or None))
     return written
+
+
+def _shared_with(earlier: Sequence[Graph], graph: Graph, files: WeightFiles) -> list[dict[str, str]]:
+    """For each earlier graph the weights that `graph` has in common with it, and with none before that."""
+    known: set[str] = set()
+    found = []
+    for other in earlier:
+        common = {} if files.link else shared_weights(other.model, graph.model)
+        found.append({name: place for name, place in common.items() if name not in known})
+        known |= common.keys()
+    return found
 
 
 def write_graph(

@@ -97,6 +97,8 @@ def choose_task(identity: Identity) -> Choice:
                     continue
                 if generative and auto not in _GENERATIVE:
                     continue
+                if auto == "AutoModelForImageTextToText" and (row.kind == "image-in-text") != _in_text(architecture):
+                    continue
                 return Choice(row)
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
     if remote:
@@ -189,6 +191,15 @@ def _classes(auto: str, model_type: str) -> tuple[str, ...]:
         return ()
     names = auto_class._model_mapping._model_mapping.get(model_type, ())
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _in_text(architecture: str) -> bool:
+    """Whether the class puts its images into the sequence of its text; an encoder-decoder does not."""
+    import transformers
+
+    model_class: Any = getattr(transformers, architecture, None)
+    config_class = getattr(model_class, "config_class", None)
+    return hasattr(model_class, "get_image_features") and not getattr(config_class, "is_encoder_decoder", False)
 
 
 def _takes(architecture: str, row: Task) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from onnxport.runtime.shared_cache import packed_rows, with_room
 _PAST = "past_"
 # What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.
 _CROSS = ".encoder."
-_IDS = ("input_ids", "decoder_input_ids")
 # Of a graph that can leave out logits: how many tokens of the call are wanted, from the end.
 _KEPT = "num_logits_to_keep"
 
@@ -50,12 +49,14 @@ class Decoder:
         FolderError: the graph has no states.
     """
 
+    token_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "decoder_input_ids")
+
     def __init__(self, session: OnnxSession) -> None:
         self.session = session
         self._specs = {spec.name: spec for spec in (*session.inputs, *session.optional)}
         self._states = [name for name in self._specs if name.startswith(_PAST) and _CROSS not in name]
         self._packed = packed_rows(session)
-        self._ids = next((name for name in _IDS if name in self._specs), "")
+        self._ids = next((name for name in self.token_inputs if name in self._specs), "")
         if not self._states or not self._ids:
             raise FolderError(
                 f"{session.file.name} does not generate: it has no states between two calls.",
@@ -123,7 +124,7 @@ class Decoder:
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
         positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]
-        given = {self._ids: input_ids, "attention_mask": whole, "position_ids": positions}
+        given = {self._ids: self.taken_in(progress, input_ids), "attention_mask": whole, "position_ids": positions}
         feed = {name: _value(array, self._specs[name].dtype) for name, array in given.items() if name in self._specs}
         if _KEPT in self._specs:
             shape = [1] * len(self._specs[_KEPT].axes)
@@ -178,6 +179,10 @@ class Decoder:
         progress.states = {name: _rows(value, rows) for name, value in progress.states.items()}
         if fixed:
             progress.fixed = {name: _rows(value, rows) for name, value in progress.fixed.items()}
+
+    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """What the graph gets of tokens: here the tokens."""
+        return input_ids
 
     def _empty(self, name: str, rows: int) -> Any:
         spec = self._specs[name]

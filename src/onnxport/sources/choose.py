@@ -39,21 +39,21 @@ class Part:
 
 
 def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
-    """The graphs that the model of a pipeline becomes: one, or encoder and decoder, in the order in which they run.
+    """The graphs that the model of a pipeline becomes, in the order in which they run.
+
+    One; of an encoder-decoder two; three of a model whose images stand in the sequence of its text.
 
     Raises:
         UsageError: the framework is not "pt".
         TaskError: a model that generates in a way that onnxport does not know.
-        ExportError: an encoder-decoder whose states cannot be read.
+        ExportError: an encoder-decoder whose states cannot be read, or images that cannot be taken apart from texts.
     """
     task = task_of(nlp)
-    if framework == "pt" and task.generates and is_encoder_decoder(nlp.model):
+    in_text = task.kind == "image-in-text"
+    if framework == "pt" and task.generates and not in_text and is_encoder_decoder(nlp.model):
         return _encoder_and_decoder(nlp, task)
-    if framework == "pt" and task.generates and task.kind == "image":
-        raise TaskError(
-            f"{type(nlp.model).__name__} writes texts about images, but is no encoder-decoder: its tokens and its "
-            "image share one sequence. onnxport cannot convert such models yet. Nothing was written.",
-        )
+    if framework == "pt" and task.generates and (in_text or task.kind == "image"):
+        return _images_in_text(nlp, task)
     source = source_of(nlp, framework)
     return (Part("model", source, sampler_of(nlp, source), task.decision),)
 
@@ -79,6 +79,47 @@ def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
         sampler, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
     )
     return Part("encoder_model", encoder, sampler), Part("decoder_model_merged", decoder, tokens, task.decision)
+
+
+def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
+    from onnxport.samples.images_in_text import image_samplers
+    from onnxport.sources.images_in_text import (
+        EmbeddingsDecoderSource,
+        ImageFeaturesSource,
+        TokenEmbeddingsSource,
+        has_images_in_text,
+        require_parts_suffice,
+    )
+
+    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    name = architecture or type(model).__name__
+    if is_encoder_decoder(model):
+        raise TaskError(
+            f"{name} is an encoder-decoder: its image does not stand in the sequence of its text. Nothing was written.",
+            hint="Use `--task image-to-text`.",
+        )
+    if not has_images_in_text(model):
+        raise TaskError(
+            f"{name} writes texts about images, but is neither an encoder-decoder nor a model that puts features of "
+            "an image in the places of image tokens. onnxport cannot convert such models yet. Nothing was written.",
+        )
+    if task.kind == "image":
+        raise TaskError(
+            f"{name} writes about an image and a text together: its tokens and its image share one sequence. "
+            f"{task.name} has an image alone. Nothing was written.",
+            hint="Use `--task image-text-to-text`.",
+        )
+    features = ImageFeaturesSource(model, architecture)
+    embeddings = TokenEmbeddingsSource(model, architecture)
+    decoder = EmbeddingsDecoderSource(model, task.outputs, architecture)
+    images, tokens, embedded = image_samplers(nlp, features.accepts(), decoder, embeddings)
+    with decoder.weights_kept():
+        require_parts_suffice(features, embeddings, decoder, [embedded.prompt(1, 6), embedded.prompt(3, 8)])
+    return (
+        Part("vision_encoder", features, images),
+        Part("embed_tokens", embeddings, tokens),
+        Part("decoder_model_merged", decoder, embedded, task.decision),
+    )
 
 
 def source_of(nlp: Any, framework: str) -> TorchSource:

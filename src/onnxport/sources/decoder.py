@@ -28,9 +28,11 @@ class DecoderSource(TorchSource):
     Attributes:
         states: what its cache holds.
         first_token: what the answer of an encoder-decoder begins with; None for a decoder alone.
+        image_token: stands for a row of image features in a prompt; None where no image is in the text.
     """
 
     first_token: int | None = None
+    image_token: int | None = None
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
         super().__init__(model, outputs, architecture)
@@ -59,6 +61,18 @@ class DecoderSource(TorchSource):
             the largest |logit|.
         """
         import torch
+
+        result = self._generated(prompt, steps)
+        best = torch.stack([step.float().topk(2).values for step in result.logits], 1)
+        scale = max(float(step.abs().max()) for step in result.logits)
+        return result.sequences[:, -steps:].numpy(), (best[..., 0] - best[..., 1]).numpy(), scale
+
+    def first_logits(self, prompt: Arrays) -> Any:
+        """The logits with which `generate` begins, (rows, vocabulary) float32."""
+        return self._generated(prompt, 1).logits[0].float().numpy()
+
+    def _generated(self, prompt: Arrays, steps: int) -> Any:
+        import torch
         from transformers import GenerationConfig, GenerationMixin
 
         # Only what is named here: a checkpoint's penalties and end tokens are no business of the graph.
@@ -71,15 +85,12 @@ class DecoderSource(TorchSource):
         try:
             with torch.no_grad(), self.weights_kept():
                 # Not the model's own method: Whisper's cuts sound into pieces and looks for time stamps.
-                result: Any = GenerationMixin.generate(
+                return GenerationMixin.generate(
                     model, **self.tensors(prompt), generation_config=settings, return_dict_in_generate=True,
                     output_logits=True,
                 )  # fmt: skip
         finally:
             model.generation_config = own
-        best = torch.stack([step.float().topk(2).values for step in result.logits], 1)
-        scale = max(float(step.abs().max()) for step in result.logits)
-        return result.sequences[:, -steps:].numpy(), (best[..., 0] - best[..., 1]).numpy(), scale
 
     def _find_states(self) -> tuple[State, ...]:
         """Fills two caches of the model's own making, on fake tensors where it can."""

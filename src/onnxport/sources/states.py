@@ -57,6 +57,10 @@ class State:
         """Name of the output."""
         return present_name(self.past)
 
+    def empty(self, rows: int) -> tuple[int, ...]:
+        """Its shape before the first token."""
+        return tuple(rows if axis == 0 else 0 if axis == self.growing else size for axis, size in enumerate(self.shape))
+
 
 def find_states(short: Any, long: Any, architecture: str, branch: str = "") -> tuple[State, ...]:
     """The states of two caches that the model filled with rows of different length.

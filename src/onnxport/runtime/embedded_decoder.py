@@ -1,0 +1,97 @@
+"""A decoder graph over embeddings, which another graph makes of tokens, and image features among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxport.errors import UsageError
+from onnxport.runtime.decoder import Decoder, Progress
+from onnxport.runtime.generation import Prompt
+from onnxport.runtime.image_prompt import FEATURES, Floats, image_prompt, slices_of, with_features
+from onnxport.runtime.session import OnnxSession
+
+
+@dataclass
+class EmbeddedProgress(Progress):
+    """Where a generation stands.
+
+    Attributes:
+        waiting: image features of each row that no image token has taken yet.
+    """
+
+    waiting: list[Floats] = field(default_factory=list)
+
+
+class EmbeddedDecoder(Decoder):
+    """Feeds tokens through a graph of embeddings to a decoder, and gives the logits of the next.
+
+    Args:
+        session: a graph with `inputs_embeds`, states `past_...` and outputs `logits` and `present...`.
+        embeddings: a graph from `input_ids` to `inputs_embeds`.
+        image_token: takes image features in a prompt.
+
+    Raises:
+        FolderError: the graph has no states.
+    """
+
+    token_inputs = ("inputs_embeds",)
+
+    def __init__(self, session: OnnxSession, embeddings: OnnxSession, image_token: int) -> None:
+        super().__init__(session)
+        self.embeddings, self.image_token = embeddings, image_token
+
+    def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> EmbeddedProgress:
+        """As `Decoder.start`; `fixed` may have `image_features`, a list with an array (tokens, hidden) for each row."""
+        begun = super().start(rows, fixed)
+        waiting = (fixed or {}).get(FEATURES) or [np.zeros((0, 0), np.float32)] * rows
+        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, list(waiting))
+
+    def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
+        """As `Decoder.select`."""
+        super().select(progress, rows, fixed=fixed)
+        assert isinstance(progress, EmbeddedProgress)
+        progress.waiting = [progress.waiting[row] for row in rows]
+
+    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> NDArray[Any]:
+        """Embeddings (rows, tokens, hidden) of tokens; image tokens take the features that wait."""
+        assert isinstance(progress, EmbeddedProgress)
+        embeds, progress.waiting = with_features(
+            lambda ids: self.embeddings.run({"input_ids": ids})["inputs_embeds"],
+            input_ids, progress.waiting, self.image_token,
+        )  # fmt: skip
+        return embeds
+
+
+class ImageReader:
+    """Makes features of images, one image a call.
+
+    Args:
+        session: a graph from `pixel_values` (and what it needs beside them) to `image_features`.
+    """
+
+    def __init__(self, session: OnnxSession) -> None:
+        self.session = session
+        self.inputs = tuple(spec.name for spec in session.inputs)
+
+    def features(self, inputs: Mapping[str, NDArray[Any]]) -> list[Floats]:
+        """Features of each image, (tokens, hidden); none where no image is given.
+
+        Raises:
+            UsageError: an input is missing, or of a size that the graph cannot take.
+        """
+        given = {name: np.asarray(inputs[name]) for name in self.inputs if name in inputs}
+        missing = [name for name in self.inputs if name not in given]
+        if given and missing:
+            raise UsageError(f"The images lack {', '.join(missing)}.", hint="Use the model's processor.")
+        types = {spec.name: spec.dtype for spec in self.session.inputs}
+        slices = slices_of({name: array.astype(types[name], copy=False) for name, array in given.items()})
+        return [self.session.run(one)[FEATURES] for one in slices]
+
+    def prompt(self, inputs: Mapping[str, NDArray[Any]], image_token: int) -> Prompt:
+        """`image_prompt` with the features of the images among `inputs`."""
+        return image_prompt(inputs, self.features(inputs), image_token)

@@ -1,0 +1,82 @@
+"""Texts with images in them as prompts: image features in the places of image tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxport.errors import UsageError
+from onnxport.runtime.generation import Prompt
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+FEATURES = "image_features"
+
+
+def slices_of(inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+    """What is given for several images, one at a time; all arrays have one entry an image on axis 0.
+
+    Raises:
+        UsageError: they have not.
+    """
+    counts = {name: len(array) for name, array in inputs.items()}
+    if len(set(counts.values())) > 1:
+        raise UsageError(f"Inputs of images have different numbers of them: {counts}.")
+    for number in range(max(counts.values(), default=0)):
+        yield {name: array[number : number + 1] for name, array in inputs.items()}
+
+
+def image_prompt(inputs: Mapping[str, NDArray[Any]], features: Sequence[Floats], image_token: int) -> Prompt:
+    """The prompt of texts with images.
+
+    Args:
+        inputs: `input_ids` (rows, tokens) and, if rows are padded (on the left), `attention_mask`.
+        features: of each image (tokens, hidden), in the order in which the texts have them.
+        image_token: stands for one row of features.
+
+    Raises:
+        UsageError: there are more or fewer image tokens than features.
+    """
+    ids = np.asarray(inputs["input_ids"], np.int64)
+    counts = (ids == image_token).sum(1)
+    rows = sum(map(len, features))
+    if counts.sum() != rows:
+        raise UsageError(
+            f"The texts have room for {counts.sum()} rows of image features, the images give {rows}.",
+            hint="Prepare text and images together, with the model's processor.",
+        )
+    given = [np.concatenate(list(features))] if len(features) else []
+    split = np.split(given[0], np.cumsum(counts)[:-1]) if given else [np.zeros((0, 0), np.float32) for _ in ids]
+    mask = inputs.get("attention_mask")
+    return Prompt(ids, None if mask is None else np.asarray(mask, np.int64), {FEATURES: split})
+
+
+def with_features(
+    embed: Callable[[Ids], Floats], ids: Ids, waiting: Sequence[Floats], image_token: int
+) -> tuple[Floats, list[Floats]]:
+    """Embeddings of tokens, with image features in the places of image tokens.
+
+    An image token that a model writes itself, after all features are taken, is a token as any other.
+
+    Args:
+        embed: from ids (rows, tokens) to embeddings (rows, tokens, hidden).
+        waiting: features of each row that are not taken yet.
+
+    Returns:
+        The embeddings, and the features that still wait.
+    """
+    places = [np.flatnonzero(row == image_token)[: len(left)] for row, left in zip(ids, waiting, strict=True)]
+    known = ids.copy()
+    for row, taken in enumerate(places):
+        known[row, taken] = 0  # image tokens may lie beyond the table
+    embeds = embed(known)
+    if any(map(len, places)):
+        embeds = embeds.copy()
+    rest = list(waiting)
+    for row, taken in enumerate(places):
+        embeds[row, taken] = waiting[row][: len(taken)]
+        rest[row] = waiting[row][len(taken) :]
+    return embeds, rest

@@ -1,0 +1,175 @@
+"""What a model takes whose images stand in the sequence of its text: one image, tokens, embeddings over a past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxport.errors import ExportError
+from onnxport.samples.base import Arrays, Sampler, Sizes, as_arrays
+from onnxport.samples.decoder import DecoderSampler
+from onnxport.samples.image import ImageSampler, random_image
+from onnxport.samples.text import WORDS, TextSampler
+from onnxport.sources.images_in_text import EMBEDS, EmbeddingsDecoderSource, TokenEmbeddingsSource
+
+_PICTURE = (120, 160)  # height and width of what the processor is given
+# What processors call the words that stand for an image; those of the first that works are used.
+_MARKERS = ("boi_token", "image_token", "fake_image_token")
+
+
+class OneImageSampler:
+    """One image at a time: some models take their images apart in a list, whose length a graph cannot leave open.
+
+    Args:
+        images: of several.
+    """
+
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
+
+    def __init__(self, images: ImageSampler) -> None:
+        self.images = images
+        self.can_pad, self.native = False, images.native
+        self.knobs = tuple(knob for knob in images.knobs if knob.name != images.batch)
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        return self.images.make({**sizes, self.images.batch: 1}, seed=seed)
+
+
+class TokensSampler:
+    """Rows of tokens, and nothing beside them."""
+
+    can_pad = False
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
+
+    def __init__(self, text: TextSampler) -> None:
+        # A table has no positions: what limits a tokenizer does not limit it.
+        self.text, self.knobs = text, tuple(replace(knob, maximum=None) for knob in text.knobs)
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        return {"input_ids": self.text.make(sizes, seed=seed)["input_ids"]}
+
+
+class EmbeddingsSampler(DecoderSampler):
+    """Rows of embeddings over a past; a third of them are of no token, as image features are.
+
+    Args:
+        text: makes the tokens.
+        source: the decoder.
+        embeddings: makes embeddings of tokens.
+        prompts: makes texts with images.
+    """
+
+    def __init__(
+        self,
+        text: TextSampler,
+        source: EmbeddingsDecoderSource,
+        embeddings: TokenEmbeddingsSource,
+        prompts: ImagePrompts,
+    ) -> None:
+        super().__init__(text, source.states, source.accepts())
+        self.embeddings, self.prompts = embeddings, prompts
+
+    def prompt(self, rows: int, length: int) -> Arrays:
+        return self.prompts.make(rows, length)
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        arrays = super().make(sizes, seed=seed, padded=padded)
+        embeds = self.embeddings.run({"input_ids": arrays.pop("input_ids")})[EMBEDS]
+        rng = np.random.default_rng([seed, *embeds.shape])
+        noise = (rng.standard_normal(embeds.shape) * embeds.std()).astype(embeds.dtype)
+        chosen = rng.random((*embeds.shape[:2], 1)) < 1 / 3
+        return {EMBEDS: np.ascontiguousarray(np.where(chosen, noise, embeds)), **arrays}
+
+
+class ImagePrompts:
+    """Texts with one image each, as the model's processor prepares them.
+
+    Args:
+        processor: of texts with images.
+        image_token: the token that stands for a row of image features.
+        name: of the model, for errors.
+
+    Raises:
+        ExportError: no text was found that the processor takes with an image.
+    """
+
+    def __init__(self, processor: Any, image_token: int, name: str) -> None:
+        self.processor, self.image_token = processor, image_token
+        picture = random_image(*_PICTURE, np.random.default_rng(0))
+        self._marker = next((m for m in _markers(processor) if self._works(m, picture)), "")
+        if not self._marker:
+            raise ExportError(
+                f"The processor of {name} ({type(processor).__name__}) puts no image token {image_token} into a text "
+                f"with an image. Nothing was written.",
+                hint="Check that the checkpoint and its processor belong together.",
+            )
+
+    def make(self, rows: int, length: int) -> Arrays:
+        """`input_ids` and `attention_mask` (rows, tokens), and what else the processor gives.
+
+        Rows after the first have fewer words and are padded on the left.
+        """
+        rng = np.random.default_rng([rows, length])
+        texts = [" ".join(rng.choice(WORDS, max(1, length - 3 * row))) for row in range(rows)]
+        made = [
+            self._prepared(f"{words[: len(words) // 3]} {self._marker} {words}", random_image(*_PICTURE, rng))
+            for words in texts
+        ]
+        longest = max(one["input_ids"].shape[1] for one in made)
+        return {name: np.concatenate([_padded(one, name, longest) for one in made]) for name in made[0]}
+
+    def _works(self, marker: str, picture: Any) -> bool:
+        try:
+            return bool((self._prepared(f"a {marker} b", picture)["input_ids"] == self.image_token).any())
+        except Exception:  # processors refuse a text without their own marker with any exception
+            return False
+
+    def _prepared(self, text: str, picture: Any) -> Arrays:
+        return as_arrays(self.processor(images=[picture], text=[text], return_tensors="np"), None)
+
+
+def image_samplers(
+    nlp: Any, accepts: frozenset[str] | None, source: EmbeddingsDecoderSource, embeddings: TokenEmbeddingsSource
+) -> tuple[Sampler, Sampler, EmbeddingsSampler]:
+    """Samplers of image features, of embeddings and of the decoder.
+
+    Args:
+        nlp: a pipeline with a processor.
+        accepts: what the method that makes features takes.
+
+    Raises:
+        ExportError: the checkpoint has no processor, or one that does not fit.
+    """
+    processor, name = getattr(nlp, "processor", None), source.architecture
+    parts = [getattr(processor, part, None) for part in ("image_processor", "tokenizer")]
+    if None in parts:
+        raise ExportError(
+            f"The checkpoint of {name} has no processor for texts with images, so it cannot be tried as it is used. "
+            "Nothing was written.",
+            hint="Copy processor_config.json, preprocessor_config.json and the tokenizer beside the weights.",
+        )
+    assert source.image_token is not None
+    prompts = ImagePrompts(processor, source.image_token, name)
+    text = TextSampler(parts[1], source.model.config)
+    images = OneImageSampler(ImageSampler(parts[0], source.model.config, accepts))
+    return images, TokensSampler(text), EmbeddingsSampler(text, source, embeddings, prompts)
+
+
+def _markers(processor: Any) -> Iterator[str]:
+    for holder in (processor, processor.tokenizer):
+        for name in _MARKERS:
+            marker = getattr(holder, name, None)
+            if isinstance(marker, str) and marker:
+                yield marker
+
+
+def _padded(arrays: Arrays, name: str, length: int) -> np.ndarray:
+    """What goes with the tokens of a row, padded on the left to `length`; other arrays as they are."""
+    array = arrays[name]
+    if array.shape != arrays["input_ids"].shape:
+        return array
+    # No padding token is asked for: what is masked may be any token, but for that of an image.
+    return np.pad(array, ((0, 0), (length - array.shape[1], 0)))

@@ -1,0 +1,160 @@
+"""A model whose images stand in the sequence of its text, as three sources, so that each becomes a graph of its own.
+
+Such a model makes features of an image, one row for each image token of the text, puts them in the places of those
+tokens among the embeddings of the others, and goes on as any decoder does. So one graph makes features, one makes
+embeddings, and one is the decoder over what the run time merges of both. The three verbs are conventions that
+transformers' models share (`get_image_features`, `get_input_embeddings`, `inputs_embeds`): no architecture is named
+here. What a model does with its images beside that, no graph of these would know; `require_parts_suffice` finds
+that out before anything is captured.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.errors import ExportError
+from onnxport.runtime.image_prompt import image_prompt, slices_of, with_features
+from onnxport.sources.decoder import DecoderSource
+from onnxport.sources.pytorch import Arrays, TorchSource
+
+if TYPE_CHECKING:
+    import torch
+
+FEATURES, EMBEDS = "image_features", "inputs_embeds"
+# Two ways through the same torch operators differ by rounding alone.
+_ROUNDING = 1e-4
+
+
+def has_images_in_text(model: Any) -> bool:
+    """Whether the model follows the conventions that this module needs, and is no encoder-decoder."""
+    return (
+        not getattr(model.config, "is_encoder_decoder", False)
+        and model.can_generate()
+        and callable(getattr(model, "get_image_features", None))
+        and isinstance(image_token_of(model), int)
+        and EMBEDS in inspect.signature(model.forward).parameters
+    )
+
+
+def image_token_of(model: Any) -> int | None:
+    """The token that stands for a row of image features in a text."""
+    token = getattr(model.config, "image_token_id", None)
+    return token if isinstance(token, int) else None
+
+
+class ImageFeaturesSource(TorchSource):
+    """From what the image processor gives for one image to `image_features`, (image tokens, hidden)."""
+
+    def __init__(self, model: torch.nn.Module, architecture: str | None = None) -> None:
+        super().__init__(model, (FEATURES,), architecture)
+
+    def accepts(self) -> frozenset[str] | None:
+        return frozenset(inspect.signature(self._method).parameters)
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        """The features of all images, one after the other; the text half of the model does not run."""
+        import torch
+
+        made: Any = self._method(**tensors)
+        found = getattr(made, "pooler_output", made)
+        parts = [found] if isinstance(found, torch.Tensor) else list(found)
+        return {FEATURES: torch.cat([part.reshape(-1, part.shape[-1]) for part in parts], 0)}
+
+    @property
+    def _method(self) -> Callable[..., Any]:
+        method: Callable[..., Any] = self.model.get_image_features  # type: ignore[assignment]
+        return method
+
+
+class TokenEmbeddingsSource(TorchSource):
+    """From `input_ids` (rows, tokens) to `inputs_embeds` (rows, tokens, hidden)."""
+
+    def __init__(self, model: torch.nn.Module, architecture: str | None = None) -> None:
+        super().__init__(model, (EMBEDS,), architecture)
+
+    def accepts(self) -> frozenset[str] | None:
+        return frozenset({"input_ids"})
+
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+        model: Any = self.model
+        return {EMBEDS: model.get_input_embeddings()(tensors["input_ids"])}
+
+
+class EmbeddingsDecoderSource(DecoderSource):
+    """The decoder over `inputs_embeds` (rows, tokens, hidden) in the place of tokens.
+
+    Its prompts have `input_ids` and `attention_mask` with image tokens, and what the image processor gives.
+
+    Attributes:
+        image_token: stands for a row of image features in a prompt.
+    """
+
+    def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
+        super().__init__(model, outputs, architecture)
+        self.image_token = image_token_of(model)
+
+    def accepts(self) -> frozenset[str] | None:
+        return frozenset((super().accepts() or frozenset()) - {"input_ids"})
+
+
+def require_parts_suffice(
+    features: ImageFeaturesSource,
+    embeddings: TokenEmbeddingsSource,
+    decoder: EmbeddingsDecoderSource,
+    prompts: Sequence[Arrays],
+) -> None:
+    """Make sure that the three parts, one after the other in torch, are the whole model.
+
+    They are not where image tokens attend to those after them, have positions of their own, or reach the decoder on
+    another way than as embeddings.
+
+    Args:
+        prompts: what the processor gives for texts with images.
+
+    Raises:
+        ExportError: the logits after a prompt differ from those with which the model's `generate` begins.
+    """
+    for prompt in prompts:
+        whole = decoder.first_logits(prompt)
+        try:
+            found = _logits_of_parts(features, embeddings, decoder, prompt)
+        except Exception as error:
+            raise ExportError(
+                f"{decoder.architecture} does not run in parts, images and tokens apart: "
+                f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}. Nothing was written.",
+                hint="onnxport converts models that put image features in the places of image tokens, and no others.",
+            ) from error
+        off, scale = float(np.abs(found - whole).max()), float(np.abs(whole).max())
+        if not off <= _ROUNDING * scale:
+            raise ExportError(
+                f"{decoder.architecture} does more with images than to put their features in the places of image "
+                f"tokens: without that its logits are off by {off:.3g} of {scale:.3g}. The graph of a decoder cannot "
+                "know it, so nothing was written.",
+                hint="It may let image tokens attend to later ones, or give them positions of their own; onnxport "
+                "cannot convert such models yet.",
+            )
+
+
+def _logits_of_parts(
+    features: ImageFeaturesSource, embeddings: TokenEmbeddingsSource, decoder: EmbeddingsDecoderSource, prompt: Arrays
+) -> np.ndarray:
+    """What the parts make of a prompt: logits after its last token, (rows, vocabulary)."""
+    assert decoder.image_token is not None
+    names = [name for name in prompt if name in (features.accepts() or ()) and name not in ("input_ids",)]
+    made = [features.run(one)[FEATURES] for one in slices_of({name: prompt[name] for name in names})]
+    merged = image_prompt(prompt, made, decoder.image_token)
+    embeds = with_features(
+        lambda ids: embeddings.run({"input_ids": ids})[EMBEDS], merged.ids, list(merged.fixed[FEATURES]),
+        decoder.image_token,
+    )[0]  # fmt: skip
+    mask = prompt["attention_mask"]
+    arrays = {EMBEDS: embeds, "attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
+    accepted = decoder.accepts() or ()
+    empty = {state.past: np.zeros(state.empty(len(mask)), state.dtype) for state in decoder.states}
+    return decoder.run({**{name: array for name, array in arrays.items() if name in accepted}, **empty})["logits"][
+        :, -1
+    ]
