@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image
 
-from onnxport import convert
-from tests.tiny_images_in_text import TABLE, save_image_text
+from onnxport import convert, pipeline
+from onnxport.cli.main import main
+from onnxport.errors import UsageError
+from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.runtime.image_text_generation import ImageTextGenerator
+from tests.tiny_images_in_text import IMAGE, TABLE, save_image_text
 
 pytestmark = pytest.mark.integration
 
@@ -44,3 +49,42 @@ def test_weights_are_stored_once(converted):
     stored = sum(file.stat().st_size for file in (folder / "onnx").glob("*_data"))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     assert stored <= weights + 50_000
+
+
+@pytest.mark.parametrize(("beams", "rows"), [(1, 2), (3, 1)])
+def test_the_run_time_writes_what_generate_writes(converted, beams, rows):
+    model, processor, folder, _ = converted
+    texts = [f"Who {IMAGE} wrote {IMAGE} it? Ada", f"Paris {IMAGE} is a city"][:rows]
+    images = [picture(1), picture(2), picture(3)][: rows + 1]
+    processor.tokenizer.padding_side = "left"
+    given = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    settings = {"max_new_tokens": 15, "num_beams": beams, "num_return_sequences": beams, "do_sample": False}
+    with torch.no_grad():
+        wanted = model.generate(**given, **settings)
+    found = load_onnx_model(folder).generate(**given, **settings)
+    assert found.tolist() == wanted.tolist()
+    arrays = {name: value.numpy() for name, value in given.items()}
+    answers = ImageTextGenerator(folder)(arrays, **settings)
+    assert len(answers) == rows and all(answers)
+
+
+def test_images_and_image_tokens_must_fit(converted):
+    _, processor, folder, _ = converted
+    generator = ImageTextGenerator(folder)
+    given = dict(processor(images=[picture(1)], text=[f"a {IMAGE}"], return_tensors="np"))
+    with pytest.raises(UsageError, match="room for 16 rows"):
+        generator(given | {"pixel_values": np.concatenate([given["pixel_values"]] * 2)})
+    assert generator({name: given[name][:, :1] for name in ("input_ids", "attention_mask")}, max_new_tokens=2)
+
+
+def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted, tmp_path, capsys):
+    folder = converted[2]
+    image, text = picture(4), f"{IMAGE} What is this?"
+    source, found = (
+        pipeline("image-text-to-text", model=str(place))(image, text=text, max_new_tokens=12, num_beams=2)
+        for place in (folder.parent / "m", folder)
+    )
+    assert found == source
+    image.save(tmp_path / "photo.png")
+    assert main(["run", str(folder), str(tmp_path / "photo.png"), "What is this?", "--set", "max_new_tokens=9"]) == 0
+    assert capsys.readouterr().out.strip()

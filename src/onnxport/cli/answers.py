@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _FIRST = 6  # numbers of a vector that are shown
+_SAID = ("score", "input_text")  # shown in another way, or what the user gave
 _LONG = 64  # more numbers than this are described
 
 
@@ -36,7 +37,7 @@ def as_lines(answer: Any) -> list[str]:
     if set(document) == {"text"}:
         return [str(document["text"])]
     score = document.get("score")
-    rest = {key: value for key, value in document.items() if key != "score" and value is not None}
+    rest = {key: value for key, value in document.items() if key not in _SAID and value is not None}
     # The part that is the answer comes first and bare.
     main = next(
         (key for key in ("answer", "label", "entity_group", "entity", "token_str", "choice") if key in rest), None

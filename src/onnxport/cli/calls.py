@@ -74,6 +74,21 @@ def _choices(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
     return [Call(inputs[0], (inputs[0],), {"choices": inputs[1:]})]
 
 
+def _asked(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+    """An image, or several, and last what is asked about them."""
+    _expect(task, len(inputs) > 1)
+    images, text = [read_image(name) for name in inputs[:-1]], inputs[-1]
+    if getattr(nlp.processor, "chat_template", None):
+        said = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+        return [Call(text, ([{"role": "user", "content": said}],), {"return_full_text": False})]
+    from onnxport.pipelines.image_marker import image_marker
+
+    marker = image_marker(nlp.processor, nlp.model.config.image_token_id, images[0])
+    if marker not in text:
+        text = f"{marker * len(images)}\n{text}"
+    return [Call(inputs[-1], (images,), {"text": text, "return_full_text": False})]
+
+
 def read_image(name: str) -> Any:
     """A picture as an RGB PIL image.
 
@@ -103,4 +118,5 @@ _BY_TASK = {
     "zero-shot-classification": _labelled(str),
     "zero-shot-image-classification": _labelled(read_image),
     "multiple-choice": _choices,
+    "image-text-to-text": _asked,
 }

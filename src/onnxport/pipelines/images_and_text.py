@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GenerationConfig, Pipeline
+from transformers import GenerationConfig, ImageTextToTextPipeline, Pipeline
 from transformers.image_utils import load_image
 
 from onnxport.errors import UsageError
@@ -56,6 +56,21 @@ class ImageToTextPipeline(Pipeline):
             {"generated_text": self.tokenizer.decode(tokens, skip_special_tokens=True)}
             for tokens in model_outputs["sequences"][0]
         ]
+
+
+class ImageTextPipeline(ImageTextToTextPipeline):
+    """`nlp(image, text="<image> What is this?")` gives [{"input_text": str, "generated_text": str}].
+
+    transformers' pipeline, which also takes messages of a chat; settings of `generate` are taken as arguments.
+    """
+
+    def _sanitize_parameters(
+        self, generate_kwargs: dict[str, Any] | None = None, **parameters: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = vars(GenerationConfig())
+        settings = {name: parameters.pop(name) for name in list(parameters) if name in known}
+        settings |= generate_kwargs or {}
+        return super()._sanitize_parameters(generate_kwargs=settings or None, **parameters)
 
 
 class VisualQuestionAnsweringPipeline(Pipeline):

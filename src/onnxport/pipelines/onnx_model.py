@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Manifest, TensorSpec
 from onnxport.errors import UsageError
+from onnxport.runtime.image_text_generation import has_images_in_text
 from onnxport.runtime.sequence_generation import is_encoder_decoder
 from onnxport.runtime.session import OnnxSession
 
@@ -49,7 +50,7 @@ class OnnxModel:
         self.session = session
         names = [spec.name for spec in self.session.inputs]
         self.main_input_name = next((name for name in _MAIN_INPUTS if name in names), names[0])
-        self.input_modalities = ("image",) if self.main_input_name == "pixel_values" else ("text",)
+        self.input_modalities: tuple[str, ...] = ("image",) if self.main_input_name == "pixel_values" else ("text",)
         floats = [spec.dtype for spec in self.session.inputs if spec.dtype.startswith("float")]
         if floats:
             self.dtype = getattr(torch, floats[0])
@@ -108,7 +109,12 @@ def load_onnx_model(folder: str | Path, component: str = "model", threads: int |
     """
     manifest = read_folder(Path(folder).expanduser())
     architecture, base = manifest.architecture, OnnxModel
-    if is_encoder_decoder([one.name for one in manifest.components]):
+    names = [one.name for one in manifest.components]
+    if has_images_in_text(names):
+        from onnxport.pipelines.onnx_image_text_model import OnnxImageTextModel
+
+        base = OnnxImageTextModel
+    elif is_encoder_decoder(names):
         from onnxport.pipelines.onnx_sequence_model import OnnxSequenceModel
 
         base = OnnxSequenceModel

@@ -44,7 +44,7 @@ class OnnxSequenceModel(OnnxModel):
         self.generator = SequenceGenerator(self.folder, component, threads)
         self.config = folder_config(self.folder)
         self._look_at(self.generator.encoder.session)
-        self.generation_config = _generation_config(self.folder, self.config)
+        self.generation_config = generation_config_of(self.folder, self.config)
 
     def can_generate(self) -> bool:
         return True
@@ -75,7 +75,7 @@ class OnnxSequenceModel(OnnxModel):
             UsageError: a setting that onnxport.runtime does not do, or inputs that do not fit.
         """
         said = {} if generation_config is None else generation_config.to_diff_dict()
-        settings = _settings(said | keywords)
+        settings = generation_settings(said | keywords)
         tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
         if inputs is not None:
             tensors[self.main_input_name] = inputs
@@ -95,7 +95,7 @@ class OnnxSequenceModel(OnnxModel):
         return torch.from_numpy(padded)
 
 
-def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+def generation_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the arguments that are settings.
 
     Raises:
@@ -119,7 +119,7 @@ def _code(language: Any) -> Any:
     return language if language is None else [_code(one) for one in language]
 
 
-def _generation_config(folder: Path, config: Any) -> GenerationConfig:
+def generation_config_of(folder: Path, config: Any) -> GenerationConfig:
     """The folder's; that of its config.json if it has none of its own."""
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder, local_files_only=True)

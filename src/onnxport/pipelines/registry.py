@@ -65,6 +65,11 @@ _OURS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
         f"{_HERE}.images_and_text.ImageToTextPipeline",
         "ydshieh/vit-gpt2-coco-en",
     ),
+    "image-text-to-text": (
+        ("AutoModelForImageTextToText",),
+        f"{_HERE}.images_and_text.ImageTextPipeline",
+        None,
+    ),
     "visual-question-answering": (
         ("AutoModelForVisualQuestionAnswering",),
         f"{_HERE}.images_and_text.VisualQuestionAnsweringPipeline",

@@ -73,10 +73,12 @@ def with_features(
     for row, taken in enumerate(places):
         known[row, taken] = 0  # image tokens may lie beyond the table
     embeds = embed(known)
-    if any(map(len, places)):
-        embeds = embeds.copy()
-    rest = list(waiting)
+    if not any(map(len, places)):
+        return embeds, list(waiting)
+    embeds, rest = embeds.copy(), list(waiting)
     for row, taken in enumerate(places):
+        if not len(taken):
+            continue
         embeds[row, taken] = waiting[row][: len(taken)]
         rest[row] = waiting[row][len(taken) :]
     return embeds, rest

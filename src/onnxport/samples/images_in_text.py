@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxport.errors import ExportError
+from onnxport.pipelines.image_marker import image_marker
 from onnxport.samples.base import Arrays, Sampler, Sizes, as_arrays
 from onnxport.samples.decoder import DecoderSampler
 from onnxport.samples.image import ImageSampler, random_image
@@ -16,8 +16,6 @@ from onnxport.samples.text import WORDS, TextSampler
 from onnxport.sources.images_in_text import EMBEDS, EmbeddingsDecoderSource, TokenEmbeddingsSource
 
 _PICTURE = (120, 160)  # height and width of what the processor is given
-# What processors call the words that stand for an image; those of the first that works are used.
-_MARKERS = ("boi_token", "image_token", "fake_image_token")
 
 
 class OneImageSampler:
@@ -97,9 +95,8 @@ class ImagePrompts:
     """
 
     def __init__(self, processor: Any, image_token: int, name: str) -> None:
-        self.processor, self.image_token = processor, image_token
-        picture = random_image(*_PICTURE, np.random.default_rng(0))
-        self._marker = next((m for m in _markers(processor) if self._works(m, picture)), "")
+        self.processor = processor
+        self._marker = image_marker(processor, image_token, random_image(*_PICTURE, np.random.default_rng(0)))
         if not self._marker:
             raise ExportError(
                 f"The processor of {name} ({type(processor).__name__}) puts no image token {image_token} into a text "
@@ -120,12 +117,6 @@ class ImagePrompts:
         ]
         longest = max(one["input_ids"].shape[1] for one in made)
         return {name: np.concatenate([_padded(one, name, longest) for one in made]) for name in made[0]}
-
-    def _works(self, marker: str, picture: Any) -> bool:
-        try:
-            return bool((self._prepared(f"a {marker} b", picture)["input_ids"] == self.image_token).any())
-        except Exception:  # processors refuse a text without their own marker with any exception
-            return False
 
     def _prepared(self, text: str, picture: Any) -> Arrays:
         return as_arrays(self.processor(images=[picture], text=[text], return_tensors="np"), None)
@@ -156,14 +147,6 @@ def image_samplers(
     text = TextSampler(parts[1], source.model.config)
     images = OneImageSampler(ImageSampler(parts[0], source.model.config, accepts))
     return images, TokensSampler(text), EmbeddingsSampler(text, source, embeddings, prompts)
-
-
-def _markers(processor: Any) -> Iterator[str]:
-    for holder in (processor, processor.tokenizer):
-        for name in _MARKERS:
-            marker = getattr(holder, name, None)
-            if isinstance(marker, str) and marker:
-                yield marker
 
 
 def _padded(arrays: Arrays, name: str, length: int) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""A converted model whose images stand in the sequence of its text: arrays in, tokens or texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxport.artifact.folder import read_folder
+from onnxport.errors import FolderError, UsageError
+from onnxport.json_file import read_object
+from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
+from onnxport.runtime.generation import Stop, generate
+from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.text_generation import grouped
+from onnxport.runtime.texts import Texts
+
+GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
+_MODEL = "model"
+_IMAGE_TOKEN = ("image_token_id", "image_token_index")
+
+
+class ImageTextGenerator:
+    """Writes on where a text with images ends.
+
+    `ImageTextGenerator(folder)(inputs)` gives a text for each row of what the model's processor makes of texts and
+    images: `input_ids` and `attention_mask` (rows, tokens), padded on the left, `pixel_values`, and what the
+    image graph takes beside that.
+
+    Args:
+        folder: a folder that onnxport wrote for image-text-to-text.
+        component: "model", or "model_quantized" for the graphs whose names end like that; a graph that the folder
+            has in one form alone is taken in that form.
+        threads: threads of one operator; None lets ONNX Runtime choose.
+
+    Raises:
+        FolderError: no such folder, not these graphs in it, or a config.json without an image token.
+    """
+
+    def __init__(self, folder: str | Path, component: str = _MODEL, threads: int | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        names = _components(self.folder, component)
+        vision, embeddings, decoder = (OnnxSession(self.folder, name, threads) for name in names)
+        self.reader = ImageReader(vision)
+        self.decoder = EmbeddedDecoder(decoder, embeddings, _image_token(self.folder))
+        self._texts: Texts | None = None
+
+    @property
+    def texts(self) -> Texts:
+        """The folder's tokenizer.
+
+        Raises:
+            FolderError: it has no tokenizer.json.
+        """
+        self._texts = self._texts or Texts(self.folder)
+        return self._texts
+
+    def settings(self, **settings: Any) -> GenerationSettings:
+        """The folder's settings with others."""
+        return read_settings(self.folder, **settings)
+
+    def tokens(
+        self, inputs: Mapping[str, Any], settings: GenerationSettings, stop: Stop | None = None
+    ) -> list[list[int]]:
+        """Answers as token ids without the prompt, `num_return_sequences` for each row.
+
+        Args:
+            inputs: arrays by name; texts without images are taken too.
+            stop: ends answers beside `settings.eos_token_id`.
+
+        Raises:
+            UsageError: an input is missing or of another size, more or fewer image tokens than the images fill, or
+                no room for an answer.
+        """
+        if "input_ids" not in inputs:
+            raise UsageError("There is no 'input_ids'.", hint="Give what the model's processor makes.")
+        prompt = self.reader.prompt(inputs, self.decoder.image_token)
+        return generate(self.decoder, prompt, settings, stop=stop)
+
+    def __call__(self, inputs: Mapping[str, Any], **settings: Any) -> list[Any]:
+        """Texts for the rows of `inputs`; as for `tokens`."""
+        chosen = self.settings(**settings)
+        rows = self.tokens(inputs, chosen, stop=self.texts.stop(chosen.stop_strings))
+        return grouped([self.texts.decode(row) for row in rows], chosen.num_return_sequences)
+
+
+def has_images_in_text(components: Sequence[str]) -> bool:
+    """Whether the graphs of a folder, by name, are those of a model whose images stand in its text."""
+    return all(any(name.startswith(graph) for name in components) for graph in GRAPHS)
+
+
+def _components(folder: Path, component: str) -> list[str]:
+    """The names of the three graphs."""
+    known = [one.name for one in read_folder(folder).components]
+    if not has_images_in_text(known):
+        raise FolderError(
+            f"{folder} does not write about images in texts: its graphs are {', '.join(known)}.",
+            hint="Convert such a model with `--task image-text-to-text`.",
+        )
+    ending = component.removeprefix(_MODEL)
+    names = [name + ending if name + ending in known else name for name in GRAPHS]
+    missing = [name for name in names if name not in known]
+    if missing or not component.startswith(_MODEL) or (ending and not any(name.endswith(ending) for name in names)):
+        raise UsageError(f"{folder} has no graphs {component!r}.", hint=f"It has {', '.join(known)}.")
+    return names
+
+
+def _image_token(folder: Path) -> int:
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    token = next((config[name] for name in _IMAGE_TOKEN if isinstance(config.get(name), int)), None)
+    if token is None:
+        raise FolderError(
+            f"config.json of {folder} names no image token.", hint="Copy config.json of the checkpoint into the folder."
+        )
+    return int(token)
