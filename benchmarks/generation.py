@@ -63,7 +63,8 @@ def main() -> None:
         arms = {
             "onnxport": _graph(converted, options),
             "onnxport fused": _graph(optimize(folder / "out", for_="cpu"), options, room=2048),
-            "onnxport int4": _graph(quantize(folder / "out", "int4"), options),
+            "fused int4": _graph(quantize(folder / "out", "int4"), options, room=2048),
+            "onnxport int4": _graph(folder / "out" / "onnx" / "model_q4.onnx", options),
             "torch eager": _torch(model, options),
         }
         if options.genai:

@@ -21,6 +21,7 @@ from onnxport.artifact.staging import stage, stage_file
 from onnxport.artifact.weights_file import weights_path, write_weights
 from onnxport.artifact.written import WrittenModel
 from onnxport.errors import FolderError, TaskError, UsageError, VerificationError
+from onnxport.fused import NAME as FUSED_NAME
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantize import PRECISIONS, find_precision, quantize_dynamic, write_rounded
@@ -39,12 +40,14 @@ class _Step:
         precision: row of `comparison.TOLERANCES`.
         write: from float32 graphs, a file for each; what was written, where that is known.
         hint: what to do when the numbers are too far off.
+        fused_too: also to a decoder that is fused for a processor.
     """
 
     suffix: str
     precision: str
     write: Callable[[Sequence[Path], Sequence[Path]], list[WrittenModel] | None]
     hint: str = ""
+    fused_too: bool = False
 
 
 def optimize(path: str | Path, for_: str | None = None) -> Path:
@@ -100,7 +103,7 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
     else:
         rounded = partial(write_rounded, bits=bits, float_activations=float_activations)
         hint = "" if float_activations else "Float32 activations may do (--float-activations, float_activations=True)."
-        step = _Step(row.suffix, precision, rounded, hint)
+        step = _Step(row.suffix, precision, rounded, hint, fused_too=True)
     return _add(Path(path).expanduser(), step)
 
 
@@ -112,6 +115,16 @@ def float_components(manifest: Manifest) -> list[Component]:
         for component in manifest.components
         if component.precision == "float32" and not any(component.name.startswith(f"{name}_") for name in names)
     ]
+
+
+def rounded_bases(manifest: Manifest) -> list[Component]:
+    """The graphs whose weights can be rounded: those as they were converted, and a decoder that is fused.
+
+    Dynamic int8 has none of the fused one: in its sorted rows what lies behind the tokens means nothing, and would
+    be in the scales of all.
+    """
+    fused = [component for component in manifest.components if component.name == FUSED_NAME]
+    return [*float_components(manifest), *fused]
 
 
 def described(folder: Path, manifest: Manifest, component: Component) -> Written:
@@ -145,6 +158,8 @@ def _add_components(folder: Path, step: _Step) -> Path:
     manifest = read_folder(folder)
     check_files(folder, manifest)
     bases = float_components(manifest)
+    if step.fused_too:
+        bases = rounded_bases(manifest)
     if not bases:
         raise FolderError(f"{folder} has no float32 graph to start from. Nothing was written.")
     files = [Path(base.file).with_name(f"{Path(base.file).stem}_{step.suffix}.onnx") for base in bases]

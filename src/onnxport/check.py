@@ -146,10 +146,10 @@ def _against(
 
 def _against_base(path: Path, manifest: Manifest, component: Component) -> Verification:
     """Rounded weights: against the float32 graph of the same folder, which is held against the source itself."""
-    from onnxport.after import described, float_components
+    from onnxport.after import described, rounded_bases
     from onnxport.rounding import check_rounded
 
-    bases = float_components(manifest)
+    bases = rounded_bases(manifest)
     suffix = f"_{PRECISIONS[component.precision].suffix}"
     base = next((base for base in bases if component.name == f"{base.name}{suffix}"), None)
     if base is None:

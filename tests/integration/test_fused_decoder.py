@@ -215,3 +215,26 @@ def test_other_models_and_processors(tmp_path):
         optimize(tmp_path / "out", for_="tpu")
     with pytest.raises(UsageError, match="single graph"):
         optimize(tmp_path / "out" / "onnx" / "model.onnx", for_="cpu")
+
+
+def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(tmp_path):
+    from onnxport import quantize
+    from onnxport.artifact.folder import read_folder
+    from onnxport.runtime.text_generation import TextGenerator
+    from tests import tiny_tokenizers
+
+    source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert(), hidden_size=64)
+    convert(None, source, tmp_path / "out")
+    optimize(tmp_path / "out", for_="cpu")
+    file = quantize(tmp_path / "out", "int8-weights", float_activations=True)
+    assert file.name == "model_fused_int8.onnx"
+    components = {component.name: component for component in read_folder(tmp_path / "out").components}
+    assert components["model_fused_int8"].verification.passed
+    assert components["model_fused_int8"].restrictions == components["model_fused"].restrictions
+    assert verify(tmp_path / "out", against=source).verifications["model_fused_int8"].passed
+    prompts = ["the river of stone", "seven", "Paris is a city by the water and the garden"]
+    texts = [
+        TextGenerator(tmp_path / "out", component=name)(prompts, max_new_tokens=24)
+        for name in ("model_int8", "model_fused_int8")
+    ]
+    assert texts[0] == texts[1] and len(set(texts[0])) == 3
