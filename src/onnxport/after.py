@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from onnxport.artifact.data_files import data_files
-from onnxport.artifact.extend import link_rest
+from onnxport.artifact.extend import link_rest, replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Verification
@@ -188,7 +188,7 @@ def _add_components(folder: Path, step: _Step) -> Path:
         names = {component.name for component in made}
         kept = tuple(component for component in manifest.components if component.name not in names)
         manifest = replace(manifest, components=(*kept, *made))
-        _write_card(staging.path, manifest, folder.resolve().name)
+        replace_card(staging.path, manifest, folder.resolve().name)
         write_manifest(staging.path, manifest)
         staging.publish()
     return folder / files[-1]
@@ -197,19 +197,6 @@ def _add_components(folder: Path, step: _Step) -> Path:
 def _data_of(target: Path, record: WrittenModel | None) -> Sequence[Path]:
     """The weights beside a graph; some may be in the files of another graph."""
     return data_files(target) if record is None else record.files[1:]
-
-
-def _write_card(root: Path, manifest: Manifest, name: str) -> None:
-    """A new card where the card's template engine is installed; else the old one stays."""
-    try:
-        from onnxport.artifact.card import render_card
-
-        text = render_card(manifest, name)
-    except ImportError:
-        return
-    card = root / "README.md"
-    card.unlink(missing_ok=True)  # it may be a hard link to the folder that is being replaced
-    card.write_text(text, encoding="utf-8")
 
 
 def _add_file(file: Path, step: _Step) -> Path:

@@ -7,8 +7,6 @@ tokens, with rows of different length, and in a generation over the buffers that
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.artifact.data_files import data_files
+from onnxport.artifact.extend import link_rest, replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
-from onnxport.artifact.hashes import check_files, walk_files
+from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import (
     MANIFEST_NAME,
     CaseCheck,
@@ -98,27 +97,19 @@ def _add(folder: Path, manifest: Manifest) -> Path:
         target = staging.path / file
         target.parent.mkdir(parents=True, exist_ok=True)
         fused = write_fused_decoder(folder / base.file, target, _longest(folder))
-        _link_others(folder, staging.path, {folder / file, *data_files(folder / file)})
+        stale = {
+            MANIFEST_NAME,
+            *(old.relative_to(folder).as_posix() for old in (folder / file, *data_files(folder / file))),
+        }
+        link_rest(folder, staging.path, stale)
         verification = compare_fused(staging.path / base.file, target, base, fused, vocabulary_size(folder))
         component = _component(base, file, target, fused, verification, staging.path)
         kept = tuple(c for c in manifest.components if c.name != NAME)
         manifest = replace(manifest, components=(*kept, component))
-        _write_card(staging.path / "README.md", manifest, folder.resolve().name)
+        replace_card(staging.path, manifest, folder.resolve().name)
         write_manifest(staging.path, manifest)
         staging.publish()
     return folder / file
-
-
-def _write_card(card: Path, manifest: Manifest, name: str) -> None:
-    """A new card where the card's template engine is installed; else the old one stays."""
-    try:
-        from onnxport.artifact.card import render_card
-
-        text = render_card(manifest, name)
-    except ImportError:
-        return
-    card.unlink(missing_ok=True)  # it is a hard link to the folder that is being replaced
-    card.write_text(text, encoding="utf-8")
 
 
 def _component(
@@ -157,19 +148,6 @@ def _longest(folder: Path) -> int:
             if isinstance(part.get(name), int) and part[name] > 0:
                 return min(int(part[name]), _MOST)
     return _USUAL
-
-
-def _link_others(folder: Path, root: Path, stale: set[Path]) -> None:
-    """Hard links where the file system has them: what stays is not copied."""
-    for relative in walk_files(folder):
-        source, target = folder / relative, root / relative
-        if source in stale or relative == MANIFEST_NAME or target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
 
 
 def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, vocabulary: int) -> Verification:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from onnxport.artifact.hashes import walk_files
+from onnxport.artifact.manifest import Manifest
 
 
 def link_rest(folder: Path, staging: Path, stale: Collection[str]) -> None:
@@ -31,3 +32,16 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def replace_card(root: Path, manifest: Manifest, name: str) -> None:
+    """A new card in the staging folder `root` where its template engine is installed; else the old one stays."""
+    try:
+        from onnxport.artifact.card import render_card
+
+        text = render_card(manifest, name)
+    except ImportError:
+        return
+    card = root / "README.md"
+    card.unlink(missing_ok=True)  # it may be a hard link to the folder that is being replaced
+    card.write_text(text, encoding="utf-8")
