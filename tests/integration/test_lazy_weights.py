@@ -20,7 +20,7 @@ from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
 from onnxport.weights.lazy import LazyTensor, Stored, copied_bytes, evaluate, hold, leaves
 from onnxport.weights.placeholders import new_mode, placeholders
-from onnxport.weights.stored import lazy_state_dict, read
+from onnxport.weights.stored import lazy_state_dict, maps_kept, read
 from tests.tiny import save
 
 pytestmark = pytest.mark.integration
@@ -278,3 +278,25 @@ def test_what_computing_a_weight_takes(tmp_path):
     assert copied_bytes(state["a"].float()) == 64 * 96 * 4
     merged = torch.cat([state["a"], state["b"]]).float()  # the parts, and the whole
     assert copied_bytes(merged) == 2 * (2 * 64 * 96 * 4)
+
+
+def test_kept_maps_are_one_of_the_file(tmp_path):
+    values = {"norm": torch.randn(16), "small": torch.randn(2**15), "large": torch.randn(3 * 2**20)}
+    save_file(values, tmp_path / "x.safetensors")
+    tensors = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
+    with maps_kept():
+        for name, wanted in values.items():
+            assert torch.equal(evaluate(tensors[name], read), wanted)
+        for name in ("small", "large"):
+            assert evaluate(tensors[name], read) is evaluate(tensors[name], read)
+        evaluate(tensors["small"], read).zero_()  # into a page of its own
+    assert torch.equal(evaluate(tensors["small"], read), values["small"])
+
+
+def test_a_file_that_shrank_is_told_where_maps_are_kept(tmp_path):
+    save_file({"x": torch.randn(2**16)}, tmp_path / "x.safetensors")
+    tensor = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")["x"]
+    content = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(content[:-8])
+    with maps_kept(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
+        evaluate(tensor, read)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_map
 
 _aten = torch.ops.aten
 
@@ -112,19 +112,18 @@ class LazyTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
         # Strides may come out otherwise when it is replayed on pieces, and views depend on them.
         func = _aten.reshape.default if func in _VIEWS else func
-        if func in _RECORDED and _stays_on_cpu(kwargs) and all(isinstance(tensor, LazyTensor) for tensor in tensors):
+        if func in _RECORDED and _stays_on_cpu(kwargs) and _all_lazy((args, kwargs)):
             return record(func, args, kwargs)
-        return func(*tree_map(_computed, args), **tree_map(_computed, kwargs))
+        return func(*_each(_computed, args), **_each(_computed, kwargs))
 
 
 def record(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
     """The lazy result (or list of results) of `func`; shapes and strides are computed on the meta device."""
     kwargs = kwargs or {}
     on_meta = {name: torch.device("meta") if name == "device" else value for name, value in kwargs.items()}
-    results = func(*tree_map(_meta, args), **tree_map(_meta, on_meta))
+    results = func(*_each(_meta, args), **_each(_meta, on_meta))
     if isinstance(results, torch.Tensor):
         return LazyTensor(results, Call(func, args, kwargs))
     return [LazyTensor(result, Call(func, args, kwargs, index)) for index, result in enumerate(results)]
@@ -146,7 +145,7 @@ def evaluate(tensor: LazyTensor, read: Reader) -> torch.Tensor:
     def computed(value: Any) -> Any:
         return evaluate(value, read) if isinstance(value, LazyTensor) else value
 
-    result = origin.operator(*tree_map(computed, origin.args), **tree_map(computed, origin.kwargs))
+    result = origin.operator(*_each(computed, origin.args), **_each(computed, origin.kwargs))
     value: torch.Tensor = result if origin.index is None else result[origin.index]
     return value
 
@@ -201,6 +200,22 @@ def _is_merged(tensor: LazyTensor) -> bool:
 def _stays_on_cpu(kwargs: dict[str, Any]) -> bool:
     device = kwargs.get("device")
     return device is None or torch.device(device).type == "cpu"
+
+
+def _all_lazy(values: Any) -> bool:
+    return all(isinstance(leaf, LazyTensor) for leaf in tree_flatten(values)[0] if isinstance(leaf, torch.Tensor))
+
+
+def _each(function: Callable[[Any], Any], values: Any) -> Any:
+    """`function` of every leaf. torch's own `tree_map` took as long as the operators, on arguments of a few leaves."""
+    kind = type(values)
+    if kind is tuple or kind is list:
+        return kind([_each(function, value) for value in values])
+    if kind is dict:
+        return {name: _each(function, value) for name, value in values.items()}
+    if kind is LazyTensor or kind not in SUPPORTED_NODES:
+        return function(values)
+    return tree_map(function, values)  # another container
 
 
 def _computed(value: Any) -> Any:

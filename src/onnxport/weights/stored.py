@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ _DTYPES = {
 # Up to here reading is cheaper than mapping (one copy against page faults, 11 to 2 GB/s), and the
 # allocator hands out the same memory again; from here on a copy would count as our memory.
 _READ_UP_TO_BYTES = 8 * 2**20
-
-_kept: ContextVar[dict[Any, torch.Tensor] | None] = ContextVar("kept", default=None)
+# Where maps are kept they pay from here on: pages are faulted in once, and a copy would be made at every use.
+_KEPT_FROM_BYTES = 2**16
 
 
 def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, LazyTensor] | None:
@@ -67,13 +68,24 @@ def _pickled(file: Path) -> Iterator[tuple[str, LazyTensor]]:
         yield name, hold(tensor, f"{file.name}: {name}")
 
 
+@dataclass
+class _Kept:
+    """What `maps_kept` keeps: files as they are mapped (None: refused), and tensors in them."""
+
+    files: dict[Path, mmap.mmap | None] = field(default_factory=dict)
+    tensors: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+
+_kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+
+
 @contextmanager
 def maps_kept() -> Iterator[None]:
-    """Within it a large tensor that is read again is the same map, without faulting its pages in anew.
+    """Within it a file is mapped once, and a tensor that is read again is the same part of that map.
 
     Mapped pages are the page cache's: the system takes them back when memory is short.
     """
-    token = _kept.set({})
+    token = _kept.set(_Kept())
     try:
         yield
     finally:
@@ -89,15 +101,41 @@ def read(tensor: LazyTensor) -> torch.Tensor:
     origin = tensor.origin
     assert isinstance(origin, Stored)
     kept = _kept.get()
-    key = (origin.path, origin.begin, tensor.dtype, tuple(tensor.shape))
     if kept is None:
         return _read(tensor, origin)
-    if key not in kept:
-        values = _read(tensor, origin)
-        if values.numel() * values.element_size() <= _READ_UP_TO_BYTES:
-            return values
-        kept[key] = values
-    return kept[key]
+    key = (origin.path, origin.begin, tensor.dtype, tuple(tensor.shape))
+    if key not in kept.tensors:
+        size = tensor.numel() * tensor.element_size()
+        mapped = _whole(origin.path, kept) if size >= _KEPT_FROM_BYTES else None
+        if mapped is not None and origin.begin % tensor.element_size() == 0:
+            if origin.begin + size > len(mapped):
+                raise _cut_off(origin)
+            kept.tensors[key] = _tensor_in(mapped, tensor, origin.begin)
+        else:
+            values = _read(tensor, origin)
+            if size <= _READ_UP_TO_BYTES:
+                return values
+            kept.tensors[key] = values
+    return kept.tensors[key]
+
+
+def _whole(path: Path, kept: _Kept) -> mmap.mmap | None:
+    """The whole file as one private map; None where the system refuses one (larger than its memory)."""
+    if path not in kept.files:
+        try:
+            with path.open("rb") as file:
+                # Private: a model that writes into a parameter gets its own page, never the file's.
+                kept.files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # reading the single tensor says what is wrong, if anything is
+            kept.files[path] = None
+    return kept.files[path]
+
+
+def _tensor_in(mapped: mmap.mmap, tensor: LazyTensor, offset: int) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flat = torch.frombuffer(mapped, dtype=tensor.dtype, offset=offset, count=tensor.numel())
+    return flat.view(tensor.shape)
 
 
 def _read(tensor: LazyTensor, origin: Stored) -> torch.Tensor:
@@ -110,14 +148,10 @@ def _read(tensor: LazyTensor, origin: Stored) -> torch.Tensor:
             first = origin.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             skipped = origin.begin - first
             try:
-                # Private: a model that writes into a parameter gets its own page, never the file's.
                 mapped = mmap.mmap(file.fileno(), skipped + size, access=mmap.ACCESS_COPY, offset=first)
             except ValueError as error:  # longer than the file
                 raise _cut_off(origin) from error
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                flat = torch.frombuffer(mapped, dtype=tensor.dtype, offset=skipped, count=count)
-            return flat.view(tensor.shape)
+            return _tensor_in(mapped, tensor, skipped)
         values = torch.empty(tensor.shape, dtype=tensor.dtype)
         buffer = memoryview(values.reshape(-1).view(torch.uint8).numpy())
         file.seek(origin.begin)
