@@ -36,7 +36,38 @@ def _llava(text: dict[str, Any], tokenizer: Any, image: int) -> tuple[Any, Any]:
     return config, processor
 
 
-TABLE = {"llava": ("LlavaForConditionalGeneration", _llava)}
+def _gemma3(text: dict[str, Any], tokenizer: Any, image: int) -> tuple[Any, Any]:
+    names = {"boi_token": "<start>", "eoi_token": "<end>", "image_token": IMAGE}
+    tokenizer.add_tokens([names["boi_token"], names["eoi_token"]], special_tokens=True)
+    tokenizer._set_model_specific_special_tokens(special_tokens=names)
+    config = transformers.Gemma3Config(
+        vision_config={"model_type": "siglip_vision_model", **_VISION}, mm_tokens_per_image=4, image_token_index=image,
+        text_config={**text, "vocab_size": text["vocab_size"] + 2, "sliding_window": 16, "tie_word_embeddings": False,
+                     "layer_types": ["sliding_attention", "full_attention"]},
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    images = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    return config, transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)
+
+
+def _idefics3(text: dict[str, Any], tokenizer: Any, image: int) -> tuple[Any, Any]:
+    rows = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer.add_tokens(
+        ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *rows], special_tokens=True
+    )
+    config = transformers.Idefics3Config(
+        vision_config=_VISION, text_config={"model_type": "llama", **text, "vocab_size": text["vocab_size"] + 39},
+        scale_factor=2, image_token_id=image,
+    )  # fmt: skip
+    images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    return config, transformers.Idefics3Processor(images, tokenizer, image_seq_len=4)
+
+
+TABLE = {
+    "gemma3": ("Gemma3ForConditionalGeneration", _gemma3),
+    "idefics3": ("Idefics3ForConditionalGeneration", _idefics3),
+    "llava": ("LlavaForConditionalGeneration", _llava),
+}
 
 
 def save_image_text(name: str, folder: Path, seed: int = 0, vocabulary: int = 0) -> Path:
@@ -53,6 +84,9 @@ def save_image_text(name: str, folder: Path, seed: int = 0, vocabulary: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = getattr(transformers, class_name)(config)
+        for parameter in model.parameters():
+            if parameter.ndim == 2 and not parameter.any():  # as Gemma 3 begins, whose images say nothing then
+                torch.nn.init.normal_(parameter, std=0.5)
     for part in (model, processor):
         part.save_pretrained(folder)
     return folder

@@ -15,12 +15,8 @@ from onnxport.tasks import TASKS, Task, find_task
 
 # Their checkpoints write text; a row that happens to know the class for something else (BART
 # fills masks) must not be chosen for them without being asked.
-_GENERATIVE = (
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForCausalLM",
-    "AutoModelForSpeechSeq2Seq",
-    "AutoModelForImageTextToText",
-)
+_IMAGE_TEXT = "AutoModelForImageTextToText"
+_GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", _IMAGE_TEXT)
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,10 @@ def choose_task(identity: Identity) -> Choice:
         )
     for architecture in identity.architectures:
         generative = any(architecture in _classes(auto, model_type) for auto in _GENERATIVE)
+        if architecture in _classes(_IMAGE_TEXT, model_type) and _in_text(architecture):
+            alone = architecture in _classes("AutoModelForCausalLM", model_type)
+            note = f"{architecture} can be taken without its images too: `--task text-generation`."
+            return Choice(find_task("image-text-to-text"), (note,) if alone else ())
         for row in TASKS:
             for auto in row.auto:
                 if architecture not in _classes(auto, model_type):
@@ -96,8 +96,6 @@ def choose_task(identity: Identity) -> Choice:
                 if auto == "AutoModel" and not _takes(architecture, row):
                     continue
                 if generative and auto not in _GENERATIVE:
-                    continue
-                if auto == "AutoModelForImageTextToText" and (row.kind == "image-in-text") != _in_text(architecture):
                     continue
                 return Choice(row)
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]

@@ -50,6 +50,8 @@ class Decoder:
     """
 
     token_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "decoder_input_ids")
+    more_inputs: ClassVar[tuple[str, ...]] = ()  # what `taken_in` gives beside them
+    whole_prompts = False  # a prompt must come in one call
 
     def __init__(self, session: OnnxSession) -> None:
         self.session = session
@@ -64,7 +66,7 @@ class Decoder:
             )
         axes = self._specs[self._ids].axes
         self._one_by_one = len(axes) > 1 and axes[1] == 1
-        own = {self._ids, "attention_mask", "position_ids", _KEPT, *self._states}
+        own = {self._ids, *self.more_inputs, "attention_mask", "position_ids", _KEPT, *self._states}
         self.fixed = tuple(spec.name for spec in session.inputs if spec.name not in own)
 
     def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> Progress:
@@ -124,7 +126,7 @@ class Decoder:
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
         positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]
-        given = {self._ids: self.taken_in(progress, input_ids), "attention_mask": whole, "position_ids": positions}
+        given = {**self.taken_in(progress, input_ids), "attention_mask": whole, "position_ids": positions}
         feed = {name: _value(array, self._specs[name].dtype) for name, array in given.items() if name in self._specs}
         if _KEPT in self._specs:
             shape = [1] * len(self._specs[_KEPT].axes)
@@ -180,9 +182,9 @@ class Decoder:
         if fixed:
             progress.fixed = {name: _rows(value, rows) for name, value in progress.fixed.items()}
 
-    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> NDArray[Any]:
-        """What the graph gets of tokens: here the tokens."""
-        return input_ids
+    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What the graph gets of tokens, by the names of its inputs: here the tokens."""
+        return {self._ids: input_ids}
 
     def _empty(self, name: str, rows: int) -> Any:
         spec = self._specs[name]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.generation import Prompt
-from onnxport.runtime.image_prompt import FEATURES, Floats, image_prompt, slices_of, with_features
+from onnxport.runtime.image_prompt import FEATURES, TYPES, Floats, image_prompt, slices_of, with_features
 from onnxport.runtime.session import OnnxSession
 
 
@@ -22,9 +22,11 @@ class EmbeddedProgress(Progress):
 
     Attributes:
         waiting: image features of each row that no image token has taken yet.
+        types: (rows, tokens of the prompt), what kind of token each is.
     """
 
     waiting: list[Floats] = field(default_factory=list)
+    types: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
 
 class EmbeddedDecoder(Decoder):
@@ -40,31 +42,50 @@ class EmbeddedDecoder(Decoder):
     """
 
     token_inputs = ("inputs_embeds",)
+    more_inputs = (TYPES,)
 
     def __init__(self, session: OnnxSession, embeddings: OnnxSession, image_token: int) -> None:
         super().__init__(session)
         self.embeddings, self.image_token = embeddings, image_token
+        self.typed = any(spec.name == TYPES for spec in session.inputs)
+        # Tokens of one image attend to each other, also to those after them: all must be there.
+        self.whole_prompts = self.typed
 
     def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> EmbeddedProgress:
-        """As `Decoder.start`; `fixed` may have `image_features`, a list with an array (tokens, hidden) for each row."""
+        """As `Decoder.start`, for what `image_prompt` gives as `fixed`.
+
+        Raises:
+            UsageError: also where the graph takes token types and there are images without them.
+        """
         begun = super().start(rows, fixed)
-        waiting = (fixed or {}).get(FEATURES) or [np.zeros((0, 0), np.float32)] * rows
-        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, list(waiting))
+        given = fixed or {}
+        waiting = list(given.get(FEATURES) or [np.zeros((0, 0), np.float32)] * rows)
+        if self.typed and TYPES not in given and any(map(len, waiting)):
+            raise UsageError(
+                f"{self.session.file.name} needs {TYPES!r} with images.", hint="Give all that the processor makes."
+            )
+        types = np.asarray(given.get(TYPES, np.zeros((rows, 0))), np.int64)
+        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, waiting, types)
 
     def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
         """As `Decoder.select`."""
         super().select(progress, rows, fixed=fixed)
         assert isinstance(progress, EmbeddedProgress)
         progress.waiting = [progress.waiting[row] for row in rows]
+        progress.types = progress.types[rows]
 
-    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> NDArray[Any]:
-        """Embeddings (rows, tokens, hidden) of tokens; image tokens take the features that wait."""
+    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Embeddings (rows, tokens, hidden) of tokens, image tokens take the features that wait; and the types of
+        all tokens up to these, (rows, tokens so far)."""
         assert isinstance(progress, EmbeddedProgress)
         embeds, progress.waiting = with_features(
             lambda ids: self.embeddings.run({"input_ids": ids})["inputs_embeds"],
             input_ids, progress.waiting, self.image_token,
         )  # fmt: skip
-        return embeds
+        known = progress.types[:, : progress.mask.shape[1] + input_ids.shape[1]]
+        types = np.zeros((len(input_ids), progress.mask.shape[1] + input_ids.shape[1]), np.int64)
+        types[:, : known.shape[1]] = known
+        return {"inputs_embeds": embeds, TYPES: types}
 
 
 class ImageReader:

@@ -13,27 +13,40 @@ from onnxport.runtime.generation import Prompt
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-FEATURES = "image_features"
+_PIXELS, _TILED = "pixel_values", 5
+FEATURES, TYPES = "image_features", "token_type_ids"
 
 
 def slices_of(inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
-    """What is given for several images, one at a time; all arrays have one entry an image on axis 0.
+    """What is given for several images, one at a time.
+
+    Args:
+        inputs: arrays with one entry an image on axis 0; or, where `pixel_values` is (texts, tiles, channels, height,
+            width), with texts and tiles on axes 0 and 1. Tiles of nothing but zeros fill up texts with fewer of them.
+
+    Yields:
+        Arrays with one image, or one text and one tile.
 
     Raises:
-        UsageError: they have not.
+        UsageError: the arrays do not have equally many.
     """
-    counts = {name: len(array) for name, array in inputs.items()}
+    pixels = inputs.get(_PIXELS)
+    axes = 2 if pixels is not None and pixels.ndim == _TILED else 1
+    counts = {name: array.shape[:axes] for name, array in inputs.items()}
     if len(set(counts.values())) > 1:
         raise UsageError(f"Inputs of images have different numbers of them: {counts}.")
-    for number in range(max(counts.values(), default=0)):
-        yield {name: array[number : number + 1] for name, array in inputs.items()}
+    for place in np.ndindex(*next(iter(counts.values()), (0,))):
+        if axes == 1 or pixels is None or pixels[place].any():
+            where = tuple(slice(number, number + 1) for number in place)
+            yield {name: array[where] for name, array in inputs.items()}
 
 
 def image_prompt(inputs: Mapping[str, NDArray[Any]], features: Sequence[Floats], image_token: int) -> Prompt:
     """The prompt of texts with images.
 
     Args:
-        inputs: `input_ids` (rows, tokens) and, if rows are padded (on the left), `attention_mask`.
+        inputs: `input_ids` (rows, tokens) and, if rows are padded (on the left), `attention_mask`; and
+            `token_type_ids`, where the decoder takes them.
         features: of each image (tokens, hidden), in the order in which the texts have them.
         image_token: stands for one row of features.
 
@@ -51,7 +64,10 @@ def image_prompt(inputs: Mapping[str, NDArray[Any]], features: Sequence[Floats],
     given = [np.concatenate(list(features))] if len(features) else []
     split = np.split(given[0], np.cumsum(counts)[:-1]) if given else [np.zeros((0, 0), np.float32) for _ in ids]
     mask = inputs.get("attention_mask")
-    return Prompt(ids, None if mask is None else np.asarray(mask, np.int64), {FEATURES: split})
+    fixed: dict[str, Any] = {FEATURES: split}
+    if TYPES in inputs:
+        fixed[TYPES] = np.asarray(inputs[TYPES], np.int64)
+    return Prompt(ids, None if mask is None else np.asarray(mask, np.int64), fixed)
 
 
 def with_features(

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxport.errors import ExportError
 from onnxport.pipelines.image_marker import image_marker
+from onnxport.runtime.image_prompt import TYPES, slices_of
 from onnxport.samples.base import Arrays, Sampler, Sizes, as_arrays
-from onnxport.samples.decoder import DecoderSampler
+from onnxport.samples.decoder import PAST, SEQUENCE, TOTAL, DecoderSampler
 from onnxport.samples.image import ImageSampler, random_image
 from onnxport.samples.text import WORDS, TextSampler
 from onnxport.sources.images_in_text import EMBEDS, EmbeddingsDecoderSource, TokenEmbeddingsSource
@@ -19,7 +20,10 @@ _PICTURE = (120, 160)  # height and width of what the processor is given
 
 
 class OneImageSampler:
-    """One image at a time: some models take their images apart in a list, whose length a graph cannot leave open.
+    """One image, or one tile of an image, at a time.
+
+    Some models take their images apart in a list, whose length a graph cannot leave open. Masks of pixels hide a part
+    where other content is asked for.
 
     Args:
         images: of several.
@@ -33,7 +37,12 @@ class OneImageSampler:
         self.knobs = tuple(knob for knob in images.knobs if knob.name != images.batch)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        return self.images.make({**sizes, self.images.batch: 1}, seed=seed)
+        one = next(slices_of(self.images.make({**sizes, self.images.batch: 1}, seed=seed)))
+        for name, array in one.items() if seed else ():
+            if "mask" in name:
+                array[..., array.shape[-2] * 2 // 3 :, :] = 0
+                array[..., array.shape[-1] * 3 // 4 :] = 0
+        return one
 
 
 class TokensSampler:
@@ -53,6 +62,8 @@ class TokensSampler:
 class EmbeddingsSampler(DecoderSampler):
     """Rows of embeddings over a past; a third of them are of no token, as image features are.
 
+    Where the processor gives token types that the model takes, the types of all tokens are an input too.
+
     Args:
         text: makes the tokens.
         source: the decoder.
@@ -69,6 +80,8 @@ class EmbeddingsSampler(DecoderSampler):
     ) -> None:
         super().__init__(text, source.states, source.accepts())
         self.embeddings, self.prompts = embeddings, prompts
+        self.typed = self._takes(TYPES) and TYPES in prompts.make(1, 3)
+        self.joint_axes = {**self.joint_axes, (TYPES, 1): TOTAL}
 
     def prompt(self, rows: int, length: int) -> Arrays:
         return self.prompts.make(rows, length)
@@ -79,6 +92,10 @@ class EmbeddingsSampler(DecoderSampler):
         rng = np.random.default_rng([seed, *embeds.shape])
         noise = (rng.standard_normal(embeds.shape) * embeds.std()).astype(embeds.dtype)
         chosen = rng.random((*embeds.shape[:2], 1)) < 1 / 3
+        if self.typed:  # images are blocks of ones, also in the past
+            total = sizes[SEQUENCE] + sizes[PAST]
+            blocks = rng.integers(0, 2, (len(embeds), -(-total // 3))).repeat(3, 1)[:, :total]
+            arrays[TYPES] = np.ascontiguousarray(blocks, np.int64)
         return {EMBEDS: np.ascontiguousarray(np.where(chosen, noise, embeds)), **arrays}
 
 
@@ -110,10 +127,10 @@ class ImagePrompts:
         Rows after the first have fewer words and are padded on the left.
         """
         rng = np.random.default_rng([rows, length])
-        texts = [" ".join(rng.choice(WORDS, max(1, length - 3 * row))) for row in range(rows)]
+        texts = [rng.choice(WORDS, max(1, length - 3 * row)).tolist() for row in range(rows)]
+        # Near the end, so that what is done with an image shows in what follows.
         made = [
-            self._prepared(f"{words[: len(words) // 3]} {self._marker} {words}", random_image(*_PICTURE, rng))
-            for words in texts
+            self._prepared(" ".join([*words, self._marker, "this"]), random_image(*_PICTURE, rng)) for words in texts
         ]
         longest = max(one["input_ids"].shape[1] for one in made)
         return {name: np.concatenate([_padded(one, name, longest) for one in made]) for name in made[0]}

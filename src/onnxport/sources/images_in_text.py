@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.runtime.image_prompt import image_prompt, slices_of, with_features
+from onnxport.runtime.image_prompt import FEATURES, TYPES, image_prompt, slices_of, with_features
 from onnxport.sources.decoder import DecoderSource
 from onnxport.sources.pytorch import Arrays, TorchSource
 
 if TYPE_CHECKING:
     import torch
 
-FEATURES, EMBEDS = "image_features", "inputs_embeds"
+EMBEDS = "inputs_embeds"
 # Two ways through the same torch operators differ by rounding alone.
 _ROUNDING = 1e-4
 
@@ -153,6 +153,7 @@ def _logits_of_parts(
     )[0]  # fmt: skip
     mask = prompt["attention_mask"]
     arrays = {EMBEDS: embeds, "attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
+    arrays |= {TYPES: prompt[TYPES]} if TYPES in prompt else {}
     accepted = decoder.accepts() or ()
     empty = {state.past: np.zeros(state.empty(len(mask)), state.dtype) for state in decoder.states}
     return decoder.run({**{name: array for name, array in arrays.items() if name in accepted}, **empty})["logits"][
