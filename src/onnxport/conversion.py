@@ -264,7 +264,8 @@ def _publish(
     with watch.step("publish", "Publish") as step:
         manifest = replace(manifest, components=tuple(components))
         if not single:
-            (staging.path / "README.md").write_text(render_card(manifest, output.name), encoding="utf-8")
+            card = render_card(manifest, output.name, tokenizer=(staging.path / "tokenizer.json").is_file())
+            (staging.path / "README.md").write_text(card, encoding="utf-8")
             hashes = {f"{GRAPH_FOLDER}/{name}": value for record in written for name, value in record.sha256.items()}
             manifest = write_manifest(staging.path, manifest, hashes)
         published = staging.publish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -119,6 +120,20 @@ def test_every_task_has_examples(task: str) -> None:
         js_task = "image-segmentation" if task == "semantic-segmentation" else task
         assert f'await pipeline("{js_task}", "folder"' in block(card, "js")
     assert header.get("pipeline_tag", task) == ("image-segmentation" if task == "semantic-segmentation" else task)
+
+
+@pytest.mark.parametrize(
+    ("task", "writer"),
+    [("text-generation", "TextGenerator"), ("translation", "TextToTextGenerator"), ("fill-mask", None)],
+)
+def test_what_writes_without_a_framework(task: str, writer: str | None) -> None:
+    manifest = dataclasses.replace(make_manifest(), task=task)
+    card, bare = render_card(manifest, "out", tokenizer=True), render_card(manifest, "out")
+    assert 'pip install "onnxport[pytorch]"' in bare
+    assert ("pip install onnxport\n" in card) == (writer is not None)
+    for name in [writer] if writer else []:
+        module = re.search(rf"from (\S+) import {name}", card)
+        assert module and hasattr(importlib.import_module(module[1]), name)
 
 
 def test_unknown_tasks_have_a_card_too() -> None:

@@ -35,12 +35,13 @@ _SIZES = {"batch_size": 1, "height": 224, "width": 224}
 _OTHER_SIZE = 8
 
 
-def render_card(manifest: Manifest, folder_name: str) -> str:
+def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False) -> str:
     """The Markdown text of the card, with the YAML header that model hubs read.
 
     Args:
         manifest: with at least one component.
         folder_name: last part of the folder's path; of a path only that part is used.
+        tokenizer: the folder has a tokenizer.json, with which texts are read and written without a framework.
 
     Raises:
         FolderError: the manifest has no components.
@@ -70,10 +71,10 @@ def render_card(manifest: Manifest, folder_name: str) -> str:
         "rows": _rows,
     }
     template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_context(manifest, folder_name))
+    return environment.from_string(template).render(_context(manifest, folder_name, tokenizer=tokenizer))
 
 
-def _context(manifest: Manifest, folder_name: str) -> dict[str, Any]:
+def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[str, Any]:
     # A newline in a name would end the code block that it stands in.
     folder = re.sub(r"[\x00-\x1f\x7f]", "?", PurePath(folder_name).name) or "model"
     main = next((c for c in manifest.components if c.name == "model"), manifest.components[0])
@@ -96,10 +97,24 @@ def _context(manifest: Manifest, folder_name: str) -> dict[str, Any]:
         "shell_folder": shlex.quote(folder),
         "shell_example": example,
         "python_arguments": call.python,
+        "writer": _writer(manifest) if tokenizer else None,
         "graph_path": f"{folder}/{main.file}",
         "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
         "javascript": javascript,
     }
+
+
+def _writer(manifest: Manifest) -> tuple[str, str] | None:
+    """(module, class) of what writes the folder's texts without a framework; None where nothing does."""
+    try:
+        task = find_task(manifest.task)
+    except TaskError:
+        return None
+    if task.kind == "decoder":
+        return "onnxport.runtime.text_generation", "TextGenerator"
+    if task.kind == "text" and task.generates:
+        return "onnxport.runtime.sequence_generation", "TextToTextGenerator"
+    return None
 
 
 def _sizes(component: Component) -> dict[str, int]:

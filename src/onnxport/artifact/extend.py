@@ -39,7 +39,7 @@ def replace_card(root: Path, manifest: Manifest, name: str) -> None:
     try:
         from onnxport.artifact.card import render_card
 
-        text = render_card(manifest, name)
+        text = render_card(manifest, name, tokenizer=(root / "tokenizer.json").is_file())
     except ImportError:
         return
     card = root / "README.md"
