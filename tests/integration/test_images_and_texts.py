@@ -12,8 +12,11 @@ from onnxport import convert, pipeline
 from onnxport.cli.main import main
 from onnxport.errors import ExportError, UsageError
 from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.runtime.image_prompt import slices_of
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 from onnxport.samples.images_in_text import ImagePrompts
+from onnxport.shapes import infer_signature
+from onnxport.sources.choose import parts_of
 from onnxport.sources.images_in_text import (
     EmbeddingsDecoderSource,
     ImageFeaturesSource,
@@ -119,3 +122,48 @@ def test_what_a_decoder_over_embeddings_cannot_know_is_refused(converted):
     images = {name: prompt[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     with pytest.raises(UsageError, match="token_type_ids"):
         ImageTextGenerator(folder)(images)
+
+
+def test_tiles_of_images_are_taken_one_by_one(tmp_path):
+    source = save_image_text("idefics3", tmp_path / "m")
+    nlp = pipeline("image-text-to-text", model=str(source))
+    vision, _, decoder = parts_of(nlp, "pt")  # held against `generate`
+    prompt = decoder.sampler.prompt(1, 5)
+    assert prompt["pixel_values"].shape[:2] == (1, 5)
+    names = {name: prompt[name] for name in ("pixel_values", "pixel_attention_mask")}
+    assert len(list(slices_of(names))) == 5
+    found = np.concatenate([vision.source.run(tile)["image_features"] for tile in slices_of(names)])
+    assert np.abs(found - vision.source.run(names)["image_features"]).max() < 1e-5
+    assert len(found) == (prompt["input_ids"] == nlp.model.config.image_token_id).sum()
+    signature = infer_signature(vision.source, vision.sampler)
+    assert [spec.axes for spec in signature.inputs] == [(1, 1, 3, 32, 32), (1, 1, 32, 32)]
+
+
+def test_positions_of_their_own_are_refused():
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 300,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}  # fmt: skip
+    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8, "mlp_ratio": 2}
+    model = transformers.Qwen2VLForConditionalGeneration(
+        transformers.Qwen2VLConfig(
+            text_config=text, vision_config=vision, image_token_id=299, video_token_id=298, vision_start_token_id=297
+        )
+    ).eval()
+    ids = np.array([[5, 297, 299, 299, 299, 299, 7, 8]])
+    prompt = {
+        "input_ids": ids, "attention_mask": np.ones_like(ids), "mm_token_type_ids": (ids == 299).astype(np.int64),
+        "pixel_values": np.random.default_rng(0).standard_normal((16, 3 * 2 * 64), np.float32),
+        "image_grid_thw": np.array([[1, 4, 4]]),
+    }  # fmt: skip
+    parts = (ImageFeaturesSource(model), TokenEmbeddingsSource(model), EmbeddingsDecoderSource(model, ("logits",)))
+    with pytest.raises(ExportError, match="does not run in parts"):
+        require_parts_suffice(*parts, [prompt])
+
+
+def test_no_processor_no_conversion(tmp_path):
+    source = save_image_text("llava", tmp_path / "m")
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (source / name).unlink(missing_ok=True)
+    with pytest.raises(ExportError, match="no processor"):
+        convert(None, source, tmp_path / "out", pipeline_name="image-text-to-text")
+    assert not (tmp_path / "out").exists()
