@@ -142,7 +142,7 @@ def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
     """What the transformers.js example needs; None if it would not find the graph."""
     call = call_of(manifest.task)
     dtype = javascript_dtype(main.file)
-    if dtype is None:
+    if dtype is None or not _runs_in_javascript(manifest):
         return None
     options = f'{{ dtype: "{dtype}"'
     # transformers.js looks for as many files of these names as it is told.
@@ -155,6 +155,12 @@ def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
         "arguments": call.javascript or "",
         "comment": call.javascript_comment,
     }
+
+
+def _runs_in_javascript(manifest: Manifest) -> bool:
+    """False for a decoder that wants an encoder's cross-attention: transformers.js has its hidden states alone."""
+    names = {spec.name for part in manifest.components for spec in part.inputs}
+    return "encoder_hidden_states" in names or not any(".encoder." in name for name in names)
 
 
 @dataclass(frozen=True)

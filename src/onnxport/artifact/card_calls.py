@@ -43,10 +43,14 @@ _CALLS: dict[str, Call] = {
     "fill-mask": _text("Paris is the [MASK] of France.", "fill-mask"),
     "text-classification": _text("I love it.", "text-classification"),
     "text-generation": _text("Once upon a time", "text-generation"),
-    "text2text-generation": Call('"translate English to German: Good morning."', hub_tag="text2text-generation"),
-    "summarization": Call('"A long text."', hub_tag="summarization"),
-    "translation": Call('"Good morning."', hub_tag="translation"),
-    "image-to-text": Call('"photo.png"', hub_tag="image-to-text"),
+    "text2text-generation": Call(
+        '"translate English to German: Good morning."',
+        '"translate English to German: Good morning."',
+        hub_tag="text2text-generation",
+    ),
+    "summarization": Call('"A long text."', '"A long text."', hub_tag="summarization"),
+    "translation": Call('"Good morning."', '"Good morning."', hub_tag="translation"),
+    "image-to-text": Call('"photo.png"', '"photo.png"', hub_tag="image-to-text"),
     "image-text-to-text": Call('"photo.png", text="What is this?"', hub_tag="image-text-to-text"),
     "token-classification": _text("Ada lives in London.", "token-classification"),
     "feature-extraction": _text("A sentence.", "feature-extraction"),
@@ -98,5 +102,5 @@ def call_of(task: str) -> Call:
 def javascript_dtype(file: str) -> str | None:
     """The dtype with which transformers.js finds the graph `file`; None if it would not look for it."""
     path = PurePosixPath(file)
-    match = re.fullmatch(r"model(|_\w+)\.onnx", path.name)
+    match = re.fullmatch(r"(?:encoder_model|decoder_model_merged|model)(|_\w+)\.onnx", path.name)
     return _DTYPES.get(match[1]) if match and path.parent == PurePosixPath("onnx") else None

@@ -159,9 +159,14 @@ def _check_target(name: str, output: Path) -> None:
         UsageError: no such target, or the output is no folder.
         MissingDependencyError: its run time is not installed.
     """
-    from onnxport.targets import find_target
+    from onnxport.targets import APART, find_target
 
     find_target(name)
+    if name in APART:
+        raise UsageError(
+            f"A folder for {name} is another folder than the one that is converted. Nothing was written.",
+            hint=f"onnxport convert MODEL {output}, then onnxport target {name} {output} OTHER",
+        )
     if output.suffix == ".onnx":
         raise UsageError(
             f"--target {name} needs a folder, and {output.name} is one file. Nothing was written.",

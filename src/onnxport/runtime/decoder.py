@@ -16,6 +16,8 @@ from onnxport.runtime.shared_cache import packed_rows, with_room
 _PAST = "past_"
 # What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.
 _CROSS = ".encoder."
+# Of a decoder that makes these itself, of what the encoder read.
+_HIDDEN = "encoder_hidden_states"
 # Of a graph that can leave out logits: how many tokens of the call are wanted, from the end.
 _KEPT = "num_logits_to_keep"
 
@@ -78,8 +80,10 @@ class Decoder:
         Raises:
             UsageError: one is missing.
         """
-        given = fixed or {}
+        given = dict(fixed or {})
         for name in self.fixed:
+            if _CROSS in name and name not in given and _HIDDEN in self.fixed:
+                given[name] = self._empty(name, rows)
             if name not in given:
                 raise UsageError(f"{self.session.file.name} needs {name!r}, which an encoder gives.")
         held = {name: _value(given[name], self._specs[name].dtype) for name in self.fixed}
@@ -147,6 +151,10 @@ class Decoder:
                 hint="The model may have no more positions: give a shorter prompt, or a smaller max_new_tokens.",
             ) from error
         progress.mask = whole
+        if past == 0 and _HIDDEN in self.fixed:
+            # What the first call made of the hidden states is the past from now on.
+            cross = [name for name in self.fixed if _CROSS in name and present_name(name) in found]
+            progress.fixed |= {name: found[present_name(name)] for name in cross}
         if not shared:
             progress.states = {name: found[present_name(name)] for name in self._states}
         logits: NDArray[np.float32] = found["logits"].numpy()[:, -1].astype(np.float32)

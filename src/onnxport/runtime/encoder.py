@@ -12,6 +12,7 @@ from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 
 _DECODER_MASK = "encoder_attention_mask"
+_AS_INPUT = {"last_hidden_state": "encoder_hidden_states"}
 # A mask that was left out hides nothing: name -> the inputs whose first axes it has.
 _MASKS = {
     "attention_mask": ("input_ids", "input_values"),
@@ -23,7 +24,8 @@ class Encoder:
     """Runs the graph and names its outputs as the decoder's inputs.
 
     Args:
-        session: a graph that ends in `present.N.encoder.key` and `.value`.
+        session: a graph that ends in `present.N.encoder.key` and `.value`, or in `last_hidden_state` alone, where the
+            decoder makes these of it.
     """
 
     def __init__(self, session: OnnxSession) -> None:
@@ -31,8 +33,9 @@ class Encoder:
         self.inputs = tuple(spec.name for spec in session.inputs)
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """What the decoder gets at every step: cross-attention keys and values, (rows, heads, tokens, features), and
-        `encoder_attention_mask` (rows, tokens), where a mask is given or made.
+        """What the decoder gets at every step: cross-attention keys and values, (rows, heads, tokens, features),
+        `encoder_hidden_states` (rows, tokens, width), and `encoder_attention_mask` (rows, tokens), where a mask is
+        given or made.
 
         Args:
             inputs: arrays (rows, ...) by the graph's names; one that it does not take is ignored, and a mask
@@ -48,7 +51,7 @@ class Encoder:
                 shape = (like.shape[0], *like.shape[2:]) if name == "pixel_mask" else like.shape
                 given[name] = np.ones(shape, np.int64)
         made = self.session.run(given)
-        fixed = {name.replace("present.", "past_key_values."): value for name, value in made.items()}
+        fixed = {_AS_INPUT.get(name, name.replace("present.", "past_key_values.")): made[name] for name in made}
         mask = given.get("attention_mask", inputs.get("attention_mask"))
         if mask is not None and _DECODER_MASK not in fixed:  # unless the encoder made a shorter one of it
             fixed[_DECODER_MASK] = np.asarray(mask)

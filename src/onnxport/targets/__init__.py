@@ -8,11 +8,15 @@ from pathlib import Path
 from onnxport.errors import UsageError, did_you_mean
 
 # Names of run times.
-TARGETS = ("genai",)
+TARGETS = ("genai", "transformers.js")
+# Those that write another folder, and do not change the one that they are given.
+APART = ("transformers.js",)
 
 
 def find_target(name: str) -> Callable[..., Path]:
-    """What writes a folder for the run time `name`: called with the folder, and `component` for one of its graphs.
+    """What writes a folder for the run time `name`: called with the folder, `component` for one of its
+    graphs, and, where the target is in `APART`, `output` for the new folder.
+
 
     Raises:
         UsageError: there is no such target.
@@ -23,6 +27,11 @@ def find_target(name: str) -> Callable[..., Path]:
             f"There is no target {name!r}. Nothing was written.",
             hint=did_you_mean(name, TARGETS) or f"There are {', '.join(TARGETS)}.",
         )
+    if name == "transformers.js":
+        from onnxport.targets.transformers_js import require_onnx, write_transformers_js
+
+        require_onnx()
+        return write_transformers_js
     from onnxport.targets.genai import require_genai, write_genai
 
     require_genai()

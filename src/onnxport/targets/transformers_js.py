@@ -1,0 +1,252 @@
+"""A folder for transformers.js: the graphs as it calls them, with their weights where it looks for them.
+
+Of an encoder-decoder it hands the encoder's hidden states to the decoder, whose first call gives the cross-attention's
+keys and values; `graph/cross_projection.py` makes such a pair of ours. Of a decoder it asks for the last token's
+logits only if they are an input that cannot be left out. The files have the names of those that they come from, so
+they are in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.artifact.card_calls import javascript_dtype
+from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.hashes import check_files, walk_files
+from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
+from onnxport.artifact.staging import stage
+from onnxport.errors import MissingDependencyError, UsageError, VerificationError
+from onnxport.graph.inputs import evidence_sizes, vocabulary_size
+from onnxport.graph.last_logits import KEEP
+from onnxport.json_file import read_object
+from onnxport.quiet import quiet
+from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NAME = "transformers.js"
+_CONFIG = "config.json"
+# What config.json says to transformers.js.
+_SETTINGS, _DATA_FILES, _DTYPE = "transformers.js_config", "use_external_data_format", "dtype"
+# What it gives to an encoder, and fills in where the caller does not.
+_READ = frozenset({"input_ids", "input_features", "input_values", "pixel_values"})
+_FILLED = frozenset({"pixel_mask", "token_type_ids"})
+_TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", KEEP})
+_CROSS = frozenset({"input_ids", "encoder_attention_mask", KEEP})
+_STATES = "encoder_hidden_states"
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A decoder's graph, and the encoder's that runs before it; None for a decoder alone."""
+
+    decoder: Component
+    encoder: Component | None = None
+
+
+def write_transformers_js(folder: str | Path, component: str = "model", output: str | Path | None = None) -> Path:
+    """Write a folder that transformers.js runs, of one that onnxport wrote; the latter stays as it is.
+
+    Args:
+        folder: of a decoder or an encoder-decoder.
+        component: "model"; graphs of all dtypes that transformers.js knows are written.
+        output: the new folder; it must not exist, or be empty.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UsageError: no output, transformers.js needs nothing, or it cannot give these graphs what they take.
+        ExportError: the decoder cannot do what is the encoder's part here.
+        FolderError: no such folder, or it is damaged.
+        OutputError: the output cannot be written.
+        VerificationError: the new graphs write other tokens; nothing was written.
+    """
+    require_onnx()
+    if output is None:
+        raise UsageError(
+            f"A folder for {NAME} is another folder: its files have the same names. Nothing was written.",
+            hint=f"onnxport target {NAME} FOLDER OUTPUT",
+        )
+    if component != "model":
+        raise UsageError(
+            f"{NAME} chooses a graph by its dtype, so all of them are written. Nothing was written.",
+            hint="Leave --component out.",
+        )
+    folder, output = Path(folder).expanduser(), Path(output).expanduser()
+    manifest = read_folder(folder)
+    check_files(folder, manifest)
+    pairs = _pairs(folder, manifest)
+    with quiet(), stage(output) as staging:
+        made = [part for pair in pairs for part in _write(folder, staging.path, pair)]
+        known = dict.fromkeys(part.file for part in made)
+        components = tuple(next(part for part in made if part.file == file) for file in known)
+        note = f"the graphs are those of {NAME}: the decoder takes the encoder's hidden states"
+        notes = (*manifest.notes, note) if is_encoder_decoder([part.name for part in components]) else manifest.notes
+        new = replace(manifest, components=components, notes=notes)
+        _copy_rest(folder, staging.path, manifest)
+        _write_settings(staging.path, new)
+        _write_card(staging.path, new, output.resolve().name)
+        write_manifest(staging.path, new)
+        staging.publish()
+    return output
+
+
+def require_onnx() -> None:
+    """Raises MissingDependencyError where graphs cannot be rewritten."""
+    try:
+        import onnx  # noqa: F401
+        import onnx_ir  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Writing a folder for {NAME} needs the package {error.name!r}, which is not installed. Nothing was "
+            "written.",
+            hint="pip install 'onnxport[pytorch]'",
+        ) from error
+
+
+def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
+    """What is written, of the dtypes that transformers.js knows.
+
+    Raises:
+        UsageError: nothing is needed, or these graphs are not what it can run.
+    """
+    usable = {part.name: part for part in manifest.components if javascript_dtype(part.file) is not None}
+    if is_encoder_decoder(list(usable)):
+        pairs = []
+        for name, decoder in usable.items():
+            if name.startswith(DECODER):
+                encoder = usable.get(ENCODER + name.removeprefix(DECODER)) or usable[ENCODER]
+                pairs.append(_Pair(decoder, encoder))
+        for pair in pairs:
+            _require_inputs(pair)
+        return pairs
+    decoders = [part for part in usable.values() if any(spec.name.startswith("past_") for spec in part.inputs)]
+    if len(usable) > len(decoders) > 0 or (usable and not decoders and "model" not in usable):
+        raise UsageError(
+            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}). Nothing was written.",
+            hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
+        )
+    if not any(_is_optional_choice(part) for part in decoders):
+        raise UsageError(f"{NAME} needs nothing more than {folder} has. Nothing was written.", hint="Use it as it is.")
+    for part in decoders:
+        _require_inputs(_Pair(part))
+    return [_Pair(part) for part in decoders]
+
+
+def _is_optional_choice(part: Component) -> bool:
+    return any(spec.name == KEEP for spec in part.inputs)
+
+
+def _require_inputs(pair: _Pair) -> None:
+    """Raises UsageError where a graph takes what transformers.js does not give."""
+    if pair.encoder is None:
+        _require_known(pair.decoder, _TOKENS)
+        return
+    if _STATES in {spec.name for spec in pair.decoder.inputs}:
+        raise UsageError(f"{pair.decoder.file} is one for {NAME} already. Nothing was written.")
+    # Texts alone come with a mask there.
+    texts = any(spec.name == "input_ids" for spec in pair.encoder.inputs)
+    _require_known(pair.encoder, _READ | _FILLED | ({"attention_mask"} if texts else set()))
+    _require_known(pair.decoder, _CROSS)
+
+
+def _require_known(part: Component, known: frozenset[str]) -> None:
+    other = [spec.name for spec in part.inputs if spec.name not in known and not spec.name.startswith("past_")]
+    if other:
+        raise UsageError(
+            f"{NAME} does not give {part.file} its input {other[0]}. Nothing was written.",
+            hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
+        )
+
+
+def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
+    """The new graphs of a pair, in the folder `root`, compared with the old ones.
+
+    Raises:
+        ExportError, VerificationError: as `write_transformers_js`.
+    """
+    import onnx_ir as ir
+
+    from onnxport.graph.cross_projection import move_projections
+    from onnxport.targets.transformers_js_check import Pair, compare_pairs
+
+    parts = [part for part in (pair.encoder, pair.decoder) if part is not None]
+    models = [ir.load(folder / part.file) for part in parts]
+    if pair.encoder is not None:
+        move_projections(*models)
+    _require_choice(models[-1])
+    made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
+    files = [[base / part.file for part in parts] for base in (folder, root)]
+    old, new = (Pair(names[-1], names[0] if pair.encoder is not None else None) for names in files)
+    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder))
+    if not all(check.passed for check in checks):
+        worst = max(check.max_abs_error for check in checks)
+        raise VerificationError(
+            f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}. Nothing was "
+            "written.",
+            hint="The graphs are wrong, not inexact: report this model.",
+            verification=next(check for check in checks if not check.passed),
+        )
+    return [replace(part, verification=check) for part, check in zip(made, checks, strict=True)]
+
+
+def _require_choice(decoder: ir.Model) -> None:
+    """Without a default: only then transformers.js gives it, and asks for the last token's logits alone."""
+    value = decoder.graph.initializers.pop(KEEP, None)
+    if value is not None:
+        value.const_value = None
+
+
+def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
+    """Write it with its weights inside, or beside it in files of less than 2 GB where it cannot hold them."""
+    from onnxport.artifact.onnxfile import EMBEDDED_LIMIT_BYTES, needs_external, write_model
+    from onnxport.artifact.weights_file import write_weights
+    from onnxport.graph.stats import graph_stats
+    from onnxport.runtime.session import OnnxSession
+
+    target = root / part.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    external = needs_external(model)
+    written = write_model(model, target, external=external, shard_bytes=EMBEDDED_LIMIT_BYTES if external else None)
+    session, stats = OnnxSession(target), graph_stats(model)
+    return replace(
+        part, inputs=session.inputs, outputs=session.outputs, operators=stats.operators, parameters=stats.parameters,
+        size_bytes=written.size_bytes, weights_checksum=write_weights(target, written, root),
+        data_files=tuple(file.relative_to(root).as_posix() for file in written.files[1:]),
+    )  # fmt: skip
+
+
+def _copy_rest(folder: Path, root: Path, manifest: Manifest) -> None:
+    """Tokenizer, processor and configs; small files, and another folder, so no links."""
+    graphs = {part.file for part in manifest.components}
+    data = {file for part in manifest.components for file in part.data_files}
+    sums = {part.weights_checksum.file for part in manifest.components if part.weights_checksum is not None}
+    for relative in walk_files(folder):
+        if relative not in graphs | data | sums | {MANIFEST_NAME} and not (root / relative).exists():
+            (root / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / relative, root / relative)
+
+
+def _write_settings(root: Path, manifest: Manifest) -> None:
+    """What transformers.js must know, in config.json: in a browser it looks for int8 graphs unless told otherwise."""
+    file = root / _CONFIG
+    config: dict[str, Any] = read_object(file) if file.is_file() else {}
+    counts = {Path(part.file).name: len(part.data_files) for part in manifest.components if part.data_files}
+    config[_SETTINGS] = {
+        **(config.get(_SETTINGS) or {}),
+        _DTYPE: javascript_dtype(manifest.components[0].file),
+        **({_DATA_FILES: counts} if counts else {}),
+    }
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_card(root: Path, manifest: Manifest, name: str) -> None:
+    from onnxport.artifact.card import CARD_NAME, render_card
+
+    (root / CARD_NAME).write_text(render_card(manifest, name), encoding="utf-8")
