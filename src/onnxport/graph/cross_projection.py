@@ -33,7 +33,7 @@ _Places = tuple[int, int]
 _Sizes = list[int | str]
 
 
-def move_projections(encoder: ir.Model, decoder: ir.Model) -> None:
+def move_projections(encoder: ir.Model, decoder: ir.Model, *, cached: bool = True) -> None:
     """Move the nodes and weights between `last_hidden_state` and the cross-attention into the decoder, in place.
 
     Afterwards the encoder's only output is `last_hidden_state`, (batch, tokens, width). The decoder also takes it, as
@@ -43,6 +43,9 @@ def move_projections(encoder: ir.Model, decoder: ir.Model) -> None:
 
     Args:
         encoder, decoder: float32 or quantized graphs as onnxport writes them, of the same opset.
+        cached: False for a run time that keeps no cross-attention: then its keys and values are no inputs and no
+            outputs, but made in every call, and the decoder's own are `past_key_values.N.key` and `.value`, and
+            `present.N.key` and `.value`.
 
     Raises:
         ExportError: they depend on more than `last_hidden_state`, or on its size in a way that is not understood.
@@ -63,7 +66,10 @@ def move_projections(encoder: ir.Model, decoder: ir.Model) -> None:
         cut = ir.convenience.extract(encoder.graph, [hidden], list(presents.values()))
     except ValueError as error:
         raise _refused("keys and values of the cross-attention depend on more than its hidden states") from error
-    _insert(decoder, cut, [places[value] for value in presents.values()])
+    _insert(decoder, cut, [places[value] for value in presents.values()], cached)
+    if not cached:
+        for state in (*decoder.graph.inputs, *decoder.graph.outputs):
+            state.name = str(state.name).replace(".decoder.", ".")
     decoder.opset_imports.update(encoder.opset_imports)
     encoder.graph.outputs[:] = [hidden]
     RemoveUnusedNodesPass()(encoder)
@@ -158,66 +164,82 @@ def _through(before: _Sizes, after: _Sizes, pair: _Sizes, at: _Places) -> _Place
     return None
 
 
-def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places]) -> None:
-    """Put the projections in front of the decoder's nodes."""
+def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places], cached: bool) -> None:
+    """Put the projections in front of the decoder's nodes, instead of their results or beside them."""
     import onnx_ir as ir
 
     graph = decoder.graph
     given = {str(value.name): value for value in graph.inputs}
     names = [str(value.name) for value in cut.outputs]
-    pasts = [given.get(name.replace("present.", "past_key_values.", 1)) for name in names]
-    if any(past is None for past in pasts) or len(pasts) != sum(".encoder." in name for name in given):
+    found = [given.get(name.replace("present.", "past_key_values.", 1)) for name in names]
+    if any(past is None for past in found) or len(found) != sum(".encoder." in name for name in given):
         raise _refused("encoder and decoder do not have the same layers")
-    first = graph[0]
-    past = cast("list[ir.Value]", pasts)
-    width = _sizes(cut.inputs[0])[2]
-    shape = ir.Shape([*(_sizes(past[0])[axis] for axis in places[0]), width])
-    states = ir.Input(STATES, shape, ir.TensorType(cast("ir.DataType", cut.inputs[0].dtype)))
-    tokens = places[0][1]
-    known = ir.node("Shape", [past[0]], {"start": tokens, "end": tokens + 1})
-    ends = _constant(graph, f"{_PREFIX}end", [_END])
-    axes = _constant(graph, f"{_PREFIX}axis", [1])
-    rest = ir.node("Slice", [states, _named(known, "known"), ends, axes])
-    beyond = _named(rest, "beyond")
-    graph.insert_before(first, [known, rest])
-    for name, value in list(cut.initializers.items()):
+    pasts = cast("list[ir.Value]", found)
+    read = cut.inputs[0]
+    sizes = [*(_sizes(pasts[0])[axis] for axis in places[0]), _sizes(read)[2]]
+    states = ir.Input(STATES, ir.Shape(sizes), ir.TensorType(cast("ir.DataType", read.dtype)))
+    graph.inputs.append(states)
+    begin = graph[0]
+    made = _move_nodes(cut, graph)
+    if not cached:
+        read.replace_all_uses_with(states)
+    else:
+        at = graph[0]
+        known = ir.node("Shape", [pasts[0]], {"start": places[0][1], "end": places[0][1] + 1})
+        ends, axes = _constant(graph, f"{_PREFIX}end", [_END]), _constant(graph, f"{_PREFIX}axis", [1])
+        rest = ir.node("Slice", [states, _named(known, "known"), ends, axes])
+        read.replace_all_uses_with(_named(rest, "beyond"))
+    for name, value, past, (_, axis) in zip(names, made, pasts, places, strict=True):
+        if cached:
+            graph.insert_before(begin, _join(graph, name, value, past, axis))
+        else:
+            past.replace_all_uses_with(value)
+            graph.inputs.remove(past)
+    if cached:
+        known.replace_input_with(0, pasts[0])
+        graph.insert_before(at, [known, rest])
+
+
+def _move_nodes(cut: ir.Graph, graph: ir.Graph) -> list[ir.Value]:
+    """Nodes and weights of `cut`, in front of those of `graph`; what were its outputs."""
+    for name, weight in list(cut.initializers.items()):
         cut.initializers.pop(name)
-        value.name = _PREFIX + name
-        graph.register_initializer(value)
-    nodes = list(cut)
-    cut.inputs[0].replace_all_uses_with(beyond)
-    made = list(cut.outputs)
+        weight.name = _PREFIX + name
+        graph.register_initializer(weight)
+    made, nodes = list(cut.outputs), list(cut)
     cut.outputs.clear()
     cut.remove(nodes)
     for node in nodes:
         node.name = f"{_PREFIX}{node.name}"
         for value in node.outputs:
             value.name = f"{_PREFIX}{value.name}"
-            value.shape = None  # those of the whole
-    graph.insert_before(first, nodes)
-    for name, value, old, (_, axis) in zip(names, made, past, places, strict=True):
-        whole = ir.node("Concat", [old, value], {"axis": axis})
-        joined = _named(whole, f"{name}.whole", old)
-        old.replace_all_uses_with(joined)
-        whole.replace_input_with(0, old)
-        sizes = _sizes(old)
-        sizes[axis] = PAST_AXIS
-        old.shape = ir.Shape(sizes)
-        graph.insert_before(first, whole)
-        value.name, value.dtype = name, old.dtype
-        sizes[axis] = f"{_sizes(joined)[axis]} - {PAST_AXIS}"
-        value.shape = ir.Shape(sizes)
-        graph.outputs.append(value)
-    known.replace_input_with(0, past[0])
-    graph.inputs.append(states)
+            value.shape = None  # those of the whole, and here there may be less
+    graph.insert_before(graph[0], nodes)
+    return made
 
 
-def _named(node: ir.Node, name: str, like: ir.Value | None = None) -> ir.Value:
+def _join(graph: ir.Graph, name: str, value: ir.Value, past: ir.Value, axis: int) -> ir.Node:
+    """The node that puts what was computed behind the past, for all who read the past."""
+    import onnx_ir as ir
+
+    whole = ir.node("Concat", [value, value], {"axis": axis})
+    joined = _named(whole, f"{name}.whole")
+    joined.shape, joined.type = past.shape, past.type
+    past.replace_all_uses_with(joined)
+    whole.replace_input_with(0, past)
+    sizes = _sizes(past)
+    total, sizes[axis] = sizes[axis], PAST_AXIS
+    past.shape = ir.Shape(sizes)
+    sizes[axis] = f"{total} - {PAST_AXIS}"
+    value.name, value.type, value.shape = name, past.type, ir.Shape(sizes)
+    graph.outputs.append(value)
+    return whole
+
+
+def _named(node: ir.Node, name: str) -> ir.Value:
     value = node.outputs[0]
     value.name = _PREFIX + name
     node.name = f"{_PREFIX}node.{name}"
-    if like is not None:
-        value.shape, value.type = like.shape, like.type
     return value
 
 

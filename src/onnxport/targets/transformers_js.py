@@ -179,7 +179,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     parts = [part for part in (pair.encoder, pair.decoder) if part is not None]
     models = [ir.load(folder / part.file) for part in parts]
     if pair.encoder is not None:
-        move_projections(*models)
+        move_projections(*models, cached=_keeps_cross_attention(folder))
     _require_choice(models[-1])
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
@@ -194,6 +194,16 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
             verification=next(check for check in checks if not check.passed),
         )
     return [replace(part, verification=check) for part, check in zip(made, checks, strict=True)]
+
+
+def _keeps_cross_attention(folder: Path) -> bool:
+    """Whether transformers.js keeps keys and values of the encoder; not where its decoder can also be used alone.
+
+    It knows decoders of encoder-decoders by what their config calls the number of layers.
+    """
+    config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    decoder = config.get("decoder")
+    return not isinstance(decoder, dict) or any(name in decoder for name in ("decoder_layers", "num_decoder_layers"))
 
 
 def _require_choice(decoder: ir.Model) -> None:
