@@ -89,7 +89,7 @@ def _add(folder: Path, manifest: Manifest) -> Path:
     base = next((c for c in manifest.components if c.name == "model"), None)
     if base is None or not any(spec.name.startswith("past_") for spec in base.inputs):
         raise FolderError(
-            f"{folder} holds no graph that generates, so nothing is fused for a processor. Nothing was written.",
+            f"{folder} holds no decoder alone, and only such graphs are fused for a processor. Nothing was written.",
             hint="`onnxport optimize` without --for stores ONNX Runtime's own fusions of any graph.",
         )
     file = Path(base.file).with_name(f"{NAME}.onnx")

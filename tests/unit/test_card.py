@@ -160,7 +160,8 @@ def test_weights_beside_the_graph_are_told_to_transformers_js() -> None:
         ("onnx/model_q4.onnx", "q4"),
         ("onnx/model_fp16.onnx", "fp16"),
         ("model.onnx", None),
-        ("onnx/encoder_model.onnx", None),
+        ("onnx/encoder_model.onnx", "fp32"),
+        ("onnx/vision_encoder.onnx", None),
         ("onnx/model_mine.onnx", None),
     ],
 )

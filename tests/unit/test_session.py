@@ -10,6 +10,7 @@ import pytest
 from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
 from onnxport.errors import FolderError, UsageError
+from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.session import OnnxSession, check_sizes
 
 onnx = pytest.importorskip("onnx")
@@ -142,3 +143,26 @@ def test_axes_that_are_composed() -> None:
     equal = Restriction("length", "equal to past_length", "torch.export")
     with pytest.raises(UsageError, match="equal to past_length"):
         check_sizes(specs, [equal], arrays)
+
+
+@pytest.mark.parametrize(
+    ("component", "wanted"),
+    [
+        ("model", ["encoder_model", "decoder_model_merged"]),
+        ("model_int8", ["encoder_model_int8", "decoder_model_merged_int8"]),
+        ("decoder_model_merged_int8", ["encoder_model_int8", "decoder_model_merged_int8"]),
+        ("encoder_model", ["encoder_model", "decoder_model_merged"]),
+        ("model_q4", ["encoder_model", "decoder_model_merged_q4"]),
+        ("model_q8", None),
+        ("decoder", None),
+        ("", None),
+    ],
+)
+def test_graphs_that_work_together(component: str, wanted: list[str] | None) -> None:
+    graphs = ("encoder_model", "decoder_model_merged")
+    known = [*graphs, "encoder_model_int8", "decoder_model_merged_int8", "decoder_model_merged_q4"]
+    if wanted is None:
+        with pytest.raises(UsageError, match="has no graphs"):
+            choose_graphs(Path("folder"), known, graphs, component)
+    else:
+        assert choose_graphs(Path("folder"), known, graphs, component) == wanted

@@ -12,6 +12,7 @@ from onnxport.json_file import read_object
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
 from onnxport.runtime.generation import Stop, generate
 from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import grouped
 from onnxport.runtime.texts import Texts
@@ -98,12 +99,7 @@ def _components(folder: Path, component: str) -> list[str]:
             f"{folder} does not write about images in texts: its graphs are {', '.join(known)}.",
             hint="Convert such a model with `--task image-text-to-text`.",
         )
-    ending = component.removeprefix(_MODEL)
-    names = [name + ending if name + ending in known else name for name in GRAPHS]
-    missing = [name for name in names if name not in known]
-    if missing or not component.startswith(_MODEL) or (ending and not any(name.endswith(ending) for name in names)):
-        raise UsageError(f"{folder} has no graphs {component!r}.", hint=f"It has {', '.join(known)}.")
-    return names
+    return choose_graphs(folder, known, GRAPHS, component)
 
 
 def _image_token(folder: Path) -> int:

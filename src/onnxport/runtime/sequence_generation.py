@@ -16,6 +16,7 @@ from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.generation import Prompt, Stop, generate, prefill
 from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
+from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.languages import Languages
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.speech_prompt import Spoken, has_prompt, speech_prompt
@@ -212,15 +213,7 @@ def _components(folder: Path, component: str) -> tuple[str, str]:
             f"{folder} has no encoder and decoder: its graphs are {', '.join(known)}.",
             hint="Convert an encoder-decoder with `--task text2text-generation` or another task that generates.",
         )
-    ending = component.removeprefix(_MODEL)
-    names = [name + ending if name + ending in known else name for name in (ENCODER, DECODER)]
-    if not component.startswith(_MODEL) or (ending and not any(name.endswith(ending) for name in names)):
-        raise UsageError(
-            f"{folder} has no graphs {ENCODER + ending} and {DECODER + ending}.", hint=f"It has {', '.join(known)}."
-        )
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise FolderError(f"{folder} has no graph {missing[0]}.", hint=f"It has {', '.join(known)}.")
+    names = choose_graphs(folder, known, (ENCODER, DECODER), component)
     return names[0], names[1]
 
 
