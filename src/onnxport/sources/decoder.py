@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ class DecoderSource(TorchSource):
         model: Any = self.model
         own, model.generation_config = model.generation_config, settings
         try:
-            with torch.no_grad(), self.weights_kept():
+            with torch.no_grad(), self.weights_kept(), self.threads(prompt):
                 # Not the model's own method: Whisper's cuts sound into pieces and looks for time stamps.
                 return GenerationMixin.generate(
                     model, **self.tensors(prompt), generation_config=settings, return_dict_in_generate=True,
@@ -91,6 +92,12 @@ class DecoderSource(TorchSource):
                 )  # fmt: skip
         finally:
             model.generation_config = own
+
+    def _work(self, inputs: Arrays) -> float:
+        """Tokens alone pass through the weights: neither their past nor what is said about each."""
+        return float(self.parameters) * max(
+            math.prod(value.shape[:2]) for name, value in inputs.items() if not name.startswith("past_")
+        )
 
     def _find_states(self) -> tuple[State, ...]:
         """Fills two caches of the model's own making, on fake tensors where it can."""

@@ -23,6 +23,9 @@ Shapes = dict[str, tuple[int, ...]]
 _HEAVY = 2e10
 # Reading weights takes longer than any forward on fake tensors.
 _LARGE_BYTES = 2**28
+# Weights that several threads read faster. On fewer, and little work, threads mostly wait for each other, and
+# torch's wait by turning in circles: on a busy machine 64 tokens of 92M parameters took 57 CPU seconds, on one 4.
+_THREADED_BYTES = 2**31
 
 
 class TorchSource:
@@ -79,7 +82,7 @@ class TorchSource:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
         import torch
 
-        with torch.no_grad(), _threads_for(self._is_heavy(inputs)):
+        with torch.no_grad(), self.threads(inputs):
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
 
@@ -88,9 +91,15 @@ class TorchSource:
         with without_cache(self.model):
             return forward(**tensors)
 
+    def threads(self, inputs: Arrays) -> AbstractContextManager[None]:
+        """For a run on `inputs`: as many threads as torch has, or one where more would not help."""
+        return _threads_for(self.weight_bytes >= _THREADED_BYTES or self._work(inputs) >= _HEAVY)
+
+    def _work(self, inputs: Arrays) -> float:
+        return float(self.parameters) * sum(value.size for value in inputs.values())
+
     def _is_heavy(self, inputs: Arrays) -> bool:
-        work = self.parameters * sum(value.size for value in inputs.values())
-        return self.weight_bytes >= _LARGE_BYTES or work >= _HEAVY
+        return self.weight_bytes >= _LARGE_BYTES or self._work(inputs) >= _HEAVY
 
     def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
         """Numpy inputs as torch tensors."""
