@@ -116,9 +116,9 @@ def test_what_a_decoder_over_embeddings_cannot_know_is_refused(converted):
 
     prompt = ImagePrompts(processor, model.config.image_token_id, "it").make(1, 8)
     parts = (ImageFeaturesSource(model), TokenEmbeddingsSource(model))
-    require_parts_suffice(*parts, EmbeddingsDecoderSource(model, ("logits",)), [prompt])
+    require_parts_suffice(*parts, EmbeddingsDecoderSource(model, ("logits",)), prompt)
     with pytest.raises(ExportError, match="does more with images"):
-        require_parts_suffice(*parts, Untyped(model, ("logits",)), [prompt])
+        require_parts_suffice(*parts, Untyped(model, ("logits",)), prompt)
     images = {name: prompt[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     with pytest.raises(UsageError, match="token_type_ids"):
         ImageTextGenerator(folder)(images)
@@ -157,7 +157,7 @@ def test_positions_of_their_own_are_refused():
     }  # fmt: skip
     parts = (ImageFeaturesSource(model), TokenEmbeddingsSource(model), EmbeddingsDecoderSource(model, ("logits",)))
     with pytest.raises(ExportError, match="does not run in parts"):
-        require_parts_suffice(*parts, [prompt])
+        require_parts_suffice(*parts, prompt)
 
 
 def test_no_processor_no_conversion(tmp_path):

@@ -114,7 +114,7 @@ def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
     decoder = EmbeddingsDecoderSource(model, task.outputs, architecture)
     images, tokens, embedded = image_samplers(nlp, features.accepts(), decoder, embeddings)
     with decoder.weights_kept():
-        require_parts_suffice(features, embeddings, decoder, [embedded.prompt(1, 6), embedded.prompt(3, 8)])
+        require_parts_suffice(features, embeddings, decoder, embedded.prompt(2, 8))
     return (
         Part("vision_encoder", features, images),
         Part("embed_tokens", embeddings, tokens),

@@ -11,12 +11,13 @@ that out before anything is captured.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxport.errors import ExportError
+from onnxport.foreign_errors import first_line
 from onnxport.runtime.image_prompt import FEATURES, TYPES, image_prompt, slices_of, with_features
 from onnxport.sources.decoder import DecoderSource
 from onnxport.sources.pytorch import Arrays, TorchSource
@@ -102,41 +103,37 @@ class EmbeddingsDecoderSource(DecoderSource):
 
 
 def require_parts_suffice(
-    features: ImageFeaturesSource,
-    embeddings: TokenEmbeddingsSource,
-    decoder: EmbeddingsDecoderSource,
-    prompts: Sequence[Arrays],
+    features: ImageFeaturesSource, embeddings: TokenEmbeddingsSource, decoder: EmbeddingsDecoderSource, prompt: Arrays
 ) -> None:
     """Make sure that the three parts, one after the other in torch, are the whole model.
 
-    They are not where image tokens attend to those after them, have positions of their own, or reach the decoder on
-    another way than as embeddings.
+    They are not where image tokens attend to those after them and nothing tells the decoder so, where they have
+    positions of their own, or where images reach the decoder on another way than as embeddings.
 
     Args:
-        prompts: what the processor gives for texts with images.
+        prompt: what the processor gives for texts with images.
 
     Raises:
         ExportError: the logits after a prompt differ from those with which the model's `generate` begins.
     """
-    for prompt in prompts:
-        whole = decoder.first_logits(prompt)
-        try:
-            found = _logits_of_parts(features, embeddings, decoder, prompt)
-        except Exception as error:
-            raise ExportError(
-                f"{decoder.architecture} does not run in parts, images and tokens apart: "
-                f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}. Nothing was written.",
-                hint="onnxport converts models that put image features in the places of image tokens, and no others.",
-            ) from error
-        off, scale = float(np.abs(found - whole).max()), float(np.abs(whole).max())
-        if not off <= _ROUNDING * scale:
-            raise ExportError(
-                f"{decoder.architecture} does more with images than to put their features in the places of image "
-                f"tokens: without that its logits are off by {off:.3g} of {scale:.3g}. The graph of a decoder cannot "
-                "know it, so nothing was written.",
-                hint="It may let image tokens attend to later ones, or give them positions of their own; onnxport "
-                "cannot convert such models yet.",
-            )
+    whole = decoder.first_logits(prompt)
+    try:
+        found = _logits_of_parts(features, embeddings, decoder, prompt)
+    except Exception as error:
+        raise ExportError(
+            f"{decoder.architecture} does not run in parts, images and tokens apart: {first_line(error)}. "
+            "Nothing was written.",
+            hint="onnxport converts models that put image features in the places of image tokens, and no others.",
+        ) from error
+    off, scale = float(np.abs(found - whole).max()), float(np.abs(whole).max())
+    if not off <= _ROUNDING * scale:  # also where it is no number
+        raise ExportError(
+            f"{decoder.architecture} does more with images than to put their features in the places of image tokens: "
+            f"without that its logits are off by {off:.3g} of {scale:.3g}. The graph of a decoder cannot know it, so "
+            "nothing was written.",
+            hint="It may let image tokens attend to later ones, or give them positions of their own; onnxport cannot "
+            "convert such models yet.",
+        )
 
 
 def _logits_of_parts(
