@@ -139,7 +139,7 @@ def test_tiles_of_images_are_taken_one_by_one(tmp_path):
     assert [spec.axes for spec in signature.inputs] == [(1, 1, 3, 32, 32), (1, 1, 32, 32)]
 
 
-def test_positions_of_their_own_are_refused():
+def test_grids_of_images_are_refused():
     text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "vocab_size": 300,
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}  # fmt: skip
@@ -156,7 +156,7 @@ def test_positions_of_their_own_are_refused():
         "image_grid_thw": np.array([[1, 4, 4]]),
     }  # fmt: skip
     parts = (ImageFeaturesSource(model), TokenEmbeddingsSource(model), EmbeddingsDecoderSource(model, ("logits",)))
-    with pytest.raises(ExportError, match="does not run in parts"):
+    with pytest.raises(ExportError, match="with image_grid_thw, whose values"):
         require_parts_suffice(*parts, prompt)
 
 

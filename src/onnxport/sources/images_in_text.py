@@ -114,8 +114,17 @@ def require_parts_suffice(
         prompt: what the processor gives for texts with images.
 
     Raises:
-        ExportError: the logits after a prompt differ from those with which the model's `generate` begins.
+        ExportError: the logits after a prompt differ from those with which the model's `generate` begins; or numbers
+            that the processor gives beside pixels and masks (sizes of images, grids) decide what becomes of them: a
+            graph would have those of one image in it.
     """
+    numbers = _numbers_about_images(features, prompt)
+    if numbers:
+        raise ExportError(
+            f"{decoder.architecture} takes images with {', '.join(numbers)}, whose values shape what is computed. A "
+            "graph would be right for one of them, so nothing was written.",
+            hint="onnxport converts models that need pixels of an image and masks of pixels alone.",
+        )
     whole = decoder.first_logits(prompt)
     try:
         found = _logits_of_parts(features, embeddings, decoder, prompt)
@@ -134,6 +143,17 @@ def require_parts_suffice(
             hint="It may let image tokens attend to later ones, or give them positions of their own; onnxport cannot "
             "convert such models yet.",
         )
+
+
+def _numbers_about_images(features: ImageFeaturesSource, prompt: Arrays) -> list[str]:
+    """What a processor gives for images beside pixels and masks that the model's method takes."""
+    about = {name: array for name, array in prompt.items() if array.shape != prompt["input_ids"].shape}
+    accepted = features.accepts() or frozenset()
+    return [
+        name
+        for name, array in about.items()
+        if name not in accepted or (array.dtype.kind != "f" and "mask" not in name)
+    ]  # fmt: skip
 
 
 def _logits_of_parts(
