@@ -21,6 +21,7 @@ from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
 from onnxport.sources.pytorch import TorchSource
+from onnxport.threads import worth_threads
 
 if TYPE_CHECKING:
     from onnxport.runtime.session import OnnxSession
@@ -178,7 +179,7 @@ def compare(
     mapped = _is_large(path)
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
     try:
-        session = session_for(path)
+        session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))
@@ -201,23 +202,40 @@ def compare(
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 
-def session_for(path: Path) -> OnnxSession:
+def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
     """A session on a graph file; the weights of a large model stay in their file.
 
     A packed copy could need more memory than there is.
+
+    Args:
+        cases: what it will run, if that is known: on one thread where more would not help.
 
     Raises:
         FolderError: ONNX Runtime refuses the graph.
     """
     from onnxport.runtime.session import OnnxSession
 
-    return OnnxSession(path, map_weights=_is_large(path))
+    size = graph_bytes(path)
+    # Weights of eight bits or four are more parameters than this says, and the quicker read.
+    work = size / 4 * max((_elements(case.inputs) for case in cases), default=0)
+    threads = None if not cases or worth_threads(size, work) else 1
+    return OnnxSession(path, threads=threads, map_weights=size >= _MAPPED_FROM_BYTES)
+
+
+def _elements(inputs: Arrays) -> int:
+    """Of the largest input that passes through the weights: a past does not."""
+    return max((value.size for name, value in inputs.items() if not name.startswith("past_")), default=0)
+
+
+def graph_bytes(path: Path) -> int:
+    """Size of a graph file with its data."""
+    from onnxport.artifact.data_files import data_files
+
+    return sum(file.stat().st_size for file in (path, *data_files(path)) if file.exists())
 
 
 def _is_large(path: Path) -> bool:
-    from onnxport.artifact.data_files import data_files
-
-    return sum(file.stat().st_size for file in (path, *data_files(path)) if file.exists()) >= _MAPPED_FROM_BYTES
+    return graph_bytes(path) >= _MAPPED_FROM_BYTES
 
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:

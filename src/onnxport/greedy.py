@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck
+from onnxport.comparison import graph_bytes
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.generation import Prompt, prefill
 from onnxport.runtime.session import OnnxSession
 from onnxport.samples.base import Arrays, Sampler, unrestricted
+from onnxport.threads import worth_threads
 
 if TYPE_CHECKING:
     from onnxport.sources.decoder import DecoderSource
@@ -123,7 +125,9 @@ class _Writer:
 
 
 def _writer(file: Path, before: Sequence[Path], image_token: int | None = None) -> _Writer:
-    sessions = [OnnxSession(one) for one in (*before, file)]
+    # A step is a token a row: one thread reads the weights of most decoders as fast as several.
+    threads = None if worth_threads(graph_bytes(file), 0) else 1
+    sessions = [*(OnnxSession(one) for one in before), OnnxSession(file, threads=threads)]
     if image_token is not None:
         reader = ImageReader(sessions[0])
         decoder = EmbeddedDecoder(sessions[2], sessions[1], image_token)

@@ -33,7 +33,7 @@ def test_probing_on_fake_tensors_finds_what_real_runs_find(name, tmp_path, monke
     before = source.run(inputs)
     real = infer_signature(source, sampler)
 
-    monkeypatch.setattr(sources, "_HEAVY", 0)  # now everything is heavy
+    monkeypatch.setattr(sources, "HEAVY_WORK", 0)  # now everything is heavy
     fake = infer_signature(source, sampler)
     assert (fake.inputs, fake.outputs, fake.accepted) == (real.inputs, real.outputs, real.accepted)
     assert [(r.axis, r.rule) for r in fake.restrictions] == [(r.axis, r.rule) for r in real.restrictions]
@@ -51,6 +51,6 @@ def test_a_model_that_looks_at_values_is_run_for_real(monkeypatch):
         def forward(self, x):
             return x[:, : int(x.abs().sum() > 0) + 1]
 
-    monkeypatch.setattr(sources, "_HEAVY", 0)
+    monkeypatch.setattr(sources, "HEAVY_WORK", 0)
     source = sources.TorchSource(Peeks())
     assert source.shapes({"x": np.ones((2, 5), np.float32)}) == {"output": (2, 2)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.errors import ExportError
+from onnxport.threads import HEAVY_WORK, worth_threads
 
 if TYPE_CHECKING:
     import torch
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
-# Parameters times input elements, as a rough measure of a forward's work. Below it a real forward on
-# one thread is cheaper than FakeTensor's dispatch or than handing small matrices to more threads
-# (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake; ResNet-50 at 233 x 233, 8e12: seconds real).
-_HEAVY = 2e10
-# Reading weights takes longer than any forward on fake tensors.
+# Reading weights takes longer than any forward on fake tensors. Below it, and below HEAVY_WORK, a real forward on
+# one thread is cheaper than FakeTensor's dispatch (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake;
+# ResNet-50 at 233 x 233, 8e12: seconds real).
 _LARGE_BYTES = 2**28
-# Weights that several threads read faster. On fewer, and little work, threads mostly wait for each other, and
-# torch's wait by turning in circles: on a busy machine 64 tokens of 92M parameters took 57 CPU seconds, on one 4.
-_THREADED_BYTES = 2**31
 
 
 class TorchSource:
@@ -93,13 +89,13 @@ class TorchSource:
 
     def threads(self, inputs: Arrays) -> AbstractContextManager[None]:
         """For a run on `inputs`: as many threads as torch has, or one where more would not help."""
-        return _threads_for(self.weight_bytes >= _THREADED_BYTES or self._work(inputs) >= _HEAVY)
+        return _threads_for(worth_threads(self.weight_bytes, self._work(inputs)))
 
     def _work(self, inputs: Arrays) -> float:
         return float(self.parameters) * sum(value.size for value in inputs.values())
 
     def _is_heavy(self, inputs: Arrays) -> bool:
-        return self.weight_bytes >= _LARGE_BYTES or self._work(inputs) >= _HEAVY
+        return self.weight_bytes >= _LARGE_BYTES or self._work(inputs) >= HEAVY_WORK
 
     def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
         """Numpy inputs as torch tensors."""
