@@ -180,11 +180,11 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     models = [ir.load(folder / part.file) for part in parts]
     if pair.encoder is not None:
         move_projections(*models, cached=_keeps_cross_attention(folder))
-    _require_choice(models[-1])
+    _settle_choice(models[-1], required=pair.encoder is None)
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
     old, new = (Pair(names[-1], names[0] if pair.encoder is not None else None) for names in files)
-    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder))
+    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(
@@ -206,11 +206,20 @@ def _keeps_cross_attention(folder: Path) -> bool:
     return not isinstance(decoder, dict) or any(name in decoder for name in ("decoder_layers", "num_decoder_layers"))
 
 
-def _require_choice(decoder: ir.Model) -> None:
-    """Without a default: only then transformers.js gives it, and asks for the last token's logits alone."""
-    value = decoder.graph.initializers.pop(KEEP, None)
-    if value is not None:
+def _settle_choice(decoder: ir.Model, *, required: bool) -> None:
+    """The choice of logits loses its default, or becomes the default: transformers.js gives no optional input.
+
+    Args:
+        required: for decoders alone, whose prompts are long. The first call of others has a few tokens, and versions
+            that do not know the input run them too.
+    """
+    graph = decoder.graph
+    value = next((value for value in graph.inputs if value.name == KEEP), None)
+    if value is not None and required:
+        graph.initializers.pop(KEEP)
         value.const_value = None
+    elif value is not None:
+        graph.inputs.remove(value)
 
 
 def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxport.artifact.manifest import CaseCheck, OutputCheck, Verification
+from onnxport.comparison import TOLERANCES
 from onnxport.graph.inputs import random_inputs
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.encoder import Encoder
@@ -18,8 +19,6 @@ from onnxport.runtime.session import OnnxSession
 _RUNS = ((1, 1), (3, 4))
 _TOKENS = 16
 _HIDDEN = "last_hidden_state"
-# (absolute, relative) of the largest value: the operators are the same, whatever the numbers' precision.
-_TOLERANCE = (1e-5, 1e-4)
 
 Arrays = dict[str, np.ndarray]
 
@@ -43,7 +42,9 @@ class _Writer:
         return self.decoder.start(rows, self.encoder.encode(inputs) if self.encoder is not None else None)
 
 
-def compare_pairs(old: Pair, new: Pair, sizes: Sequence[Mapping[str, int]], vocabulary: int) -> list[Verification]:
+def compare_pairs(
+    old: Pair, new: Pair, sizes: Sequence[Mapping[str, int]], vocabulary: int, precision: str
+) -> list[Verification]:
     """Let both write the old pair's greedy tokens, from random inputs, and compare logits at every step.
 
     Rows after the first are padded: on the right for an encoder, on the left for a decoder.
@@ -51,6 +52,8 @@ def compare_pairs(old: Pair, new: Pair, sizes: Sequence[Mapping[str, int]], voca
     Args:
         sizes: at which the graph that reads the inputs is known to work.
         vocabulary: number of tokens.
+        precision: row of `comparison.TOLERANCES`. Numbers of 8 bits can fall to the next level where sums come in
+            another order.
 
     Returns:
         For the encoder, if there is one, and for the decoder.
@@ -58,26 +61,34 @@ def compare_pairs(old: Pair, new: Pair, sizes: Sequence[Mapping[str, int]], voca
     Raises:
         UsageError: ONNX Runtime cannot run one of them.
     """
+    tolerance = TOLERANCES[precision]
     writers = [_Writer(old), _Writer(new)]
     hidden, logits = [], []
     for number, (rows, tokens) in enumerate(_RUNS):
         axes = dict(sizes[number % len(sizes)])
         rng = np.random.default_rng([rows, tokens])
         ids = rng.integers(0, vocabulary, (rows, tokens))
+        call = {
+            "batch_size": rows,
+            "sequence_length": tokens,
+            "total_sequence_length": tokens,
+            "past_sequence_length": 0,
+        }
         inputs: Arrays = {}
         mask = np.ones_like(ids)
         if writers[0].encoder is not None:
             inputs = _read(writers[0].encoder, axes, rows, vocabulary, number)
             states = [writer.encoder.encode(inputs)["encoder_hidden_states"] for writer in writers if writer.encoder]
-            hidden.append(_case(f"hidden states, {_rows(rows)}", axes, [(_HIDDEN, states[0], states[1])]))
+            call |= {"encoder_sequence_length": states[0].shape[1], "past_encoder_sequence_length": 0}
+            hidden.append(_case(f"hidden states, {_rows(rows)}", axes, [(_HIDDEN, states[0], states[1])], tolerance))
         else:
             mask[1:, : tokens // 2] = 0
         found, agreed = _greedy(writers, [writer.start(inputs, rows) for writer in writers], ids, mask)
-        name = f"logits of a prompt and {_TOKENS} greedy tokens, {_rows(rows)}"
-        logits.append(_case(name, {"batch_size": rows, "prompt": tokens, "tokens": _TOKENS}, found, agreed))
+        name = f"logits of {tokens} tokens and {_TOKENS} greedy tokens, {_rows(rows)}"
+        logits.append(_case(name, call, found, tolerance, agreed))
     source = f"the graph {old.decoder.name}"
     pairs = [(f"the graph {old.encoder.name}", hidden)] if old.encoder is not None else []
-    return [_verification(name, cases) for name, cases in (*pairs, (source, logits))]
+    return [_verification(name, cases, tolerance) for name, cases in (*pairs, (source, logits))]
 
 
 def _rows(rows: int) -> str:
@@ -111,25 +122,25 @@ def _greedy(
 
 def _case(
     name: str, sizes: Mapping[str, int], outputs: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    agreed: float | None = None,
+    tolerance: tuple[float, float], agreed: float | None = None,
 ) -> CaseCheck:  # fmt: skip
-    checks = tuple(_check(*output) for output in outputs)
+    checks = tuple(_check(*output, tolerance) for output in outputs)
     decision = "token" if agreed is not None else None
     return CaseCheck(name, dict(sizes), checks, decision, agreed, ok=all(check.ok for check in checks))
 
 
-def _check(name: str, wanted: np.ndarray, found: np.ndarray) -> OutputCheck:
+def _check(name: str, wanted: np.ndarray, found: np.ndarray, row: tuple[float, float]) -> OutputCheck:
     scale = float(np.abs(wanted).max())
     error = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
-    tolerance = _TOLERANCE[0] + _TOLERANCE[1] * scale
+    tolerance = row[0] + row[1] * scale
     # Not the other way round: what is no number is no agreement.
     return OutputCheck(
         name, found.shape, error, error / scale if scale else error, scale, tolerance, error <= tolerance
     )
 
 
-def _verification(source: str, cases: list[CaseCheck]) -> Verification:
+def _verification(source: str, cases: list[CaseCheck], tolerance: tuple[float, float]) -> Verification:
     import onnxruntime
 
     runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
-    return Verification(all(case.ok for case in cases), source, runtime, *_TOLERANCE, tuple(cases))
+    return Verification(all(case.ok for case in cases), source, runtime, *tolerance, tuple(cases))
