@@ -21,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]
 # Reading weights takes longer than any forward on fake tensors. Below it, and below HEAVY_WORK, a real forward on
 # one thread is cheaper than FakeTensor's dispatch (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake;
 # ResNet-50 at 233 x 233, 8e12: seconds real).
-_LARGE_BYTES = 2**28
+_LARGE_BYTES = 2**29
 
 
 class TorchSource:
