@@ -205,6 +205,27 @@ def test_graphs_of_int8(folders, tmp_path):
     assert written[0] == written[1]
 
 
+@pytest.fixture(scope="module")
+def split(texts, tmp_path_factory):
+    """The new folder of `texts` as if no file could hold more than 30 KB."""
+    from onnxport.artifact import onnxfile
+
+    output = tmp_path_factory.mktemp("split") / "js"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxfile, "EMBEDDED_LIMIT_BYTES", 30_000)
+        return find_target("transformers.js")(texts[1], output=output)
+
+
+def test_weights_that_do_not_fit_into_a_graph(texts, split):
+    assert verify(split).ok
+    said = json.loads((split / "config.json").read_text())["transformers.js_config"]["use_external_data_format"]
+    assert set(said) == {"encoder_model.onnx", "decoder_model_merged.onnx"} and min(said.values()) > 1
+    for name, count in said.items():
+        found = {file.name for file in (split / "onnx").glob(f"{name}_data*")}
+        assert found == {f"{name}_data", *(f"{name}_data_{number}" for number in range(1, count))}
+    assert TextToTextGenerator(split)(TEXTS, max_new_tokens=9) == TextToTextGenerator(texts[1])(TEXTS, max_new_tokens=9)
+
+
 def test_other_logits_are_a_failure(texts, tmp_path, monkeypatch):
     _, old, _ = texts
     right = cross_projection.move_projections
@@ -293,11 +314,11 @@ def test_tokens_in_node(folders):
 
 
 @in_node
-def test_texts_in_node(texts):
-    _, old, new = texts
-    found = in_javascript(new, task="text2text-generation", texts=TEXTS)
-    wanted = TextToTextGenerator(old)(TEXTS, max_new_tokens=TOKENS)
-    assert [row["generated_text"] for row in found] == wanted
+def test_texts_in_node(texts, split):
+    wanted = TextToTextGenerator(texts[1])(TEXTS, max_new_tokens=TOKENS)
+    for folder in (texts[2], split):
+        found = in_javascript(folder, task="text2text-generation", texts=TEXTS)
+        assert [row["generated_text"] for row in found] == wanted
 
 
 @in_node
