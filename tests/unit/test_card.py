@@ -160,7 +160,6 @@ def test_weights_beside_the_graph_are_told_to_transformers_js() -> None:
         ("onnx/model_q4.onnx", "q4"),
         ("onnx/model_fp16.onnx", "fp16"),
         ("model.onnx", None),
-        ("onnx/encoder_model.onnx", "fp32"),
         ("onnx/vision_encoder.onnx", None),
         ("onnx/model_mine.onnx", None),
     ],
@@ -168,6 +167,21 @@ def test_weights_beside_the_graph_are_told_to_transformers_js() -> None:
 def test_names_that_transformers_js_looks_for(file: str, dtype: str | None) -> None:
     assert javascript_dtype(file) == dtype
     assert ("```js" in render_card(with_component(file=file), "folder")) == (dtype is not None)
+
+
+def test_encoders_for_transformers_js_have_decoders_that_take_their_hidden_states() -> None:
+    assert javascript_dtype("onnx/encoder_model.onnx") == javascript_dtype("onnx/decoder_model_merged.onnx") == "fp32"
+    assert javascript_dtype("onnx/decoder_model_merged_q4.onnx") == "q4"
+    manifest = with_component(file="onnx/encoder_model.onnx")
+    assert "```js" not in render_card(manifest, "folder")
+    decoder = dataclasses.replace(
+        manifest.components[0], name="decoder_model_merged", file="onnx/decoder_model_merged.onnx",
+        inputs=(TensorSpec("encoder_hidden_states", "float32", ("batch_size", "encoder_sequence_length", 8)),),
+    )  # fmt: skip
+    manifest = dataclasses.replace(
+        manifest, components=(*manifest.components, decoder), files={"onnx/encoder_model.onnx_data": "b" * 64}
+    )
+    assert '{ dtype: "fp32" }' in render_card(manifest, "folder")
 
 
 def test_what_failed_is_said() -> None:

@@ -142,12 +142,15 @@ def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
     """What the transformers.js example needs; None if it would not find the graph."""
     call = call_of(manifest.task)
     dtype = javascript_dtype(main.file)
-    if dtype is None or not _runs_in_javascript(manifest):
+    inputs = {spec.name for part in manifest.components for spec in part.inputs}
+    pair = "encoder_hidden_states" in inputs
+    # An encoder alone is no use there, nor one whose decoder wants more than its hidden states.
+    if dtype is None or (PurePath(main.file).name.startswith("encoder_") and not pair):
         return None
     options = f'{{ dtype: "{dtype}"'
     # transformers.js looks for as many files of these names as it is told.
     count = next(number for number in itertools.count() if data_name(main.file, number) not in manifest.files)
-    if count:
+    if count and not pair:  # that of several graphs is in config.json
         options += f", use_external_data_format: {'true' if count == 1 else count}"
     return {
         "task": call.javascript_task or manifest.task,
@@ -155,12 +158,6 @@ def _javascript(manifest: Manifest, main: Component) -> dict[str, str] | None:
         "arguments": call.javascript or "",
         "comment": call.javascript_comment,
     }
-
-
-def _runs_in_javascript(manifest: Manifest) -> bool:
-    """False for a decoder that wants an encoder's cross-attention: transformers.js has its hidden states alone."""
-    names = {spec.name for part in manifest.components for spec in part.inputs}
-    return "encoder_hidden_states" in names or not any(".encoder." in name for name in names)
 
 
 @dataclass(frozen=True)
