@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.card_calls import javascript_dtype
+from onnxport.artifact.extend import replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
@@ -91,7 +92,7 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
         new = replace(manifest, components=components, notes=notes)
         _copy_rest(folder, staging.path, manifest)
         _write_settings(staging.path, new)
-        _write_card(staging.path, new, output.resolve().name)
+        replace_card(staging.path, new, output.resolve().name)
         write_manifest(staging.path, new)
         staging.publish()
     return output
@@ -263,9 +264,3 @@ def _write_settings(root: Path, manifest: Manifest) -> None:
         **({_DATA_FILES: counts} if counts else {}),
     }
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-
-
-def _write_card(root: Path, manifest: Manifest, name: str) -> None:
-    from onnxport.artifact.card import CARD_NAME, render_card
-
-    (root / CARD_NAME).write_text(render_card(manifest, name), encoding="utf-8")
