@@ -23,14 +23,6 @@ class Spellings(torch.nn.Module):
         return torch.where(mask, pairs, 0.5).to(x.device).view(pairs.shape[0], -1).float()
 
 
-class SpelledOutputs(torch.nn.Module):
-    """Outputs that are inputs or each other, in another layout or of the same type."""
-
-    def forward(self, x):
-        left, right = (x * 2)[:, None].split(1, dim=1)[0].squeeze(1).contiguous(), x.to(torch.float32)
-        return left, left.contiguous(), right, x.reshape(x.shape[0], -1)
-
-
 class InPlace(torch.nn.Module):
     def forward(self, x):
         return (x * 2).add_(1)
@@ -76,13 +68,11 @@ def test_torch_is_as_it_was():
     assert _fx_passes.decompose_with_registry is own
 
 
-@pytest.mark.parametrize("module", [Spellings, SpelledOutputs, InPlace, Untranslated])
+@pytest.mark.parametrize("module", [Spellings, InPlace, Untranslated])
 def test_numbers_at_another_size(module, tmp_path):
     convert("pt", module().eval(), tmp_path / "out", sample_inputs=torch.randn(4, 12))
     x = np.random.default_rng(0).standard_normal((10, 12)).astype(np.float32)
     (file,) = (tmp_path / "out").rglob("*.onnx")
     session = onnxruntime.InferenceSession(file)
-    wanted = module()(torch.from_numpy(x))
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-    for found, value in zip(session.run(None, {session.get_inputs()[0].name: x}), wanted, strict=True):
-        np.testing.assert_allclose(found, value.numpy(), atol=1e-6)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(found, module()(torch.from_numpy(x)).numpy(), atol=1e-6)

@@ -60,13 +60,10 @@ def translatable(program: torch.export.ExportedProgram, known: set[Any]) -> bool
             continue
         respell = _spellings().get(node.target)
         if respell is not None:
-            if respell is _converted and not _is_plain_conversion(node):
-                return False
-            goes = respell is _removed or (respell is _converted and _keeps_type(node))
-            if goes and any(user.op == "output" for user in node.users):
-                return False  # the program's signature knows it by its name
-            spelled.append((node, respell))
-            continue
+            if respell is not _converted or _is_plain_conversion(node):
+                spelled.append((node, respell))
+                continue
+            return False
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             return False
         if node.target not in known and node.target not in _dropped():
@@ -141,16 +138,12 @@ def _is_plain_conversion(node: torch.fx.Node) -> bool:
     return before is not None and after is not None and before.device == after.device
 
 
-def _keeps_type(node: torch.fx.Node) -> bool:
-    return bool(node.all_input_nodes[0].meta["val"].dtype == node.meta["val"].dtype)
-
-
 def _converted(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
     """A cast, or nothing where the type is the same."""
     import torch
 
     source = node.all_input_nodes[0]
-    if _keeps_type(node):
+    if source.meta["val"].dtype == node.meta["val"].dtype:
         _removed(graph, node)
         return
     node.target = torch.ops.aten._to_copy.default
