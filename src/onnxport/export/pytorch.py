@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
-from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
@@ -100,7 +99,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     )
     with (
         placeholders(source.model, new_mode()), selected_outputs(source), without_cache(source.model),
-        trace_fixes(source.model), _grouped_heads(), _without_stack_traces(), decomposed_where_needed(),
+        trace_fixes(source.model), _grouped_heads(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = OnnxExporter().export(source.model, sample, config).program
