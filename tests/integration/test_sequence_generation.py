@@ -222,7 +222,7 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
     save_said(out, {"return_timestamps": True})
     with pytest.raises(UsageError, match="time stamps"):
         SequenceGenerator(out).tokens(sound, generator.settings())
-    with pytest.raises(UsageError, match="has no graphs encoder_model_q4"):
+    with pytest.raises(UsageError, match="has no graphs 'model_q4'"):
         SequenceGenerator(out, "model_q4")
 
 
