@@ -20,7 +20,7 @@ from onnxport.errors import CheckpointError, ExportError
 from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.samples.base import Arrays, Sampler, Sizes
 from onnxport.shapes import Signature, first_line
-from onnxport.sources.pytorch import TorchSource
+from onnxport.sources.base import Source
 from onnxport.threads import worth_threads
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Case:
     outputs: Arrays
 
 
-def record(source: TorchSource, signature: Signature) -> list[Case]:
+def record(source: Source, signature: Signature) -> list[Case]:
     """Run the source at the traced sizes and at others that were not traced.
 
     Raises:

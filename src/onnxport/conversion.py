@@ -121,8 +121,9 @@ def convert(
     output = Path(output).expanduser()
     check = check_file_destination if output.suffix == ".onnx" else check_destination
     check(output, overwrite=overwrite)
-    _require_exporter()
-    opset = choose_opset(opset)
+    likely = _likely_framework(framework, model)  # what is wrong is told before anything is loaded
+    _require_exporter(likely)
+    opset = choose_opset(opset, likely)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
@@ -308,13 +309,10 @@ def _component(draft: Draft, file: Path, root: Path, precision: str, suffix: str
 def _manifest(subject: Subject) -> Manifest:
     import onnx
     import onnxruntime
-    import torch
-    import transformers
 
     versions = {
         "onnxport": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **subject.source.versions(),
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
@@ -333,10 +331,25 @@ def _stage(output: Path, overwrite: bool) -> Staging:
     return stage_file(output, overwrite=overwrite) if output.suffix == ".onnx" else stage(output, overwrite=overwrite)
 
 
-def _require_exporter() -> None:
-    from onnxport.pipelines.factory import require_pytorch
+def _require_exporter(framework: str) -> None:
+    from onnxport.pipelines.requirements import require_pytorch, require_tensorflow
 
-    require_pytorch()
+    if framework == "tf":
+        require_tensorflow()
+    else:
+        require_pytorch()
+
+
+def _likely_framework(framework: str | None, model: Any) -> str:
+    """Of a model that is not loaded yet: the ranges of opsets differ."""
+    from onnxport.sources.keras import is_keras_model
+    from onnxport.tensorflow_files import kind_of
+
+    if framework is not None:
+        return framework
+    if isinstance(model, (str, Path)):
+        return "tf" if kind_of(model) is not None else "pt"
+    return "tf" if is_keras_model(model) else "pt"
 
 
 def _verification_summary(components: Sequence[Component]) -> str:

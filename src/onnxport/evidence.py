@@ -15,6 +15,7 @@ from onnxport.comparison import TOLERANCES, Case, compare, record
 from onnxport.errors import VerificationError
 from onnxport.greedy import GreedyCase, check_greedy, record_greedy
 from onnxport.shapes import Signature
+from onnxport.sources.base import Generates
 from onnxport.sources.choose import Part
 
 
@@ -41,11 +42,9 @@ def record_evidence(part: Part, signature: Signature) -> Evidence:
     Raises:
         ExportError: as `comparison.record`.
     """
-    from onnxport.sources.decoder import DecoderSource
-
     source = part.source
     cases = record(source, signature)
-    greedy = record_greedy(source, signature.sampler) if isinstance(source, DecoderSource) else []
+    greedy = record_greedy(source, signature.sampler) if isinstance(source, Generates) else []
     return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})")
 
 

@@ -26,7 +26,7 @@ from onnxport.samples.base import Arrays, Sampler, unrestricted
 from onnxport.threads import worth_threads
 
 if TYPE_CHECKING:
-    from onnxport.sources.decoder import DecoderSource
+    from onnxport.sources.base import Generates
 
 _TOKENS = 32
 # Each token reads all weights, from the disk where memory is short.
@@ -67,7 +67,7 @@ class GreedyCase:
     image_token: int | None = None
 
 
-def record_greedy(source: DecoderSource, sampler: Sampler) -> list[GreedyCase]:
+def record_greedy(source: Generates, sampler: Sampler) -> list[GreedyCase]:
     """Let the source generate from prompts of its sampler."""
     steps = _TOKENS if source.weight_bytes < _MANY_BYTES else _FEW_TOKENS
     prompter: _Prompter = unrestricted(sampler)  # type: ignore[assignment]  # that of a decoder has prompts

@@ -89,11 +89,12 @@ def load(
         )
     _check_framework(framework, checkpoint)
 
-    from onnxport.pipelines.factory import from_live_model, require_pytorch
+    from onnxport.pipelines.requirements import require_pytorch
 
     require_pytorch()
     from onnxport.pipelines.assembly import assemble
     from onnxport.pipelines.choice import check_task, choose_task, identity_of, identity_of_model
+    from onnxport.pipelines.factory import from_live_model
     from onnxport.pipelines.gguf import identified
     from onnxport.pipelines.registry import find_spec
     from onnxport.pipelines.weights import LoadOptions

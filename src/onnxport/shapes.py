@@ -23,7 +23,7 @@ from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Size
 from onnxport.sources.choose import parts_of
 
 if TYPE_CHECKING:
-    from onnxport.sources.pytorch import TorchSource
+    from onnxport.sources.base import Source
 
 _WANTED = 2  # accepted sizes a knob, beside the base
 _SIDES = ("height", "width")
@@ -62,7 +62,7 @@ class Signature:
 class _Prober:
     """Runs the source at knob sizes; remembers what it saw."""
 
-    source: TorchSource
+    source: Source
     sampler: Sampler
     base: Sizes
     seen: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class _Prober:
         return probe
 
 
-def infer_signature(source: TorchSource, sampler: Sampler, known: Sequence[Restriction] = ()) -> Signature:
+def infer_signature(source: Source, sampler: Sampler, known: Sequence[Restriction] = ()) -> Signature:
     """Probes `source` with samples of `sampler`.
 
     Args:
@@ -189,7 +189,7 @@ def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
     return values
 
 
-def _start(source: TorchSource, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
+def _start(source: Source, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
     """The first sizes at which the model runs, for real."""
     base = base_sizes(sampler)
     attempts = [base, *({**base, k.name: size} for k in sampler.knobs for size in k.others)]

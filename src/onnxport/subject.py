@@ -12,12 +12,12 @@ from onnxport.errors import UsageError
 from onnxport.samples import Sampler
 from onnxport.samples.tensors import TensorSampler
 from onnxport.shapes import as_sample
+from onnxport.sources.base import Source
 from onnxport.sources.choose import Part, parts_of, task_of
-from onnxport.sources.pytorch import TorchSource
 from onnxport.tasks import Task
 
-# A plain module has no row in the table: its outputs are all that it returns.
-MODULE_TASK = Task("module", "tensors", (), (), None, "a plain torch.nn.Module", "")
+# A plain module or Keras model has no row in the table: its outputs are all that it returns.
+MODULE_TASK = Task("module", "tensors", (), (), None, "tensors from tensors", "")
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Subject:
     replaced: frozenset[str] = frozenset()
 
     @property
-    def source(self) -> TorchSource:
+    def source(self) -> Source:
         """The model, as the source of the first graph."""
         return self.parts[0].source
 
@@ -70,6 +70,9 @@ def load_subject(
     Raises:
         OnnxPortError: as `loading.load`; UsageError: sample inputs without a live module, or the reverse.
     """
+    tensorflow = _tensorflow_subject(framework, model, sample_inputs, task, settings)
+    if tensorflow is not None:
+        return tensorflow
     if sample_inputs is not None:
         return module_subject(model, sample_inputs, settings)
     from onnxport.loading import load
@@ -80,6 +83,41 @@ def load_subject(
     return subject_of(
         loaded.nlp, "pt", name, loaded.checkpoint.path if loaded.checkpoint else None, loaded.notes, replaced
     )
+
+
+def _tensorflow_subject(
+    framework: str | None, model: Any, sample_inputs: Any, task: str, settings: dict[str, Any]
+) -> Subject | None:
+    """A Keras model or a SavedModel, live or from a path; None for anything else.
+
+    Raises:
+        UsageError: it was said to be of another framework, or for a task.
+    """
+    from onnxport.sources.keras import is_keras_model
+    from onnxport.tensorflow_files import find_tensorflow_files
+
+    trusted = bool(settings.get("trust_remote_code"))
+    live = is_keras_model(model) and not hasattr(model, "save_pretrained")
+    files = find_tensorflow_files(model, trust_remote_code=trusted) if isinstance(model, (str, Path)) else None
+    if not live and files is None:
+        return None
+    name = type(model).__name__ if files is None else files.path.resolve().name
+    if framework == "pt":
+        raise UsageError(f"{name} is a TensorFlow model. Nothing was written.", hint="Use `--framework tf`.")
+    if task not in ("auto", MODULE_TASK.name):
+        raise UsageError(
+            f"{name} is a model without a tokenizer or processor: no task can be chosen for it. Nothing was written.",
+            hint="Leave --task out.",
+        )
+    from onnxport.tensorflow_subject import file_parts, keras_parts
+
+    if files is None:
+        (parts, notes), architecture = keras_parts(model, sample_inputs), type(model).__name__
+    else:
+        if sample_inputs is not None:
+            raise UsageError(f"sample_inputs are for a live model, not for {files.path}. Nothing was written.")
+        (parts, notes), architecture = file_parts(files, settings.get("signature"), trust_remote_code=trusted)
+    return Subject(None, MODULE_TASK, parts, name if files is not None else architecture, None, notes)
 
 
 def subject_of(
@@ -121,6 +159,8 @@ def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> 
     unknown = [name for name in given if names and name not in names]
     if unknown:
         raise UsageError(f"The forward has no input {', '.join(unknown)}; it has {', '.join(names)}.")
+    from onnxport.sources.pytorch import TorchSource
+
     source = TorchSource(model)
     part = Part("model", source, TensorSampler(as_sample(given)))
     return Subject(None, MODULE_TASK, (part,), source.architecture)

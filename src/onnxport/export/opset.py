@@ -17,6 +17,9 @@ LOWEST_CAPTURED = 18
 # RotaryEmbedding, and with 25 onnxruntime 1.32 fuses nothing (MiniLM, 8 x 128 tokens: 97 ms
 # against 84 ms). So 23 is the newest opset that onnxruntime runs at full speed.
 DEFAULT = 23
+# tf2onnx 1.17 translates to 13 to 18; onnxscript's converter goes above.
+OLDEST_TENSORFLOW = 13
+NEWEST_TENSORFLOW = 18
 _TRANSLATED = 25
 
 
@@ -28,19 +31,23 @@ def newest() -> int:
     return min(known, _TRANSLATED)
 
 
-def choose_opset(requested: int | None) -> int:
+def choose_opset(requested: int | None, framework: str = "pt") -> int:
     """The opset to write.
+
+    Args:
+        framework: of the model, "pt" or "tf".
 
     Raises:
         UsageError: `requested` is outside the range that can be written and run.
     """
-    limit = newest()
+    limit, oldest = newest(), OLDEST_TENSORFLOW if framework == "tf" else OLDEST
+    usual = min(NEWEST_TENSORFLOW if framework == "tf" else DEFAULT, limit)
     if requested is None:
-        return min(DEFAULT, limit)
-    if not OLDEST <= requested <= limit:
+        return usual
+    if not oldest <= requested <= limit:
         raise UsageError(
-            f"Opset {requested} is out of range: {OLDEST} to {limit} can be written and run here. Nothing was written.",
-            hint=f"Use --opset {OLDEST if requested < OLDEST else limit}, or leave it out for {min(DEFAULT, limit)}.",
+            f"Opset {requested} is out of range: {oldest} to {limit} can be written and run here. Nothing was written.",
+            hint=f"Use --opset {oldest if requested < oldest else limit}, or leave it out for {usual}.",
         )
     return requested
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
+from onnxport.export.capture import Captured
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
@@ -38,14 +39,6 @@ _VIOLATED = re.compile(r"onstraints violated \((.+?)\)")
 _BOUNDS = re.compile(r"(min|max)=(\d+)")
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A graph and the signature that it really has."""
-
-    model: onnx_ir.Model
-    signature: Signature
-
-
 @dataclass
 class _Dims:
     """How each dynamic axis is declared to torch.export."""
@@ -54,7 +47,7 @@ class _Dims:
     multiples: dict[str, int]
 
 
-def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
+def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Captured:
     """Export `source` with the dynamic axes of `signature`.
 
     The graph is not simplified, and of opset 18 at least (`export.opset.require_opset` goes below).

@@ -18,7 +18,7 @@ from onnxport.graph.weight_layout import lay_out_weights
 
 if TYPE_CHECKING:
     from onnxport.shapes import Signature
-    from onnxport.sources.pytorch import TorchSource
+    from onnxport.sources.base import Source
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Graph:
 
 
 def build_graph(
-    source: TorchSource, signature: Signature, opset: int, *, keep_stored: bool = False, others: Sequence[Graph] = ()
+    source: Source, signature: Signature, opset: int, *, keep_stored: bool = False, others: Sequence[Graph] = ()
 ) -> Graph:
     """Capture `source` and finish the graph.
 
@@ -65,9 +65,9 @@ def build_graph(
     Raises:
         ExportError: torch cannot capture it, or the graph is not what the signature says.
     """
+    from onnxport.export.capture import capture
     from onnxport.export.fixes import apply_graph_fixes
     from onnxport.export.opset import require_opset
-    from onnxport.export.pytorch import capture
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature

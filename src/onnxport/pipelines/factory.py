@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onnxport.artifact.folder import read_folder
 from onnxport.checkpoint import inspect_checkpoint
-from onnxport.errors import MissingDependencyError, UsageError
+from onnxport.errors import UsageError
 from onnxport.pipelines.assembly import Assembled, assemble, finish, make_pipeline
 from onnxport.pipelines.components import load_components
 from onnxport.pipelines.registry import PipelineSpec, find_spec
+from onnxport.pipelines.requirements import require_pytorch
 from onnxport.pipelines.weights import LoadOptions
 from onnxport.tasks import find_task
-
-
-def require_pytorch() -> None:
-    """Make sure that torch and transformers can be imported.
-
-    Raises:
-        MissingDependencyError: one is not installed.
-    """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, "
-            "but the model is a PyTorch model. Nothing was written.",
-            hint='pip install "onnxport[pytorch]"',
-        )
 
 
 def pipeline(

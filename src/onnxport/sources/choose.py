@@ -11,6 +11,7 @@ from onnxport.samples.base import base_sizes
 from onnxport.tasks import Task, find_task
 
 if TYPE_CHECKING:
+    from onnxport.sources.base import Source
     from onnxport.sources.pytorch import TorchSource
 
 
@@ -33,7 +34,7 @@ class Part:
     """
 
     name: str
-    source: TorchSource
+    source: Source
     sampler: Sampler
     decision: str | None = None
 

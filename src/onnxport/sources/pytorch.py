@@ -7,16 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from onnxport.errors import ExportError
+from onnxport.sources.base import Arrays, Shapes, named_leaves, wanted_outputs
 from onnxport.threads import HEAVY_WORK, worth_threads
 
 if TYPE_CHECKING:
     import torch
-
-Arrays = dict[str, np.ndarray]
-Shapes = dict[str, tuple[int, ...]]
 
 # Reading weights takes longer than any forward on fake tensors. Below it, and below HEAVY_WORK, a real forward on
 # one thread is cheaper than FakeTensor's dispatch (MiniLM, 2 x 11 tokens, 1.5e9: 13 ms real, 80 ms fake;
@@ -67,6 +62,12 @@ class TorchSource:
         import torch
 
         return f"torch {torch.__version__}"
+
+    def versions(self) -> dict[str, str]:
+        import torch
+        import transformers
+
+        return {"torch": torch.__version__, "transformers": transformers.__version__}
 
     def accepts(self) -> frozenset[str] | None:
         """Names of the forward's parameters, or None when it takes any (`**kwargs` alone)."""
@@ -173,17 +174,10 @@ class TorchSource:
         Raises:
             ExportError: none of the wanted outputs is there.
         """
-        tensors = dict(_tensors(result))
-        if not self.outputs:
-            return tensors
-        kept = {name: tensors[name] for name in self.outputs if name in tensors}
-        if not kept:
-            raise ExportError(
-                f"{self.architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of "
-                f"{', '.join(self.outputs)}. Nothing was written.",
-                hint="Choose another task: `onnxport tasks` shows them.",
-            )
-        return kept
+        import torch
+
+        tensors = dict(named_leaves(result, lambda leaf: isinstance(leaf, torch.Tensor)))
+        return wanted_outputs(tensors, self.outputs, self.architecture)
 
 
 @contextmanager
@@ -215,20 +209,6 @@ def _threads_for(heavy: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _tensors(result: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Leaf tensors with a name: the key of a mapping, `output` or `output_N` where there is none."""
-    import torch
-
-    if isinstance(result, torch.Tensor):
-        yield prefix or "output", result
-    elif isinstance(result, Mapping):
-        for key, value in result.items():
-            yield from _tensors(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(result, (tuple, list)):
-        for index, value in enumerate(result):
-            yield from _tensors(value, f"{prefix}.{index}" if prefix else f"output_{index}")
 
 
 @contextmanager

@@ -1,0 +1,37 @@
+"""Capture a source as an ONNX graph, with the exporter of its framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from onnxport.shapes import Signature
+    from onnxport.sources.base import Source
+    from onnxport.sources.pytorch import TorchSource
+    from onnxport.sources.tensorflow import TensorflowSource
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph and the signature that it really has."""
+
+    model: onnx_ir.Model
+    signature: Signature
+
+
+def capture(source: Source, signature: Signature, opset: int) -> Captured:
+    """Export `source` with the dynamic axes of `signature`; weights are attached, nothing is simplified.
+
+    Raises:
+        ExportError: the framework cannot capture the model; nothing was written.
+    """
+    if source.framework == "tf":
+        from onnxport.export.tensorflow import capture_tensorflow
+
+        return capture_tensorflow(cast("TensorflowSource", source), signature, opset)
+    from onnxport.export.pytorch import capture_pytorch
+
+    return capture_pytorch(cast("TorchSource", source), signature, opset)

@@ -1,0 +1,181 @@
+"""Capture a TensorFlow function as an ONNX graph through tf2onnx.
+
+The function is traced with the axes of the signature free. Its variables do not pass through tf2onnx
+(`frozen_graph`): the graph gets them afterwards, as views of their memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from onnxport.errors import ExportError
+from onnxport.export.capture import Captured
+from onnxport.export.frozen_graph import Frozen, freeze
+from onnxport.export.opset import NEWEST_TENSORFLOW
+from onnxport.foreign_errors import first_line
+from onnxport.shapes import Signature, infer_signature
+from onnxport.sources.tensorflow import TensorflowSource, tensorflow
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_SIDES = ("height", "width")
+
+
+def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: int) -> Captured:
+    """Export `source`; the graph is of opset 18 at most, and `export.opset.require_opset` goes above.
+
+    Raises:
+        ExportError: TensorFlow cannot trace the function with free axes, or it has operators that ONNX lacks.
+    """
+    function, outputs, signature = _trace(source, signature)
+    try:
+        frozen = freeze(function)
+        model = _convert(frozen, [spec.name for spec in signature.inputs], outputs, min(opset, NEWEST_TENSORFLOW))
+    except ExportError:
+        raise
+    except Exception as error:  # tf2onnx fails with any type
+        raise ExportError(
+            f"tf2onnx cannot convert {source.architecture}: {first_line(error)}. Nothing was written.",
+            hint="--verbose shows what it said.",
+        ) from error
+    _declare(model, signature)
+    return Captured(model, signature)
+
+
+def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:
+    """A ConcreteFunction with one input for each of the signature's, and the names of its outputs.
+
+    A model whose code asks for the size of an image is fixed at the processor's size.
+    """
+    try:
+        return *_concrete(source, signature), signature
+    except Exception as error:  # models refuse free axes with any exception
+        known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
+        reason = f"TensorFlow: {first_line(error)[:200]}"
+        from onnxport.artifact.manifest import Restriction
+
+        fixed = [
+            Restriction(axis, f"fixed at {signature.accepted[axis][0]}", reason)
+            for axis in _SIDES
+            if axis in signature.accepted
+        ]
+        if not fixed:
+            raise ExportError(
+                f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. "
+                "Nothing was written.",
+                hint="--verbose shows what it said.",
+            ) from error
+    signature = infer_signature(source, signature.sampler, (*known, *fixed))
+    try:
+        return *_concrete(source, signature), signature
+    except Exception as error:
+        raise ExportError(
+            f"TensorFlow cannot trace {source.architecture}: {first_line(error)}. Nothing was written."
+        ) from error
+
+
+def _concrete(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str]]:
+    tf = tensorflow()
+    names = [spec.name for spec in signature.inputs]
+    outputs: list[str] = []
+
+    def flat(*tensors: Any) -> tuple[Any, ...]:
+        found = source.select(source.call(dict(zip(names, tensors, strict=True))))
+        outputs[:] = found
+        # A tensor that is two outputs, or an input that is one, needs a node of its own.
+        return tuple(tf.identity(tensor) for tensor in found.values())
+
+    specs = [
+        tf.TensorSpec([None if isinstance(size, str) else size for size in spec.axes], spec.dtype)
+        for spec in signature.inputs
+    ]
+    return tf.function(flat, autograph=False).get_concrete_function(*specs), outputs
+
+
+def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) -> ir.Model:
+    import onnx_ir as ir
+    from tf2onnx import tf_loader
+    from tf2onnx.convert import _convert_common
+
+    from onnxport.export.fixes.tensorflow_operators import register_operators
+
+    tf = tensorflow()
+    register_operators()
+    everything = [*frozen.inputs, *frozen.weights]
+    with tf.Graph().as_default() as graph, tf_loader.tf_session(graph=graph):
+        tf.import_graph_def(frozen.graph_def, name="")
+        graph_def = tf_loader.tf_optimize(everything, frozen.outputs, frozen.graph_def)
+    renamed = dict(zip((*frozen.inputs, *frozen.outputs), (*inputs, *outputs), strict=True))
+    twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
+    if twice:
+        raise ExportError(f"An input and an output are both called {twice[0]!r}. Nothing was written.")
+    proto, _ = _convert_common(
+        graph_def, name="onnxport", opset=opset, input_names=everything, output_names=frozen.outputs,
+        tensors_to_rename=renamed, continue_on_error=True,
+    )  # fmt: skip
+    _require_known_operators(proto, opset)
+    model = ir.from_proto(proto)
+    _attach(model, frozen)
+    return model
+
+
+def _require_known_operators(proto: Any, opset: int) -> None:
+    """tf2onnx logs what it cannot translate, and leaves it in the graph under its TensorFlow name.
+
+    Raises:
+        ExportError: there are such operators.
+    """
+    import onnx
+
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""}
+    unknown: Counter[str] = Counter()
+
+    def visit(graph: Any) -> None:
+        for node in graph.node:
+            if node.domain in ("", "ai.onnx") and node.op_type not in known:
+                unknown[node.op_type] += 1
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    visit(attribute.g)
+
+    visit(proto.graph)
+    for function in proto.functions:
+        visit(function)
+    if unknown:
+        said = ", ".join(f"{name} ({count}x)" if count > 1 else name for name, count in unknown.most_common())
+        raise ExportError(
+            f"ONNX opset {opset} has no operator for TensorFlow's {said}. Nothing was written.",
+            hint="Take that part out of the model and do it before or after the graph.",
+        )
+
+
+def _attach(model: ir.Model, frozen: Frozen) -> None:
+    """Inputs that are weights become initializers."""
+    from onnxport.graph.held_weight import HeldWeight
+
+    inputs = {value.name: value for value in model.graph.inputs}
+    for name, numbers in frozen.weights.items():
+        value = inputs.get(name)
+        if value is None:
+            continue  # nothing reads it
+        model.graph.inputs.remove(value)
+        value.name = re.sub(r":0$", "", name)
+        value.const_value = HeldWeight(numbers, value.name)
+        model.graph.register_initializer(value)
+
+
+def _declare(model: ir.Model, signature: Signature) -> None:
+    """Inputs in the order of the signature; `unk__N` are no names of axes."""
+    import onnx_ir as ir
+
+    found = {value.name: value for value in model.graph.inputs}
+    order = [found[spec.name] for spec in signature.inputs if spec.name in found]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(order)
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.outputs, *(v for node in graph for v in node.outputs)):
+            if value.shape is not None:
+                value.shape = ir.Shape([size if isinstance(size, int) else None for size in value.shape])

@@ -1,0 +1,121 @@
+"""What a source is: a model of any framework, seen as a function of named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from onnxport.errors import ExportError
+
+Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Source(Protocol):
+    """A model, and the outputs that are wanted from it.
+
+    Attributes:
+        framework: "pt" or "tf".
+        outputs: names to keep, in this order; empty keeps all tensors that it returns.
+        architecture: the class name to report.
+        parameters: number of weights.
+        weight_bytes: memory that they take.
+    """
+
+    framework: str
+    outputs: tuple[str, ...]
+    architecture: str
+    parameters: int
+    weight_bytes: int
+
+    @property
+    def largest_copy_bytes(self) -> int:
+        """Memory for the weight that takes most when a run computes it from its file."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Name and version of the framework."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of all libraries that the numbers depend on, by name."""
+        ...
+
+    def weights_kept(self) -> AbstractContextManager[None]:
+        """For several runs one after the other."""
+        ...
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The wanted outputs for `inputs`, computed for real."""
+        ...
+
+    def shapes(self, inputs: Arrays) -> Shapes:
+        """Output shapes for `inputs`."""
+        ...
+
+    def paths(self, samples: Sequence[Arrays]) -> list[tuple[str, ...]]:
+        """The path that the model's code takes for each sample, as names of operators."""
+        ...
+
+    def tensors(self, inputs: Arrays) -> dict[str, Any]:
+        """Arrays as tensors of the framework."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the model; the source cannot be run after that."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A source that writes token by token.
+
+    Attributes:
+        image_token: stands for a row of image features in a prompt; None where no image is in the text.
+    """
+
+    image_token: int | None
+    weight_bytes: int
+
+    def generate(self, prompt: Arrays, steps: int) -> tuple[Any, Any, float]:
+        """Greedy tokens by the framework's own generation, past any end of text.
+
+        Returns:
+            tokens (rows, steps) int64; by how much the best logit leads the second (rows, steps);
+            the largest |logit|.
+        """
+        ...
+
+
+def named_leaves(result: object, is_tensor: Callable[[object], bool], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Tensors of a nested result with a name: the key of a mapping, `output` or `output_N` where there is none."""
+    if is_tensor(result):
+        yield prefix or "output", result
+    elif isinstance(result, Mapping):
+        for key, value in result.items():
+            yield from named_leaves(value, is_tensor, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(result, (tuple, list)):
+        for index, value in enumerate(result):
+            yield from named_leaves(value, is_tensor, f"{prefix}.{index}" if prefix else f"output_{index}")
+
+
+def wanted_outputs(tensors: dict[str, Any], outputs: Sequence[str], architecture: str) -> dict[str, Any]:
+    """Those of `outputs` that a model gave, in this order; all where none is named.
+
+    Raises:
+        ExportError: none of the wanted outputs is there.
+    """
+    if not outputs:
+        return tensors
+    kept = {name: tensors[name] for name in outputs if name in tensors}
+    if not kept:
+        raise ExportError(
+            f"{architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of "
+            f"{', '.join(outputs)}. Nothing was written.",
+            hint="Choose another task: `onnxport tasks` shows them.",
+        )
+    return kept

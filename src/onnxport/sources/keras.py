@@ -1,0 +1,139 @@
+"""Keras models as sources: functional, Sequential and subclassed ones, live or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxport.errors import UsageError
+from onnxport.samples.declared import Declared
+from onnxport.sources.base import named_leaves
+from onnxport.sources.tensorflow import TensorflowSource, tensorflow
+
+# Where a subclassed model has no inputs that it declares, only shapes that it was once built for.
+_BUILT = "input_shape"
+# What the only input of a model is called that has no name for it.
+UNNAMED = "input"
+
+
+def is_keras_model(model: object) -> bool:
+    """Whether it is a live model of Keras; nothing is imported."""
+    return any(base.__module__.startswith(("keras.", "tf_keras.")) for base in type(model).__mro__) and callable(model)
+
+
+def require_tensorflow_backend() -> None:
+    """Keras must compute with TensorFlow.
+
+    Raises:
+        UsageError: it was imported with another backend before.
+    """
+    tensorflow()
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise UsageError(
+            f"Keras runs on {keras.config.backend()!r} here, and is converted on TensorFlow. Nothing was written.",
+            hint="Set KERAS_BACKEND=tensorflow before keras is imported, or give the path of a saved .keras file.",
+        )
+
+
+def keras_source(model: Any) -> tuple[TensorflowSource, tuple[Declared, ...]]:
+    """A model with the inputs that it declares.
+
+    Raises:
+        UsageError: it declares none.
+    """
+    structure = _inputs_of(model)
+    declared = tuple(_declare(name, tensor) for name, tensor in _named(structure))
+    return _source(model, structure), declared
+
+
+def sampled_source(model: Any, sample: Any) -> TensorflowSource:
+    """A model that is called as `sample` is structured: an array, a sequence or a mapping of arrays."""
+    return _source(model, sample)
+
+
+def named_inputs(structure: Any) -> dict[str, Any]:
+    """What stands in a structure of inputs, by the names of the graph's inputs."""
+    return dict(_named(structure))
+
+
+def built_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs that a subclassed model was built for, by name; {} where that is not known."""
+    config = model.get_build_config() if hasattr(model, "get_build_config") else None
+    shapes = (config or {}).get(_BUILT)
+    if isinstance(shapes, dict):
+        return {str(name): tuple(shape) for name, shape in shapes.items()}
+    if isinstance(shapes, (list, tuple)) and shapes and all(isinstance(size, (int, type(None))) for size in shapes):
+        return {UNNAMED: tuple(shapes)}
+    return {}
+
+
+def _source(model: Any, structure: Any) -> TensorflowSource:
+    names = [name for name, _ in _named(structure)]
+
+    def call(tensors: dict[str, Any]) -> Any:
+        given = _packed(structure, [tensors[name] for name in names])
+        return _with_names(model, model(given, training=False))
+
+    return TensorflowSource(call, model.variables, type(model).__name__, libraries=("keras", "tf_keras", "keras_hub"))
+
+
+def _inputs_of(model: Any) -> Any:
+    """The structure of a model's symbolic inputs.
+
+    Raises:
+        UsageError: it has none.
+    """
+    structure = getattr(model, "_inputs_struct", None)
+    if structure is None:
+        functional = getattr(model, "_functional", None)  # of a Sequential
+        structure = getattr(functional, "_inputs_struct", None)
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        structure = structure[0]
+    if structure is None or (isinstance(structure, (list, tuple)) and not structure):
+        raise UsageError(
+            f"{type(model).__name__} declares no inputs: it is a subclassed model. Nothing was written.",
+            hint="Give inputs in Python: convert(None, model, output, sample_inputs={...}).",
+        )
+    return structure
+
+
+def _named(structure: Any) -> list[tuple[str, Any]]:
+    """Leaves with names: a mapping's keys, else the tensors' own names."""
+    leaves = list(named_leaves(structure, lambda leaf: hasattr(leaf, "shape")))
+    if isinstance(structure, dict):
+        return leaves
+    found = []
+    for number, (_, leaf) in enumerate(leaves):
+        own = str(getattr(leaf, "name", "") or "").partition(":")[0]
+        usual = UNNAMED if len(leaves) == 1 else f"input_{number}"
+        found.append((usual if not own or own.startswith("keras_tensor") else own, leaf))
+    return found
+
+
+def _declare(name: str, tensor: Any) -> Declared:
+    return Declared(name, str(np.dtype(tensorflow().as_dtype(tensor.dtype).as_numpy_dtype)), tuple(tensor.shape))
+
+
+def _packed(structure: Any, leaves: Sequence[Any]) -> Any:
+    rest = iter(leaves)
+
+    def pack(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: pack(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return type(part)(pack(value) for value in part)
+        return next(rest)
+
+    return pack(structure)
+
+
+def _with_names(model: Any, result: Any) -> Any:
+    """A sequence of outputs by the names of the layers that made them, where they tell them apart."""
+    names = getattr(model, "output_names", None)
+    if isinstance(result, (list, tuple)) and names and len(set(names)) == len(names) == len(result):
+        return dict(zip(names, result, strict=True))
+    return result

@@ -1,0 +1,79 @@
+"""Keras models from files: `.keras`, whole models in old `.h5` files, and presets of KerasHub."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib import import_module
+from typing import Any
+
+from onnxport.errors import CheckpointError, MissingDependencyError, UntrustedCheckpointError
+from onnxport.foreign_errors import first_line
+from onnxport.sources.keras import require_tensorflow_backend
+from onnxport.tensorflow_files import TensorflowFiles
+
+_PIP_NAMES = {"keras_hub": "keras-hub"}
+_CLASS = re.compile(r"(?:locate (?:class|function)|Unknown layer:?|Could not locate \w+) '?\"?([\w>.]+)")
+
+
+def load_keras_model(files: TensorflowFiles, *, trust_remote_code: bool = False) -> Any:
+    """The model of a file or a preset.
+
+    Raises:
+        UntrustedCheckpointError: it holds Python code (a Lambda layer), and running it was not allowed.
+        CheckpointError: it is broken, holds weights alone, or is made of classes that are not known here.
+        MissingDependencyError: a library that defines its classes is not installed.
+    """
+    require_tensorflow_backend()
+    import keras
+
+    for name in files.libraries:
+        _import(name, files)
+    try:
+        if files.kind == "keras_hub":
+            return _preset(files)
+        return keras.saving.load_model(files.path, compile=False, safe_mode=not trust_remote_code)
+    except Exception as error:  # Keras fails with any type; ours says what to do
+        raise _failure(files, error) from error
+
+
+def _import(name: str, files: TensorflowFiles) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise MissingDependencyError(
+            f"{files.path.name} is made of classes of {name}, which is not installed. Nothing was written.",
+            hint=f"pip install {_PIP_NAMES[name]}",
+        )
+    import_module(name)
+
+
+def _preset(files: TensorflowFiles) -> Any:
+    """A task with its head where the folder has one, else the backbone; without its preprocessing."""
+    import keras_hub
+
+    kind = keras_hub.models.Task if (files.path / "task.json").is_file() else keras_hub.models.Backbone
+    return kind.from_preset(str(files.path))
+
+
+def _failure(files: TensorflowFiles, error: Exception) -> CheckpointError:
+    message = str(error)
+    if "safe_mode" in message or ("Lambda" in message and "arbitrary code" in message):
+        return UntrustedCheckpointError(
+            f"Loading {files.path} would run Python code from the file (a Lambda layer). Nothing was run and nothing "
+            "was written.",
+            hint="If you trust where it comes from, add `--trust-remote-code`.",
+        )
+    if "No model config" in message:
+        return CheckpointError(
+            f"{files.path} holds weights alone, not the model that they belong to. Nothing was written.",
+            hint="Save the whole model: model.save('model.keras').",
+        )
+    unknown = _CLASS.search(message)
+    if unknown is not None:
+        return CheckpointError(
+            f"{files.path} is made of the class {unknown[1]!r}, which is not known here. Nothing was written.",
+            hint="In Python, where it is defined: convert(None, keras.saving.load_model(path), output).",
+        )
+    return CheckpointError(
+        f"{files.path} cannot be loaded by Keras: {first_line(error)}. Nothing was written.",
+        hint="Copy or save it again; --verbose shows what Keras said.",
+    )
