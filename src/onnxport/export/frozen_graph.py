@@ -20,6 +20,7 @@ from onnxport.sources.tensorflow import tensorflow
 _LARGE = 8192
 # Loops and branches: tf2onnx recognizes an LSTM by the numbers of its weights.
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
+_XLA = ("_XlaMustCompile", "_noinline")
 _PASS_ON = frozenset({"Identity", "ReadVariableOp", "Enter"})
 
 
@@ -54,7 +55,7 @@ def freeze(function: Any) -> Frozen:
         def _eval(self, value: Any) -> np.ndarray[Any, Any]:
             return _numbers(value)
 
-    with _without_numbers(held):
+    with _without_numbers(held), _without_xla(function.graph):
         data = Data(func=function, lower_control_flow=False, aggressive_inlining=True)
         for name, tensor in data.tensor_data.items():
             if _is_large(tensor.numpy):
@@ -68,6 +69,27 @@ def freeze(function: Any) -> Frozen:
     frozen = Frozen(graph_def, [name for name in inputs if name not in captured], [t.name for t in function.outputs])
     _take_out(frozen, held)
     return frozen
+
+
+def without_shapes(frozen: Frozen) -> Any:
+    """The graph, whose weights have shapes that are not known: grappler makes a tensor for each input of known shape."""
+    graph_def = type(frozen.graph_def)()
+    graph_def.CopyFrom(frozen.graph_def)
+    for node in graph_def.node:
+        if f"{node.name}:0" in frozen.weights:
+            node.attr["shape"].shape.Clear()
+            node.attr["shape"].shape.unknown_rank = True
+    return graph_def
+
+
+def give_shapes(graph_def: Any, frozen: Frozen) -> None:
+    """Undo `without_shapes`, in place."""
+    tf = tensorflow()
+    for node in graph_def.node:
+        numbers = frozen.weights.get(f"{node.name}:0")
+        if numbers is not None:
+            node.attr["shape"].shape.CopyFrom(tf.TensorShape(numbers.shape).as_proto())
+        node.attr.pop("_output_shapes", None)  # inferred without them
 
 
 def _numbers(value: Any) -> np.ndarray[Any, Any]:
@@ -101,6 +123,29 @@ def _without_numbers(held: dict[str, np.ndarray[Any, Any]]) -> Iterator[None]:
         yield
     finally:
         tensor_util.make_tensor_proto = original
+
+
+@contextmanager
+def _without_xla(graph: Any) -> Iterator[None]:
+    """Calls of functions that are compiled by XLA are inlined as others are.
+
+    Keras computes grouped convolutions in one; grappler keeps such a call, and tf2onnx has no operator for it.
+    """
+    original = graph.as_graph_def
+
+    def as_graph_def(*arguments: Any, **settings: Any) -> Any:
+        graph_def = original(*arguments, **settings)
+        bodies = graph_def.library.function
+        for holder in (*graph_def.node, *bodies, *(node for body in bodies for node in body.node_def)):
+            for name in _XLA:
+                holder.attr.pop(name, None)
+        return graph_def
+
+    graph.as_graph_def = as_graph_def
+    try:
+        yield
+    finally:
+        del graph.as_graph_def
 
 
 def _take_out(frozen: Frozen, held: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
-from onnxport.export.frozen_graph import Frozen, freeze
+from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.foreign_errors import first_line
 from onnxport.shapes import Signature, infer_signature
@@ -107,7 +107,8 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) 
     everything = [*frozen.inputs, *frozen.weights]
     with tf.Graph().as_default() as graph, tf_loader.tf_session(graph=graph):
         tf.import_graph_def(frozen.graph_def, name="")
-        graph_def = tf_loader.tf_optimize(everything, frozen.outputs, frozen.graph_def)
+        graph_def = tf_loader.tf_optimize(everything, frozen.outputs, without_shapes(frozen))
+    give_shapes(graph_def, frozen)
     renamed = dict(zip((*frozen.inputs, *frozen.outputs), (*inputs, *outputs), strict=True))
     twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
     if twice:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -32,9 +34,30 @@ def load_keras_model(files: TensorflowFiles, *, trust_remote_code: bool = False)
     try:
         if files.kind == "keras_hub":
             return _preset(files)
-        return keras.saving.load_model(files.path, compile=False, safe_mode=not trust_remote_code)
+        with _weights_through_disk():
+            return keras.saving.load_model(files.path, compile=False, safe_mode=not trust_remote_code)
     except Exception as error:  # Keras fails with any type; ours says what to do
         raise _failure(files, error) from error
+
+
+@contextmanager
+def _weights_through_disk() -> Iterator[None]:
+    """Keras unpacks the weights of a `.keras` file into a temporary file instead of into memory.
+
+    In memory it holds them twice beside the model: 3.3 times the weights of a 2.4 GB model, 1.2 times this way.
+    """
+    from keras.src.saving import saving_lib
+
+    switch = "is_memory_sufficient"  # Keras' own question; another version that does not ask it takes more memory
+    original = getattr(saving_lib, switch, None)
+    if original is None:
+        yield
+        return
+    setattr(saving_lib, switch, lambda _model: False)
+    try:
+        yield
+    finally:
+        setattr(saving_lib, switch, original)
 
 
 def _import(name: str, files: TensorflowFiles) -> None:

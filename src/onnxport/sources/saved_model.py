@@ -11,6 +11,7 @@ import numpy as np
 from onnxport.errors import CheckpointError, UsageError, did_you_mean
 from onnxport.foreign_errors import first_line
 from onnxport.samples.declared import Declared
+from onnxport.sources.saved_optimizers import register_saved_optimizers
 from onnxport.sources.tensorflow import TensorflowSource, tensorflow
 
 DEFAULT = "serving_default"
@@ -41,6 +42,7 @@ def saved_model_sources(folder: Path, wanted: str | None) -> tuple[list[Signatur
         UsageError: it has not the wanted one, or one with inputs that are no plain tensors of numbers.
     """
     tf = tensorflow()
+    register_saved_optimizers()
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # of any type, about anything in the folder
