@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from onnxport.environments.bridge import bridge
+from onnxport.environments.definition import find_definition
 from onnxport.environments.locks import using
 from onnxport.environments.processes import clean_variables, kill_group, printed, read_back
 from onnxport.environments.relay import Relay
@@ -48,6 +49,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
         OnnxPortError: what the function raised.
         KeyboardInterrupt: after the worker has ended.
     """
+    find_definition(environment_name)
     sent = plain_arguments(environment_name, function, arguments)
     request = json.dumps({"function": function, "arguments": sent}).encode() + b"\n"
     with using(environment_name) as held:
@@ -56,6 +58,8 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
             worker = _start(python, path, log, held)
             last = _converse(worker, request, reporter, log)
             said = read_back(log)
+    if last is None and worker.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt  # before or after it could say so
     if last is None:
         raise _ended(environment_name, worker.returncode, said)
     if last["event"] == "interrupted":

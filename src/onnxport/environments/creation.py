@@ -46,11 +46,13 @@ def create(definition: Definition, reporter: Reporter | None = None) -> Status:
     """
     reporter = reporter or Silent()
     folder = folder_of(definition.name)
+    if state_of(definition) is State.WHOLE:
+        return status_of(definition)
     require_python(definition, sys.version_info[:2])
     require_own(folder)
     check_parent(folder)
     with write_errors(folder), changing(definition.name) as held:
-        if state_of(definition) is not State.WHOLE:
+        if state_of(definition) is not State.WHOLE:  # another process may have made it meanwhile
             _require_space(definition, folder)
             with quiet(), printed() as log:
                 _make(definition, folder, reporter, log, held)

@@ -15,7 +15,7 @@ class Definition:
 
     Attributes:
         name: what `onnxport env create` takes; also the name of its folder.
-        purpose: what it is for, in a few words.
+        purpose: what it is for, in the plural: messages say that these need it.
         lock: a requirements file with every package, dependencies included, at one version.
         python_from, python_below: the versions of Python that all these packages have wheels for.
         disk_bytes: what the environment takes on disk.
@@ -47,7 +47,7 @@ class Definition:
 _DEFINITIONS = (
     Definition(
         name="hf-tensorflow",
-        purpose="TensorFlow checkpoints of Hugging Face (tf_model.h5), with transformers 4",
+        purpose="TensorFlow checkpoints of Hugging Face (tf_model.h5)",
         lock=Path(__file__).with_name("hf-tensorflow.txt"),
         python_from=(3, 11),  # onnxport's own; tensorflow 2.21 has wheels for 3.10 to 3.13
         python_below=(3, 14),

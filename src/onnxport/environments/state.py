@@ -82,12 +82,13 @@ def require(name: str) -> Path:
     if state is State.WHOLE:
         return python_of(folder_of(name))
     what = {
-        State.NOT_CREATED: f"needs an environment of its own, {name}, and there is none yet",
-        State.INCOMPLETE: f"needs the environment {name}, and that one is incomplete",
-        State.OUTDATED: f"needs the environment {name}, and that one was made for another version of onnxport",
+        State.NOT_CREATED: "is not there yet",
+        State.INCOMPLETE: "is incomplete",
+        State.OUTDATED: "was made for another version of onnxport",
     }[state]
     raise MissingDependencyError(
-        f"This ({definition.purpose}) {what}. Nothing was written.", hint=f"onnxport env create {name}"
+        f"{definition.purpose} need the environment {name}, which {what}. Nothing was written.",
+        hint=f"onnxport env create {name}",
     )
 
 
