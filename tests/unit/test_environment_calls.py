@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -19,6 +20,7 @@ from onnxport.check import VerifiedFolder
 from onnxport.cli.console import Console
 from onnxport.conversion import Conversion
 from onnxport.environments import call_in
+from onnxport.environments.places import folder_of, python_of
 from onnxport.environments.relay import Relay
 from onnxport.environments.wire import error_message, error_of, plain_arguments, result_message, result_of
 from onnxport.environments.worker import Messages
@@ -92,8 +94,28 @@ def test_a_crash_is_told(stand_in: Path, tmp_path: Path, number: int, words: str
     assert "stand-in" in caught.value.message
 
 
+class Stopping(Silent):
+    """A user who presses Ctrl-C at the first step."""
+
+    def step(self, title: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+def test_a_worker_that_does_not_stop_is_killed_with_its_children(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxport.environments.call.GRACE_SECONDS", 0.3)
+    python = python_of(folder_of("stand-in"))
+    begin = json.dumps({"event": "begin", "title": "Load"})
+    python.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\necho '{begin}'\nwait\n", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        call_in("stand-in", "verify", {"path": "x"}, Stopping())
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
 def test_the_last_line_before_the_end_is_told(stand_in: Path, tmp_path: Path) -> None:
-    python = tmp_path / "environment" / "home" / "envs" / "stand-in" / "bin" / "python"
+    python = python_of(folder_of("stand-in"))
     python.write_text("#!/bin/sh\necho something went wrong >&2\necho\nexit 3\n", encoding="utf-8")
     with pytest.raises(
         ManagedEnvironmentError, match=r"ended with exit code 3.*printed: something went wrong"
@@ -103,7 +125,7 @@ def test_the_last_line_before_the_end_is_told(stand_in: Path, tmp_path: Path) ->
 
 
 def test_what_is_printed_before_the_worker_has_its_streams_is_no_message(stand_in: Path, tmp_path: Path) -> None:
-    python = tmp_path / "environment" / "home" / "envs" / "stand-in" / "bin" / "python"
+    python = python_of(folder_of("stand-in"))
     python.write_text(
         "#!/bin/sh\necho banner\n" + python.read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8"
     )

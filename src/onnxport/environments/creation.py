@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def create(definition: Definition, reporter: Reporter | None = None) -> Status:
         if state_of(definition) is not State.WHOLE:  # another process may have made it meanwhile
             _require_space(definition, folder)
             with quiet(), printed() as log:
-                _make(definition, folder, reporter, log, held)
+                _make(definition, folder, reporter, _Commands(log, held))
     return status_of(definition)
 
 
@@ -97,46 +98,59 @@ def _require_space(definition: Definition, folder: Path) -> None:
         ) from error
 
 
-def _make(definition: Definition, folder: Path, reporter: Reporter, log: BinaryIO, held: tuple[int, ...]) -> None:
+def _make(definition: Definition, folder: Path, reporter: Reporter, commands: _Commands) -> None:
     python = python_of(folder)
     with reporter.step("Create environment") as step:
         unmark(folder)
-        goes_on = was_begun(definition) and _run(log, held, python, *_PIP, "--version")
+        goes_on = was_begun(definition) and commands.run(python, *_PIP, "--version")
         if not goes_on:
             if folder.is_dir():
                 shutil.rmtree(folder)
-            if not _run(log, held, Path(sys.executable), "-m", "venv", folder):
-                raise _failed(f"Python could not create a virtual environment at {folder}", log, definition)
+            # pip in a step of its own: venv keeps to itself why it could not put it there.
+            made = commands.run(Path(sys.executable), "-m", "venv", "--without-pip", folder)
+            if not made or not commands.run(python, "-m", "ensurepip", "--default-pip"):
+                raise _failed(f"Python could not create a virtual environment at {folder}", commands, definition)
             mark_begun(definition)
         step.done(f"Python {python_version(folder)}" + (", goes on where it stopped" if goes_on else ""))
     with reporter.step("Install") as step:
         forget_unfinished(folder)
         # Only wheels: building packages would run their code, and need compilers. No dependencies: the lock has them.
         options = ("--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--requirement", definition.lock)
-        if not _run(log, held, python, *_PIP, "install", *options):
-            raise _failed(f"pip could not install the packages of {definition.name}", log, definition)
+        if not commands.run(python, *_PIP, "install", *options):
+            raise _failed(f"pip could not install the packages of {definition.name}", commands, definition)
         step.done(f"{len(installed(folder))} packages, {disk_bytes(folder) / 1e6:.0f} MB")
     with reporter.step("Check") as step, bridge() as path:
-        if not _run(log, held, python, *_PIP, "check"):
-            raise _failed(f"The packages of {definition.name} do not fit together", log, definition)
-        if not _run(log, held, python, "-c", definition.check, bridge=path):
-            raise _failed(f"The packages of {definition.name} are installed, but cannot be used", log, definition)
+        if not commands.run(python, *_PIP, "check"):
+            raise _failed(f"The packages of {definition.name} do not fit together", commands, definition)
+        if not commands.run(python, "-c", definition.check, bridge=path):
+            raise _failed(f"The packages of {definition.name} are installed, but cannot be used", commands, definition)
         step.done("all packages fit together and can be imported")
     mark_whole(definition)
 
 
-def _run(log: BinaryIO, held: tuple[int, ...], program: Path, *words: str | Path, bridge: Path | None = None) -> bool:
-    """Whether the process succeeded. What it prints goes to the end of `log`."""
-    log.seek(0, 2)
-    try:
-        return run((program, *words), log, clean_variables(bridge), held) == 0
-    except FileNotFoundError:
-        return False
+class _Commands:
+    """Runs one process after another; all that they print goes to `log`, and they inherit the descriptors `held`."""
+
+    def __init__(self, log: BinaryIO, held: tuple[int, ...]) -> None:
+        self._log, self._held = log, held
+        self._start = 0
+
+    def run(self, program: Path, *words: str | Path, bridge: Path | None = None) -> bool:
+        """Whether the process succeeded."""
+        self._start = self._log.seek(0, os.SEEK_END)
+        try:
+            return run((program, *words), self._log, clean_variables(bridge), self._held) == 0
+        except FileNotFoundError:
+            return False
+
+    def said(self) -> str:
+        """What the last process printed."""
+        return read_back(self._log, self._start)
 
 
-def _failed(what: str, log: BinaryIO, definition: Definition) -> ManagedEnvironmentError:
+def _failed(what: str, commands: _Commands, definition: Definition) -> ManagedEnvironmentError:
     return ManagedEnvironmentError(
-        f"{what}: {last_words(read_back(log))}",
+        f"{what}: {last_words(commands.said())}",
         hint=f"What is there is kept: onnxport env create {definition.name} goes on from it; --verbose shows more.",
     )
 

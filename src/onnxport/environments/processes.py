@@ -53,10 +53,10 @@ def printed() -> Iterator[BinaryIO]:
                 sys.stderr.write(read_back(log))
 
 
-def read_back(log: BinaryIO) -> str:
-    """What is in the file that processes print into; of a long text the end."""
+def read_back(log: BinaryIO, start: int = 0) -> str:
+    """What is in the file that processes print into, from byte `start` on; of a long text the end."""
     size = log.seek(0, os.SEEK_END)
-    log.seek(max(size - _TAIL_BYTES, 0))
+    log.seek(max(size - _TAIL_BYTES, start))
     return log.read().decode("utf-8", errors="replace")
 
 
