@@ -77,7 +77,7 @@ from pathlib import Path
 from onnxport.cli.console import Console
 from onnxport.cli.interrupts import Interrupts
 from onnxport.environments import ENVIRONMENTS, Definition, call_in
-ENVIRONMENTS["stand-in"] = Definition("stand-in", "Tests", Path(sys.argv[3]), (3, 11), (3, 99), 0, "")
+ENVIRONMENTS["stand-in"] = Definition("stand-in", "Tests", Path(sys.argv[3]), (3, 11), (3, 99), 0, 0, "")
 try:
     with Interrupts():
         arguments = {"framework": None, "model": sys.argv[1], "output": sys.argv[2]}

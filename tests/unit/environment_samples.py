@@ -44,7 +44,7 @@ def tiny_definition(
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "tiny.txt"
     lock.write_text(f"# a comment\n\n{lines}", encoding="utf-8")
-    return Definition("tiny", "Tests", lock, (3, 11), (3, 99), 10_000_000, check)
+    return Definition("tiny", "Tests", lock, (3, 11), (3, 99), 10_000_000, 0, check)
 
 
 def this_python(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
@@ -52,7 +52,7 @@ def this_python(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Def
 
     The number of the last process that ran in it is in the file `pid` in `folder`.
     """
-    definition = Definition(name, "Tests", folder / "lock.txt", (3, 11), (3, 99), 0, "")
+    definition = Definition(name, "Tests", folder / "lock.txt", (3, 11), (3, 99), 0, 0, "")
     folder.mkdir(parents=True, exist_ok=True)
     definition.lock.write_text("", encoding="utf-8")
     monkeypatch.setenv("ONNXPORT_HOME", str(folder / "home"))

@@ -126,7 +126,7 @@ def test_packages_that_do_not_fit_together(tiny: Definition, tmp_path: Path) -> 
 
 
 def test_too_little_space_is_told_before_anything_is_made(tiny: Definition) -> None:
-    huge = Definition("tiny", "Tests", tiny.lock, (3, 11), (3, 99), 10**16, "")
+    huge = Definition("tiny", "Tests", tiny.lock, (3, 11), (3, 99), 10**16, 0, "")
     with pytest.raises(OutputError, match="it needs about") as caught:
         create(huge)
     assert "ONNXPORT_HOME" in str(caught.value.hint)
@@ -170,7 +170,7 @@ import sys
 from pathlib import Path
 from onnxport.environments.definition import ENVIRONMENTS, Definition
 from onnxport.cli.main import main
-ENVIRONMENTS["tiny"] = Definition("tiny", "Tests", Path(sys.argv[1]), (3, 11), (3, 99), 1, "import onnxport_tiny")
+ENVIRONMENTS["tiny"] = Definition("tiny", "Tests", Path(sys.argv[1]), (3, 11), (3, 99), 1, 0, "import onnxport_tiny")
 sys.exit(main(["env", "create", "tiny"]))
 """
 
@@ -202,4 +202,7 @@ def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition
     assert "interrupted: `onnxport env create tiny` goes on from what is there" in said
     assert "Traceback" not in said
     assert state_of(tiny) is State.INCOMPLETE
+    (folder_of("tiny") / "tmp").mkdir(exist_ok=True)
+    (folder_of("tiny") / "tmp" / "left by a crash").touch()
     assert create(tiny).state is State.WHOLE
+    assert not (folder_of("tiny") / "tmp").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,7 +91,7 @@ def require_own(folder: Path) -> None:
 
 
 def _require_space(definition: Definition, folder: Path) -> None:
-    missing = max(definition.disk_bytes - disk_bytes(folder), 0)
+    missing = max(definition.disk_bytes - disk_bytes(folder), 0) + definition.download_bytes
     try:
         check_free_space(folder, missing)
     except OutputError as error:
@@ -112,7 +114,7 @@ def _make(definition: Definition, folder: Path, reporter: Reporter, commands: _C
                 raise _failed(f"Python could not create a virtual environment at {folder}", commands, definition)
             mark_begun(definition)
         step.done(f"Python {python_version(folder)}" + (", goes on where it stopped" if goes_on else ""))
-    with reporter.step("Install") as step:
+    with reporter.step("Install") as step, commands.temporary_files(folder / "tmp"):
         forget_unfinished(folder)
         # Only wheels: building packages would run their code, and need compilers. No dependencies: the lock has them.
         options = ("--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--requirement", definition.lock)
@@ -134,12 +136,25 @@ class _Commands:
     def __init__(self, log: BinaryIO, held: tuple[int, ...]) -> None:
         self._log, self._held = log, held
         self._start = 0
+        self._more: dict[str, str] = {}
+
+    @contextmanager
+    def temporary_files(self, folder: Path) -> Iterator[None]:
+        """Processes put them there: a system's own folder for them may be in memory, and keeps what a crash leaves."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        self._more = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+        try:
+            yield
+        finally:
+            self._more = {}
+            shutil.rmtree(folder, ignore_errors=True)
 
     def run(self, program: Path, *words: str | Path, bridge: Path | None = None) -> bool:
         """Whether the process succeeded."""
         self._start = self._log.seek(0, os.SEEK_END)
         try:
-            return run((program, *words), self._log, clean_variables(bridge), self._held) == 0
+            return run((program, *words), self._log, clean_variables(bridge) | self._more, self._held) == 0
         except FileNotFoundError:
             return False
 

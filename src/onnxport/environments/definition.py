@@ -19,6 +19,7 @@ class Definition:
         lock: a requirements file with every package, dependencies included, at one version.
         python_from, python_below: the versions of Python that all these packages have wheels for.
         disk_bytes: what the environment takes on disk.
+        download_bytes: what pip needs beside that while it installs, for the wheels.
         check: Python code that fails where the environment is of no use.
     """
 
@@ -28,6 +29,7 @@ class Definition:
     python_from: tuple[int, int]
     python_below: tuple[int, int]
     disk_bytes: int
+    download_bytes: int
     check: str
 
     def packages(self) -> list[str]:
@@ -51,7 +53,8 @@ _DEFINITIONS = (
         lock=Path(__file__).with_name("hf-tensorflow.txt"),
         python_from=(3, 11),  # onnxport's own; tensorflow 2.21 has wheels for 3.10 to 3.13
         python_below=(3, 14),
-        disk_bytes=2_800_000_000,
+        disk_bytes=2_700_000_000,
+        download_bytes=700_000_000,
         check="import tf2onnx, onnxport; from transformers import TFAutoModel, TFBertModel",
     ),
 )
