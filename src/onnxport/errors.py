@@ -54,6 +54,10 @@ class MissingDependencyError(OnnxPortError):
     """A framework or library is not installed; the hint is the install command."""
 
 
+class ManagedEnvironmentError(OnnxPortError):
+    """A managed environment could not be made, is in use, or a process in it ended without a result."""
+
+
 class OutputError(OnnxPortError):
     """The destination cannot be written: not empty, not writable, no space left."""
 

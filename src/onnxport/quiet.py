@@ -15,13 +15,13 @@ _depth = 0
 
 
 @contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Everything printed, logged or warned inside goes to the yielded buffer. Nests.
+def quiet(said: io.StringIO | None = None) -> Iterator[io.StringIO]:
+    """Everything printed, logged or warned inside goes to the yielded buffer, `said` if it is given. Nests.
 
     A console that shall stay visible must hold its own stream, taken before.
     """
     global _depth
-    said = io.StringIO()
+    said = said if said is not None else io.StringIO()
     if _depth:
         yield said
         return

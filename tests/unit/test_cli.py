@@ -33,7 +33,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_command_shows_the_commands(capsys: Capture) -> None:
     outcome = run(capsys)
     assert outcome.code == 0
-    assert all(name in outcome.out for name in ("convert", "run", "verify", "inspect", "tasks"))
+    assert all(name in outcome.out for name in ("convert", "run", "verify", "inspect", "tasks", "env"))
 
 
 def test_version(capsys: Capture) -> None:
@@ -42,7 +42,7 @@ def test_version(capsys: Capture) -> None:
     assert run(capsys, "--version").out.strip() == __version__
 
 
-@pytest.mark.parametrize("command", ["convert", "run", "verify", "inspect", "tasks"])
+@pytest.mark.parametrize("command", ["convert", "run", "verify", "inspect", "tasks", "env"])
 def test_help_of_every_command(capsys: Capture, command: str) -> None:
     outcome = run(capsys, command, "--help")
     assert outcome.code == 0
@@ -65,6 +65,10 @@ def test_help_of_every_command(capsys: Capture, command: str) -> None:
         (("inspect",), "'path'"),
         (("run", "folder"), "'inputs'"),
         (("tasks", "--jsn"), "--json"),
+        (("env", "creat"), "Did you mean 'create'?"),
+        (("env", "create"), "'NAME'"),
+        (("env", "create", "hf-tensorflwo"), "Did you mean 'hf-tensorflow'?"),
+        (("env", "remove", "hf-tensorflow", "--jsn"), "--json"),
     ],
 )
 def test_bad_usage_is_exit_2_and_says_what_to_type(capsys: Capture, words: tuple[str, ...], wanted: str) -> None:
@@ -237,6 +241,23 @@ def test_help_and_tasks_import_nothing_heavy() -> None:
     assert run_apart("--help", before=block).code == 0
     assert run_apart("tasks", before=block).code == 0
     assert run_apart("convert", "--help", before=block).code == 0
+    assert run_apart("env", "list", before=block).code == 0
+
+
+def test_env_alone_shows_its_commands(capsys: Capture) -> None:
+    outcome = run(capsys, "env")
+    assert outcome.code == 0
+    assert all(name in outcome.out for name in ("create", "list", "remove"))
+
+
+def test_env_list_of_nothing(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXPORT_HOME", str(tmp_path / "home"))
+    outcome = run(capsys, "env", "list")
+    assert outcome.code == 0
+    assert "hf-tensorflow" in outcome.out and "not created" in outcome.out
+    (row,) = run(capsys, "env", "list", "--json").document
+    assert (row["state"], row["python"], row["size_bytes"]) == ("not created", None, 0)
+    assert not (tmp_path / "home").exists()
 
 
 def test_inspect_of_a_folder(capsys: Capture, tmp_path: Path) -> None:

@@ -24,7 +24,14 @@ _FOREIGN = {"--no-deps"}
 def _options() -> dict[str, set[str]]:
     """Command to its options."""
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return {name: {"--help", *(o for p in command.params for o in p.opts)} for name, command in commands.items()}
+    return {
+        # `env` has commands of its own.
+        name: {
+            "--help",
+            *(o for c in (command, *getattr(command, "commands", {}).values()) for p in c.params for o in p.opts),
+        }
+        for name, command in commands.items()
+    }
 
 
 def _section(text: str, name: str) -> str:

@@ -18,11 +18,12 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
 from onnxport.errors import FolderError
 
+_T = TypeVar("_T")
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HINT = "Restore the file from where the folder came from, or convert again with `onnxport convert`."
@@ -63,6 +64,25 @@ def from_json(text: str) -> Manifest:
         if not _SHA256.fullmatch(digest):
             raise _wrong(f"files[{path!r}]", "a sha256 of 64 lower case hex digits", digest)
     return manifest
+
+
+def to_plain(cls: type[_T], value: _T) -> Any:
+    """A dataclass of `manifest.py` as JSON types, for documents other than the manifest.
+
+    Raises:
+        TypeError: a value does not have the type that its field declares.
+    """
+    return _encode(cls, value, cls.__name__)
+
+
+def from_plain(cls: type[_T], data: Any) -> _T:
+    """The inverse of `to_plain`.
+
+    Raises:
+        FolderError: a field is missing, unknown or wrong.
+    """
+    decoded: _T = _decode(cls, data, "")
+    return decoded
 
 
 def named_paths(manifest: Manifest) -> Iterator[tuple[str, str]]:

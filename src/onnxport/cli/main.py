@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from onnxport.cli import after, convert, inspect, run, target, tasks, verify
+from onnxport.cli import after, convert, env, inspect, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.shell import ClosedOutput, Shell
 from onnxport.errors import OnnxPortError
@@ -37,6 +37,7 @@ app.command("optimize")(after.optimize)
 app.command("quantize")(after.quantize)
 app.command("target")(target.target)
 app.command("tasks")(tasks.tasks)
+app.add_typer(env.app, name="env")
 
 
 @app.callback(invoke_without_command=True)

@@ -11,6 +11,7 @@ from onnxport.tasks import Task
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from onnxport.environments import Status
     from onnxport.inspection import GraphInspection
 
 _MOST_OPERATORS = 12
@@ -119,6 +120,15 @@ def tasks_table(tasks: Iterable[Task]) -> Table:
     table = _table("", ["task", "also called", "what it does", "inputs", "example"])
     for task in tasks:
         table.add_row(task.name, ", ".join(task.aliases), task.summary, task.kind, task.example)
+    return table
+
+
+def environments_table(statuses: Iterable[Status]) -> Table:
+    """Managed environments: a row for each."""
+    table = _table("", ["name", "state", "Python", "size", "what for", "path"], narrow=("name", "state"))
+    for status in statuses:
+        size = bytes_text(status.size_bytes) if status.size_bytes else ""
+        table.add_row(status.name, status.state.value, status.python or "", size, status.purpose, str(status.path))
     return table
 
 
