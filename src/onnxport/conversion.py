@@ -6,7 +6,7 @@ source and graph agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,29 +85,32 @@ def convert(
 
     Args:
         framework: "pt", "tf", or None: found from the checkpoint.
-        model: a folder, a model of the hub, a live transformers model, or with `sample_inputs` any
-            torch.nn.Module.
+        model: a folder, a model of the hub, a `.keras` or `.h5` file, a SavedModel folder, a live transformers
+            or Keras model, or with `sample_inputs` any torch.nn.Module.
         output: a folder to make; or a path ending in `.onnx`: then the graph alone is written there.
-        opset: None is the newest that the installed ONNX Runtime runs at full speed.
+        opset: None is the newest that the installed ONNX Runtime runs at full speed; of TensorFlow, that
+            tf2onnx writes.
         tokenizer: the model's by default.
         use_external_format: weights beside the graph; beyond 2 GB that happens by itself.
         pipeline_name: a task, or "auto": read from the checkpoint's architecture.
         overwrite: replace a folder that onnxport wrote.
         quantize: also write a dynamically quantized int8 graph, verified with its own tolerance.
         allow_mismatch: publish a graph whose numbers differ; the evidence says so.
-        sample_inputs: for a plain module: a tensor, a tuple in the forward's order, or a dict.
+        sample_inputs: for a plain module or Keras model: a tensor, a tuple in the forward's order, or a dict.
         shard_size: most bytes of one weights file; one file of any size by default.
         link_weights: link the checkpoint's weight files instead of copying them, and use them as they are.
         memory_limit: most bytes of memory to take; 80 % of what is free by default.
         reporter: told about every step; silent by default.
         model_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`
-            and what `from_pretrained` takes.
+            and what `from_pretrained` takes; `signature` of a SavedModel.
 
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.
     """
     from onnxport.drafts import capture_drafts
+    from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
+    from onnxport.framework import find_place
     from onnxport.subject import load_subject
 
     if pipeline_name != "auto":
@@ -121,15 +124,26 @@ def convert(
     output = Path(output).expanduser()
     check = check_file_destination if output.suffix == ".onnx" else check_destination
     check(output, overwrite=overwrite)
-    likely = _likely_framework(framework, model)  # what is wrong is told before anything is loaded
-    _require_exporter(likely)
-    opset = choose_opset(opset, likely)
+    place = find_place(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
+    opset = choose_opset(opset, place.framework)
+    if place.environment is not None:
+        return call_in(
+            place.environment, "convert",
+            dict(
+                framework=place.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
+                use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
+                quantize=quantize, allow_mismatch=allow_mismatch, sample_inputs=sample_inputs, shard_size=shard_size,
+                link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
+            ),
+            reporter or Silent(),
+        )  # fmt: skip
+    _require_exporter(place.framework)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with quiet(), collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
-            subject = load_subject(framework, model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
+            subject = load_subject(place.framework, model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
         for note in subject.notes:
             watch.reporter.note(note)
@@ -157,22 +171,51 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
+    from onnxport.subject import subject_of
+
+    return _convert_to_file(lambda: subject_of(nlp, "pt"), "pt", opset, output, use_external_format)
+
+
+def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verification:
+    """Export a model through tf2onnx to the graph file `output`, and verify it.
+
+    Args:
+        nlp: a Keras model, a `.keras` or `.h5` file, a SavedModel folder, or a pipeline of transformers' TensorFlow
+            classes (transformers 4).
+        opset: None is the default of `convert`.
+        output: path of the graph; an existing graph there is replaced. Beyond 2 GB its weights are in
+            `<output>_data`.
+
+    Raises:
+        OnnxPortError: as `convert`; nothing was written.
+    """
+    from onnxport.subject import load_subject, subject_of
+
+    def load() -> Subject:
+        return subject_of(nlp, "tf") if hasattr(nlp, "task") else load_subject("tf", nlp, None, "auto", None, {})
+
+    return _convert_to_file(load, "tf", opset, output, external=False)
+
+
+def _convert_to_file(
+    load: Callable[[], Subject], framework: str, opset: int | None, output: str | Path, external: bool
+) -> Verification:
     from onnxport.drafts import capture_drafts, verify_draft
     from onnxport.evidence import require_agreement
     from onnxport.export.opset import choose_opset
-    from onnxport.subject import subject_of
 
     output = Path(output).expanduser()
     if output.suffix != ".onnx":
         raise UsageError(f"{output} does not end in .onnx. Nothing was written.", hint="`convert` writes folders.")
-    opset = choose_opset(opset)
+    opset = choose_opset(opset, framework)
+    _require_exporter(framework)
     with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
-        subject = subject_of(nlp, "pt")
+        subject = load()
         _require_one_graph(subject, output)
         (draft,) = capture_drafts(subject, opset, Stopwatch(Silent()))
         file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graphs([draft.graph], [file], output.parent, WeightFiles(use_external_format), step)
+            write_graphs([draft.graph], [file], output.parent, WeightFiles(external), step)
         verification = verify_draft(draft, file, [file])
         require_agreement(verification)
         staging.publish()
@@ -338,18 +381,6 @@ def _require_exporter(framework: str) -> None:
         require_tensorflow()
     else:
         require_pytorch()
-
-
-def _likely_framework(framework: str | None, model: Any) -> str:
-    """Of a model that is not loaded yet: the ranges of opsets differ."""
-    from onnxport.sources.keras import is_keras_model
-    from onnxport.tensorflow_files import kind_of
-
-    if framework is not None:
-        return framework
-    if isinstance(model, (str, Path)):
-        return "tf" if kind_of(model) is not None else "pt"
-    return "tf" if is_keras_model(model) else "pt"
 
 
 def _verification_summary(components: Sequence[Component]) -> str:

@@ -73,6 +73,10 @@ def load_subject(
     tensorflow = _tensorflow_subject(framework, model, sample_inputs, task, settings)
     if tensorflow is not None:
         return tensorflow
+    if framework == "tf" and not isinstance(model, (str, Path)) and not hasattr(model, "config"):
+        raise UsageError(
+            f"A {type(model).__name__} is no Keras model. Nothing was written.", hint="Leave --framework out."
+        )
     if sample_inputs is not None:
         return module_subject(model, sample_inputs, settings)
     from onnxport.loading import load

@@ -95,12 +95,11 @@ def is_sample(value: object) -> bool:
 
 
 def _sampler(source: TensorflowSource, declared: tuple[Declared, ...]) -> DeclaredSampler:
-    def runs(arrays: Arrays) -> bool:
+    def runs(arrays: Arrays) -> Arrays | None:
         try:
-            source.run(arrays)
+            return source.run(arrays)
         except Exception:  # a refusal of any kind is the answer
-            return False
-        return True
+            return None
 
     return declared_sampler(declared, runs)
 

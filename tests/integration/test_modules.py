@@ -83,3 +83,16 @@ def test_wrong_sample_inputs(tmp_path):
         convert("pt", Mixer(), tmp_path / "out", sample_inputs={"z": torch.randn(2, 3)})
     with pytest.raises(OnnxPortError, match=r"live torch\.nn\.Module"):
         convert("pt", "folder", tmp_path / "out", sample_inputs=torch.randn(2, 3))
+
+
+class Quiet(torch.nn.Module):
+    """What keeps the logarithm finite is smaller than onnxscript's idea of zero."""
+
+    def forward(self, x):
+        return torch.log(x * x + 1e-10)
+
+
+def test_silence_stays_finite(tmp_path):
+    convert("pt", Quiet(), tmp_path / "q.onnx", sample_inputs=torch.randn(2, 3))
+    found = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"x": np.zeros((4, 5), np.float32)})[0]
+    np.testing.assert_allclose(found, np.log(1e-10), rtol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from onnxport.cli.console import Console
 from onnxport.cli.interrupts import Interrupts
 from onnxport.errors import VerificationError
 from onnxport.tasks import TASKS
+from tests.unit.checkpoints import CONFIG, WEIGHTS
 from tests.unit.cli_runner import run, run_apart
 from tests.unit.sample_manifest import make_manifest
 
@@ -221,7 +223,10 @@ def test_ascii_streams_take_every_message() -> None:
 
 def test_without_torch_convert_names_the_install_command(tmp_path: Path) -> None:
     block = "sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript']))"
-    outcome = run_apart("convert", tmp_path, tmp_path / "out", before=block)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model" / "model.safetensors").write_bytes(WEIGHTS)
+    outcome = run_apart("convert", tmp_path / "model", tmp_path / "out", before=block)
     assert outcome.code == 2
     assert 'pip install "onnxport[pytorch]"' in outcome.err
     assert "bug" not in outcome.err

@@ -21,8 +21,8 @@ def convert(
         list[str],
         typer.Argument(
             metavar="[MODEL] OUTPUT",
-            help="The model (a folder, or a name on the hub), unless --model gives it; and where to write: "
-            "a folder, or a path ending in .onnx for the graph alone.",
+            help="The model (a folder, a .keras file, or a name on the hub), unless --model gives it; and where to "
+            "write: a folder, or a path ending in .onnx for the graph alone.",
         ),
     ],
     model: Annotated[
@@ -36,7 +36,7 @@ def convert(
     ] = None,
     framework: Annotated[
         str | None,
-        typer.Option("--framework", help="pt or tf; found from the checkpoint if left out.", metavar="pt|tf"),
+        typer.Option("--framework", help="pt or tf; found from the model if left out.", metavar="pt|tf"),
     ] = None,
     opset: Annotated[
         int | None,
@@ -72,6 +72,9 @@ def convert(
     target: Annotated[
         str | None,
         typer.Option("--target", help="Also write what another run time needs: genai (onnxruntime-genai)."),
+    ] = None,
+    signature: Annotated[
+        str | None, typer.Option("--signature", help="The signature of a SavedModel; all of them if left out.")
     ] = None,
     check_loading: Annotated[
         bool, typer.Option("--check-loading", help="Load the graph in ONNX Runtime. Verification always does.")
@@ -120,6 +123,8 @@ def convert(
     }
     if shard_size is not None:
         options["shard_size"] = parse_size(shard_size, "--shard-size")
+    if signature is not None:
+        options["signature"] = signature
     if link_weights:
         options["link_weights"] = True
     if memory_limit is not None:

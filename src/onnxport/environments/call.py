@@ -35,7 +35,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
 
     Args:
         environment_name: which environment.
-        function: "convert", "convert_tensorflow" or "verify".
+        function: "convert" or "verify".
         arguments: its keyword arguments, without `reporter`; all that JSON takes, and paths.
         reporter: told about every step.
 

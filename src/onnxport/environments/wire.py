@@ -16,7 +16,7 @@ from onnxport.artifact.manifest_json import from_plain, to_plain
 from onnxport.errors import OnnxPortError, UsageError, VerificationError
 
 # The public functions of onnxport that a worker calls, and no other.
-FUNCTIONS = ("convert", "convert_tensorflow", "verify")
+FUNCTIONS = ("convert", "verify")
 
 
 def plain_arguments(environment: str, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

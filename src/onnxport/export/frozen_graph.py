@@ -72,7 +72,7 @@ def freeze(function: Any) -> Frozen:
 
 
 def without_shapes(frozen: Frozen) -> Any:
-    """The graph, whose weights have shapes that are not known: grappler makes a tensor for each input of known shape."""
+    """The graph with weights of unknown shape: grappler makes a tensor for each input of a known one."""
     graph_def = type(frozen.graph_def)()
     graph_def.CopyFrom(frozen.graph_def)
     for node in graph_def.node:

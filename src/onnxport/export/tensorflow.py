@@ -14,6 +14,7 @@ from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
+from onnxport.export.settled_names import settle_names
 from onnxport.foreign_errors import first_line
 from onnxport.shapes import Signature, infer_signature
 from onnxport.sources.tensorflow import TensorflowSource, tensorflow
@@ -42,6 +43,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             hint="--verbose shows what it said.",
         ) from error
     _declare(model, signature)
+    settle_names(model)
     return Captured(model, signature)
 
 

@@ -23,9 +23,9 @@ def simplify(model: onnx_ir.Model) -> None:
     import onnxscript.optimizer
     from onnxscript.rewriter import onnx_fusions
 
-    with rules_by_operator():
+    with rules_by_operator(), exact_constants():
         onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
-    onnx_fusions.fuse(model)
+        onnx_fusions.fuse(model)
 
 
 class _ByOperator:
@@ -60,6 +60,38 @@ def rules_by_operator() -> Iterator[None]:
     finally:
         for rule, matcher in own:
             rule._matcher = matcher
+
+
+@contextmanager
+def exact_constants() -> Iterator[None]:
+    """A rule about a whole number matches that number alone.
+
+    Upstream (onnxscript 0.7): a constant of a pattern matches what is within 1e-8 of it, or a relative 1e-5. So
+    `x + 1e-10` is taken for `x + 0` and becomes `x`: a logarithm loses what keeps it from minus infinity. Random
+    inputs do not show it, silence does.
+    """
+    from onnxscript.rewriter import _matcher
+
+    matcher = _matcher.SimplePatternMatcher
+    original = matcher._match_constant
+
+    def match(self: Any, pattern: Any, value: onnx_ir.Value) -> bool:
+        known = pattern.value
+        whole = isinstance(known, list) or float(known).is_integer()
+        before = pattern._rel_tol, pattern._abs_tol
+        pattern._abs_tol = 0.0
+        if whole:
+            pattern._rel_tol = 0.0
+        try:
+            return bool(original(self, pattern, value))
+        finally:
+            pattern._rel_tol, pattern._abs_tol = before
+
+    matcher._match_constant = match
+    try:
+        yield
+    finally:
+        matcher._match_constant = original
 
 
 def _should_fold(node: onnx_ir.Node) -> bool | None:

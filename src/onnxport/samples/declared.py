@@ -1,7 +1,7 @@
 """Inputs of a function that declares them: names, types, and axes that are fixed or free.
 
-What the numbers mean is not declared. Masks are known by their names; how large an integer may be and which
-free axes must be equal is found by trying.
+What the numbers mean is not declared. Masks are known by their names; how large an integer may be, which free
+axes must be equal, and whether pixels are meant to reach 255 is found by trying.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxport.samples.base import Arrays, Knob, Sizes
+from onnxport.samples.base import Arrays, Knob, Sizes, with_silence
 
-Runs = Callable[[Arrays], bool]
+# What the model makes of arrays; None where it refuses them.
+Runs = Callable[[Arrays], Arrays | None]
 
 # Larger than the vocabulary of most models; what takes any integer need not get larger ones.
 _MOST = 2**17
 _LENGTH = Knob("sequence_length", 11, (17, 29, 7))
 _SIDE = Knob("", 64, (96, 72, 101, 160, 128, 224))
+# Outputs that differ by less between two images, of their size, say nothing about what was computed in between.
+_DULL = 1e-2
 _OTHER = Knob("", 24, (37, 48, 64, 101, 4096, 8192))
 
 
@@ -49,22 +52,27 @@ class DeclaredSampler:
         inputs: in the order of the graph's inputs.
         knobs: name of the knob of each free axis, by input and axis.
         highest: integers of an input are below this number.
+        pixels: inputs that get numbers from 0 to 255; other inputs of floats are drawn from a normal distribution.
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(
-        self, inputs: Sequence[Declared], knobs: dict[tuple[str, int], str], highest: dict[str, int] | None = None
+        self,
+        inputs: Sequence[Declared],
+        knobs: dict[tuple[str, int], str],
+        highest: dict[str, int] | None = None,
+        pixels: frozenset[str] = frozenset(),
     ) -> None:
-        self.inputs, self.places, self.highest = tuple(inputs), dict(knobs), dict(highest or {})
+        self.inputs, self.places, self.highest, self.pixels = tuple(inputs), dict(knobs), dict(highest or {}), pixels
         self.knobs = tuple(_knob(name) for name in dict.fromkeys(knobs.values()))
         self.can_pad = any(spec.is_mask and len(spec.axes) == 2 for spec in inputs)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         rng = np.random.default_rng([seed, *sizes.values()])
-        return {spec.name: self._draw(spec, sizes, rng, padded) for spec in self.inputs}
+        return {spec.name: self._draw(spec, sizes, rng, padded, seed) for spec in self.inputs}
 
-    def _draw(self, spec: Declared, sizes: Sizes, rng: np.random.Generator, padded: bool) -> np.ndarray:
+    def _draw(self, spec: Declared, sizes: Sizes, rng: np.random.Generator, padded: bool, seed: int) -> np.ndarray:
         shape = tuple(
             sizes[self.places[spec.name, axis]] if size is None else size for axis, size in enumerate(spec.axes)
         )
@@ -74,8 +82,10 @@ class DeclaredSampler:
             if padded and len(shape) == 2:
                 mask[1:, max(1, shape[1] * 2 // 5) :] = 0
             return mask
+        if spec.name in self.pixels:
+            return with_silence(rng.uniform(0, 255, shape).astype(dtype), seed)
         if dtype.kind == "f":
-            return rng.standard_normal(shape).astype(dtype)
+            return with_silence(rng.standard_normal(shape).astype(dtype), seed)
         if dtype.kind == "b":
             return rng.random(shape) < 0.5
         limit = min(self.highest.get(spec.name, _MOST), np.iinfo(dtype).max)
@@ -83,7 +93,7 @@ class DeclaredSampler:
 
 
 def declared_sampler(inputs: Sequence[Declared], runs: Runs) -> DeclaredSampler:
-    """The sampler of declared inputs; `runs` tells whether the model takes what it is given."""
+    """The sampler of declared inputs; `runs` is the model."""
     knobs = _knob_names(inputs)
     highest = {spec.name: 2 for spec in inputs}
     sampler = DeclaredSampler(inputs, knobs, highest)
@@ -91,7 +101,8 @@ def declared_sampler(inputs: Sequence[Declared], runs: Runs) -> DeclaredSampler:
         if np.dtype(spec.dtype).kind in "iu" and not spec.is_mask:
             highest[spec.name] = _highest(sampler, spec, runs)
     sampler = DeclaredSampler(inputs, knobs, highest)
-    return DeclaredSampler(inputs, _independent(sampler, runs), highest)
+    knobs = _independent(sampler, runs)
+    return DeclaredSampler(inputs, knobs, highest, _pixels(sampler, runs))
 
 
 def _knob_names(inputs: Sequence[Declared]) -> dict[tuple[str, int], str]:
@@ -131,7 +142,7 @@ def _highest(sampler: DeclaredSampler, spec: Declared, runs: Runs) -> int:
     arrays = sampler.make(sizes)
     highest = 1
     while highest < min(_MOST, np.iinfo(spec.dtype).max):
-        if not runs({**arrays, spec.name: np.full_like(arrays[spec.name], 2 * highest - 1)}):
+        if runs({**arrays, spec.name: np.full_like(arrays[spec.name], 2 * highest - 1)}) is None:
             break
         highest *= 2
     return highest
@@ -147,6 +158,30 @@ def _independent(sampler: DeclaredSampler, runs: Runs) -> dict[tuple[str, int], 
             continue
         for input_name in dict.fromkeys(name for name, _ in places):
             other = sampler.make({**base, knob.name: knob.others[0]})[input_name]
-            if runs({**sampler.make(base), input_name: other}):
+            if runs({**sampler.make(base), input_name: other}) is not None:
                 names |= {place: f"{input_name}_{knob.name}" for place in places if place[0] == input_name}
     return names
+
+
+def _pixels(sampler: DeclaredSampler, runs: Runs) -> frozenset[str]:
+    """Images whose numbers the model divides by 255 itself: it sees next to nothing of smaller ones."""
+    images = frozenset(spec.name for spec in sampler.inputs if len(spec.axes) == 4 and np.dtype(spec.dtype).kind == "f")
+    if not images:
+        return images
+    bright = DeclaredSampler(sampler.inputs, sampler.places, sampler.highest, images)
+    small, large = _sensitivity(sampler, runs), _sensitivity(bright, runs)
+    return images if small < _DULL and large > 2 * small else frozenset()
+
+
+def _sensitivity(sampler: DeclaredSampler, runs: Runs) -> float:
+    """How much outputs differ between two samples, of their size; 0 where the model refuses them."""
+    sizes = {knob.name: knob.base for knob in sampler.knobs}
+    found = [runs(sampler.make(sizes, seed=seed)) for seed in (1, 2)]
+    if found[0] is None or found[1] is None:
+        return 0.0
+    changes = []
+    for name, first in found[0].items():
+        if first.dtype.kind == "f" and np.isfinite(first).all():
+            scale = float(np.abs(first).mean(dtype=np.float64))
+            changes.append(float(np.abs(first - found[1][name]).mean(dtype=np.float64)) / scale if scale else 0.0)
+    return max(changes, default=0.0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxport.samples.base import Arrays, Knob, Sizes
+from onnxport.samples.base import Arrays, Knob, Sizes, with_silence
 
 
 class TensorSampler:
@@ -47,9 +47,9 @@ class TensorSampler:
         if seed == 0 and all(sizes[k.name] == k.base for k in self.knobs):
             return dict(self.sample)
         rng = np.random.default_rng([seed, *sizes.values()])
-        return {name: self._draw(name, value, sizes, rng) for name, value in self.sample.items()}
+        return {name: self._draw(name, value, sizes, rng, seed) for name, value in self.sample.items()}
 
-    def _draw(self, name: str, value: np.ndarray, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, name: str, value: np.ndarray, sizes: Sizes, rng: np.random.Generator, seed: int) -> np.ndarray:
         shape = list(value.shape)
         for knob, places in self.groups.items():
             for place, axis in places:
@@ -57,7 +57,8 @@ class TensorSampler:
                     shape[axis] = sizes[knob]
         if value.dtype.kind == "f":
             spread = float(value.std()) or 1.0
-            return (rng.standard_normal(shape) * spread + float(value.mean())).astype(value.dtype)
+            numbers = (rng.standard_normal(shape) * spread + float(value.mean())).astype(value.dtype)
+            return with_silence(numbers, seed)
         if value.dtype.kind == "b":
             return rng.random(shape) < 0.5
         return rng.integers(value.min(), value.max() + 1, shape).astype(value.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from onnxport.sources.tensorflow import TensorflowSource, tensorflow
 
 # Where a subclassed model has no inputs that it declares, only shapes that it was once built for.
 _BUILT = "input_shape"
+# Names that Keras gives by counting all layers of the process.
+_COUNTED = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)?")
 # What the only input of a model is called that has no name for it.
 UNNAMED = "input"
 
@@ -110,7 +113,7 @@ def _named(structure: Any) -> list[tuple[str, Any]]:
     for number, (_, leaf) in enumerate(leaves):
         own = str(getattr(leaf, "name", "") or "").partition(":")[0]
         usual = UNNAMED if len(leaves) == 1 else f"input_{number}"
-        found.append((usual if not own or own.startswith("keras_tensor") else own, leaf))
+        found.append((usual if not own or _COUNTED.fullmatch(own) else own, leaf))
     return found
 
 
@@ -132,8 +135,22 @@ def _packed(structure: Any, leaves: Sequence[Any]) -> Any:
 
 
 def _with_names(model: Any, result: Any) -> Any:
-    """A sequence of outputs by the names of the layers that made them, where they tell them apart."""
-    names = getattr(model, "output_names", None)
-    if isinstance(result, (list, tuple)) and names and len(set(names)) == len(names) == len(result):
-        return dict(zip(names, result, strict=True))
-    return result
+    """Outputs by the names that the user gave to the layers that made them."""
+    if isinstance(result, dict):
+        return result
+    results = list(result) if isinstance(result, (list, tuple)) else [result]
+    names = list(getattr(model, "output_names", None) or [])
+    if len(set(names)) != len(results):
+        return result
+    usual = ["output"] if len(results) == 1 else [f"output_{number}" for number in range(len(results))]
+    chosen = [spare if _is_counted(model, name) else name for name, spare in zip(names, usual, strict=True)]
+    return dict(zip(chosen, results, strict=True))
+
+
+def _is_counted(model: Any, name: str) -> bool:
+    """Whether Keras made up the name of a layer: its class, and a number of all layers of the process."""
+    try:
+        own = type(model.get_layer(name)).__name__
+    except ValueError:  # made by an operation, not by a layer
+        return True
+    return re.sub(r"_\d+$", "", name).replace("_", "") == own.lower()

@@ -17,11 +17,11 @@ def register_saved_optimizers() -> None:
     that `tf.saved_model.load` fails with "'_UserObject' object has no attribute 'add_slot'". Nothing of an
     optimizer is converted; all that it needs is a place for its variables.
     """
-    tf = tensorflow()
+    tf: Any = tensorflow()
     if "tf_keras" in sys.modules:
         return  # it has registered its own
 
-    class SavedOptimizer(tf.__internal__.tracking.AutoTrackable):
+    class SavedOptimizer(tf.__internal__.tracking.AutoTrackable):  # type: ignore[name-defined,misc]
         def add_slot(self, var: Any, slot_name: str) -> Any:
             return tf.Variable(tf.zeros(var.shape, var.dtype), trainable=False, name=slot_name)
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,8 @@ class TensorflowSource:
         return f"tensorflow {tensorflow().__version__}"
 
     def versions(self) -> dict[str, str]:
-        modules = {name: sys.modules[name] for name in self.libraries if name in sys.modules}
-        return {"tensorflow": tensorflow().__version__, **{name: m.__version__ for name, m in modules.items()}}
+        used = (name for name in self.libraries if name in sys.modules)
+        return {name: version(name.replace("_", "-")) for name in ("tensorflow", *used, "tf2onnx")}
 
     def weights_kept(self) -> AbstractContextManager[None]:
         return nullcontext()

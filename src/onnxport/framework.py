@@ -1,0 +1,66 @@
+"""Which framework a model is of, and whether it can be converted in this process; nothing is imported for that."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoint import inspect_checkpoint
+from onnxport.errors import UsageError
+from onnxport.sources.keras import is_keras_model
+from onnxport.tensorflow_files import kind_of
+
+FRAMEWORKS = ("pt", "tf")
+# transformers dropped its TensorFlow classes in version 5; this managed environment has the last that has them.
+HF_TENSORFLOW = "hf-tensorflow"
+_WITHOUT_TENSORFLOW = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is converted.
+
+    Attributes:
+        framework: "pt" or "tf".
+        environment: name of the managed environment that it needs; None: this process.
+    """
+
+    framework: str
+    environment: str | None = None
+
+
+def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> Place:
+    """Look at what the user gave.
+
+    Args:
+        framework: "pt", "tf", or None: found from the model.
+        model: a path, a name on the hub, or a live object.
+        settings: arguments of `convert` that say what may be read: `allow_pickle`, `revision`, ...
+
+    Raises:
+        UsageError: an unknown framework.
+        CheckpointError: a checkpoint that is missing or broken.
+    """
+    if framework not in (None, *FRAMEWORKS):
+        raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
+    if not isinstance(model, (str, Path)):
+        return Place(framework or ("tf" if is_keras_model(model) else "pt"))
+    if kind_of(model) is not None:
+        return Place("tf")
+    if framework == "pt":
+        return Place("pt")
+    known = ("allow_pickle", "trust_remote_code", "revision", "token")
+    checkpoint = inspect_checkpoint(model, **{name: settings[name] for name in known if settings.get(name)})
+    if framework == "tf" or checkpoint.framework == "tf":
+        return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW)
+    return Place("pt")
+
+
+def has_tensorflow_classes() -> bool:
+    """Whether transformers' TensorFlow models can be loaded in this process."""
+    if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("tensorflow") is None:
+        return False
+    return int(importlib.metadata.version("transformers").split(".")[0]) < _WITHOUT_TENSORFLOW

@@ -1,0 +1,293 @@
+"""Keras models: converted from files and from memory, compared with Keras at sizes that were not traced."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxport import convert, convert_tensorflow, verify
+from onnxport.artifact.folder import read_folder
+from onnxport.errors import OnnxPortError, UntrustedCheckpointError, UsageError, VerificationError
+from onnxport.runtime.session import OnnxSession
+from tests import tiny_keras
+from tests.tiny_keras import keras, layers
+
+pytestmark = pytest.mark.integration
+
+
+def _specs(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    component = read_folder(folder).components[0]
+    return {s.name: (s.dtype, s.axes) for s in component.inputs}, {s.name: s.axes for s in component.outputs}
+
+
+def _run(folder: Path, **inputs: Any) -> dict[str, Any]:
+    return OnnxSession(folder / "onnx" / "model.onnx").run(inputs)
+
+
+def _close(found: Any, wanted: Any) -> None:
+    wanted = np.asarray(wanted)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=2e-5 * max(1.0, float(np.abs(wanted).max())))
+
+
+def test_a_keras_file_with_named_inputs(tmp_path: Path) -> None:
+    model = tiny_keras.text_classifier()
+    model.save(tmp_path / "model.keras")
+    conversion = convert(None, tmp_path / "model.keras", tmp_path / "out")
+    assert conversion.passed
+    manifest = conversion.manifest
+    assert (manifest.framework, manifest.source, manifest.architecture) == ("tf", "model.keras", "Functional")
+    assert {"tensorflow", "keras", "tf2onnx"} <= manifest.versions.keys()
+    assert "torch" not in manifest.versions
+    inputs, outputs = _specs(tmp_path / "out")
+    assert inputs == {
+        "ids": ("int32", ("batch_size", "sequence_length")),
+        "mask": ("int32", ("batch_size", "sequence_length")),
+    }
+    assert outputs == {
+        "scores": ("batch_size", 3),
+        "hidden": ("batch_size", "sequence_length", 128),
+    }
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, 50, (4, 23)).astype("int32")  # no size that was probed or verified
+    mask = np.ones_like(ids)
+    mask[1:, 9:] = 0
+    found, wanted = _run(tmp_path / "out", ids=ids, mask=mask), model({"ids": ids, "mask": mask}, training=False)
+    _close(found["scores"], wanted["scores"])
+    _close(found["hidden"], wanted["hidden"])
+
+
+def test_the_weights_are_in_the_graph_once_and_no_name_of_tf2onnx_is_left(tmp_path: Path) -> None:
+    model = tiny_keras.text_classifier()
+    convert(None, model, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert [value.name for value in graph.input] == ["ids", "mask"]
+    assert [value.name for value in graph.output] == ["scores", "hidden"]
+    axes = {d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim if d.dim_param}
+    assert axes == {"batch_size", "sequence_length"}
+    stored = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
+    assert 0.95 < stored / model.count_params() < 1.05  # what is folded, and shapes and scalars
+    assert "Erf" in {node.op_type for node in graph.node}
+
+
+def test_images_of_any_size(tmp_path: Path) -> None:
+    model = tiny_keras.image_network()
+    convert("tf", model, tmp_path / "out")
+    inputs, outputs = _specs(tmp_path / "out")
+    assert inputs == {"image": ("float32", ("batch_size", "height", "width", 3))}
+    assert outputs == {"scores": ("batch_size", 4)}
+    image = np.random.default_rng(0).standard_normal((3, 77, 59, 3)).astype(np.float32)
+    _close(_run(tmp_path / "out", image=image)["scores"], model(image, training=False))
+
+
+def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
+    from onnxport.tensorflow_subject import keras_parts
+
+    ((part,), _) = keras_parts(tiny_keras.pixel_network())
+    image = part.sampler.make({"batch_size": 2})["input"]
+    assert image.min() >= 0 and 200 < image.max() <= 255
+    ((part,), _) = keras_parts(tiny_keras.image_network())
+    assert part.sampler.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
+
+
+@pytest.mark.parametrize("make", [tiny_keras.recurrent, tiny_keras.masked_recurrent])
+def test_recurrent_layers_of_any_length(tmp_path: Path, make: Any) -> None:
+    model = make()
+    convert(None, model, tmp_path / "out")
+    inputs, _ = _specs(tmp_path / "out")
+    ((name, (dtype, axes)),) = inputs.items()
+    assert axes[:2] == ("batch_size", "sequence_length")
+    rng = np.random.default_rng(1)
+    value = rng.integers(0, 30, (4, 19)) if dtype == "int32" else rng.standard_normal((4, 19, 30))
+    if dtype == "int32":
+        value[1:, 6:] = 0  # what the layer skips
+    value = value.astype(dtype)
+    (found,) = _run(tmp_path / "out", **{name: value}).values()
+    _close(found, model(value, training=False))
+
+
+def test_an_lstm_is_an_lstm(tmp_path: Path) -> None:
+    convert(None, tiny_keras.recurrent(), tmp_path / "out")
+    assert read_folder(tmp_path / "out").components[0].operators["LSTM"] >= 1
+
+
+def test_lengths_that_may_differ_have_names_of_their_own(tmp_path: Path) -> None:
+    model = tiny_keras.two_sequences()
+    convert(None, model, tmp_path / "out")
+    inputs, _ = _specs(tmp_path / "out")
+    assert inputs["query"][1] == ("batch_size", "query_sequence_length", 8)
+    assert inputs["value"][1] == ("batch_size", "value_sequence_length", 8)
+    rng = np.random.default_rng(2)
+    query, value = (rng.standard_normal((2, length, 8)).astype(np.float32) for length in (5, 14))
+    (found,) = _run(tmp_path / "out", query=query, value=value).values()
+    _close(found, model([query, value], training=False))
+
+
+def test_a_subclassed_model_by_what_it_was_built_for(tmp_path: Path) -> None:
+    model = tiny_keras.subclassed()
+    model.save(tmp_path / "model.keras")
+    conversion = convert(None, tmp_path / "model.keras", tmp_path / "out")
+    assert any("declares no inputs" in note for note in conversion.manifest.notes)
+    inputs, outputs = _specs(tmp_path / "out")
+    assert inputs["ids"] == ("int32", ("batch_size", "sequence_length"))
+    assert outputs["hidden"] == ("batch_size", "sequence_length", 16)
+    ids = np.random.default_rng(4).integers(0, 40, (3, 13)).astype("int32")
+    mask = np.ones_like(ids)
+    _close(_run(tmp_path / "out", ids=ids, mask=mask)["scores"], model({"ids": ids, "mask": mask})["scores"])
+
+
+def test_sample_inputs_of_a_live_model(tmp_path: Path) -> None:
+    model = tiny_keras.Subclassed()
+    sample = {"ids": np.ones((2, 7), "int64"), "mask": np.ones((2, 7), "int64")}
+    model(sample)
+    convert(None, model, tmp_path / "out", sample_inputs=sample)
+    inputs, _ = _specs(tmp_path / "out")
+    assert [spec[0] for spec in inputs.values()] == ["int64", "int64"]
+    ids = np.random.default_rng(4).integers(0, 40, (3, 13))
+    mask = np.ones_like(ids)
+    _close(_run(tmp_path / "out", ids=ids, mask=mask)["scores"], model({"ids": ids, "mask": mask})["scores"])
+
+
+@pytest.mark.parametrize("opset", [13, 15, 18, 21])
+def test_opsets(tmp_path: Path, opset: int) -> None:
+    model = tiny_keras.image_network()
+    verification = convert_tensorflow(model, opset, tmp_path / "m.onnx")
+    assert verification.passed and verification.source.startswith("tensorflow ")
+    assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == opset
+
+
+def test_an_old_h5_file_of_a_whole_model(tmp_path: Path) -> None:
+    model = tiny_keras.recurrent()
+    model.save(tmp_path / "model.h5")
+    convert(None, tmp_path / "model.h5", tmp_path / "out")
+    value = np.random.default_rng(5).standard_normal((2, 9, 30)).astype(np.float32)
+    (found,) = _run(tmp_path / "out", input=value).values()
+    _close(found, model(value, training=False))
+
+
+def test_weights_beside_the_graph_and_the_same_bytes_twice(tmp_path: Path) -> None:
+    model = tiny_keras.text_classifier()
+    for name in ("a", "b"):
+        convert(None, model, tmp_path / name, use_external_format=True)
+    for file in ("model.onnx", "model.onnx_data"):
+        first, second = ((tmp_path / name / "onnx" / file).read_bytes() for name in ("a", "b"))
+        assert first == second and first
+
+
+def test_verify_tells_another_model(tmp_path: Path) -> None:
+    tiny_keras.recurrent().save(tmp_path / "model.keras")
+    convert(None, tmp_path / "model.keras", tmp_path / "out")
+    assert verify(tmp_path / "out", tmp_path / "model.keras").ok
+    other = tiny_keras.recurrent()
+    other.set_weights([2 * weight for weight in other.get_weights()])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(VerificationError, match="disagrees"):
+        verify(tmp_path / "out", tmp_path / "other.keras")
+
+
+def test_quantized_beside_it(tmp_path: Path) -> None:
+    conversion = convert(None, tiny_keras.text_classifier(), tmp_path / "out", quantize=True)
+    assert [component.name for component in conversion.manifest.components] == ["model", "model_quantized"]
+    assert conversion.passed
+
+
+class Drawing(keras.layers.Layer):  # type: ignore[misc]
+    """Another number at every call: no graph can agree with it."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal((1,))
+
+
+def test_a_model_that_no_graph_agrees_with_is_not_published(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), Drawing()])
+    with pytest.raises(OnnxPortError, match=r"published|written"):
+        convert(None, model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Fourier(keras.layers.Layer):  # type: ignore[misc]
+    """An operator that ONNX lacks."""
+
+    def call(self, inputs: Any) -> Any:
+        return tiny_keras.tf.math.special.bessel_i0(inputs)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), Fourier()])
+    with pytest.raises(OnnxPortError, match="no operator for TensorFlow's BesselI0"):
+        convert(None, model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _refused(path: Path, tmp_path: Path, **settings: Any) -> OnnxPortError:
+    with pytest.raises(OnnxPortError) as caught:
+        convert(None, path, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+    return caught.value
+
+
+def test_python_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    model = keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: x * 2)])
+    for name in ("m.keras", "m.h5"):
+        model.save(tmp_path / name)
+        error = _refused(tmp_path / name, tmp_path)
+        assert isinstance(error, UntrustedCheckpointError) and "--trust-remote-code" in str(error)
+    assert not mark.exists()
+    assert convert(None, tmp_path / "m.keras", tmp_path / "out", trust_remote_code=True).passed
+
+
+def test_a_class_that_is_not_registered_is_named(tmp_path: Path) -> None:
+    program = (
+        "from onnxport.sources.tensorflow import tensorflow; tensorflow(); import keras\n"
+        "class Mine(keras.layers.Layer):\n    def call(self, x): return x * 2\n"
+        f"keras.Sequential([keras.Input((3,)), Mine()]).save({str(tmp_path / 'm.keras')!r})"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    error = _refused(tmp_path / "m.keras", tmp_path)
+    assert "Mine" in error.message and "convert(None, keras.saving.load_model" in str(error.hint)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    tiny_keras.recurrent().save(tmp_path / "whole.keras")
+    content = (tmp_path / "whole.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
+    assert "cut off" in _refused(tmp_path / "cut.keras", tmp_path).message
+    (tmp_path / "text.h5").write_text("no HDF5")
+    assert "no HDF5 file" in _refused(tmp_path / "text.h5", tmp_path).message
+    tiny_keras.recurrent().save(tmp_path / "whole.h5")
+    content = (tmp_path / "whole.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
+    assert "cannot be loaded by Keras" in _refused(tmp_path / "cut.h5", tmp_path).message
+    tiny_keras.recurrent().save_weights(tmp_path / "only.weights.h5")
+    assert "weights alone" in _refused(tmp_path / "only.weights.h5", tmp_path).message
+
+
+def test_a_wrong_framework_or_task_is_told(tmp_path: Path) -> None:
+    tiny_keras.recurrent().save(tmp_path / "m.keras")
+    with pytest.raises(UsageError, match="TensorFlow model"):
+        convert("pt", tiny_keras.recurrent(), tmp_path / "out")
+    with pytest.raises(UsageError, match="no task can be chosen"):
+        convert(None, tmp_path / "m.keras", tmp_path / "out", pipeline_name="fill-mask")
+    with pytest.raises(UsageError, match="declares no inputs"):
+        convert(None, tiny_keras.Subclassed(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_is_quiet(tmp_path: Path) -> None:
+    tiny_keras.masked_recurrent().save(tmp_path / "m.keras")
+    command = [sys.executable, "-m", "onnxport", "convert", tmp_path / "m.keras", tmp_path / "out", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["framework"] == "tf" and document["passed"]
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(("✓ Load", "ok Load"))
+    assert not [line for line in lines if "WARNING" in line or "oneDNN" in line or "cuda" in line.lower()]
