@@ -19,10 +19,10 @@ assert _PACKAGE is not None and _PACKAGE.origin is not None
 SAVED_MODEL = Path(_PACKAGE.origin).parent / "saved_models" / "icassp_2022" / "nmp"
 THEIRS = SAVED_MODEL.with_suffix(".onnx")
 # Their names for what the signature calls note, onset and contour.
-_NAMES = {"note": 1, "onset": 2, "contour": 0}
+NAMES = {name: f"StatefulPartitionedCall:{number}" for number, name in enumerate(("contour", "note", "onset"))}
 
 
-def _tones(rows: int) -> np.ndarray:
+def chords(rows: int) -> np.ndarray:
     """Two seconds of chords at 22050 samples a second, as the model takes them: (rows, 43844, 1)."""
     time = np.arange(43844) / 22050
     chords = [(220.0, 277.2, 329.6), (261.6, 329.6, 392.0), (196.0, 246.9, 293.7)]
@@ -42,7 +42,7 @@ def test_it_is_what_tensorflow_and_the_authors_say(tmp_path: Path) -> None:
         "note": ("batch_size", 172, 88),
         "onset": ("batch_size", 172, 88),
     }
-    audio = _tones(7)
+    audio = chords(7)
     found = OnnxSession(tmp_path / "out" / component.file).run({component.inputs[0].name: audio})
     tf = tensorflow()
     register_saved_optimizers()
@@ -58,5 +58,5 @@ def test_it_is_what_tensorflow_and_the_authors_say(tmp_path: Path) -> None:
     }
     for name, array in found.items():
         np.testing.assert_allclose(array, wanted[name], atol=1e-4)
-        np.testing.assert_allclose(array, theirs[f"StatefulPartitionedCall:{_NAMES[name]}"], atol=1e-4)
+        np.testing.assert_allclose(array, theirs[NAMES[name]], atol=1e-4)
         assert 0.3 < array.max() <= 1  # it hears the chords

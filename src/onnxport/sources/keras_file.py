@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from onnxport.errors import CheckpointError, MissingDependencyError, UntrustedCheckpointError
+from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, UntrustedCheckpointError
 from onnxport.foreign_errors import first_line
+from onnxport.json_file import read_object
 from onnxport.sources.keras import require_tensorflow_backend
 from onnxport.tensorflow_files import TensorflowFiles
 
@@ -36,6 +37,8 @@ def load_keras_model(files: TensorflowFiles, *, trust_remote_code: bool = False)
             return _preset(files)
         with _weights_through_disk():
             return keras.saving.load_model(files.path, compile=False, safe_mode=not trust_remote_code)
+    except OnnxPortError:
+        raise
     except Exception as error:  # Keras fails with any type; ours says what to do
         raise _failure(files, error) from error
 
@@ -73,7 +76,17 @@ def _preset(files: TensorflowFiles) -> Any:
     """A task with its head where the folder has one, else the backbone; without its preprocessing."""
     import keras_hub
 
-    kind = keras_hub.models.Task if (files.path / "task.json").is_file() else keras_hub.models.Backbone
+    task = files.path / "task.json"
+    if not task.is_file():
+        return keras_hub.models.Backbone.from_preset(str(files.path))
+    name = str(read_object(task).get("class_name"))
+    kind: Any = getattr(keras_hub.models, name, None)
+    known = isinstance(kind, type) and issubclass(kind, keras_hub.models.Task)
+    if not known:
+        raise CheckpointError(
+            f"{files.path} holds a {name}, which the installed KerasHub does not know. Nothing was written.",
+            hint="pip install --upgrade keras-hub",
+        )
     return kind.from_preset(str(files.path))
 
 
