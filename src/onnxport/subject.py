@@ -14,10 +14,7 @@ from onnxport.samples.tensors import TensorSampler
 from onnxport.shapes import as_sample
 from onnxport.sources.base import Source
 from onnxport.sources.choose import Part, parts_of, task_of
-from onnxport.tasks import Task
-
-# A plain module or Keras model has no row in the table: its outputs are all that it returns.
-MODULE_TASK = Task("module", "tensors", (), (), None, "tensors from tensors", "")
+from onnxport.tasks import MODULE, Task
 
 
 @dataclass
@@ -108,7 +105,7 @@ def _tensorflow_subject(
     name = type(model).__name__ if files is None else files.path.resolve().name
     if framework == "pt":
         raise UsageError(f"{name} is a TensorFlow model. Nothing was written.", hint="Use `--framework tf`.")
-    if task not in ("auto", MODULE_TASK.name):
+    if task not in ("auto", MODULE.name):
         raise UsageError(
             f"{name} is a model without a tokenizer or processor: no task can be chosen for it. Nothing was written.",
             hint="Leave --task out.",
@@ -121,7 +118,7 @@ def _tensorflow_subject(
         if sample_inputs is not None:
             raise UsageError(f"sample_inputs are for a live model, not for {files.path}. Nothing was written.")
         (parts, notes), architecture = file_parts(files, settings.get("signature"), trust_remote_code=trusted)
-    return Subject(None, MODULE_TASK, parts, name if files is not None else architecture, None, notes)
+    return Subject(None, MODULE, parts, name if files is not None else architecture, None, notes)
 
 
 def subject_of(
@@ -167,4 +164,4 @@ def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> 
 
     source = TorchSource(model)
     part = Part("model", source, TensorSampler(as_sample(given)))
-    return Subject(None, MODULE_TASK, (part,), source.architecture)
+    return Subject(None, MODULE, (part,), source.architecture)

@@ -100,6 +100,10 @@ TASKS: tuple[Task, ...] = (
          "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
 )  # fmt: skip
 
+# A plain module, a Keras model, a signature of a SavedModel: no row of the table, because no auto class holds it and
+# nothing prepares its inputs. Its outputs are all that it returns.
+MODULE = Task("module", "tensors", (), (), None, "numbers from numbers", "inputs.npz")
+
 _BY_NAME: dict[str, Task] = {name: task for task in TASKS for name in (task.name, *task.aliases)}
 
 

@@ -281,6 +281,24 @@ def test_a_wrong_framework_or_task_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_run_on_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from onnxport.cli.main import main
+
+    model = tiny_keras.text_classifier()
+    convert(None, model, tmp_path / "out")
+    ids = np.arange(10, dtype="int32").reshape(2, 5)
+    np.savez(tmp_path / "inputs.npz", ids=ids, mask=np.ones_like(ids))
+    assert main(["run", str(tmp_path / "out"), str(tmp_path / "inputs.npz"), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    _close(np.array(result["output"]["scores"]), model({"ids": ids, "mask": np.ones_like(ids)})["scores"])
+    np.save(tmp_path / "ids.npy", ids)
+    for wrong, said in (("ids.npy", "one array, and the graph has 2 inputs"), ("A text", "takes numbers (ids, mask)")):
+        assert main(["run", str(tmp_path / "out"), str(tmp_path / wrong)]) == 2
+        assert said in capsys.readouterr().err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "onnxport run out inputs.npz" in card and "pipeline(" not in card
+
+
 def test_the_command_line_is_quiet(tmp_path: Path) -> None:
     tiny_keras.masked_recurrent().save(tmp_path / "m.keras")
     command = [sys.executable, "-m", "onnxport", "convert", tmp_path / "m.keras", tmp_path / "out", "--json"]

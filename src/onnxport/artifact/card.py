@@ -26,7 +26,7 @@ from onnxport.artifact.manifest import (
     Verification,
 )
 from onnxport.errors import FolderError, MissingDependencyError, TaskError
-from onnxport.tasks import find_task
+from onnxport.tasks import MODULE, find_task
 
 CARD_NAME = "README.md"
 _FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow"}
@@ -80,7 +80,7 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
     main = next((c for c in manifest.components if c.name == "model"), manifest.components[0])
     call = call_of(manifest.task)
     try:
-        task = find_task(manifest.task)
+        task = MODULE if manifest.task == MODULE.name else find_task(manifest.task)
         summary, example = task.summary, task.example
     except TaskError:
         summary, example = "", "INPUT"
@@ -92,6 +92,7 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
         "source": PurePath(manifest.source).name if PurePath(manifest.source).is_absolute() else manifest.source,
         "framework": _FRAMEWORKS.get(manifest.framework, manifest.framework),
         "summary": summary,
+        "numbers": manifest.task == MODULE.name,
         "pipeline_tag": call.hub_tag,
         "tags": ["onnx", "onnxport", *(["transformers.js"] if javascript else [])],
         "shell_folder": shlex.quote(folder),

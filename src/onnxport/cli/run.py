@@ -10,10 +10,12 @@ import typer
 
 from onnxport.cli.shell import Json, Verbose, shell_of
 from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
-from onnxport.tasks import find_task
+from onnxport.tasks import MODULE, find_task
 
 if TYPE_CHECKING:
+    from onnxport.artifact.manifest import Manifest
     from onnxport.cli.calls import Call
+    from onnxport.cli.shell import Shell
 
 
 def run(
@@ -21,7 +23,7 @@ def run(
     folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(help="A text, or an image or WAV file; `onnxport tasks` has an example for each task."),
+        typer.Argument(help="A text, an image or WAV file, or an .npz file of arrays; `onnxport tasks` has examples."),
     ],
     component: Annotated[
         str, typer.Option("--component", help="The graph of the folder to run, such as model_quantized.")
@@ -50,6 +52,8 @@ def run(
 
         folder = folder.expanduser()
         manifest = read_folder(folder)
+        if manifest.task == MODULE.name:
+            return _run_arrays(shell, folder, manifest, component, inputs)
         row, chosen = find_task(task or manifest.task), settings_of(settings or ())
         if writes(row, folder, manifest):
             results = _answering(write_texts, row, folder, component, inputs, chosen, chat=chat)
@@ -77,6 +81,18 @@ def run(
         shell.write_json({"task": row.name, "component": component, **document})
     else:
         shell.write(text)
+    return 0
+
+
+def _run_arrays(shell: Shell, folder: Path, manifest: Manifest, component: str, files: list[str]) -> int:
+    from onnxport.cli import arrays
+
+    found = arrays.run_arrays(folder, manifest, component, files)
+    if shell.json:
+        results = [{"input": file, "output": outputs} for file, outputs in zip(files, found, strict=True)]
+        shell.write_json({"task": manifest.task, "component": component, "results": results})
+    else:
+        shell.write("\n".join(line for outputs in found for line in arrays.lines(outputs)))
     return 0
 
 

@@ -1,0 +1,60 @@
+"""Graphs whose inputs are numbers: arrays from files of numpy, and what the graph makes of them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxport.artifact.manifest import Manifest
+from onnxport.errors import UsageError
+from onnxport.runtime.session import OnnxSession
+
+_FIRST = 6
+
+
+def run_arrays(folder: Path, manifest: Manifest, component: str, files: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    """The outputs of a component for each file.
+
+    Args:
+        files: `.npz` with an array for each input, or `.npy` where there is one input.
+
+    Raises:
+        UsageError: no such component, or a file that does not hold the inputs.
+        FolderError: the graph is damaged.
+    """
+    known = {one.name: one for one in manifest.components}
+    if component not in known:
+        raise UsageError(f"{folder} has no component {component!r}.", hint=f"It has {', '.join(sorted(known))}.")
+    session = OnnxSession(folder / known[component].file)
+    return [session.run(_read(file, [spec.name for spec in session.inputs])) for file in files]
+
+
+def lines(outputs: Mapping[str, NDArray[Any]]) -> list[str]:
+    """For people: the type, the shape and the first numbers of each."""
+    return [
+        f"{name}: {array.dtype} {list(array.shape)} "
+        + " ".join(f"{number:.6g}" for number in array.reshape(-1)[:_FIRST])
+        + (" ..." if array.size > _FIRST else "")
+        for name, array in outputs.items()
+    ]
+
+
+def _read(name: str, inputs: list[str]) -> dict[str, NDArray[Any]]:
+    hint = f"Save them in Python: numpy.savez('inputs.npz', {', '.join(f'**{{{name!r}: ...}}' for name in inputs)})"
+    try:
+        loaded = np.load(Path(name).expanduser(), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if len(inputs) != 1:
+                raise UsageError(f"{name} holds one array, and the graph has {len(inputs)} inputs.", hint=hint)
+            return {inputs[0]: loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{name} is no file of numpy arrays; this model takes numbers ({', '.join(inputs)}).", hint=hint
+        ) from error
