@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxport import convert, convert_tensorflow, verify
+from onnxport import convert, convert_tensorflow, infer_shapes, verify
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import OnnxPortError, UntrustedCheckpointError, UsageError, VerificationError
 from onnxport.runtime.session import OnnxSession
@@ -279,6 +279,17 @@ def test_a_wrong_framework_or_task_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="declares no inputs"):
         convert(None, tiny_keras.Subclassed(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_infer_shapes(tmp_path: Path) -> None:
+    model = tiny_keras.text_classifier()
+    inputs, outputs, dynamic, sample = infer_shapes(model, "tf")
+    assert (inputs, outputs) == (["ids", "mask"], ["scores", "hidden"])
+    assert dynamic["ids"] == {0: "batch_size", 1: "sequence_length"}
+    assert dynamic["scores"] == {0: "batch_size"}
+    assert set(model(sample)) == {"scores", "hidden"}
+    model.save(tmp_path / "m.keras")
+    assert infer_shapes(tmp_path / "m.keras", "tf")[2] == dynamic
 
 
 def test_run_on_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
