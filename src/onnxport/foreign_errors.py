@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 # Keras puts it before what a layer raised.
 _FRAME = "Exception encountered when calling "
 

@@ -151,12 +151,12 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
 
     Args:
         nlp: a pipeline, as `pipeline` or `load_graph_from_args` returns it.
-        framework: "pt".
+        framework: "pt" or "tf", of its model.
 
     Returns:
         `(input_names, output_names, dynamic_axes, sample)`: `dynamic_axes` maps a tensor name to
         `{axis: name or expression}`, the form that `torch.onnx.export` takes; axes that it does not
-        list are static. `sample` are the inputs (torch tensors by name) that were used.
+        list are static. `sample` are the inputs (tensors of the framework by name) that were used.
 
     Of an encoder-decoder they are those of both graphs; a name that both have gets the prefix `decoder_`.
 

@@ -20,7 +20,9 @@ from onnxport.sources.tensorflow import tensorflow
 Tokens = np.ndarray[Any, Any]
 
 
-def greedy(model: Any, prompt: Arrays, steps: int, *, first_token: int | None, positions: bool) -> tuple[Tokens, Tokens]:
+def greedy(
+    model: Any, prompt: Arrays, steps: int, *, first_token: int | None, positions: bool
+) -> tuple[Tokens, Tokens]:
     """Tokens past any end of text, and the logits that they were chosen from.
 
     Args:
@@ -38,7 +40,9 @@ def greedy(model: Any, prompt: Arrays, steps: int, *, first_token: int | None, p
     if not positions or prompt["attention_mask"].all():
         return _generated(model, prompt, steps, first_token)
     rows = [
-        _generated(model, {name: value[row : row + 1, value.shape[1] - length :] for name, value in prompt.items()}, steps)
+        _generated(
+            model, {name: value[row : row + 1, value.shape[1] - length :] for name, value in prompt.items()}, steps
+        )
         for row, length in enumerate(prompt["attention_mask"].sum(1))
     ]
     return np.concatenate([tokens for tokens, _ in rows]), np.concatenate([logits for _, logits in rows])
@@ -76,7 +80,8 @@ def _generated(
     )  # fmt: skip
     tf = tensorflow()
     given = {
-        name: tf.constant(value.astype(np.int32) if value.dtype == np.int64 else value) for name, value in prompt.items()
+        name: tf.constant(value.astype(np.int32) if value.dtype == np.int64 else value)
+        for name, value in prompt.items()
     }
     with _settings_of(model, settings):
         # Not the model's own method: Whisper's has rules of its own about languages and time stamps.
