@@ -85,7 +85,7 @@ def _concrete(source: TensorflowSource, signature: Signature, *, decided: bool =
 
     def flat(*tensors: Any) -> tuple[Any, ...]:
         sample = {tensor.ref(): signature.sample[name] for name, tensor in zip(names, tensors, strict=True)}
-        with source.tracing(), answered_by(sample) if decided else nullcontext():
+        with answered_by(sample) if decided else nullcontext():
             found = source.select(source.call(dict(zip(names, tensors, strict=True))))
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.

@@ -79,10 +79,6 @@ class TensorflowSource:
         """The same for all: a function that is traced with free axes cannot see their sizes."""
         return [()] * len(samples)
 
-    def tracing(self) -> AbstractContextManager[None]:
-        """For the time in which the function is traced."""
-        return nullcontext()
-
     def tensors(self, inputs: Arrays) -> dict[str, Any]:
         tf = tensorflow()
         return {name: tf.constant(value) for name, value in inputs.items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,9 +45,6 @@ class TransformersSource(TensorflowSource):
     def accepts(self) -> frozenset[str] | None:
         """Names of what the model takes."""
         return frozenset(inspect.signature(self.model.call).parameters) - {*_SETTINGS, "args", "kwargs"}
-
-    def tracing(self) -> AbstractContextManager[None]:
-        return _functions_inside()
 
     def invoke(self, tensors: Mapping[str, Any]) -> Any:
         """One call without a cache."""
@@ -127,19 +123,3 @@ class CachedSource(TransformersSource):
             ids = tf.ones((size.rows, size.tokens), tf.int32)
             caches.append(self.called({"input_ids": ids}, use_cache=True).get(_CACHE))
         return find_layout((caches[0], caches[1]), _FILLED, self.architecture)
-
-
-@contextmanager
-def _functions_inside() -> Iterator[None]:
-    """Functions that a layer compiles for itself become a part of the graph.
-
-    Upstream: tf_keras calls a convolution in groups as a function that XLA must compile, and TensorFlow leaves the
-    call of such a function in the graph.
-    """
-    tf = tensorflow()
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
