@@ -16,12 +16,13 @@ from onnxport.pipelines.tensorflow_weights import LoadedTensorflow, load_tensorf
 from onnxport.pipelines.weights import LoadOptions, describe_missing, readable_errors
 from onnxport.tasks import Task
 
-# What a task's samples are made with: True must be there, None may be, all others are never loaded.
+# What a task's samples are made with: True must be there, None may be, all others are never loaded. A processor is
+# only those together.
 _WANTED: dict[str, dict[str, bool | None]] = {
     "image": {"image_processor": True, "tokenizer": None},
-    "image-in-text": {"image_processor": True, "tokenizer": True, "processor": None},
-    "image+texts": {"image_processor": True, "tokenizer": True, "processor": None},
-    "audio": {"feature_extractor": True, "tokenizer": None, "processor": None},
+    "image-in-text": {"image_processor": True, "tokenizer": True},
+    "image+texts": {"image_processor": True, "tokenizer": True},
+    "audio": {"feature_extractor": True, "tokenizer": None},
 }
 _TEXT: dict[str, bool | None] = {"tokenizer": True}
 _COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")

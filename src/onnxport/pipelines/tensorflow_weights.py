@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxport.checkpoint import Checkpoint
-from onnxport.errors import TaskError, UsageError
+from onnxport.errors import CheckpointError, TaskError, UsageError
+from onnxport.foreign_errors import first_line
 from onnxport.memory import require_memory
 from onnxport.pipelines.families import tensorflow_class
 from onnxport.pipelines.weights import LoadOptions, readable_errors
@@ -51,6 +52,8 @@ def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: 
     folder, settings = checkpoint.model_folder, dict(options.model_kwargs or {})
     if options.dtype not in (None, "float32", "auto"):
         raise UsageError(f"TF models are loaded as float32, not as {options.dtype}. Nothing was written.")
+    if checkpoint.weights_format == "h5":
+        _check_hdf5(checkpoint)
     what = f"Holding the weights of {checkpoint.source}"
     require_memory(_COPIES * checkpoint.total_bytes, what, "Convert on a machine with more memory.")
     with readable_errors(checkpoint.source):
@@ -90,6 +93,28 @@ def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: 
 def redraw(variables: Sequence[Any], seed: int) -> None:
     """New random numbers for weights."""
     _draw(variables, None, seed)
+
+
+def _check_hdf5(checkpoint: Checkpoint) -> None:
+    """Transformers takes a file that it cannot read for one of PyTorch.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    import h5py
+
+    for path in checkpoint.weight_files:
+        try:
+            with h5py.File(path, "r") as file:
+                named = any(name.startswith("layer_names") for name in file.attrs)
+        except Exception as error:  # h5py fails with any type
+            raise CheckpointError(
+                f"{path.name} of {checkpoint.source} cannot be read as HDF5 with the weights of layers "
+                f"({first_line(error)}). Nothing was written.",
+                hint="Copy or download the file again.",
+            ) from error
+        if not named:
+            raise CheckpointError(f"{path.name} of {checkpoint.source} holds no weights. Nothing was written.")
 
 
 def _named(model: Any, missing: Sequence[str]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxport.sources.states import State
 
 LIBRARIES = ("transformers", "tf_keras")
-_CACHE = "past_key_values"
+_CACHE, _POSITIONS = "past_key_values", "position_ids"
 # Parameters of a call that are no tensors, or no inputs of a graph.
 _SETTINGS = ("use_cache", "output_attentions", "output_hidden_states", "return_dict", "training", "labels")
 # (rows, tokens) of two calls that fill a cache.
@@ -82,6 +82,7 @@ class CachedSource(TransformersSource):
 
     def __init__(self, model: Any, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
         super().__init__(model, outputs, architecture)
+        self._numbered = True  # its positions are those that we count
         self.layout = self._find_layout()
         self.states: tuple[State, ...] = self.layout.states("")
         self.outputs = (*outputs, *(state.present for state in self.states))
@@ -92,6 +93,11 @@ class CachedSource(TransformersSource):
         given = {name: tensor for name, tensor in tensors.items() if name not in past}
         result = self.called(given, past_key_values=self.layout.build(tensors), use_cache=True)
         return self._kept(result)
+
+    def accepts(self) -> frozenset[str] | None:
+        """Without `position_ids` where the class counts its positions otherwise than from zero on (RoBERTa)."""
+        accepted = super().accepts() or frozenset()
+        return accepted if self._numbered else accepted - {_POSITIONS}
 
     def generate(self, prompt: Arrays, steps: int) -> tuple[Any, Any, float]:
         """Greedy tokens by transformers' `generate`, past any end of text.
@@ -106,7 +112,7 @@ class CachedSource(TransformersSource):
         """
         from onnxport.sources.tensorflow_generation import greedy
 
-        positions = "position_ids" in inspect.signature(self.model.call).parameters
+        positions = _POSITIONS in (self.accepts() or ())
         tokens, logits = greedy(self.model, prompt, steps, first_token=self.first_token, positions=positions)
         best = np.sort(logits, -1)[..., -2:]
         return tokens, best[..., 1] - best[..., 0], float(np.abs(logits).max())
@@ -122,4 +128,14 @@ class CachedSource(TransformersSource):
         for size in _FILLED:
             ids = tf.ones((size.rows, size.tokens), tf.int32)
             caches.append(self.called({"input_ids": ids}, use_cache=True).get(_CACHE))
+        if _POSITIONS in (self.accepts() or ()):
+            self._numbered = self._counts_from_zero()
         return find_layout((caches[0], caches[1]), _FILLED, self.architecture)
+
+    def _counts_from_zero(self) -> bool:
+        """Whether positions from zero on are those that the class itself takes for a row without padding."""
+        tf = tensorflow()
+        positions = tf.range(_FILLED[0].tokens)[None]
+        ids = positions + self.model.config.get_text_config().vocab_size // 2  # no tokens for padding there
+        own, ours = (self.called({"input_ids": ids, **given}).logits for given in ({}, {_POSITIONS: positions}))
+        return bool(np.allclose(own, ours, rtol=1e-3, atol=1e-5))
