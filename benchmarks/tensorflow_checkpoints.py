@@ -126,13 +126,18 @@ def _family(family: str) -> tuple[str, str]:
     auto, name = next(((auto, names[0]) for auto in _AUTO if (names := class_names(auto, family, "tf"))), ("", family))
     if not auto:
         return f"TF {family}", "no class for a task of the table"
-    task = next((row.name for row in TASKS if auto in row.auto and row.kind != "image" or auto == row.auto[0]), "auto")
+    task = next(row.name for row in TASKS if auto in row.auto)
     try:
         usual = transformers.AutoConfig.for_model(family)
         known = usual.to_dict()
         values = {key: value for key, value in _SMALL.items() if isinstance(known.get(key), type(value))}
         if auto == "AutoModelForCausalLM":
             values["is_decoder"] = True
+        if "hidden_sizes" in known or "hidden_size" not in known:
+            values.pop("patch_size", None)  # of networks of several sizes it belongs to those
+        for token in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            if isinstance(known.get(token), int) and known[token] >= _SMALL["vocab_size"]:
+                values[token] = 1
         cls: Any = class_named(name, "tf")
         model = cls(cls.config_class(**values))
         model.build_in_name_scope()

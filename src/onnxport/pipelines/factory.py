@@ -187,8 +187,11 @@ def is_tensorflow(framework: str | None, model: Any) -> bool:
     """Whether TF classes are to be used: said so, a live TF model, or a folder with weights for nothing else."""
     from onnxport.sources.keras import is_keras_model
 
-    if framework is not None or model is None:
-        return framework == "tf"
     if isinstance(model, (str, Path)):
-        return only_tensorflow(Path(model).expanduser())
+        folder = Path(model).expanduser()
+        if (folder / "onnxport.json").is_file():  # of whatever framework it was
+            return False
+        return only_tensorflow(folder) if framework is None else framework == "tf"
+    if framework is not None:
+        return framework == "tf"
     return is_keras_model(model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxport.errors import TaskError
+from onnxport.errors import ExportError, OnnxPortError, TaskError
+from onnxport.foreign_errors import first_line
 from onnxport.samples import Sampler, sampler_for
 from onnxport.samples.base import base_sizes
 from onnxport.samples.cross_decoder import CrossDecoderSampler
@@ -21,10 +22,21 @@ def tensorflow_parts(nlp: Any) -> tuple[Part, ...]:
 
     Raises:
         TaskError: a model that generates in a way that onnxport does not know.
-        ExportError: states that cannot be read.
+        ExportError: states that cannot be read; or it does not run.
     """
-    task = task_of(nlp)
     architecture = getattr(nlp.model, "architecture", None) or type(nlp.model).__name__
+    try:
+        return _parts(nlp, task_of(nlp), architecture)
+    except OnnxPortError:
+        raise
+    except Exception as error:  # models refuse inputs with any exception
+        raise ExportError(
+            f"{architecture} does not run on its own preprocessing: {first_line(error)}. Nothing was written.",
+            hint="Check that the checkpoint and its tokenizer or processor belong together.",
+        ) from error
+
+
+def _parts(nlp: Any, task: Task, architecture: str) -> tuple[Part, ...]:
     if task.generates and is_encoder_decoder(nlp.model):
         return _encoder_and_decoder(nlp, task, architecture)
     if task.generates and task.kind in ("image", "image-in-text"):

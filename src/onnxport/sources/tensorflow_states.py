@@ -73,10 +73,9 @@ def find_layout(
     """
     first, second = caches
     if not isinstance(first, (tuple, list)) or not first:
-        what = "nothing" if first is None else f"a {type(first).__name__}"
+        what = "nothing" if first is None else f"a {type(first).__name__} instead of keys and values"
         raise ExportError(
-            f"{architecture} keeps {what} between two calls, and no keys and values. Nothing was written.",
-            hint="A decoder without a cache cannot be converted as one.",
+            f"{architecture} keeps {what} between two calls: as a decoder it cannot be converted. Nothing was written."
         )
     stacked = hasattr(first[0], "shape")
     layers = []

@@ -124,7 +124,9 @@ class CachedSource(TransformersSource):
     def _find_layout(self) -> CacheLayout:
         """Lets the model fill two caches."""
         tf = tensorflow()
-        caches = []
+        caches: list[Any] = []
+        if "use_cache" not in inspect.signature(self.model.call).parameters:
+            return find_layout((None, None), _FILLED, self.architecture)
         for size in _FILLED:
             ids = tf.ones((size.rows, size.tokens), tf.int32)
             caches.append(self.called({"input_ids": ids}, use_cache=True).get(_CACHE))
