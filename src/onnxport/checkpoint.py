@@ -86,6 +86,7 @@ def inspect_checkpoint(
     trust_remote_code: bool = False,
     revision: str | None = None,
     token: str | bool | None = None,
+    framework: str | None = None,
 ) -> Checkpoint:
     """Find out what a checkpoint is, and that its files are whole.
 
@@ -95,14 +96,16 @@ def inspect_checkpoint(
         trust_remote_code: accept classes that the checkpoint brings along.
         revision: branch, tag or commit of a hub model.
         token: access token of a hub model.
+        framework: "tf" where TF classes will read the weights.
 
     Raises:
         CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
         UntrustedCheckpointError: pickled weights or custom code without permission.
     """
     folder = resolve_folder(
-        path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
-    )
+        path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
+        framework=framework,
+    )  # fmt: skip
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         # What lies beside it may belong to another model: only the file itself counts.
         return _describe(folder, str(path), folder.parent, {}, gguf_weights(folder), False, (), ())
@@ -125,7 +128,10 @@ def inspect_checkpoint(
             if (place / name).is_file():
                 read_json(place / name)
 
-    weights = gguf_weights(gguf) if gguf else find_weights(model_folder, config, allow_pickle=allow_pickle)
+    weights = (
+        gguf_weights(gguf) if gguf
+        else find_weights(model_folder, config, allow_pickle=allow_pickle, framework=framework)
+    )  # fmt: skip
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict):

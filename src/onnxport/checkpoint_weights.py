@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 from onnxport.gguf_file import read_gguf_header
+from onnxport.hdf5_file import hdf5_fault
 from onnxport.json_file import read_json, read_object
 from onnxport.safetensors_file import read_header
 
@@ -34,13 +35,18 @@ class Weights:
     dtype: str | None = None
 
 
-def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool) -> Weights:
+def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool, framework: str | None = None) -> Weights:
     """The weights that the loaders will read, in the order in which transformers prefers them.
+
+    Args:
+        framework: "tf": those that TF classes read, their own before others; else those of PyTorch come first.
 
     Raises:
         CheckpointError: none; a shard is missing; a file is cut off or corrupt.
         UntrustedCheckpointError: only pickled ones, and `allow_pickle` is False.
     """
+    if framework == "tf":
+        return _for_tensorflow(folder)
     named = config.get("transformers_weights")  # a file name that transformers takes before all others
     if isinstance(named, str) and named:
         if not (folder / named).resolve().is_relative_to(folder.resolve()):
@@ -60,14 +66,57 @@ def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool) ->
         return _pickles(folder, (folder / "pytorch_model.bin",), allow_pickle)
     if (folder / "pytorch_model.bin.index.json").is_file():
         return _pickles(folder, _shards(folder / "pytorch_model.bin.index.json"), allow_pickle)
-    if (folder / "tf_model.h5").is_file():
-        return Weights((folder / "tf_model.h5",), "h5", "tf")
-    if (folder / "tf_model.h5.index.json").is_file():
-        return Weights(_shards(folder / "tf_model.h5.index.json"), "h5", "tf")
+    hdf5 = _hdf5(folder)
+    if hdf5 is not None:
+        return hdf5
     gguf = find_gguf(folder)
     if gguf is not None:
         return gguf_weights(gguf)
     raise _no_weights(folder)
+
+
+def only_tensorflow(folder: Path) -> bool:
+    """Whether a checkpoint has weights that TensorFlow wrote, and none of PyTorch."""
+    try:
+        return folder.is_dir() and find_weights(folder, {}, allow_pickle=True).framework == "tf"
+    except CheckpointError:  # whoever loads it says what is wrong
+        return (folder / "tf_model.h5").is_file()
+
+
+def _for_tensorflow(folder: Path) -> Weights:
+    """What TF classes read: safetensors that they wrote, HDF5, or safetensors of PyTorch."""
+    found = [
+        _safetensors(folder, (folder / name,) if name.endswith("s") else _shards(folder / name))
+        for name in ("model.safetensors", "model.safetensors.index.json")
+        if (folder / name).is_file()
+    ]
+    hdf5 = _hdf5(folder)
+    own = [weights for weights in found if weights.framework == "tf"]
+    for weights in (*own[:1], hdf5, *found[:1]):
+        if weights is not None:
+            return weights
+    pickles = [name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json") if (folder / name).is_file()]
+    if pickles:
+        raise _fault(
+            folder, f"has no weights that TensorFlow reads, only pickled ones of PyTorch ({pickles[0]})",
+            "Use `--framework pt`, or save it again as safetensors with PyTorch's `save_pretrained`.",
+        )  # fmt: skip
+    raise _no_weights(folder)
+
+
+def _hdf5(folder: Path) -> Weights | None:
+    """tf_model.h5, of one file or several; None where there is none."""
+    index = folder / "tf_model.h5.index.json"
+    files: tuple[Path, ...] = (folder / "tf_model.h5",) if (folder / "tf_model.h5").is_file() else ()
+    if not files and index.is_file():
+        files = _shards(index)
+    for file in files:
+        fault = hdf5_fault(file)
+        if fault is not None:
+            raise CheckpointError(
+                f"{file.name} of {folder} {fault}. Nothing was written.", hint="Copy or download the file again."
+            )
+    return Weights(files, "h5", "tf") if files else None
 
 
 def find_gguf(folder: Path) -> Path | None:

@@ -53,7 +53,8 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
     if framework == "pt":
         return Place("pt")
     known = ("allow_pickle", "trust_remote_code", "revision", "token")
-    checkpoint = inspect_checkpoint(model, **{name: settings[name] for name in known if settings.get(name)})
+    allowed = {name: settings[name] for name in known if settings.get(name)}
+    checkpoint = inspect_checkpoint(model, framework=framework, **allowed)
     if framework == "tf" or checkpoint.framework == "tf":
         return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW)
     return Place("pt")

@@ -14,8 +14,9 @@ from onnxport.foreign_errors import first_line
 
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja", "*.tiktoken", "*.codes"]
 # The same weights for other frameworks, other runtimes or other precisions: never needed, often many GB.
+_TENSORFLOW = "tf_model*"
 _UNWANTED = [
-    "onnx/*", "openvino/*", "coreml/*", "original/*", "flax_model*", "tf_model*", "rust_model*",
+    "onnx/*", "openvino/*", "coreml/*", "original/*", "flax_model*", _TENSORFLOW, "rust_model*",
     "consolidated*.safetensors", "*.fp16.safetensors", "*.bf16.safetensors", "*.gguf", "*.onnx*",
 ]  # fmt: skip
 
@@ -35,6 +36,7 @@ def resolve_folder(
     token: str | bool | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    framework: str | None = None,
 ) -> Path:
     """The local folder (or file) that `name` means, downloading a model of the hub when it is no path.
 
@@ -44,6 +46,7 @@ def resolve_folder(
         token: access token of a hub model; True takes the stored one.
         allow_pickle: also download pickled weights.
         trust_remote_code: also download the model's Python files.
+        framework: "tf" also downloads TensorFlow's weights.
 
     Raises:
         CheckpointError: no such folder; or the hub has no such model, refuses it or cannot be reached.
@@ -59,11 +62,16 @@ def resolve_folder(
         if close:
             hint = f"Did you mean {' or '.join(str(path.parent / other) for other in close)}?"
         raise CheckpointError(f"There is no folder {str(name)!r}. Nothing was written.", hint=hint)
-    return _download(name, revision, token, allow_pickle, trust_remote_code)
+    return _download(name, revision, token, allow_pickle, trust_remote_code, framework == "tf")
 
 
 def _download(
-    name: str, revision: str | None, token: str | bool | None, allow_pickle: bool, trust_remote_code: bool
+    name: str,
+    revision: str | None,
+    token: str | bool | None,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    tensorflow: bool,
 ) -> Path:
     if importlib.util.find_spec("huggingface_hub") is None:
         raise MissingDependencyError(
@@ -78,12 +86,14 @@ def _download(
         *_WANTED,
         *(["*.bin", "*.bin.index.json"] if allow_pickle else []),
         *(["*.py"] if trust_remote_code else []),
+        *([_TENSORFLOW] if tensorflow else []),
     ]
+    unwanted = [pattern for pattern in _UNWANTED if not (tensorflow and pattern == _TENSORFLOW)]
     no_model = f"There is no folder {name!r} here, and "
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=_UNWANTED
+                name, revision=revision, token=token, allow_patterns=wanted, ignore_patterns=unwanted
             )
         )
     except errors.GatedRepoError:  # before its base class RepositoryNotFoundError

@@ -26,6 +26,7 @@ class Loaded:
             without influence on the outputs that are kept.
         dropped_outputs: outputs that depend on those and must not be exported.
         notes: what a user should know.
+        framework: whose model it is, "pt" or "tf".
     """
 
     nlp: Any
@@ -34,6 +35,7 @@ class Loaded:
     missing_weights: tuple[str, ...] = ()
     dropped_outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    framework: str = "pt"
 
 
 def load(
@@ -66,17 +68,18 @@ def load(
         allow_pickle: accept pickled weights (read with torch's restricted unpickler).
         trust_remote_code: accept Python code from the checkpoint.
         revision, token: for a model of the hub.
-        dtype: None is float32; "auto" as stored; or a floating point type.
+        dtype: None is float32; "auto" as stored; or a floating point type. A TF model is float32.
         device: where to put the model; None is the CPU.
         feature_extractor, image_processor, processor: like `tokenizer`.
         lazy: leave the weights in their files, for a conversion.
         model_kwargs: further arguments of `from_pretrained` (attn_implementation, config, ...).
 
     Raises:
-        UsageError: an unknown framework or argument, or TensorFlow, which this version does not convert.
+        UsageError: an unknown framework or argument.
         TaskError: an unknown task, or one that the architecture has no head for.
         CheckpointError: missing, broken or incomplete; UntrustedCheckpointError where code would be run.
-        MissingDependencyError: torch, transformers or a library that the model needs is not installed.
+        MissingDependencyError: torch, transformers or a library that the model needs is not installed; or there are no
+            TF classes here.
     """
     if framework not in _FRAMEWORKS:
         raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
@@ -85,13 +88,19 @@ def load(
     checkpoint = None
     if isinstance(model, (str, Path)):
         checkpoint = inspect_checkpoint(
-            model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision, token=token
-        )
-    _check_framework(framework, checkpoint)
+            model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision, token=token,
+            framework=framework,
+        )  # fmt: skip
+    of_tensorflow = _is_tensorflow(framework, checkpoint, model)
 
-    from onnxport.pipelines.requirements import require_pytorch
+    if of_tensorflow:
+        from onnxport.pipelines.tensorflow import prepare_tensorflow
 
-    require_pytorch()
+        prepare_tensorflow()
+    else:
+        from onnxport.pipelines.requirements import require_pytorch
+
+        require_pytorch()
     from onnxport.pipelines.assembly import assemble
     from onnxport.pipelines.choice import check_task, choose_task, identity_of, identity_of_model
     from onnxport.pipelines.factory import from_live_model
@@ -99,11 +108,12 @@ def load(
     from onnxport.pipelines.registry import find_spec
     from onnxport.pipelines.weights import LoadOptions
 
+    stands_on = "tf" if of_tensorflow else "pt"
     if checkpoint is not None:
         checkpoint = identified(checkpoint)
-        identity = identity_of(checkpoint, trust_remote_code=trust_remote_code)
+        identity = identity_of(checkpoint, trust_remote_code=trust_remote_code, framework=stands_on)
     elif hasattr(model, "config"):
-        identity = identity_of_model(model)
+        identity = identity_of_model(model, stands_on)
     else:
         raise UsageError(
             f"A {type(model).__name__} is not a transformers model, so there is no pipeline for it.",
@@ -122,13 +132,21 @@ def load(
         "image_processor": image_processor,
         "processor": processor,
     }
-    spec = find_spec(task.name)
-    if checkpoint is not None:
-        built = assemble(spec, checkpoint, given, options)
+    if of_tensorflow:
+        from onnxport.pipelines.tensorflow import assemble_tensorflow, wrap_tensorflow
+
+        if checkpoint is not None:
+            built = assemble_tensorflow(task, checkpoint, given, options)
+        else:
+            built = wrap_tensorflow(task, model, given, options)
+    elif checkpoint is not None:
+        built = assemble(find_spec(task.name), checkpoint, given, options)
     else:
-        built = from_live_model(spec, model, given, options)
+        built = from_live_model(find_spec(task.name), model, given, options)
     built.nlp.notes = (*notes, *built.notes)
-    return Loaded(built.nlp, task, checkpoint, built.missing_weights, built.dropped_outputs, built.nlp.notes)
+    return Loaded(
+        built.nlp, task, checkpoint, built.missing_weights, built.dropped_outputs, built.nlp.notes, stands_on
+    )  # fmt: skip
 
 
 def load_graph_from_args(
@@ -149,17 +167,27 @@ def load_graph_from_args(
     return load(pipeline_name, framework, model, tokenizer, **models_kwargs).nlp
 
 
-def _check_framework(framework: str | None, checkpoint: Checkpoint | None) -> None:
-    """Refuse what this version cannot convert, or what the checkpoint is not."""
-    stored = checkpoint.framework if checkpoint is not None else "pt"
-    if framework == "tf" or (framework is None and stored == "tf"):
-        raise UsageError(
-            "The TensorFlow route is not in this version. Nothing was written.",
-            hint="Give a checkpoint with PyTorch weights (model.safetensors), and `--framework pt`.",
-        )
-    if framework == "pt" and stored == "tf" and checkpoint is not None:
+def _is_tensorflow(framework: str | None, checkpoint: Checkpoint | None, model: Any) -> bool:
+    """Whether TF classes are to be used.
+
+    Raises:
+        CheckpointError, UsageError: the model is of the other framework than the one that was named.
+    """
+    from onnxport.sources.keras import is_keras_model
+
+    if checkpoint is None:
+        is_keras = is_keras_model(model)
+        if framework is not None and is_keras != (framework == "tf"):
+            raise UsageError(
+                f"The given {type(model).__name__} is {'a TensorFlow' if is_keras else 'no TensorFlow'} model. "
+                "Nothing was written.",
+                hint=f"Use framework={'tf' if is_keras else 'pt'!r}, or leave it out.",
+            )
+        return is_keras
+    if framework == "pt" and checkpoint.framework == "tf":
         raise CheckpointError(
             f"{checkpoint.source} has only TensorFlow weights ({checkpoint.weight_files[0].name}). "
             "Nothing was written.",
-            hint="Give a checkpoint with PyTorch weights (model.safetensors).",
+            hint="Give a checkpoint with PyTorch weights (model.safetensors), or `--framework tf`.",
         )
+    return framework == "tf" or checkpoint.framework == "tf"

@@ -19,6 +19,7 @@ import numpy as np
 from onnxport.artifact.manifest import Restriction, TensorSpec
 from onnxport.axes import Observation, fit
 from onnxport.errors import ExportError, OnnxPortError
+from onnxport.foreign_errors import first_line as message_of
 from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes
 from onnxport.sources.choose import Part, parts_of
 
@@ -152,7 +153,7 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
     Args:
         nlp: a pipeline, as `pipeline` or `load_graph_from_args` returns it; of TensorFlow also a Keras model, or the
             path of a `.keras` file or a SavedModel.
-        framework: "pt" or "tf".
+        framework: "pt" or "tf", of its model.
 
     Returns:
         `(input_names, output_names, dynamic_axes, sample)`: `dynamic_axes` maps a tensor name to
@@ -369,9 +370,8 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
 
 
 def first_line(error: BaseException | None) -> str:
-    """The first line of an exception's message, or its type."""
-    text = str(error).strip().splitlines()
-    return (text[0][:300] if text else type(error).__name__).rstrip(".")
+    """As `foreign_errors.first_line`, and not longer than a line."""
+    return message_of(error)[:300] if error is not None else "None"
 
 
 def as_sample(inputs: dict[str, Any]) -> Arrays:

@@ -81,9 +81,8 @@ def load_subject(
     loaded = load(task, framework, model, tokenizer, lazy=True, **settings)
     replaced = frozenset({"tokenizer"} if tokenizer is not None else ())
     name = loaded.checkpoint.source if loaded.checkpoint else type(model).__name__
-    return subject_of(
-        loaded.nlp, "pt", name, loaded.checkpoint.path if loaded.checkpoint else None, loaded.notes, replaced
-    )
+    origin = loaded.checkpoint.path if loaded.checkpoint else None
+    return subject_of(loaded.nlp, loaded.framework, name, origin, loaded.notes, replaced)
 
 
 def _tensorflow_subject(

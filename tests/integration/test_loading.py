@@ -22,6 +22,7 @@ from onnxport.errors import (  # noqa: E402
 )
 from onnxport.loading import load, load_graph_from_args  # noqa: E402
 from tests.integration.small_models import TEXT, bert_config, save, tokenizer  # noqa: E402
+from tests.unit.checkpoints import hdf5_bytes  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -292,11 +293,12 @@ def test_unknown_arguments(masked: Path) -> None:
     assert "Unknown framework 'jax'" in error_of(UsageError, "auto", "jax", masked)
 
 
-def test_tensorflow_is_not_in_this_version(tmp_path: Path, masked: Path) -> None:
-    assert "TensorFlow" in error_of(UsageError, "auto", "tf", masked)
+def test_tensorflow_classes_are_not_beside_pytorch(tmp_path: Path, masked: Path) -> None:
+    assert "onnxport env create hf-tensorflow" in error_of(MissingDependencyError, "auto", "tf", masked)
     folder = copy(masked, tmp_path / "tensorflow")
-    (folder / "model.safetensors").rename(folder / "tf_model.h5")
-    assert "TensorFlow" in error_of(UsageError, "auto", None, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "tf_model.h5").write_bytes(hdf5_bytes())
+    assert "has no TF classes" in error_of(MissingDependencyError, "auto", None, folder)
     assert "only TensorFlow weights" in error_of(CheckpointError, "auto", "pt", folder)
 
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from onnxport.errors import CheckpointError, TaskError, UsageError  # noqa: E402
+from onnxport.errors import CheckpointError, MissingDependencyError, TaskError, UsageError  # noqa: E402
 from onnxport.pipelines.factory import pipeline  # noqa: E402
 from tests.integration.small_models import QUESTION, TEXT, bert_config, save, tokenizer  # noqa: E402
 
@@ -294,9 +294,11 @@ def test_arguments_of_older_callers(tmp_path: Path) -> None:
     assert len(nlp("Ada wrote the [MASK].")) == 2
     assert pipeline("fill-mask", folder, model_kwargs={"torch_dtype": torch.float16}).model.dtype == torch.float16
     assert pipeline(model=folder).task == "fill-mask"
-    for arguments in ({}, {"task": "multiple-choice"}, {"task": "fill-mask", "framework": "tf", "model": folder}):
+    for arguments in ({}, {"task": "multiple-choice"}, {"task": "fill-mask", "framework": "jax", "model": folder}):
         with pytest.raises(UsageError):
             pipeline(**arguments)
+    with pytest.raises(MissingDependencyError, match="TF classes"):
+        pipeline("fill-mask", folder, framework="tf")
     with pytest.raises(TaskError, match="Unknown task 'summarisation'") as caught:
         pipeline("summarisation", folder)
     assert "'summarization'" in str(caught.value)

@@ -12,6 +12,7 @@ import pytest
 
 from onnxport.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
+from onnxport.hdf5_file import SIGNATURE
 
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 
@@ -56,3 +57,13 @@ def fails(path: str | Path, *parts: str, kind: type[CheckpointError] = Checkpoin
     assert "othing was written" in error.message
     assert error.hint
     return text
+
+
+def hdf5_bytes(end: int | None = None, version: int = 0) -> bytes:
+    """The first block of an HDF5 file, which says where the file ends; None: at its end."""
+    if version < 2:
+        head = bytes([version, 0, 0, 0, 0, 8, 8, 0]) + bytes(8) + (bytes(4) if version == 1 else b"")
+    else:
+        head = bytes([version, 8, 8, 0])
+    content = SIGNATURE + head + bytes(16)
+    return content + (len(content) + 72 if end is None else end).to_bytes(8, "little") + bytes(64)

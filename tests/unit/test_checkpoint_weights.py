@@ -13,7 +13,7 @@ import pytest
 from onnxport.checkpoint import inspect_checkpoint
 from onnxport.errors import UntrustedCheckpointError
 from onnxport.safetensors_file import read_header
-from tests.unit.checkpoints import CONFIG, WEIGHTS, fails, folder, safetensors_bytes, write_json
+from tests.unit.checkpoints import CONFIG, WEIGHTS, fails, folder, hdf5_bytes, safetensors_bytes, write_json
 
 __all__ = ["folder"]  # the fixture
 
@@ -155,6 +155,7 @@ def test_weights_named_in_config(folder: Path) -> None:
 
 
 def test_tensorflow_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    (folder / "model.safetensors").unlink()
+    (folder / "tf_model.h5").write_bytes(hdf5_bytes())
     found = inspect_checkpoint(folder)
     assert (found.framework, found.weights_format) == ("tf", "h5")

@@ -39,7 +39,7 @@ def operators():
 
 def test_the_same_graph_comes_out(operators):
     plain = operators()
-    with rules_by_operator():
+    with rules_by_operator(18):
         assert operators() == plain
     assert [name for name, _ in plain] == ["Slice", "Slice", "Add", "Reshape"]
 
@@ -53,7 +53,7 @@ def test_a_rule_of_two_outputs_sees_only_its_operator(monkeypatch, operators):
         return type(own).match(own, model, graph, node, **settings)
 
     monkeypatch.setattr(own, "match", match)
-    with rules_by_operator():
+    with rules_by_operator(18):
         operators()
     assert set(seen) == {"Slice"}
     assert rule._matcher is own

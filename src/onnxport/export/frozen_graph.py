@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -92,13 +93,29 @@ def give_shapes(graph_def: Any, frozen: Frozen) -> None:
         node.attr.pop("_output_shapes", None)  # inferred without them
 
 
+# Numbers of variables that a graph holds, by the number of the variable's handle, which is never given twice.
+_held: WeakValueDictionary[int, np.ndarray[Any, Any]] = WeakValueDictionary()
+
+
 def _numbers(value: Any) -> np.ndarray[Any, Any]:
-    """A variable's or a tensor's own memory; it is not written to while we hold it."""
+    """A variable's or a tensor's own memory; it is not written to while we hold it.
+
+    A table that something was looked up in is copied by TensorFlow with every read. Two graphs that hold it get the
+    same array, so that it is one weight for both (`graph.shared_weights`).
+    """
     tensor = value.read_value() if hasattr(value, "read_value") else value
     try:
-        return np.asarray(memoryview(tensor))
+        numbers = np.asarray(memoryview(tensor))
     except (TypeError, ValueError, BufferError):  # bfloat16 and its like are unknown to the buffer protocol
-        return np.asarray(tensor.numpy())
+        numbers = np.asarray(tensor.numpy())
+    handle = getattr(getattr(value, "handle", None), "_id", None)
+    if handle is None or not _is_large(numbers):
+        return numbers
+    known = _held.get(handle)
+    if known is not None and np.array_equal(known, numbers):
+        return known
+    _held[handle] = numbers
+    return numbers
 
 
 def _is_large(array: np.ndarray[Any, Any]) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
+from onnxport.export.fixes.tensorflow_branches import answered_by
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.export.settled_names import settle_names
@@ -50,7 +52,8 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
 def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:
     """A ConcreteFunction with one input for each of the signature's, and the names of its outputs.
 
-    A model whose code asks for the size of an image is fixed at the processor's size.
+    A model whose code asks for the size of an image is fixed at the processor's size. What it asks about other
+    sizes is answered with those of the traced sample.
     """
     try:
         return *_concrete(source, signature), signature
@@ -64,28 +67,26 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
             for axis in _SIDES
             if axis in signature.accepted
         ]
-        if not fixed:
-            raise ExportError(
-                f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. "
-                "Nothing was written.",
-                hint="--verbose shows what it said.",
-            ) from error
-    signature = infer_signature(source, signature.sampler, (*known, *fixed))
+    if fixed:
+        signature = infer_signature(source, signature.sampler, (*known, *fixed))
     try:
-        return *_concrete(source, signature), signature
+        return *_concrete(source, signature, decided=True), signature
     except Exception as error:
         raise ExportError(
-            f"TensorFlow cannot trace {source.architecture}: {first_line(error)}. Nothing was written."
+            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. Nothing was written.",
+            hint="--verbose shows what it said.",
         ) from error
 
 
-def _concrete(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str]]:
+def _concrete(source: TensorflowSource, signature: Signature, *, decided: bool = False) -> tuple[Any, list[str]]:
     tf = tensorflow()
     names = [spec.name for spec in signature.inputs]
     outputs: list[str] = []
 
     def flat(*tensors: Any) -> tuple[Any, ...]:
-        found = source.select(source.call(dict(zip(names, tensors, strict=True))))
+        sample = {tensor.ref(): signature.sample[name] for name, tensor in zip(names, tensors, strict=True)}
+        with answered_by(sample) if decided else nullcontext():
+            found = source.select(source.call(dict(zip(names, tensors, strict=True))))
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.
         return tuple(tf.identity(tensor) for tensor in found.values())

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx_ir
 
+# Upstream (onnxscript 0.7): rules that write an operator as it is since this opset, whatever the graph's is.
+_SINCE = {"SlicesSplit": 18}
 # Elements; onnxscript's own limit for operators of any kind. It folds transposes of any size, which
 # `weight_layout` does while writing.
 _FOLDED_UP_TO = 8192
@@ -23,7 +25,7 @@ def simplify(model: onnx_ir.Model) -> None:
     import onnxscript.optimizer
     from onnxscript.rewriter import onnx_fusions
 
-    with rules_by_operator(), exact_constants():
+    with rules_by_operator(model.opset_imports.get("", 0)), exact_constants():
         onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
         onnx_fusions.fuse(model)
 
@@ -35,26 +37,32 @@ class _ByOperator:
     lists the whole graph first, so that the time grows with the square of the nodes.
     """
 
-    def __init__(self, matcher: Any) -> None:
-        self.matcher = matcher
+    def __init__(self, matcher: Any, allowed: bool) -> None:
+        self.matcher, self.allowed = matcher, allowed
         first = matcher.pattern.output_nodes[0].op_identifier()
         self.operator = None if first is None else first[:2]  # None: any operator
 
     def match(self, model: Any, graph_or_function: Any, node: onnx_ir.Node, **settings: Any) -> Any:
+        if not self.allowed:
+            return None
         if self.operator is not None and (node.domain, node.op_type) != self.operator:
             return None  # as good as a failed match, which is all that a rule asks of it
         return self.matcher.match(model, graph_or_function, node, **settings)
 
 
 @contextmanager
-def rules_by_operator() -> Iterator[None]:
-    """The optimizer's own rules, each tried on nodes of its first operator alone. What they do is the same."""
+def rules_by_operator(opset: int) -> Iterator[None]:
+    """The optimizer's own rules, each tried on nodes of its first operator alone. What they do is the same.
+
+    Args:
+        opset: of the graph; rules that write newer operators are left out.
+    """
     from onnxscript import rewriter
 
     rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", ())  # another version without them is slower, not wrong
     own = [(rule, rule._matcher) for rule in rules if hasattr(rule, "_matcher")]
     for rule, matcher in own:
-        rule._matcher = _ByOperator(matcher)
+        rule._matcher = _ByOperator(matcher, opset >= _SINCE.get(rule.name, 0))
     try:
         yield
     finally:

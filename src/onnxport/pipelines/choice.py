@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxport.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError
+from onnxport.pipelines.families import class_named, class_names
 from onnxport.tasks import TASKS, Task, find_task
 
 # Their checkpoints write text; a row that happens to know the class for something else (BART
@@ -29,6 +30,7 @@ class Identity:
         architectures: class names, most often one.
         is_sentence_transformers: a sentence encoder by its modules.json.
         remote: auto classes that the checkpoint's own code serves, where that code was allowed.
+        framework: whose classes are meant, "pt" or "tf".
     """
 
     source: str
@@ -36,9 +38,10 @@ class Identity:
     architectures: tuple[str, ...]
     is_sentence_transformers: bool = False
     remote: tuple[str, ...] = ()
+    framework: str = "pt"
 
 
-def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Identity:
+def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, framework: str = "pt") -> Identity:
     """The identity of a checkpoint on disk."""
     auto_map = checkpoint.config.get("auto_map") if trust_remote_code else None
     remote = tuple(map(str, auto_map)) if isinstance(auto_map, dict) else ()
@@ -48,13 +51,17 @@ def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> I
         checkpoint.architectures,
         checkpoint.is_sentence_transformers,
         remote,
+        framework,
     )
 
 
-def identity_of_model(model: Any) -> Identity:
+def identity_of_model(model: Any, framework: str = "pt") -> Identity:
     """The identity of a live transformers model (or of anything with a `config`)."""
     name = type(model).__name__
-    return Identity(f"the given {name}", getattr(model.config, "model_type", None), (name,))
+    architecture = name.removeprefix("TF") if framework == "tf" else name
+    return Identity(
+        f"the given {name}", getattr(model.config, "model_type", None), (architecture,), framework=framework
+    )
 
 
 @dataclass(frozen=True)
@@ -77,23 +84,23 @@ def choose_task(identity: Identity) -> Choice:
     """
     if identity.is_sentence_transformers:
         return Choice(find_task("feature-extraction"))
-    model_type = known_model_type(identity)
+    model_type, framework = known_model_type(identity), identity.framework
     if not identity.architectures:
         raise CheckpointError(
             f"config.json of {identity.source} names no architecture, so its task is unknown. Nothing was written.",
-            hint=f"Say what the model is for: `--task` {_either(tasks_of_type(model_type))}.",
+            hint=f"Say what the model is for: `--task` {_either(tasks_of_type(model_type, identity.framework))}.",
         )
     for architecture in identity.architectures:
-        generative = any(architecture in _classes(auto, model_type) for auto in _GENERATIVE)
-        if architecture in _classes(_IMAGE_TEXT, model_type) and _in_text(architecture):
-            alone = architecture in _classes("AutoModelForCausalLM", model_type)
+        generative = any(architecture in class_names(auto, model_type, framework) for auto in _GENERATIVE)
+        if architecture in class_names(_IMAGE_TEXT, model_type, framework) and _in_text(architecture, framework):
+            alone = architecture in class_names("AutoModelForCausalLM", model_type, framework)
             note = f"{architecture} can be taken without its images too: `--task text-generation`."
             return Choice(find_task("image-text-to-text"), (note,) if alone else ())
         for row in TASKS:
             for auto in row.auto:
-                if architecture not in _classes(auto, model_type):
+                if architecture not in class_names(auto, model_type, framework):
                     continue
-                if auto == "AutoModel" and not _takes(architecture, row):
+                if auto == "AutoModel" and not _takes(architecture, row, framework):
                     continue
                 if generative and auto not in _GENERATIVE:
                     continue
@@ -103,7 +110,7 @@ def choose_task(identity: Identity) -> Choice:
         # Of own code only the auto classes are known; a base model is taken to read text.
         return Choice(next((row for row in remote if row.auto != ("AutoModel",)), remote[-1]))
     architecture = identity.architectures[0]
-    possible = tasks_of_type(model_type)
+    possible = tasks_of_type(model_type, identity.framework)
     base = [row for row in possible if row.name == "fill-mask" or row.auto == ("AutoModel",)]
     if architecture.endswith("ForPreTraining") and base:
         # Trained for several heads at once: the masked words if it has them, else its features.
@@ -127,7 +134,7 @@ def check_task(task: Task, identity: Identity) -> None:
         TaskError: it has none; names the tasks that it has.
     """
     model_type = known_model_type(identity)
-    possible = tasks_of_type(model_type)
+    possible = tasks_of_type(model_type, identity.framework)
     if task in possible or set(task.auto) & set(identity.remote):
         return
     what = identity.architectures[0] if identity.architectures else f"{model_type!r} model"
@@ -137,13 +144,13 @@ def check_task(task: Task, identity: Identity) -> None:
     )
 
 
-def tasks_of_type(model_type: str) -> list[Task]:
+def tasks_of_type(model_type: str, framework: str = "pt") -> list[Task]:
     """The rows that the family `model_type` has a class for, in table order."""
     rows = []
     for row in TASKS:
-        names = [name for auto in row.auto for name in _classes(auto, model_type)]
+        names = [name for auto in row.auto for name in class_names(auto, model_type, framework)]
         if "AutoModel" in row.auto:
-            names = [name for name in names if _takes(name, row)]
+            names = [name for name in names if _takes(name, row, framework)]
         if names:
             rows.append(row)
     return rows
@@ -155,7 +162,11 @@ def own_tasks(identity: Identity) -> list[str]:
     return [
         row.name
         for row in TASKS
-        if any(name in _classes(auto, model_type) for auto in row.auto for name in identity.architectures)
+        if any(
+            name in class_names(auto, model_type, identity.framework)
+            for auto in row.auto
+            for name in identity.architectures
+        )
     ]
 
 
@@ -180,37 +191,22 @@ def known_model_type(identity: Identity) -> str:
     return identity.model_type
 
 
-def _classes(auto: str, model_type: str) -> tuple[str, ...]:
-    """Names of the classes that the auto class `auto` has for `model_type`."""
-    from transformers.models.auto import modeling_auto
-
-    auto_class: Any = getattr(modeling_auto, auto, None)
-    if auto_class is None:
-        return ()
-    names = auto_class._model_mapping._model_mapping.get(model_type, ())
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _in_text(architecture: str) -> bool:
+def _in_text(architecture: str, framework: str) -> bool:
     """Whether the class puts its images into the sequence of its text; an encoder-decoder does not."""
-    import transformers
-
-    model_class: Any = getattr(transformers, architecture, None)
+    model_class = class_named(architecture, framework)
     config_class = getattr(model_class, "config_class", None)
     return hasattr(model_class, "get_image_features") and not getattr(config_class, "is_encoder_decoder", False)
 
 
-def _takes(architecture: str, row: Task) -> bool:
+def _takes(architecture: str, row: Task, framework: str) -> bool:
     """Whether a base model takes what the row's samples are made of: text, or an image."""
-    import transformers
-
-    model_class: Any = getattr(transformers, architecture, None)
+    model_class = class_named(architecture, framework)
     if model_class is None:
         return False
     # CLIP and its like are in the table of base models too, but take an image and texts together.
     model_type = getattr(getattr(model_class, "config_class", None), "model_type", "")
     paired = (auto for other in TASKS if other.kind == "image+texts" for auto in other.auto)
-    if any(architecture in _classes(auto, model_type) for auto in paired):
+    if any(architecture in class_names(auto, model_type, framework) for auto in paired):
         return False
     main_input: str = getattr(model_class, "main_input_name", "input_ids")
     return main_input == ("pixel_values" if row.kind == "image" else "input_ids")

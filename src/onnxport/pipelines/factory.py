@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxport.artifact.folder import read_folder
 from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoint_weights import only_tensorflow
 from onnxport.errors import UsageError
 from onnxport.pipelines.assembly import Assembled, assemble, finish, make_pipeline
 from onnxport.pipelines.components import load_components
@@ -48,7 +49,7 @@ def pipeline(
             wrote: that one runs on ONNX Runtime.
         config: a transformers config, or a folder to read it from, instead of the model's.
         tokenizer, feature_extractor, image_processor: live objects or folders; the model's by default.
-        framework: None or "pt".
+        framework: "pt", "tf", or None: found from the checkpoint.
         revision, token: for a model of the hub.
         use_fast: accepted for older callers; transformers 5 has only fast tokenizers.
         device: where to run; None leaves the model where it is (the CPU for one that is loaded).
@@ -62,8 +63,16 @@ def pipeline(
     Raises:
         OnnxPortError: with what is wrong and how to go on.
     """
-    if framework not in (None, "pt"):
-        raise _no_tensorflow(framework)
+    if framework not in (None, "pt", "tf"):
+        raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
+    if model is not None and is_tensorflow(framework, model):
+        from onnxport.loading import load
+
+        settings = {**dict(model_kwargs or {}), **({"config": config} if config is not None else {}), **kwargs}
+        return load(
+            task or "auto", "tf", model, tokenizer, revision=revision, token=token, image_processor=image_processor,
+            feature_extractor=feature_extractor, trust_remote_code=bool(trust_remote_code), **settings,
+        ).nlp  # fmt: skip
     require_pytorch()
     dtype = kwargs.pop("dtype", None)
     settings = dict(model_kwargs or {})
@@ -108,8 +117,6 @@ def pipeline(
         revision=revision,
         token=token,
     )
-    if checkpoint.framework == "tf":
-        raise _no_tensorflow(checkpoint.source)
     from onnxport.pipelines.gguf import identified
 
     checkpoint = identified(checkpoint)
@@ -176,8 +183,15 @@ def _from_converted(
     return finish(nlp, spec, notes=(*model.manifest.notes, *components.notes))
 
 
-def _no_tensorflow(what: str | None) -> UsageError:
-    return UsageError(
-        f"{what!r} asks for TensorFlow, and the TensorFlow route is not in this version. Nothing was written.",
-        hint='Use framework="pt" with a PyTorch checkpoint.',
-    )
+def is_tensorflow(framework: str | None, model: Any) -> bool:
+    """Whether TF classes are to be used: said so, a live TF model, or a folder with weights for nothing else."""
+    from onnxport.sources.keras import is_keras_model
+
+    if isinstance(model, (str, Path)):
+        folder = Path(model).expanduser()
+        if (folder / "onnxport.json").is_file():  # of whatever framework it was
+            return False
+        return only_tensorflow(folder) if framework is None else framework == "tf"
+    if framework is not None:
+        return framework == "tf"
+    return is_keras_model(model)

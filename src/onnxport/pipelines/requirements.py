@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 from onnxport.errors import MissingDependencyError
@@ -23,6 +24,34 @@ def require_tensorflow() -> None:
         MissingDependencyError: one is not installed.
     """
     _require(("tensorflow", "tf2onnx"), "a TensorFlow model", "tensorflow")
+
+
+def require_transformers_tensorflow() -> None:
+    """Make sure that transformers' TF classes can be imported.
+
+    Raises:
+        MissingDependencyError: transformers has none (they ended with version 5), or something that they need is
+            not installed.
+    """
+    version = _version("transformers")
+    lacks = [name for name in ("tensorflow", "tf_keras", "tf2onnx") if not _is_installed(name)]
+    if version is None or int(version.partition(".")[0]) >= 5:
+        what = "transformers is not installed" if version is None else f"transformers {version} has no TF classes"
+    elif lacks:
+        what = f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} not installed"
+    else:
+        return
+    raise MissingDependencyError(
+        f"The model is one of transformers' TF classes, and {what}. Nothing was written.",
+        hint="onnxport env create hf-tensorflow",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _require(modules: tuple[str, ...], what: str, extra: str) -> None:

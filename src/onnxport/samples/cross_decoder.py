@@ -10,10 +10,11 @@ import numpy as np
 
 from onnxport.samples.base import Arrays, Knob, Sampler, Sizes
 from onnxport.samples.decoder import PAST, SEQUENCE, STATE_SCALE
-from onnxport.sources.encoder_decoder import MASK, EncoderSource
+from onnxport.sources.base import Encodes
 from onnxport.sources.states import State
 
 _ENCODER = "encoder_"
+MASK = "encoder_attention_mask"
 LENGTH = "encoder_sequence_length"
 Shapes = dict[str, tuple[int, ...]]
 
@@ -30,7 +31,7 @@ class CrossDecoderSampler:
     """
 
     def __init__(
-        self, inputs: Sampler, encoder: EncoderSource, own: Sequence[State], *, vocabulary: int, first_token: int
+        self, inputs: Sampler, encoder: Encodes, own: Sequence[State], *, vocabulary: int, first_token: int
     ) -> None:
         self.inputs, self.encoder, self.own, self.cross = inputs, encoder, own, encoder.states
         self.vocabulary, self.first_token = vocabulary, first_token

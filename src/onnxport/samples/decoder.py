@@ -14,7 +14,7 @@ from onnxport.sources.states import State
 SEQUENCE, PAST, TOTAL = "sequence_length", "past_sequence_length", "total_sequence_length"
 # About the scale of keys and values of trained models, which norms keep near one.
 STATE_SCALE = 0.5
-_ONE_BY_ONE = "the model begins again with every call of several tokens"
+_ONE_BY_ONE = "of several tokens in a call the model reads one alone, or begins again"
 
 
 class DecoderSampler:

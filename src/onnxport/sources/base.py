@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from onnxport.errors import ExportError
+
+if TYPE_CHECKING:
+    from onnxport.sources.states import State
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -89,6 +92,22 @@ class Generates(Protocol):
             the largest |logit|.
         """
         ...
+
+
+class Encodes(Protocol):
+    """The encoder of an encoder-decoder, as its decoder's samples are made from it.
+
+    Attributes:
+        states: of the cross-attention.
+        gives_mask: whether its outputs have a mask, shorter than the one that it is given.
+    """
+
+    states: tuple[State, ...]
+    gives_mask: bool
+
+    def run(self, inputs: Arrays) -> Arrays: ...
+
+    def shapes(self, inputs: Arrays) -> Shapes: ...
 
 
 def named_leaves(result: object, is_tensor: Callable[[object], bool], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -45,10 +45,14 @@ def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
     One; of an encoder-decoder two; three of a model whose images stand in the sequence of its text.
 
     Raises:
-        UsageError: the framework is not "pt".
+        UsageError: an unknown framework.
         TaskError: a model that generates in a way that onnxport does not know.
         ExportError: an encoder-decoder whose states cannot be read, or images that cannot be taken apart from texts.
     """
+    if framework == "tf":
+        from onnxport.sources.choose_tensorflow import tensorflow_parts
+
+        return tensorflow_parts(nlp)
     task = task_of(nlp)
     in_text = task.kind == "image-in-text"
     if framework == "pt" and task.generates and not in_text and is_encoder_decoder(nlp.model):
@@ -130,7 +134,7 @@ def source_of(nlp: Any, framework: str) -> TorchSource:
         UsageError: the framework is not "pt".
     """
     if framework != "pt":
-        raise UsageError(f"Framework {framework!r} has no source here; 'pt' has.")
+        raise UsageError(f"Framework {framework!r} has no source here; 'pt' and 'tf' have.")
     from onnxport.sources.decoder import DecoderSource
     from onnxport.sources.pytorch import TorchSource
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
 from onnxport.sources.decoder import DecoderSource
+from onnxport.sources.first_token import first_token
 from onnxport.sources.pytorch import Arrays, TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
 
@@ -107,7 +108,7 @@ class CrossDecoderSource(DecoderSource):
         self.encoder = encoder
         super().__init__(model, outputs, architecture)
         self.cross = encoder.states
-        self.first_token = _first_token(model)
+        self.first_token = first_token(model)
 
     def _find_states(self) -> tuple[State, ...]:
         return self.encoder.own_states
@@ -151,13 +152,3 @@ def _with_tokens(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor
     # Past zero: some models take it for padding and look where the rows end.
     ids = torch.ones((rows, tokens), dtype=torch.int64)
     return forward(**tensors, decoder_input_ids=ids, use_cache=True)
-
-
-def _first_token(model: Any) -> int:
-    """`decoder_start_token_id`, or the beginning of a text, as `generate` chooses it."""
-    known = [
-        getattr(part, name, None)
-        for name in ("decoder_start_token_id", "bos_token_id")
-        for part in (model.generation_config, model.config, model.config.get_text_config(decoder=True))
-    ]
-    return next((int(token) for token in known if isinstance(token, int)), 0)

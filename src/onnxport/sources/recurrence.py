@@ -3,7 +3,8 @@
 Upstream: the layers of mamba (transformers 5.23) begin a sequence of more than one token from states of zeros,
 whatever the cache holds; only a single token goes on from there. Such a model is right for a prompt at once and
 for steps, but not for a prompt in parts, and the loop over its tokens has their number in it. Its graph takes one
-token a call, which is right for all three.
+token a call, which is right for all three. So is that of a model which looks only at the last of several tokens
+after others (CTRL of TensorFlow, transformers 4.52).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from onnxport.samples.decoder import PAST, SEQUENCE
 if TYPE_CHECKING:
     from onnxport.samples.decoder import DecoderSampler
     from onnxport.sources.decoder import DecoderSource
+    from onnxport.sources.transformers_tensorflow import CachedSource
 
 _TOKENS = 3
 _ALIKE = 1e-3  # of the largest logit; another state moves logits by far more
 
 
-def goes_on(source: DecoderSource, sampler: DecoderSampler) -> bool:
+def goes_on(source: DecoderSource | CachedSource, sampler: DecoderSampler) -> bool:
     """Whether tokens in one call give the last logits that they give one by one, over the same states."""
     sizes = {knob.name: knob.base for knob in sampler.knobs} | {SEQUENCE: _TOKENS}
     given = sampler.make(sizes)

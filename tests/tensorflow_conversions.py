@@ -1,0 +1,33 @@
+"""Several conversions in one process of the environment with TF classes, as a command.
+
+    python -m tests.tensorflow_conversions CALLS
+
+CALLS is a JSON list of arguments of `onnxport.convert` (or of `onnxport.verify`, where there is `against`); prints a
+JSON list of results, each {"passed"} or {"error", "message", "hint"}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from onnxport import OnnxPortError, convert, verify
+from onnxport.quiet import quiet
+
+
+def carried_out(call: dict[str, Any]) -> dict[str, Any]:
+    """The result of one call."""
+    try:
+        if "against" in call:
+            return {"passed": verify(**call).ok}
+        conversion = convert(call.pop("framework", None), call.pop("model"), call.pop("output"), **call)
+    except OnnxPortError as error:
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"passed": conversion.passed, "notes": list(conversion.manifest.notes)}
+
+
+if __name__ == "__main__":
+    with quiet():
+        found = [carried_out(call) for call in json.loads(sys.argv[1])]
+    print(json.dumps(found))
