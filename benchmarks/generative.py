@@ -33,7 +33,7 @@ from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder
 
 RESULTS = Path(__file__).parent / "results" / "generative.json"
 _SPEECH = {"whisper", "speech_to_text", "moonshine", "whisper, 38M"}
-_IMAGES = {"vision-encoder-decoder", "trocr"}
+_IMAGES = {"blip", "trocr", "vision-encoder-decoder"}
 _COLUMNS = ("prompt", "part", "step", "greedy", "disk", "cpu_s", "peak_mib")
 
 
