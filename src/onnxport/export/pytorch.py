@@ -22,7 +22,7 @@ from onnxport.errors import ExportError
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.shapes import Signature, first_line, infer_signature
+from onnxport.shapes import Signature, axis_values, first_line, infer_signature
 from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _ATTEMPTS = 8
 _SUGGESTION = re.compile(r"^\s+(?P<name>\w+) = (?P<fix>.+?)\s*$", re.MULTILINE)
 # "Expected shape[2] = 41 of input Tensor to be of the form 16*_height, where _height is an integer"
 _FORM = re.compile(r"to be of the form (\d+)\*_(\w+)")
+_MULTIPLE = re.compile(r"(\d+)\*_\w+")  # of another axis than those that a user chooses
 _VIOLATED = re.compile(r"onstraints violated \((.+?)\)")
 _BOUNDS = re.compile(r"(min|max)=(\d+)")
 
@@ -219,7 +220,12 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
     for name, fix in fixes.items():
         axis = name.removeprefix("_")
         bounds = {key: int(value) for key, value in _BOUNDS.findall(fix)}
-        if bounds and _within(bounds, axis, dims, signature):
+        multiple = _MULTIPLE.fullmatch(fix)
+        if multiple and axis not in signature.accepted and _is_made_in(signature, axis, int(multiple[1])):
+            dims.multiples[axis] = int(multiple[1])
+        elif fix.startswith("Dim(") and not bounds:
+            continue  # any size
+        elif bounds and _within(bounds, axis, dims, signature):
             dims.bounds.setdefault(name, {}).update(bounds)
         elif fix.isidentifier() and fix.removeprefix("_") in signature.accepted:
             learned.append(Restriction(axis, f"equal to {fix.removeprefix('_')}", _reason(message, axis)))
@@ -230,6 +236,14 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
         else:
             return None
     return learned + _other_side(learned, signature)
+
+
+def _is_made_in(signature: Signature, axis: str, multiple: int) -> bool:
+    """Whether the axis is one of what the preprocessing makes, and comes in these multiples at every size tried."""
+    sampler = signature.sampler
+    sizes = [{**signature.traced, knob: size} for knob, tried in signature.accepted.items() for size in tried]
+    values = [axis_values(signature.inputs, sampler.make(one)).get(axis) for one in sizes]
+    return bool(values) and all(value is not None and value % multiple == 0 for value in values)
 
 
 def _other_side(learned: list[Restriction], signature: Signature) -> list[Restriction]:
