@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
+from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
@@ -87,7 +88,7 @@ def capture(source: TorchSource, signature: Signature, opset: int) -> Captured:
 
 
 def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, deferred: bool) -> onnx_ir.Model:
-    from transformers.exporters import OnnxConfig, OnnxExporter
+    from transformers.exporters import OnnxConfig
 
     from onnxport.weights.attach import attach
     from onnxport.weights.placeholders import new_mode, placeholders
@@ -103,11 +104,24 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         trace_fixes(source.model), _grouped_heads(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
-        program = OnnxExporter().export(source.model, sample, config).program
+        program = _translated(source, sample, config)
     for value, spec in zip(program.graph.inputs, signature.inputs, strict=True):
         value.name = spec.name
     attach(program, source.model)
     return program
+
+
+def _translated(source: TorchSource, sample: dict[str, Any], config: Any) -> onnx_ir.Model:
+    """The program in ONNX's operators."""
+    from transformers.exporters import OnnxExporter
+
+    with decomposed_where_needed() as left_alone:
+        try:
+            return OnnxExporter().export(source.model, sample, config).program
+        except Exception:  # of whatever type
+            if not left_alone:
+                raise
+    return OnnxExporter().export(source.model, sample, config).program
 
 
 @contextmanager
