@@ -7,37 +7,48 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as genai
 
+from benchmarks.turns import Work
+from onnxport import quantize
 from onnxport.targets import find_target
 from tests import tiny_tokenizers
 
-Arm = Callable[[int, int, int], Callable[[], object]]
-_MORE = 256  # tokens of room after the past
+Arm = Callable[[int, int, int], Work]
 
 
-def genai_arms(checkpoint: Path, converted: Path, folder: Path, threads: int) -> dict[str, Arm]:
-    """Our folder and the builder's, float32 and int4.
+def genai_arms(
+    checkpoint: Path, converted: Path, folder: Path, threads: int, calls: int
+) -> dict[str, Callable[[], Arm]]:
+    """Our folder and the builder's, float32 and int4, by the names of the arms; each is made when it is called.
 
     Args:
         checkpoint: what both are made of.
-        converted: our folder, with a graph of 4 bits.
+        converted: our folder.
         folder: for copies.
         threads: of one operator.
+        calls: of one arm in a cell; there is room for as many tokens.
     """
-    arms = {}
-    for name, component in (("fp32", "model"), ("int4", "model_q4")):
-        copy = shutil.copytree(converted, folder / f"ours_{name}")
-        find_target("genai")(copy, component=component)
-        arms[f"onnxport {name} in genai"] = _arm(copy, threads)
-        arms[f"genai builder {name}"] = _arm(_build(checkpoint, folder, name), threads)
+    arms: dict[str, Callable[[], Arm]] = {}
+    for precision, component in (("fp32", "model"), ("int4", "model_q4")):
+        arms[f"onnxport {precision} in genai"] = partial(_ours, converted, folder, component, threads, calls)
+        arms[f"genai builder {precision}"] = partial(_builder, checkpoint, folder, precision, threads, calls)
     return arms
 
 
-def _build(checkpoint: Path, folder: Path, precision: str) -> Path:
+def _ours(converted: Path, folder: Path, component: str, threads: int, calls: int) -> Arm:
+    if not (converted / "onnx" / f"{component}.onnx").is_file():
+        quantize(converted, "int4")
+    copy = shutil.copytree(converted, folder / f"ours_{component}")
+    find_target("genai")(copy, component=component)
+    return _arm(copy, threads, calls)
+
+
+def _builder(checkpoint: Path, folder: Path, precision: str, threads: int, calls: int) -> Arm:
     source, output = folder / f"for_builder_{precision}", folder / f"builder_{precision}"
     shutil.copytree(checkpoint, source)
     tiny_tokenizers.roberta().save_pretrained(source)  # it copies one
@@ -46,32 +57,38 @@ def _build(checkpoint: Path, folder: Path, precision: str) -> Path:
          "-e", "cpu", "-c", folder / "cache"],
         check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    return output
+    return _arm(output, threads, calls)
 
 
-def _arm(folder: Path, threads: int) -> Arm:
+def _arm(folder: Path, threads: int, calls: int) -> Arm:
     file = folder / "genai_config.json"
     config = json.loads(file.read_text())
     config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
     file.write_text(json.dumps(config))
     model = genai.Model(str(folder))
 
-    def start(ids: np.ndarray) -> genai.Generator:
+    def generator(rows: int, length: int, room: int) -> genai.Generator:
         settings = genai.GeneratorParams(model)
-        rows, length = ids.shape
         settings.set_search_options(
-            max_length=length + _MORE, min_length=length + _MORE, batch_size=rows, do_sample=False
+            max_length=length + room, min_length=length + room, batch_size=rows, do_sample=False
         )
-        generator = genai.Generator(model, settings)
-        generator.append_tokens(ids.astype(np.int32))
-        return generator
+        return genai.Generator(model, settings)
 
-    def prepare(rows: int, tokens: int, past: int) -> Callable[[], object]:
-        ids = np.random.default_rng(0).integers(3, 32000, (rows, past or tokens))
-        if not past:
-            return lambda: start(ids)
-        generator = start(ids)
-        generator.generate_next_token()  # chooses from the logits of the prompt; from the second on the graph runs
-        return generator.generate_next_token
+    def decode(rows: int, past: int) -> Work:
+        """A step on; the cell's past is the middle of all."""
+        ids = np.random.default_rng(0).integers(3, 32000, (rows, past - calls // 2))
+        writer = generator(rows, ids.shape[1], calls + 2)
+        writer.append_tokens(ids.astype(np.int32))
+        writer.generate_next_token()  # chooses from the logits of the prompt; from the second on the graph runs
+        return Work(writer.generate_next_token)
 
-    return prepare
+    def prefill(rows: int, tokens: int) -> Work:
+        ids = np.random.default_rng(0).integers(3, 32000, (rows, tokens)).astype(np.int32)
+        waiting = []
+
+        def before() -> None:
+            waiting[:] = [generator(rows, tokens, 1)]
+
+        return Work(lambda: waiting[0].append_tokens(ids), before)
+
+    return lambda rows, tokens, past: decode(rows, past) if past else prefill(rows, tokens)

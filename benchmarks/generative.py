@@ -30,10 +30,12 @@ from onnxport.quiet import quiet
 from tests import tiny_tokenizers
 from tests.tiny_decoders import DECODERS, save_decoder
 from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder
+from tests.tiny_images_in_text import OWN_PROCESSOR, processor_of, save_image_text
+from tests.tiny_images_in_text import TABLE as IN_TEXT
 
 RESULTS = Path(__file__).parent / "results" / "generative.json"
 _SPEECH = {"whisper", "speech_to_text", "moonshine", "whisper, 38M"}
-_IMAGES = {"vision-encoder-decoder", "trocr"}
+_IMAGES = {"blip", "trocr", "vision-encoder-decoder"}
 _COLUMNS = ("prompt", "part", "step", "greedy", "disk", "cpu_s", "peak_mib")
 
 
@@ -42,6 +44,7 @@ def main() -> None:
     models: dict[str, Callable[[Path], Path]] = {
         **{name: partial(save_decoder, name) for name in DECODERS},
         **{name: partial(save_encoder_decoder, name) for name in TABLE},
+        **{name: partial(save_image_text, name) for name in IN_TEXT},
         **{name: partial(_save_large, *large) for name, large in _LARGE.items()},
     }
     rows = []
@@ -63,11 +66,13 @@ def main() -> None:
 def _row(name: str, save: Callable[[Path], Path]) -> dict[str, Any]:
     torch.set_num_threads(1)
     task = "image-to-text" if name in _IMAGES else "automatic-speech-recognition" if name in _SPEECH else "auto"
+    task = "image-text-to-text" if name in IN_TEXT else task
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             source = save(Path(folder) / "source")
+            own = {"processor": processor_of(name, source)} if name in OWN_PROCESSOR else {}
         try:
-            conversion = convert(None, source, Path(folder) / "out", pipeline_name=task)
+            conversion = convert(None, source, Path(folder) / "out", pipeline_name=task, **own)
         except OnnxPortError as error:
             return {"model": name, "failure": error.message}
         weights = sum(file.stat().st_size for file in source.glob("*.safetensors"))

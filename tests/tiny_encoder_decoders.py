@@ -39,6 +39,14 @@ _TROCR = {
     "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
     "max_position_embeddings": 96, "init_std": 0.3,
 }  # fmt: skip
+_BLIP_TEXT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "encoder_hidden_size": 40, "initializer_range": 0.3,
+}  # fmt: skip
+_BLIP_VISION = {
+    "hidden_size": 40, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
+    "patch_size": 8, "initializer_range": 0.2,
+}  # fmt: skip
 
 
 def _image_parts() -> tuple[Any, ...]:
@@ -61,6 +69,8 @@ TABLE: dict[str, tuple[str, Any, Callable[[], tuple[Any, ...]]]] = {
                   lambda: (transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True),)),
     "vision-encoder-decoder": ("VisionEncoderDecoderModel", ("gpt2", _GPT2), _image_parts),
     "trocr": ("VisionEncoderDecoderModel", ("trocr", _TROCR), _image_parts),
+    "blip": ("BlipForConditionalGeneration", {"text_config": _BLIP_TEXT, "vision_config": _BLIP_VISION},
+             lambda: (transformers.BlipImageProcessorPil(size={"height": 32, "width": 32}),)),
 }  # fmt: skip
 
 
@@ -85,6 +95,10 @@ def save_encoder_decoder(name: str, folder: Path, seed: int = 0, vocabulary: int
         config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
         config.decoder_start_token_id, config.pad_token_id = tokenizer.bos_token_id, tokenizer.pad_token_id
         config.eos_token_id = tokenizer.eos_token_id
+    elif "text_config" in sizes:
+        # Not eos_token_id: it ends where its own `generate` says.
+        text = tokens | sizes["text_config"] | {"sep_token_id": tokenizer.mask_token_id}
+        config = model_class.config_class(**(sizes | {"text_config": text}))
     else:
         config = model_class.config_class(**(tokens | sizes))
     with torch.random.fork_rng(devices=[]):

@@ -6,15 +6,20 @@ the loader's version; what it lacks is written by the pipeline's own components.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.json_file import read_object
+
+_GENERATION = "generation_config.json"
 # What a user of the folder may need. Names, not patterns: nothing else of a checkpoint is published.
 _FILES = (
     "config.json",
-    "generation_config.json",
+    _GENERATION,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -36,7 +41,13 @@ _FILES = (
 _COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 
 
-def write_assets(nlp: Any, origin: Path | None, folder: Path, replaced: frozenset[str] = frozenset()) -> None:
+def write_assets(
+    nlp: Any,
+    origin: Path | None,
+    folder: Path,
+    replaced: frozenset[str] = frozenset(),
+    generation: Mapping[str, Any] | None = None,
+) -> None:
     """Put the files beside the graph into `folder`.
 
     Args:
@@ -44,6 +55,7 @@ def write_assets(nlp: Any, origin: Path | None, folder: Path, replaced: frozense
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose in place of the checkpoint's ("tokenizer"): none of
             its files are copied then, the components write their own.
+        generation: goes into generation_config.json, in the place of what is there.
     """
     if origin is not None and not replaced:
         for name in _FILES:
@@ -59,6 +71,10 @@ def write_assets(nlp: Any, origin: Path | None, folder: Path, replaced: frozense
             if file.is_file() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(file, target)
+    if generation:
+        settings = folder / _GENERATION
+        said = read_object(settings) if settings.is_file() else {}
+        settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_components(nlp: Any, folder: Path) -> None:
@@ -69,4 +85,4 @@ def _save_components(nlp: Any, folder: Path) -> None:
     settings = getattr(nlp.model, "generation_config", None)
     if settings is not None:
         # Not save_pretrained: it refuses settings that contradict each other, which many checkpoints have.
-        settings.to_json_file(folder / "generation_config.json")
+        settings.to_json_file(folder / _GENERATION)

@@ -271,7 +271,7 @@ def _publish(
             [draft.graph for draft in drafts], paths, output.parent if single else output / GRAPH_FOLDER, files, step
         )
         if not single and subject.nlp is not None:
-            write_assets(subject.nlp, subject.origin, staging.path, subject.replaced)
+            write_assets(subject.nlp, subject.origin, staging.path, subject.replaced, subject.generation)
         step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
     for draft in drafts:
         draft.graph.release()  # the weights are on disk now, and the session needs the memory

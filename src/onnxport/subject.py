@@ -51,6 +51,11 @@ class Subject:
     def architecture(self) -> str:
         return self.source.architecture
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What the model's own code says about generating, by the names of generation_config.json."""
+        return {name: value for part in self.parts for name, value in getattr(part.source, "settings", {}).items()}
+
     def release(self) -> None:
         """Let go of the model, so that its memory is free for ONNX Runtime; a live model stays the user's."""
         self.nlp = None

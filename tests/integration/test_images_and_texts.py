@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
+from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from onnxport import convert, pipeline
 from onnxport.cli.main import main
 from onnxport.errors import ExportError, UsageError
 from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.runtime.image_positions import image_positions, positions_behind
 from onnxport.runtime.image_prompt import slices_of
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 from onnxport.samples.images_in_text import ImagePrompts
 from onnxport.shapes import infer_signature
 from onnxport.sources.choose import parts_of
+from onnxport.sources.image_grids import patch_positions, patch_windows
 from onnxport.sources.images_in_text import (
     EmbeddingsDecoderSource,
     ImageFeaturesSource,
     TokenEmbeddingsSource,
     require_parts_suffice,
 )
-from tests.tiny_images_in_text import TABLE, save_image_text
+from tests.tiny_images_in_text import OWN_PROCESSOR, TABLE, processor_of, save_image_text
 
 pytestmark = pytest.mark.integration
 
 VOCABULARY = 2000  # a table of 2000 x 32 numbers is worth sharing
+IMAGES = {"pixel_values", "image_grid_thw"}
 GRAPHS = ["vision_encoder", "embed_tokens", "decoder_model_merged"]
 
 
-@pytest.fixture(scope="module", params=["llava", "gemma3"])
+@pytest.fixture(scope="module", params=["llava", "gemma3", "qwen2_vl", "qwen2_5_vl"])
 def converted(request, tmp_path_factory):
-    """(source model, processor, folder, conversion); the image tokens of gemma3 attend to later ones of the image"""
+    """(source model, processor, folder, conversion)
+
+    The image tokens of gemma3 attend to later ones of the image; those of qwen2_vl have positions on three axes, and
+    those of qwen2_5_vl come from patches that see others in windows.
+    """
     root = tmp_path_factory.mktemp(request.param)
     source = save_image_text(request.param, root / "m", vocabulary=VOCABULARY)
-    conversion = convert(None, source, root / "out")
+    processor = processor_of(request.param, source)
+    own = {"processor": processor} if request.param in OWN_PROCESSOR else {}
+    conversion = convert(None, source, root / "out", **own)
     model = getattr(transformers, TABLE[request.param][0]).from_pretrained(source).eval()
-    return model, transformers.AutoProcessor.from_pretrained(source), root / "out", conversion
+    return model, processor, root / "out", conversion
 
 
-def picture(seed, height=50, width=70):
+def picture(seed):
+    height, width = 40 + 9 * seed, 80 - 11 * seed
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
 
 
@@ -80,7 +93,8 @@ def test_the_run_time_writes_what_generate_writes(converted, beams, rows):
     assert len(answers) == rows
     assert len(set(wanted[0, given["input_ids"].shape[1] :].tolist())) > 2  # else one token for ever would pass
     first, second = ImageTextGenerator(folder).reader.features(arrays)[:2]
-    assert np.abs(first - second).max() > 0.1 * np.abs(first).max()  # else any image would pass
+    both = min(len(first), len(second))
+    assert np.abs(first[:both] - second[:both]).max() > 0.1 * np.abs(first).max()  # else any image would pass
 
 
 def test_images_and_image_tokens_must_fit(converted):
@@ -88,12 +102,14 @@ def test_images_and_image_tokens_must_fit(converted):
     generator = ImageTextGenerator(folder)
     given = dict(processor(images=[picture(1)], text=[f"a {processor.image_token}"], return_tensors="np"))
     with pytest.raises(UsageError, match="room for"):
-        generator(given | {"pixel_values": np.concatenate([given["pixel_values"]] * 2)})
-    assert generator({name: given[name][:, :1] for name in given if name != "pixel_values"}, max_new_tokens=2)
+        generator(given | {name: np.concatenate([given[name]] * 2) for name in IMAGES & given.keys()})
+    assert generator({name: given[name][:, :1] for name in given.keys() - IMAGES}, max_new_tokens=2)
 
 
 def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted, tmp_path, capsys):
-    _, processor, folder, _ = converted
+    model, processor, folder, _ = converted
+    if model.config.model_type in OWN_PROCESSOR:
+        pytest.skip("transformers' own processor needs torchvision")
     image, text = picture(4), f"{processor.image_token} What is this?"
     source, found = (
         pipeline("image-text-to-text", model=str(place))(image, text=text, max_new_tokens=12, num_beams=2)
@@ -124,8 +140,9 @@ def test_what_a_decoder_over_embeddings_cannot_know_is_refused(converted):
         ImageTextGenerator(folder)(images)
 
 
-def test_tiles_of_images_are_taken_one_by_one(tmp_path):
-    source = save_image_text("idefics3", tmp_path / "m")
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_tiles_of_images_are_taken_one_by_one(tmp_path, name):
+    source = save_image_text(name, tmp_path / "m")
     nlp = pipeline("image-text-to-text", model=str(source))
     vision, _, decoder = parts_of(nlp, "pt")  # held against `generate`
     prompt = decoder.sampler.prompt(1, 5)
@@ -139,25 +156,84 @@ def test_tiles_of_images_are_taken_one_by_one(tmp_path):
     assert [spec.axes for spec in signature.inputs] == [(1, 1, 3, 32, 32), (1, 1, 32, 32)]
 
 
-def test_grids_of_images_are_refused():
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "vocab_size": 300,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}}  # fmt: skip
-    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8, "mlp_ratio": 2}
-    model = transformers.Qwen2VLForConditionalGeneration(
-        transformers.Qwen2VLConfig(
-            text_config=text, vision_config=vision, image_token_id=299, video_token_id=298, vision_start_token_id=297
-        )
-    ).eval()
-    ids = np.array([[5, 297, 299, 299, 299, 299, 7, 8]])
-    prompt = {
-        "input_ids": ids, "attention_mask": np.ones_like(ids), "mm_token_type_ids": (ids == 299).astype(np.int64),
-        "pixel_values": np.random.default_rng(0).standard_normal((16, 3 * 2 * 64), np.float32),
-        "image_grid_thw": np.array([[1, 4, 4]]),
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """(model, its part before the head)"""
+    source = save_image_text("qwen2_vl", tmp_path_factory.mktemp("qwen") / "m", vocabulary=VOCABULARY)
+    model = transformers.Qwen2VLForConditionalGeneration.from_pretrained(source).eval()
+    return model, processor_of("qwen2_vl", source)
+
+
+def test_positions_on_three_axes_are_those_of_the_model(qwen):
+    model, processor = qwen
+    mark = processor.image_token
+    processor.tokenizer.padding_side = "left"
+    texts = [f"Who {mark} wrote {mark} it? Ada", "no image here", f"{mark}", f"Paris {mark}"]
+    given = processor([picture(number) for number in range(4)], texts, padding=True, return_tensors="pt")
+    wanted, deltas = model.model.get_rope_index(
+        **{name: given[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")}
+    )
+    ids, mask, grids = (given[name].numpy() for name in ("input_ids", "attention_mask", "image_grid_thw"))
+    found = image_positions(ids, mask, grids, model.config.image_token_id, 2)
+    assert found.tolist() == wanted.tolist()
+    # In parts, and a step behind the prompt.
+    whole = np.concatenate([mask, np.ones_like(mask[:, :1])], 1)
+    text = np.maximum(whole.cumsum(1) - 1, 0)
+    step = positions_behind(text[:, -1:], whole, found)
+    assert step[0].tolist() == (text[:, -1:] + deltas.numpy()).tolist()
+    parts = [
+        positions_behind(text[:, first:last], whole[:, :last], found)
+        for first, last in ((0, 3), (3, mask.shape[1] - 1), (mask.shape[1] - 1, mask.shape[1] + 1))
+    ]
+    assert np.concatenate(parts, 2).tolist() == np.concatenate([found, step], 2).tolist()
+    with pytest.raises(UsageError, match="stand together"):
+        image_positions(ids, mask, grids[:, [0, 2, 1]] + 2, model.config.image_token_id, 2)
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (10, 18), (2, 2), (8, 8)])
+def test_windows_of_patches_are_those_of_transformers(sides):
+    grid = torch.tensor([[1, *sides]])
+    order, ends = get_vision_window_index(grid, 2, 16, 4)  # windows of 4 x 4 patches
+    found = patch_windows(patch_positions(grid, sides[0] * sides[1], 2), 4).reshape(-1, 4)[order].flatten()
+    pieces = [found[first:last] for first, last in pairwise(ends)]
+    assert all(len(piece.unique()) == 1 for piece in pieces)
+    assert len(found.unique()) == len(pieces)
+
+
+@pytest.mark.parametrize("sides", [(4, 6), (10, 2), (2, 2)])
+def test_positions_of_patches_are_those_of_transformers(qwen, sides):
+    grid = torch.tensor([[1, *sides]])
+    wanted = get_vision_position_ids(grid, 2)
+    assert patch_positions(grid, sides[0] * sides[1], 2).tolist() == wanted.tolist()
+
+
+def test_what_the_graphs_of_grids_do_not_take_is_refused(converted):
+    model, processor, folder, _ = converted
+    if model.config.model_type not in OWN_PROCESSOR:
+        pytest.skip("its images have no grid")
+    generator = ImageTextGenerator(folder)
+    rules = [restriction.rule for restriction in converted[3].manifest.components[0].restrictions]
+    assert rules == ["multiple of 4"]
+    session = generator.reader.session
+    session.run({"pixel_values": np.ones((8, 96), np.float32), "image_grid_thw": np.ones((1, 3), np.int64)})  # lives
+    given = dict(processor([picture(1)], [f"a {processor.image_token}"]))
+    with pytest.raises(UsageError, match="one frame"):
+        generator(given | {"image_grid_thw": given["image_grid_thw"] * [[2, 1, 1]]})
+    with pytest.raises(UsageError, match="patches"):
+        generator(given | {"pixel_values": given["pixel_values"][:-4]})
+    with pytest.raises(UsageError, match="lack image_grid_thw"):
+        generator({name: value for name, value in given.items() if name != "image_grid_thw"})
+    with pytest.raises(UsageError, match="no videos"):
+        generator(given | {"pixel_values_videos": given["pixel_values"]})
+
+
+def test_other_numbers_beside_pixels_are_refused(qwen):
+    model, processor = qwen
+    prompt = ImagePrompts(processor, model.config.image_token_id, "it").make(1, 8)
     parts = (ImageFeaturesSource(model), TokenEmbeddingsSource(model), EmbeddingsDecoderSource(model, ("logits",)))
-    with pytest.raises(ExportError, match="with image_grid_thw, whose values"):
-        require_parts_suffice(*parts, prompt)
+    require_parts_suffice(*parts, prompt)
+    with pytest.raises(ExportError, match="with image_sizes, whose values"):
+        require_parts_suffice(*parts, prompt | {"image_sizes": np.array([[40, 40]])})
 
 
 def test_no_processor_no_conversion(tmp_path):

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
+from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.shapes import Signature, first_line, infer_signature
+from onnxport.shapes import Signature, axis_values, first_line, infer_signature
 from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _ATTEMPTS = 8
 _SUGGESTION = re.compile(r"^\s+(?P<name>\w+) = (?P<fix>.+?)\s*$", re.MULTILINE)
 # "Expected shape[2] = 41 of input Tensor to be of the form 16*_height, where _height is an integer"
 _FORM = re.compile(r"to be of the form (\d+)\*_(\w+)")
+_MULTIPLE = re.compile(r"(\d+)\*_\w+")  # of another axis than those that a user chooses
 _VIOLATED = re.compile(r"onstraints violated \((.+?)\)")
 _BOUNDS = re.compile(r"(min|max)=(\d+)")
 
@@ -79,7 +81,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
 
 
 def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, deferred: bool) -> onnx_ir.Model:
-    from transformers.exporters import OnnxConfig, OnnxExporter
+    from transformers.exporters import OnnxConfig
 
     from onnxport.weights.attach import attach
     from onnxport.weights.placeholders import new_mode, placeholders
@@ -95,11 +97,24 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         trace_fixes(source.model), _grouped_heads(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
-        program = OnnxExporter().export(source.model, sample, config).program
+        program = _translated(source, sample, config)
     for value, spec in zip(program.graph.inputs, signature.inputs, strict=True):
         value.name = spec.name
     attach(program, source.model)
     return program
+
+
+def _translated(source: TorchSource, sample: dict[str, Any], config: Any) -> onnx_ir.Model:
+    """The program in ONNX's operators."""
+    from transformers.exporters import OnnxExporter
+
+    with decomposed_where_needed() as left_alone:
+        try:
+            return OnnxExporter().export(source.model, sample, config).program
+        except Exception:  # of whatever type
+            if not left_alone:
+                raise
+    return OnnxExporter().export(source.model, sample, config).program
 
 
 @contextmanager
@@ -212,7 +227,12 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
     for name, fix in fixes.items():
         axis = name.removeprefix("_")
         bounds = {key: int(value) for key, value in _BOUNDS.findall(fix)}
-        if bounds and _within(bounds, axis, dims, signature):
+        multiple = _MULTIPLE.fullmatch(fix)
+        if multiple and axis not in signature.accepted and _is_made_in(signature, axis, int(multiple[1])):
+            dims.multiples[axis] = int(multiple[1])
+        elif fix.startswith("Dim(") and not bounds:
+            continue  # any size
+        elif bounds and _within(bounds, axis, dims, signature):
             dims.bounds.setdefault(name, {}).update(bounds)
         elif fix.isidentifier() and fix.removeprefix("_") in signature.accepted:
             learned.append(Restriction(axis, f"equal to {fix.removeprefix('_')}", _reason(message, axis)))
@@ -223,6 +243,14 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
         else:
             return None
     return learned + _other_side(learned, signature)
+
+
+def _is_made_in(signature: Signature, axis: str, multiple: int) -> bool:
+    """Whether the axis is one of what the preprocessing makes, and comes in these multiples at every size tried."""
+    sampler = signature.sampler
+    sizes = [{**signature.traced, knob: size} for knob, tried in signature.accepted.items() for size in tried]
+    values = [axis_values(signature.inputs, sampler.make(one)).get(axis) for one in sizes]
+    return bool(values) and all(value is not None and value % multiple == 0 for value in values)
 
 
 def _other_side(learned: list[Restriction], signature: Signature) -> list[Restriction]:

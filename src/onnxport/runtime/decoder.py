@@ -129,7 +129,7 @@ class Decoder:
     def _step(self, progress: Progress, input_ids: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.float32]:
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
-        positions = np.maximum(whole.cumsum(1) - 1, 0)[:, past:]
+        positions = self.positions(progress, whole, past)
         given = {**self.taken_in(progress, input_ids), "attention_mask": whole, "position_ids": positions}
         feed = {name: _value(array, self._specs[name].dtype) for name, array in given.items() if name in self._specs}
         if _KEPT in self._specs:
@@ -193,6 +193,14 @@ class Decoder:
     def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the graph gets of tokens, by the names of its inputs: here the tokens."""
         return {self._ids: input_ids}
+
+    def positions(self, progress: Progress, mask: NDArray[np.int64], past: int) -> NDArray[np.int64]:
+        """What the graph gets as `position_ids` of the tokens after `past`, (rows, tokens).
+
+        Args:
+            mask: of all tokens up to the last of these.
+        """
+        return np.maximum(mask.cumsum(1) - 1, 0)[:, past:]
 
     def _empty(self, name: str, rows: int) -> Any:
         spec = self._specs[name]

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.generation import Prompt
-from onnxport.runtime.image_prompt import FEATURES, TYPES, Floats, image_prompt, slices_of, with_features
+from onnxport.runtime.image_positions import AXES, positions_behind
+from onnxport.runtime.image_prompt import (
+    FEATURES,
+    POSITIONS,
+    TYPES,
+    Floats,
+    image_prompt,
+    slices_of,
+    with_features,
+)
 from onnxport.runtime.session import OnnxSession
 
 
@@ -23,10 +32,12 @@ class EmbeddedProgress(Progress):
     Attributes:
         waiting: image features of each row that no image token has taken yet.
         types: (rows, tokens of the prompt), what kind of token each is.
+        positions: (3, rows, tokens of the prompt), of a decoder with positions on three axes.
     """
 
     waiting: list[Floats] = field(default_factory=list)
     types: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    positions: NDArray[np.int64] = field(default_factory=lambda: np.zeros((AXES, 0, 0), np.int64))
 
 
 class EmbeddedDecoder(Decoder):
@@ -48,6 +59,7 @@ class EmbeddedDecoder(Decoder):
         super().__init__(session)
         self.embeddings, self.image_token = embeddings, image_token
         self.typed = any(spec.name == TYPES for spec in session.inputs)
+        self.on_three_axes = any(spec.name == "position_ids" and len(spec.axes) == 3 for spec in session.inputs)
         # Tokens of one image attend to each other, also to those after them: all must be there.
         self.whole_prompts = self.typed
 
@@ -65,14 +77,21 @@ class EmbeddedDecoder(Decoder):
                 f"{self.session.file.name} needs {TYPES!r} with images.", hint="Give all that the processor makes."
             )
         types = np.asarray(given.get(TYPES, np.zeros((rows, 0))), np.int64)
-        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, waiting, types)
+        positions = np.asarray(given.get(POSITIONS, np.zeros((AXES, rows, 0))), np.int64)
+        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, waiting, types, positions)
 
     def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
         """As `Decoder.select`."""
         super().select(progress, rows, fixed=fixed)
         assert isinstance(progress, EmbeddedProgress)
         progress.waiting = [progress.waiting[row] for row in rows]
-        progress.types = progress.types[rows]
+        progress.types, progress.positions = progress.types[rows], progress.positions[:, rows]
+
+    def positions(self, progress: Progress, mask: NDArray[np.int64], past: int) -> NDArray[np.int64]:
+        """As `Decoder.positions`; (3, rows, tokens) where the graph has positions on three axes."""
+        assert isinstance(progress, EmbeddedProgress)
+        text = super().positions(progress, mask, past)
+        return positions_behind(text, mask, progress.positions) if self.on_three_axes else text
 
     def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Embeddings (rows, tokens, hidden) of tokens, image tokens take the features that wait; and the types of

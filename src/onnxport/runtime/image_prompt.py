@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
 from onnxport.runtime.generation import Prompt
+from onnxport.runtime.image_positions import image_positions
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 _PIXELS, _TILED = "pixel_values", 5
-FEATURES, TYPES = "image_features", "token_type_ids"
+_VIDEOS = "pixel_values_videos"
+FEATURES, TYPES, GRID, POSITIONS = "image_features", "token_type_ids", "image_grid_thw", "image_position_ids"
 
 
 def slices_of(inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -23,14 +26,19 @@ def slices_of(inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[
     Args:
         inputs: arrays with one entry an image on axis 0; or, where `pixel_values` is (texts, tiles, channels, height,
             width), with texts and tiles on axes 0 and 1. Tiles of nothing but zeros fill up texts with fewer of them.
+            Where there is `image_grid_thw` (images, 3), `pixel_values` are the patches of all images (patches,
+            numbers), as many of each as the product of its row.
 
     Yields:
         Arrays with one image, or one text and one tile.
 
     Raises:
-        UsageError: the arrays do not have equally many.
+        UsageError: the arrays do not have equally many, or there are videos.
     """
     pixels = inputs.get(_PIXELS)
+    if GRID in inputs and pixels is not None:
+        yield from _patches_of(inputs[GRID], pixels)
+        return
     axes = 2 if pixels is not None and pixels.ndim == _TILED else 1
     counts = {name: array.shape[:axes] for name, array in inputs.items()}
     if len(set(counts.values())) > 1:
@@ -41,18 +49,30 @@ def slices_of(inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[
             yield {name: array[where] for name, array in inputs.items()}
 
 
+def _patches_of(grids: NDArray[Any], pixels: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    ends = grids.prod(1).cumsum()
+    if (grids[:, 0] != 1).any():
+        raise UsageError("An image has one frame, and image_grid_thw says otherwise.", hint="Videos are not taken.")
+    if len(ends) and ends[-1] != len(pixels):
+        raise UsageError(f"image_grid_thw says {ends[-1]} patches, and there are {len(pixels)}.")
+    for number, end in enumerate(ends):
+        yield {_PIXELS: pixels[ends[number - 1] if number else 0 : end], GRID: grids[number : number + 1]}
+
+
 def image_prompt(inputs: Mapping[str, NDArray[Any]], features: Sequence[Floats], image_token: int) -> Prompt:
     """The prompt of texts with images.
 
     Args:
         inputs: `input_ids` (rows, tokens) and, if rows are padded (on the left), `attention_mask`; and
-            `token_type_ids`, where the decoder takes them.
+            `token_type_ids`, where the decoder takes them, and `image_grid_thw`, where images have one.
         features: of each image (tokens, hidden), in the order in which the texts have them.
         image_token: stands for one row of features.
 
     Raises:
-        UsageError: there are more or fewer image tokens than features.
+        UsageError: there are more or fewer image tokens than features, or there are videos.
     """
+    if _VIDEOS in inputs:
+        raise UsageError("A converted folder takes images, and no videos.", hint=f"Leave {_VIDEOS} out.")
     ids = np.asarray(inputs["input_ids"], np.int64)
     counts = (ids == image_token).sum(1)
     rows = sum(map(len, features))
@@ -63,11 +83,15 @@ def image_prompt(inputs: Mapping[str, NDArray[Any]], features: Sequence[Floats],
         )
     given = [np.concatenate(list(features))] if len(features) else []
     split = np.split(given[0], np.cumsum(counts)[:-1]) if given else [np.zeros((0, 0), np.float32) for _ in ids]
-    mask = inputs.get("attention_mask")
+    mask = np.asarray(inputs["attention_mask"], np.int64) if "attention_mask" in inputs else None
     fixed: dict[str, Any] = {FEATURES: split}
     if TYPES in inputs:
         fixed[TYPES] = np.asarray(inputs[TYPES], np.int64)
-    return Prompt(ids, None if mask is None else np.asarray(mask, np.int64), fixed)
+    if GRID in inputs and len(features):
+        grids = np.asarray(inputs[GRID], np.int64)
+        merge = math.isqrt(int(grids[0].prod()) // len(features[0]))  # patches on a side of one row of features
+        fixed[POSITIONS] = image_positions(ids, mask, grids, image_token, merge)
+    return Prompt(ids, mask, fixed)
 
 
 def with_features(

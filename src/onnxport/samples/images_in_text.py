@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxport.errors import ExportError
 from onnxport.pipelines.image_marker import image_marker
-from onnxport.runtime.image_prompt import TYPES, slices_of
-from onnxport.samples.base import Arrays, Sampler, Sizes, as_arrays
+from onnxport.runtime.image_positions import AXES
+from onnxport.runtime.image_prompt import GRID, TYPES, slices_of
+from onnxport.samples.base import Arrays, Knob, Sampler, Sizes, as_arrays
 from onnxport.samples.decoder import PAST, SEQUENCE, TOTAL, DecoderSampler
 from onnxport.samples.image import ImageSampler, random_image
 from onnxport.samples.text import WORDS, TextSampler
@@ -43,6 +44,29 @@ class OneImageSampler:
                 array[..., array.shape[-2] * 2 // 3 :, :] = 0
                 array[..., array.shape[-1] * 3 // 4 :] = 0
         return one
+
+
+class OneGridSampler:
+    """One image as patches in a row, and the grid in which they lie (`image_grid_thw`).
+
+    Args:
+        processor: of images, with `patch_size` and `merge_size`.
+    """
+
+    can_pad = False
+    joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.knobs: tuple[Knob, ...] = (Knob("image_size", 8, (13, 5), frames="num_patches", frames_axis=0),)
+
+    def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """`image_size` is the height in cells, each as large as what becomes one row of features."""
+        cell = self.processor.patch_size * self.processor.merge_size
+        height, width = sizes["image_size"], sizes["image_size"] // 2 + 1 + seed % 2
+        picture = random_image(height * cell, width * cell, np.random.default_rng([seed, height]))
+        made = as_arrays(self.processor([picture], do_resize=False, return_tensors="np"), None)
+        return {"pixel_values": made["pixel_values"], GRID: made[GRID]}
 
 
 class TokensSampler:
@@ -81,6 +105,7 @@ class EmbeddingsSampler(DecoderSampler):
         super().__init__(text, source.states, source.accepts())
         self.embeddings, self.prompts = embeddings, prompts
         self.typed = self._takes(TYPES) and TYPES in prompts.make(1, 3)
+        self.on_three_axes = source.on_three_axes
         self.joint_axes = {**self.joint_axes, (TYPES, 1): TOTAL}
 
     def prompt(self, rows: int, length: int) -> Arrays:
@@ -96,6 +121,9 @@ class EmbeddingsSampler(DecoderSampler):
             total = sizes[SEQUENCE] + sizes[PAST]
             blocks = rng.integers(0, 2, (len(embeds), -(-total // 3))).repeat(3, 1)[:, :total]
             arrays[TYPES] = np.ascontiguousarray(blocks, np.int64)
+        if self.on_three_axes:  # apart from each other, as those of images are
+            apart = rng.integers(0, 4, (AXES, *embeds.shape[:2])) * chosen[None, :, :, 0]
+            arrays["position_ids"] = np.ascontiguousarray(arrays["position_ids"][None] + apart)
         return {EMBEDS: np.ascontiguousarray(np.where(chosen, noise, embeds)), **arrays}
 
 
@@ -129,9 +157,12 @@ class ImagePrompts:
         rng = np.random.default_rng([rows, length])
         texts = [rng.choice(WORDS, max(1, length - 3 * row)).tolist() for row in range(rows)]
         # Near the end, so that what is done with an image shows in what follows.
-        made = [
-            self._prepared(" ".join([*words, self._marker, "this"]), random_image(*_PICTURE, rng)) for words in texts
-        ]
+        made: list[Arrays] = []
+        for row, words in enumerate(texts):
+            # Of images with a grid each row has another size; others must be one array.
+            height, width = (side + (30 * row if made and GRID in made[0] else 0) for side in _PICTURE)
+            picture = random_image(height, width, rng)
+            made.append(self._prepared(" ".join([*words, self._marker, "this"]), picture))
         longest = max(one["input_ids"].shape[1] for one in made)
         return {name: np.concatenate([_padded(one, name, longest) for one in made]) for name in made[0]}
 
@@ -162,7 +193,11 @@ def image_samplers(
     assert source.image_token is not None
     prompts = ImagePrompts(processor, source.image_token, name)
     text = TextSampler(parts[1], source.model.config)
-    images = OneImageSampler(ImageSampler(parts[0], source.model.config, accepts))
+    images: Sampler
+    if all(hasattr(parts[0], name) for name in ("patch_size", "merge_size")) and GRID in (accepts or ()):
+        images = OneGridSampler(parts[0])
+    else:
+        images = OneImageSampler(ImageSampler(parts[0], source.model.config, accepts))
     return images, TokensSampler(text), EmbeddingsSampler(text, source, embeddings, prompts)
 
 

@@ -57,6 +57,8 @@ def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
     in_text = task.kind == "image-in-text"
     if framework == "pt" and task.generates and not in_text and is_encoder_decoder(nlp.model):
         return _encoder_and_decoder(nlp, task)
+    if framework == "pt" and task.generates and not in_text and has_inner_decoder(nlp.model):
+        return _encoder_and_decoder(nlp, task)
     if framework == "pt" and task.generates and (in_text or task.kind == "image"):
         return _images_in_text(nlp, task)
     source = source_of(nlp, framework)
@@ -68,17 +70,32 @@ def is_encoder_decoder(model: Any) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False)) and model.can_generate()
 
 
+def has_inner_decoder(model: Any) -> bool:
+    """Whether it is an encoder-decoder in all but its config (`sources.inner_decoder`)."""
+    from onnxport.sources.inner_decoder import inner_decoder
+
+    return inner_decoder(model) is not None
+
+
 def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
     from onnxport.samples.cross_decoder import CrossDecoderSampler
     from onnxport.sources.encoder_decoder import CrossDecoderSource, EncoderSource, encoder_inputs
+    from onnxport.sources.inner_decoder import InnerDecoderSource, InnerEncoderSource, inner_encoder_inputs
 
     model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
-    sampler = sampler_for(nlp, task, encoder_inputs(model))
+    inner = not is_encoder_decoder(model)
+    sampler = sampler_for(nlp, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
     base = base_sizes(sampler)
     others = {knob.name: knob.others[0] for knob in sampler.knobs[1:] if knob.others}
     samples = (sampler.make(base), sampler.make(base | others))
-    encoder = EncoderSource(model, samples, architecture)
-    decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
+    encoder: EncoderSource
+    decoder: CrossDecoderSource
+    if inner:
+        encoder = inside = InnerEncoderSource(model, samples, architecture)
+        decoder = InnerDecoderSource(model, inside, samples[0], task.outputs, architecture)
+    else:
+        encoder = EncoderSource(model, samples, architecture)
+        decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     tokens = CrossDecoderSampler(
         sampler, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
@@ -98,15 +115,16 @@ def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
 
     model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
     name = architecture or type(model).__name__
-    if is_encoder_decoder(model):
+    if is_encoder_decoder(model) or has_inner_decoder(model):
         raise TaskError(
             f"{name} is an encoder-decoder: its image does not stand in the sequence of its text. Nothing was written.",
             hint="Use `--task image-to-text`.",
         )
     if not has_images_in_text(model):
         raise TaskError(
-            f"{name} writes texts about images, but is neither an encoder-decoder nor a model that puts features of "
-            "an image in the places of image tokens. onnxport cannot convert such models yet. Nothing was written.",
+            f"{name} writes texts about images, but is neither an encoder-decoder, nor has a decoder that attends to "
+            "what an encoder made of an image, nor puts features of an image in the places of image tokens. onnxport "
+            "cannot convert such models yet. Nothing was written.",
         )
     if task.kind == "image":
         raise TaskError(

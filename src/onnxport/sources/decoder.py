@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from onnxport.sources.pytorch import TorchSource
@@ -30,10 +31,12 @@ class DecoderSource(TorchSource):
         states: what its cache holds.
         first_token: what the answer of an encoder-decoder begins with; None for a decoder alone.
         image_token: stands for a row of image features in a prompt; None where no image is in the text.
+        settings: what the model's own code says about generating, by the names of generation_config.json.
     """
 
     first_token: int | None = None
     image_token: int | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
         super().__init__(model, outputs, architecture)
@@ -74,13 +77,9 @@ class DecoderSource(TorchSource):
 
     def _generated(self, prompt: Arrays, steps: int) -> Any:
         import torch
-        from transformers import GenerationConfig, GenerationMixin
+        from transformers import GenerationMixin
 
-        # Only what is named here: a checkpoint's penalties and end tokens are no business of the graph.
-        settings = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=steps, min_new_tokens=steps,
-            eos_token_id=None, pad_token_id=0, bos_token_id=0, decoder_start_token_id=self.first_token,
-        )  # fmt: skip
+        settings = self.greedy_settings(steps)
         model: Any = self.model
         own, model.generation_config = model.generation_config, settings
         try:
@@ -92,6 +91,18 @@ class DecoderSource(TorchSource):
                 )  # fmt: skip
         finally:
             model.generation_config = own
+
+    def greedy_settings(self, steps: int) -> Any:
+        """A generation config for the best tokens, `steps` of them.
+
+        Only what is named here: a checkpoint's penalties and end tokens are no business of the graph.
+        """
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=steps, min_new_tokens=steps,
+            eos_token_id=None, pad_token_id=0, bos_token_id=0, decoder_start_token_id=self.first_token,
+        )  # fmt: skip
 
     def _work(self, inputs: Arrays) -> float:
         """Tokens alone pass through the weights: neither their past nor what is said about each."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
@@ -31,6 +32,23 @@ _CACHE = "past_key_values"
 def encoder_inputs(model: torch.nn.Module) -> frozenset[str]:
     """The parameters of the model's forward without those of its decoder."""
     return frozenset(name for name in inspect.signature(model.forward).parameters if not name.startswith("decoder_"))
+
+
+@dataclass(frozen=True)
+class EncoderRead:
+    """What an encoder gave to its decoder.
+
+    Attributes:
+        hidden: (rows, tokens, width).
+        mask: (rows, tokens), where the encoder makes one of its own; else None.
+        cache: what the decoder kept of it, and of its own tokens.
+        made: class of what the encoder returns.
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor | None
+    cache: Any
+    made: type[Any]
 
 
 class EncoderSource(TorchSource):
@@ -53,13 +71,12 @@ class EncoderSource(TorchSource):
 
     def __init__(self, model: torch.nn.Module, samples: tuple[Arrays, Arrays], architecture: str | None = None) -> None:
         super().__init__(model, (), architecture)
-        with _encoder_outputs(model) as seen:
-            results = [self._call(model, samples[0], 2)]
-            try:
-                results.append(self._call(model, samples[1], 3))
-            except Exception:  # it takes inputs of one size alone
-                results.append(self._call(model, samples[0], 3))
-        caches = [result.get(_CACHE) for result in results]
+        reads = [self._call(samples[0], 2)]
+        try:
+            reads.append(self._call(samples[1], 3))
+        except Exception:  # it takes inputs of one size alone
+            reads.append(self._call(samples[0], 3))
+        caches = [read.cache for read in reads]
         if not all(hasattr(cache, "cross_attention_cache") for cache in caches):
             raise ExportError(
                 f"{self.architecture} keeps no cross-attention cache ({type(caches[0]).__name__}). Nothing was written."
@@ -67,9 +84,9 @@ class EncoderSource(TorchSource):
         halves = [(cache.self_attention_cache, cache.cross_attention_cache) for cache in caches]
         self.own_states = find_states(halves[0][0], halves[1][0], self.architecture, "decoder")
         self.states: tuple[State, ...] = find_states(halves[0][1], halves[1][1], self.architecture, "encoder")
-        self.width = int(results[0]["encoder_last_hidden_state"].shape[-1])
-        self.made = type(seen[-1])
-        self.gives_mask = getattr(seen[-1], "attention_mask", None) is not None
+        self.width = int(reads[0].hidden.shape[-1])
+        self.made = reads[0].made
+        self.gives_mask = reads[0].mask is not None
         self.outputs = (HIDDEN, *([MASK] if self.gives_mask else []), *(state.present for state in self.states))
 
     def accepts(self) -> frozenset[str] | None:
@@ -77,20 +94,29 @@ class EncoderSource(TorchSource):
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model with one token for the decoder; which one makes no difference to the outputs."""
-        with _encoder_outputs(self.model) as seen:
-            result = _with_tokens(forward, tensors, 1)
-        cross = read_cache(self.states, result[_CACHE].cross_attention_cache)
-        mask = {MASK: seen[-1].attention_mask} if self.gives_mask else {}
-        return {HIDDEN: result["encoder_last_hidden_state"], **mask, **cross}
+        read = self._read(forward, tensors, 1)
+        cross = read_cache(self.states, read.cache.cross_attention_cache)
+        mask = {MASK: read.mask} if self.gives_mask else {}
+        return {HIDDEN: read.hidden, **mask, **cross}
 
-    def _call(self, model: torch.nn.Module, sample: Arrays, tokens: int) -> Any:
+    def _read(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor], tokens: int) -> EncoderRead:
+        """One call of the model with so many tokens for the decoder."""
+        with _encoder_outputs(self.model) as seen:
+            result = forward(**tensors, decoder_input_ids=first_tokens(tensors, tokens), use_cache=True)
+        mask = getattr(seen[-1], "attention_mask", None)
+        return EncoderRead(result["encoder_last_hidden_state"], mask, result.get(_CACHE), type(seen[-1]))
+
+    def _call(self, sample: Arrays, tokens: int) -> EncoderRead:
         """On fake tensors where it can: only shapes are looked at."""
         import torch
 
         with suppress(Exception):
-            return self._fake_call(lambda given: _with_tokens(model, given, tokens), self.tensors(sample))
+            found: EncoderRead = self._fake_call(
+                lambda given: self._read(self.model, given, tokens), self.tensors(sample)
+            )
+            return found
         with torch.no_grad(), self.weights_kept():
-            return _with_tokens(model, self.tensors(sample), tokens)
+            return self._read(self.model, self.tensors(sample), tokens)
 
 
 class CrossDecoderSource(DecoderSource):
@@ -115,23 +141,33 @@ class CrossDecoderSource(DecoderSource):
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model over the states in `tensors`; the encoder does not run."""
-        from transformers import EncoderDecoderCache
-
-        cache = EncoderDecoderCache(build_cache(self.states, tensors), build_cache(self.cross, tensors))
-        cache.is_updated = dict.fromkeys(range(len(cache.cross_attention_cache.layers)), True)
-        first = self.cross[0]
-        key = tensors[first.past]
-        # Of the encoder's output only the shape matters, once its keys and values are known.
-        length = key.shape[2 if first.growing is None else first.growing]
-        hidden = key.new_zeros((key.shape[0], length, self.encoder.width))
+        cache, hidden = self.cache_of(tensors)
         mask = {"attention_mask": tensors[MASK]} if MASK in tensors else {}
         made, given = (mask, {}) if self.encoder.gives_mask else ({}, mask)
         result = forward(
             encoder_outputs=self.encoder.made(last_hidden_state=hidden, **made), **given,
             decoder_input_ids=tensors["input_ids"], **{_CACHE: cache}, use_cache=True,
         )  # fmt: skip
-        kept = {name: result[name] for name in self.outputs if name in result}
-        return {**kept, **read_cache(self.states, result[_CACHE].self_attention_cache)}
+        return self.kept(result)
+
+    def cache_of(self, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        """A cache with the states in `tensors`, and hidden states (rows, tokens, width) of zeros.
+
+        Of what an encoder gave only the shape matters, once its keys and values are known.
+        """
+        from transformers import EncoderDecoderCache
+
+        cache = EncoderDecoderCache(build_cache(self.states, tensors), build_cache(self.cross, tensors))
+        cache.is_updated = dict.fromkeys(range(len(cache.cross_attention_cache.layers)), True)
+        first = self.cross[0]
+        key = tensors[first.past]
+        length = key.shape[2 if first.growing is None else first.growing]
+        return cache, key.new_zeros((key.shape[0], length, self.encoder.width))
+
+    def kept(self, result: Any) -> dict[str, torch.Tensor]:
+        """Of what the model returned that which is wanted, and its states."""
+        wanted = {name: result[name] for name in self.outputs if name in result}
+        return {**wanted, **read_cache(self.states, result[_CACHE].self_attention_cache)}
 
 
 @contextmanager
@@ -145,10 +181,10 @@ def _encoder_outputs(model: Any) -> Iterator[list[Any]]:
         hook.remove()
 
 
-def _with_tokens(forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor], tokens: int) -> Any:
+def first_tokens(tensors: Mapping[str, torch.Tensor], tokens: int) -> torch.Tensor:
+    """Tokens for a decoder, (rows, tokens), as many rows as the encoder's inputs have."""
     import torch
 
     rows = next(iter(tensors.values())).shape[0]
     # Past zero: some models take it for padding and look where the rows end.
-    ids = torch.ones((rows, tokens), dtype=torch.int64)
-    return forward(**tensors, decoder_input_ids=ids, use_cache=True)
+    return torch.ones((rows, tokens), dtype=torch.int64)

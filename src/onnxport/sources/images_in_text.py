@@ -18,8 +18,18 @@ import numpy as np
 
 from onnxport.errors import ExportError
 from onnxport.foreign_errors import first_line
-from onnxport.runtime.image_prompt import FEATURES, TYPES, image_prompt, slices_of, with_features
+from onnxport.runtime.image_positions import positions_behind
+from onnxport.runtime.image_prompt import (
+    FEATURES,
+    GRID,
+    POSITIONS,
+    TYPES,
+    image_prompt,
+    slices_of,
+    with_features,
+)
 from onnxport.sources.decoder import DecoderSource
+from onnxport.sources.image_grids import grid_encoder, traced_patches
 from onnxport.sources.pytorch import Arrays, TorchSource
 
 if TYPE_CHECKING:
@@ -48,10 +58,15 @@ def image_token_of(model: Any) -> int | None:
 
 
 class ImageFeaturesSource(TorchSource):
-    """From what the image processor gives for one image to `image_features`, (image tokens, hidden)."""
+    """From what the image processor gives for one image to `image_features`, (image tokens, hidden).
+
+    Attributes:
+        takes_grids: images are patches in a row, with a grid that says how they lie.
+    """
 
     def __init__(self, model: torch.nn.Module, architecture: str | None = None) -> None:
         super().__init__(model, (FEATURES,), architecture)
+        self.takes_grids = grid_encoder(model) is not None
 
     def accepts(self) -> frozenset[str] | None:
         return frozenset(inspect.signature(self._method).parameters)
@@ -60,6 +75,8 @@ class ImageFeaturesSource(TorchSource):
         """The features of all images, one after the other; the text half of the model does not run."""
         import torch
 
+        if self.takes_grids and torch.compiler.is_exporting():
+            return {FEATURES: traced_patches(grid_encoder(self.model), tensors["pixel_values"], tensors[GRID])}
         made: Any = self._method(**tensors)
         found = getattr(made, "pooler_output", made)
         parts = [found] if isinstance(found, torch.Tensor) else list(found)
@@ -92,11 +109,14 @@ class EmbeddingsDecoderSource(DecoderSource):
 
     Attributes:
         image_token: stands for a row of image features in a prompt.
+        on_three_axes: its `position_ids` are (3, rows, tokens): frame, row and column.
     """
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...] = (), architecture: str | None = None) -> None:
         super().__init__(model, outputs, architecture)
         self.image_token = image_token_of(model)
+        # transformers' own way to tell such models, as in its exporter.
+        self.on_three_axes = any(hasattr(part, "get_rope_index") for part in model.modules())
 
     def accepts(self) -> frozenset[str] | None:
         return frozenset((super().accepts() or frozenset()) - {"input_ids"})
@@ -123,7 +143,7 @@ def require_parts_suffice(
         raise ExportError(
             f"{decoder.architecture} takes images with {', '.join(numbers)}, whose values shape what is computed. A "
             "graph would be right for one of them, so nothing was written.",
-            hint="onnxport converts models that need pixels of an image and masks of pixels alone.",
+            hint="onnxport converts models that need pixels of an image and masks of pixels, or patches with a grid.",
         )
     whole = decoder.first_logits(prompt)
     try:
@@ -152,7 +172,8 @@ def _numbers_about_images(features: ImageFeaturesSource, prompt: Arrays) -> list
     return [
         name
         for name, array in about.items()
-        if name not in accepted or (array.dtype.kind != "f" and "mask" not in name)
+        if not (features.takes_grids and name == GRID)
+        and (name not in accepted or (array.dtype.kind != "f" and "mask" not in name))
     ]  # fmt: skip
 
 
@@ -169,7 +190,10 @@ def _logits_of_parts(
         decoder.image_token,
     )[0]  # fmt: skip
     mask = prompt["attention_mask"]
-    arrays = {EMBEDS: embeds, "attention_mask": mask, "position_ids": np.maximum(mask.cumsum(1) - 1, 0)}
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    if decoder.on_three_axes:
+        positions = positions_behind(positions, mask, merged.fixed.get(POSITIONS, positions[None, :, :0]))
+    arrays = {EMBEDS: embeds, "attention_mask": mask, "position_ids": positions}
     arrays |= {TYPES: prompt[TYPES]} if TYPES in prompt else {}
     accepted = decoder.accepts() or ()
     empty = {state.past: np.zeros(state.empty(len(mask)), state.dtype) for state in decoder.states}

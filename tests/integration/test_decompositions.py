@@ -1,0 +1,88 @@
+"""The second trace of torch.onnx is left out only where a program can be translated as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch.onnx._internal.exporter import _fx_passes, _registration
+
+from onnxport import convert
+from onnxport.export.decompositions import decomposed_where_needed, translatable
+
+pytestmark = pytest.mark.integration
+
+
+class Spellings(torch.nn.Module):
+    """Casts, a reshape, a mask of two, a copy in another layout."""
+
+    def forward(self, x):
+        pairs = x.reshape(x.shape[0], -1, 1).to(torch.float64).to(torch.float64).transpose(1, 2).contiguous()
+        mask = (pairs > -1) & (pairs < 1) | (pairs > 2)
+        return torch.where(mask, pairs, 0.5).to(x.device).view(pairs.shape[0], -1).float()
+
+
+class SpelledOutputs(torch.nn.Module):
+    """Outputs that are inputs or each other, in another layout or of the same type."""
+
+    def forward(self, x):
+        left, right = (x * 2)[:, None].split(1, dim=1)[0].squeeze(1).contiguous(), x.to(torch.float32)
+        return left, left.contiguous(), right, x.reshape(x.shape[0], -1)
+
+
+class InPlace(torch.nn.Module):
+    def forward(self, x):
+        return (x * 2).add_(1)
+
+
+class Untranslated(torch.nn.Module):
+    """An operator that torch.onnx cannot translate before it is decomposed."""
+
+    def forward(self, x):
+        return torch.nn.functional.adaptive_avg_pool1d(x[:, None], 1)
+
+
+def exported(module):
+    rows = torch.export.Dim("rows")
+    return torch.export.export(module.eval(), (torch.randn(4, 12),), dynamic_shapes=({0: rows},))
+
+
+def known():
+    registry = _registration.ONNXRegistry.from_torchlib()
+    return {meanings[0].fx_target for meanings in registry.functions.values()}
+
+
+def test_spellings_are_replaced():
+    program = exported(Spellings())
+    assert translatable(program, known())
+    left = {str(node.target) for node in program.graph_module.graph.nodes}
+    assert not {name for name in left if name.startswith(("aten.to.", "aten.reshape", "aten.contiguous", "aten.__"))}
+
+
+@pytest.mark.parametrize("module", [InPlace, Untranslated])
+def test_other_programs_take_the_second_trace(module):
+    program = exported(module())
+    before = program.graph_module.code
+    assert not translatable(program, known())
+    assert program.graph_module.code == before
+
+
+def test_torch_is_as_it_was():
+    own = _fx_passes.decompose_with_registry
+    with pytest.raises(ZeroDivisionError), decomposed_where_needed():
+        assert _fx_passes.decompose_with_registry is not own
+        raise ZeroDivisionError
+    assert _fx_passes.decompose_with_registry is own
+
+
+@pytest.mark.parametrize("module", [Spellings, SpelledOutputs, InPlace, Untranslated])
+def test_numbers_at_another_size(module, tmp_path):
+    convert("pt", module().eval(), tmp_path / "out", sample_inputs=torch.randn(4, 12))
+    x = np.random.default_rng(0).standard_normal((10, 12)).astype(np.float32)
+    (file,) = (tmp_path / "out").rglob("*.onnx")
+    session = onnxruntime.InferenceSession(file)
+    wanted = module()(torch.from_numpy(x))
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    for found, value in zip(session.run(None, {session.get_inputs()[0].name: x}), wanted, strict=True):
+        np.testing.assert_allclose(found, value.numpy(), atol=1e-6)
