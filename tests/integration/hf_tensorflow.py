@@ -1,6 +1,6 @@
-"""Checkpoints of TF classes, made and converted by processes of an environment that has those classes.
+"""Checkpoints of TF classes, made and converted by processes of the managed environment that has those classes.
 
-The interpreter of that environment is in the variable ONNXPORT_TEST_HF_TENSORFLOW.
+`make test` creates it in the folder that the variable ONNXPORT_TEST_HOME names.
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ import pytest
 
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Manifest
+from onnxport.environments import require
+from onnxport.environments.places import HOME_VARIABLE
+from onnxport.framework import HF_TENSORFLOW
 from onnxport.runtime.session import OnnxSession
 
-VARIABLE = "ONNXPORT_TEST_HF_TENSORFLOW"
+VARIABLE = "ONNXPORT_TEST_HOME"
 ROOT = Path(__file__).parents[2]
 needs_tensorflow = pytest.mark.skipif(
-    VARIABLE not in os.environ, reason=f"{VARIABLE} names no interpreter with transformers' TF classes"
+    VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with the environment {HF_TENSORFLOW}"
 )
 TOLERANCE = 1e-4
+
+
+def python() -> Path:
+    """The interpreter of the environment. One that is not whole fails the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME_VARIABLE, os.environ[VARIABLE])
+        return require(HF_TENSORFLOW)
 
 
 def process(*arguments: str) -> str:
@@ -33,7 +43,7 @@ def process(*arguments: str) -> str:
         "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "PYTHONNOUSERSITE": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
     }  # fmt: skip
     done = subprocess.run(
-        [os.environ[VARIABLE], *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+        [str(python()), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
