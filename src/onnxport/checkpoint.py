@@ -40,6 +40,8 @@ _CODE_CONFIGS = (
     "video_preprocessor_config.json",
 )
 
+_NO_PIPELINE = "`convert` and `infer_shapes` take it; it has no tokenizer or processor, so there is no pipeline for it."
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -252,8 +254,9 @@ def _not_a_folder(path: Path) -> CheckpointError:
     """The error for a file where a folder was expected."""
     known = {
         ".onnx": ("an ONNX graph already", "`onnxport optimize`, `quantize` and `verify` take it; `convert` does not."),
-        ".keras": ("a Keras model", "The TensorFlow and Keras route is not in this version."),
-        ".h5": ("a Keras or TensorFlow weights file", "The TensorFlow and Keras route is not in this version."),
+        ".keras": ("a Keras model", _NO_PIPELINE),
+        ".h5": ("a Keras model", _NO_PIPELINE),
+        ".hdf5": ("a Keras model", _NO_PIPELINE),
     }
     what, hint = known.get(path.suffix.lower(), ("a file", "Give the folder that holds config.json and the weights."))
     return CheckpointError(f"{path} is {what}, not a checkpoint folder. Nothing was written.", hint=hint)
@@ -276,9 +279,10 @@ def _no_config(folder: Path) -> CheckpointError:
     elif "model_index.json" in names:
         what = "is a diffusers pipeline: several models, none of them in this folder itself"
     elif "saved_model.pb" in names:
-        what, hint = "is a TensorFlow SavedModel", "The TensorFlow and Keras route is not in this version."
+        what, hint = "is a TensorFlow SavedModel", _NO_PIPELINE
     elif ".keras" in suffixes:
-        what, hint = "holds a Keras model, no config.json", "The TensorFlow and Keras route is not in this version."
+        name = next(name for name in names if name.lower().endswith(".keras"))
+        what, hint = "holds a Keras model, no config.json", f"Give that file: {folder / name}"
     elif ".onnx" in suffixes:
         what, hint = "holds an ONNX graph already", "`convert` takes the checkpoint that it was made from."
     if inner:
