@@ -11,7 +11,7 @@ have as many threads, random weights and the same work, but for what is said her
 
     onnxport, onnxport int4      our graph, with a cache in ONNX Runtime's own buffers; the logits of the last token
     fused, fused int4            the graphs of `optimize --for cpu`, whose cache stays in place; the same logits
-    onnxport fp32/int4 in genai, genai builder fp32/int4
+    onnxport, fused fp32/int4 in genai; genai builder fp32/int4
                                  in onnxruntime-genai, which also chooses the next token in every step; the past grows
                                  from a little below to a little above what the cell says
     optimum                      its graph, bound as ours; it has logits of all tokens, and no others
@@ -64,8 +64,10 @@ RATIOS = (
     ("onnxport", "genai builder fp32"),
     ("fused", "genai builder fp32"),
     ("onnxport fp32 in genai", "genai builder fp32"),
+    ("fused fp32 in genai", "genai builder fp32"),
     ("fused int4", "genai builder int4"),
     ("onnxport int4 in genai", "genai builder int4"),
+    ("fused int4 in genai", "genai builder int4"),
     ("onnxport", "optimum"),
     ("fused", "optimum"),
 )

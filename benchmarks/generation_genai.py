@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime_genai as genai
 
 from benchmarks.turns import Work
-from onnxport import quantize
+from onnxport import optimize, quantize
 from onnxport.targets import find_target
 from tests import tiny_tokenizers
 
@@ -34,14 +34,20 @@ def genai_arms(
         calls: of one arm in a cell; there is room for as many tokens.
     """
     arms: dict[str, Callable[[], Arm]] = {}
-    for precision, component in (("fp32", "model"), ("int4", "model_q4")):
-        arms[f"onnxport {precision} in genai"] = partial(_ours, converted, folder, component, threads, calls)
+    for precision, component in (("fp32", ""), ("int4", "_q4")):
+        for kind, name in (("onnxport", "model"), ("fused", "model_fused")):
+            arms[f"{kind} {precision} in genai"] = partial(
+                _ours, converted, folder, f"{name}{component}", threads, calls
+            )
         arms[f"genai builder {precision}"] = partial(_builder, checkpoint, folder, precision, threads, calls)
     return arms
 
 
 def _ours(converted: Path, folder: Path, component: str, threads: int, calls: int) -> Arm:
-    if not (converted / "onnx" / f"{component}.onnx").is_file():
+    graphs = converted / "onnx"
+    if "fused" in component and not (graphs / "model_fused.onnx").is_file():
+        optimize(converted, for_="cpu")
+    if not (graphs / f"{component}.onnx").is_file():
         quantize(converted, "int4")
     copy = shutil.copytree(converted, folder / f"ours_{component}")
     find_target("genai")(copy, component=component)

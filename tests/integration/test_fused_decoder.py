@@ -23,6 +23,7 @@ from onnxport.graph import grouped_attention
 from onnxport.graph.mask_meaning import MaskMeaning
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.shared_cache import packed_rows
 from tests.integration.test_decoders import step
 from tests.tiny import save
 from tests.tiny_decoders import VOCABULARY, WINDOW, save_decoder
@@ -230,6 +231,8 @@ def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(tm
     assert file.name == "model_fused_int8.onnx"
     components = {component.name: component for component in read_folder(tmp_path / "out").components}
     assert components["model_fused_int8"].verification.passed
+    said = packed_rows(OnnxSession(file))
+    assert said is not None and said.longest == packed_rows(OnnxSession(file.with_name("model_fused.onnx"))).longest
     assert components["model_fused_int8"].restrictions == components["model_fused"].restrictions
     assert verify(tmp_path / "out", against=source).verifications["model_fused_int8"].passed
     prompts = ["the river of stone", "seven", "Paris is a city by the water and the garden"]

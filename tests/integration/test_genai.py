@@ -13,7 +13,7 @@ import torch
 import transformers
 from onnx import numpy_helper
 
-from onnxport import quantize, verify
+from onnxport import optimize, quantize, verify
 from onnxport.cli.main import main
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.targets import find_target
@@ -49,7 +49,25 @@ def write(folder, prompt):
 
 
 def test_greedy_tokens_are_those_of_transformers(pair):
-    source, folder = pair
+    require_tokens_of_transformers(*pair)
+
+
+def test_a_fused_graph_keeps_its_cache_in_place(pair, tmp_path):
+    source, converted = pair
+    folder = shutil.copytree(converted, tmp_path / "out")
+    if "bloom" in str(source):  # its attention cannot be fused
+        with pytest.raises(UsageError, match="no graph 'model_fused'"):
+            find_target("genai")(folder, component="model_fused")
+        return
+    optimize(folder, for_="cpu")
+    find_target("genai")(folder, component="model_fused")
+    config = json.loads((folder / "genai_config.json").read_text())
+    assert config["search"]["past_present_share_buffer"] is True
+    assert config["model"]["decoder"]["filename"] == "onnx/model_fused_genai.onnx"
+    require_tokens_of_transformers(source, folder)
+
+
+def require_tokens_of_transformers(source, folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     rng = np.random.default_rng(11)
     said: set[int] = set()

@@ -9,13 +9,19 @@ from onnxport._version import __version__
 if TYPE_CHECKING:
     import onnx_ir
 
+_OWN = "onnxport."
+
 
 def strip(model: onnx_ir.Model) -> None:
-    """Remove doc strings and metadata in place, and say who wrote the file."""
+    """Remove doc strings and metadata in place, and say who wrote the file.
+
+    What onnxport itself said of the graph stays: the run time must know how to call it.
+    """
     model.producer_name = "onnxport"
     model.producer_version = __version__
     model.doc_string = None
-    _clear(model)
+    for key in [key for key in model.metadata_props if not key.startswith(_OWN)]:
+        del model.metadata_props[key]
     for graph in model.graphs():
         graph.doc_string = None
         _clear(graph)

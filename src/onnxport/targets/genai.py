@@ -23,6 +23,9 @@ from onnxport.artifact.staging import stage
 from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
 from onnxport.graph.last_logits import KEEP
 from onnxport.quiet import quiet
+from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.shared_cache import packed_rows
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 
 _RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt
@@ -37,7 +40,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
 
     Args:
         folder: holds a decoder.
-        component: name of its graph: "model", "model_q4".
+        component: name of its graph: "model", "model_q4", "model_fused".
 
     Returns:
         The path of genai_config.json.
@@ -67,9 +70,10 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
         if not _write_last_logits(staging.path / graph.file, staging.path / file):
             file = graph.file
-        config = make_config(staging.path, manifest, graph, file)
+        session = OnnxSession(staging.path / graph.file)
+        config = make_config(staging.path, manifest, graph, file, packed_rows(session))
         (staging.path / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
-        version = _compare(staging.path, graph, config)
+        version = _compare(staging.path, Decoder(session), graph, config)
         notes = tuple(note for note in manifest.notes if not note.startswith(_NOTE))
         note = f"{_NOTE} {version} writes the same greedy tokens with {graph.file} as onnxruntime"
         write_manifest(staging.path, replace(manifest, notes=(*notes, note)))
@@ -120,12 +124,9 @@ def _write_last_logits(source: Path, target: Path) -> bool:
     return True
 
 
-def _compare(root: Path, graph: Component, config: dict[str, Any]) -> str:
+def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, Any]) -> str:
     """Greedy tokens of onnxruntime-genai against those of onnxruntime; the version that was tried."""
     import onnxruntime_genai as genai
-
-    from onnxport.runtime.decoder import Decoder
-    from onnxport.runtime.session import OnnxSession
 
     try:
         model = genai.Model(str(root))
@@ -133,7 +134,6 @@ def _compare(root: Path, graph: Component, config: dict[str, Any]) -> str:
         raise FolderError(
             f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)} Nothing was written."
         ) from error
-    decoder = Decoder(OnnxSession(root / graph.file))
     words = int(config["model"]["vocab_size"])
     end = config["model"].get("eos_token_id", [])
     ends = end if isinstance(end, list) else [end]
@@ -168,7 +168,7 @@ def _write(genai: Any, model: Any, prompt: np.ndarray) -> np.ndarray:
     return np.stack(tokens, 1)
 
 
-def _judge(decoder: Any, prompt: np.ndarray, found: np.ndarray, ends: Sequence[int], file: str) -> None:
+def _judge(decoder: Decoder, prompt: np.ndarray, found: np.ndarray, ends: Sequence[int], file: str) -> None:
     """Raises VerificationError at the first token that is not the best by our own graph's logits.
 
     Our graph is led along the tokens that were found, so that every one of them is judged; of a row that has

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest, TensorSpec
 from onnxport.errors import UsageError
+from onnxport.runtime.shared_cache import PackedRows
 
 CONFIG_NAME = "genai_config.json"
 _PAST, _PRESENT = "past_key_values.%d.", "present.%d."
@@ -70,13 +71,16 @@ def _refused(component: Component, reason: str) -> UsageError:
     )
 
 
-def make_config(folder: Path, manifest: Manifest, component: Component, file: str) -> dict[str, Any]:
+def make_config(
+    folder: Path, manifest: Manifest, component: Component, file: str, packed: PackedRows | None = None
+) -> dict[str, Any]:
     """The content of genai_config.json.
 
     Args:
         folder: with config.json and generation_config.json, where the checkpoint had them.
         component: the graph.
         file: of the graph that is run, relative to the folder.
+        packed: what the graph says of its cache, if it stays in place.
 
     Raises:
         UsageError: onnxruntime-genai cannot run it.
@@ -89,6 +93,7 @@ def make_config(folder: Path, manifest: Manifest, component: Component, file: st
     attention = next((own[name] for name in ("num_attention_heads", "n_head") if isinstance(own.get(name), int)), heads)
     width = next((own[name] for name in ("hidden_size", "n_embd") if isinstance(own.get(name), int)), heads * features)
     context = next((own[name] for name in _CONTEXT_NAMES if isinstance(own.get(name), int)), _CONTEXT)
+    context = min(context, packed.longest) if packed is not None and packed.longest is not None else context
     logits = next(spec for spec in component.outputs if spec.name == "logits")
     return {
         "model": {
@@ -120,8 +125,8 @@ def make_config(folder: Path, manifest: Manifest, component: Component, file: st
         "search": {
             **{name: known[name] for name in _SEARCH if known.get(name) is not None},
             "max_length": context,
-            # The graph gives new buffers; those that it was given stay as they are.
-            "past_present_share_buffer": False,
+            # A portable graph gives new buffers; those that it was given stay as they are.
+            "past_present_share_buffer": packed is not None,
         },
     }
 
