@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
 from onnxport.export.fixes.tensorflow_branches import answered_by
+from onnxport.export.fixes.tensorflow_recurrent import recurrent_operators
+from onnxport.export.fixes.tensorflow_time_distributed import steps_as_rows
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.export.settled_names import settle_names
@@ -33,17 +35,18 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
     Raises:
         ExportError: TensorFlow cannot trace the function with free axes, or it has operators that ONNX lacks.
     """
-    function, outputs, signature = _trace(source, signature)
-    try:
-        frozen = freeze(function)
-        model = _convert(frozen, [spec.name for spec in signature.inputs], outputs, min(opset, NEWEST_TENSORFLOW))
-    except ExportError:
-        raise
-    except Exception as error:  # tf2onnx fails with any type
-        raise ExportError(
-            f"tf2onnx cannot convert {source.architecture}: {first_line(error)}. Nothing was written.",
-            hint="--verbose shows what it said.",
-        ) from error
+    with recurrent_operators(), steps_as_rows():
+        function, outputs, signature = _trace(source, signature)
+        try:
+            frozen = freeze(function)
+            model = _convert(frozen, [spec.name for spec in signature.inputs], outputs, min(opset, NEWEST_TENSORFLOW))
+        except ExportError:
+            raise
+        except Exception as error:  # tf2onnx fails with any type
+            raise ExportError(
+                f"tf2onnx cannot convert {source.architecture}: {first_line(error)}. Nothing was written.",
+                hint="--verbose shows what it said.",
+            ) from error
     _declare(model, signature)
     settle_names(model)
     return Captured(model, signature)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from onnxport.export.fixes.tensorflow_recurrent import CudnnRnn
+
 
 @cache
 def register_operators() -> None:
@@ -14,6 +16,7 @@ def register_operators() -> None:
 
     tf_op("Erfc")(_Erfc)
     tf_op("XlaDynamicSlice")(_XlaDynamicSlice)
+    tf_op("CudnnRNNV3")(CudnnRnn)
     rewritings = back_to_back_optimizer._func_map
     rewritings["Reshape",] = _only_of_sizes(rewritings["Reshape",])
 
