@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxport.environments import ENVIRONMENTS, Definition, State, create, remove, status_of
+from onnxport.environments import ENVIRONMENTS, Definition, State, create, processes, remove, status_of
 from onnxport.environments.locks import using
 from onnxport.environments.places import folder_of, python_of
 from onnxport.environments.state import state_of
@@ -206,3 +206,19 @@ def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition
     (folder_of("tiny") / "tmp" / "left by a crash").touch()
     assert create(tiny).state is State.WHOLE
     assert not (folder_of("tiny") / "tmp").exists()
+
+
+def test_how_far_pip_is_is_told_while_it_runs(tiny: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.02)
+    told: list[tuple[int, int]] = []
+
+    class Telling(Titles):
+        @contextmanager
+        def step(self, title: str) -> Iterator[Step]:
+            with super().step(title) as step:
+                monkeypatch.setattr(step, "advance", lambda done, total: told.append((done, total)))
+                yield step
+
+    create(tiny, Telling())
+    assert told and {total for _, total in told} == {tiny.disk_bytes + tiny.download_bytes}
+    assert all(done > 1_000_000 for done, _ in told)  # pip itself is there already

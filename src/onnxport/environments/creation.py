@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -118,7 +118,11 @@ def _make(definition: Definition, folder: Path, reporter: Reporter, commands: _C
         forget_unfinished(folder)
         # Only wheels: building packages would run their code, and need compilers. No dependencies: the lock has them.
         options = ("--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--requirement", definition.lock)
-        if not commands.run(python, *_PIP, "install", *options):
+        # Wheels are kept while they are unpacked.
+        total = definition.disk_bytes + definition.download_bytes
+        if not commands.run(
+            python, *_PIP, "install", *options, meanwhile=lambda: step.advance(disk_bytes(folder), total)
+        ):
             raise _failed(f"pip could not install the packages of {definition.name}", commands, definition)
         step.done(f"{len(installed(folder))} packages, {disk_bytes(folder) / 1e6:.0f} MB")
     with reporter.step("Check") as step, bridge() as path:
@@ -150,11 +154,14 @@ class _Commands:
             self._more = {}
             shutil.rmtree(folder, ignore_errors=True)
 
-    def run(self, program: Path, *words: str | Path, bridge: Path | None = None) -> bool:
-        """Whether the process succeeded."""
+    def run(
+        self, program: Path, *words: str | Path, bridge: Path | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> bool:
+        """Whether the process succeeded. `meanwhile` is called now and then."""
         self._start = self._log.seek(0, os.SEEK_END)
         try:
-            return run((program, *words), self._log, clean_variables(bridge) | self._more, self._held) == 0
+            variables = clean_variables(bridge) | self._more
+            return run((program, *words), self._log, variables, self._held, meanwhile) == 0
         except FileNotFoundError:
             return False
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ _DROPPED = {"VIRTUAL_ENV", "__PYVENV_LAUNCHER__"} | {
     f"PIP_{name}" for name in ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "REQUIREMENT", "DRY_RUN")
 }
 _GRACE_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 _TAIL_BYTES = 2**20
 
 
@@ -60,7 +61,10 @@ def read_back(log: BinaryIO, start: int = 0) -> str:
     return log.read().decode("utf-8", errors="replace")
 
 
-def run(command: Sequence[str | Path], log: BinaryIO, variables: dict[str, str], keep: tuple[int, ...] = ()) -> int:
+def run(
+    command: Sequence[str | Path], log: BinaryIO, variables: dict[str, str], keep: tuple[int, ...] = (),
+    meanwhile: Callable[[], None] | None = None,
+) -> int:  # fmt: skip
     """Run a process to its end; stopped together with its children if we are.
 
     Args:
@@ -68,6 +72,7 @@ def run(command: Sequence[str | Path], log: BinaryIO, variables: dict[str, str],
         log: gets all that it prints.
         variables: its environment variables.
         keep: descriptors that it inherits.
+        meanwhile: called every second while it runs.
 
     Returns:
         Its exit code.
@@ -82,7 +87,12 @@ def run(command: Sequence[str | Path], log: BinaryIO, variables: dict[str, str],
         start_new_session=True,  # a group of its own, which Ctrl-C reaches through us alone
     )
     try:
-        return process.wait()
+        while True:
+            try:
+                return process.wait(None if meanwhile is None else _LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                assert meanwhile is not None
+                meanwhile()
     except BaseException:
         _stop(process)
         raise
