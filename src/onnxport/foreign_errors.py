@@ -4,11 +4,24 @@ from __future__ import annotations
 
 # Keras puts it before what a layer raised.
 _FRAME = "Exception encountered when calling "
+# Characters; what follows are links and advice about the library's own use.
+_LONG = 300
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message without its full stop, or the name of its class."""
+    """The first line of an exception's message without its full stop, or the name of its class.
+
+    Of a long line the first sentences.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith(_FRAME):
         del lines[0]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    line = lines[0]
+    if len(line) > _LONG:
+        end = line.rfind(". ", 0, _LONG)
+        if end < 0:
+            return f"{line[:_LONG].rstrip()} ..."
+        line = line[:end]
+    return line.rstrip(".")

@@ -17,6 +17,7 @@ def register_operators() -> None:
     tf_op("Erfc")(_Erfc)
     tf_op("XlaDynamicSlice")(_XlaDynamicSlice)
     tf_op("CudnnRNNV3")(CudnnRnn)
+    tf_op(["Select", "SelectV2"])(_select())
     rewritings = back_to_back_optimizer._func_map
     rewritings["Reshape",] = _only_of_sizes(rewritings["Reshape",])
 
@@ -39,6 +40,28 @@ class _Erfc:
         one = ctx.make_const(utils.make_name("one"), np.array(1.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
         erf = ctx.make_node("Erf", [data], shapes=[shape], dtypes=[dtype]).output[0]
         ctx.make_node("Sub", [one, erf], outputs=outputs, shapes=[shape], dtypes=[dtype])
+
+
+def _select() -> type[Any]:
+    """The handler of tf.where(condition, x, y), which gives x or y.
+
+    Upstream (tf2onnx 1.17): it writes condition * x + (1 - condition) * y, because that was faster once, and only
+    where it sees a NaN or an infinity coming another operator. But what is not chosen is often one that nobody sees:
+    `tf.where(n > 0, x / n, 0)`, or the softmax of a row of which everything is hidden. Times 0 that is NaN.
+    """
+    from onnx import TensorProto
+    from tf2onnx.onnx_opset.controlflow import Select
+
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+    class Chosen(Select):  # type: ignore[misc]
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **settings: Any) -> None:
+            if ctx.get_dtype(node.output[0]) in floats:
+                node.set_attr("handles_nan", True)  # what tf2onnx itself asks for
+            super().version_9(ctx, node, **settings)
+
+    return Chosen
 
 
 class _XlaDynamicSlice:
