@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
@@ -19,6 +20,7 @@ from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.export.settled_names import settle_names
 from onnxport.foreign_errors import first_line
 from onnxport.shapes import Signature, infer_signature
+from onnxport.sources.base import Arrays
 from onnxport.sources.tensorflow import TensorflowSource, tensorflow
 
 if TYPE_CHECKING:
@@ -52,12 +54,15 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
 def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:
     """A ConcreteFunction with one input for each of the signature's, and the names of its outputs.
 
-    A model whose code asks for the size of an image is fixed at the processor's size. What it asks about other
-    sizes is answered with those of the traced sample.
+    What a model's code asks about sizes is answered, where the answer is the same at all sizes that it took. Else a
+    model that asks for the size of an image is fixed at the processor's size, and what it asks about other sizes is
+    answered with those of the traced sample.
     """
-    try:
+    with suppress(Exception):  # models refuse free axes with any exception
         return *_concrete(source, signature), signature
-    except Exception as error:  # models refuse free axes with any exception
+    try:
+        return *_concrete(source, signature, _samples(signature)), signature
+    except Exception as error:
         known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
         reason = f"TensorFlow: {first_line(error)[:200]}"
         from onnxport.artifact.manifest import Restriction
@@ -70,7 +75,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
     if fixed:
         signature = infer_signature(source, signature.sampler, (*known, *fixed))
     try:
-        return *_concrete(source, signature, decided=True), signature
+        return *_concrete(source, signature, [signature.sample]), signature
     except Exception as error:
         raise ExportError(
             f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. Nothing was written.",
@@ -78,15 +83,25 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
         ) from error
 
 
-def _concrete(source: TensorflowSource, signature: Signature, *, decided: bool = False) -> tuple[Any, list[str]]:
+def _samples(signature: Signature) -> list[Arrays]:
+    """The traced sample, and one of the smallest sizes that were probed and one of the largest."""
+    sizes = [{name: pick(seen) for name, seen in signature.accepted.items()} for pick in (min, max)]
+    return [signature.sample, *(signature.sampler.make({**signature.traced, **one}) for one in sizes)]
+
+
+def _concrete(
+    source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()
+) -> tuple[Any, list[str]]:
+    """Traced with free axes; with `decided`, questions about sizes are answered as for these inputs."""
     tf = tensorflow()
     names = [spec.name for spec in signature.inputs]
     outputs: list[str] = []
 
     def flat(*tensors: Any) -> tuple[Any, ...]:
-        sample = {tensor.ref(): signature.sample[name] for name, tensor in zip(names, tensors, strict=True)}
-        with answered_by(sample) if decided else nullcontext():
-            found = source.select(source.call(dict(zip(names, tensors, strict=True))))
+        named = dict(zip(names, tensors, strict=True))
+        samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in decided]
+        with answered_by(samples) if samples else nullcontext():
+            found = source.select(source.call(named))
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.
         return tuple(tf.identity(tensor) for tensor in found.values())
