@@ -145,7 +145,8 @@ def _line(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
         divisor = run // rise
         shift = points[low] - low // divisor
         if all(value == size // divisor + shift for size, value in points.items()) and (
-            probe is None or (all(size % divisor == 0 for size in points) and _steps_at(low, points[low], divisor, probe))
+            probe is None
+            or (all(size % divisor == 0 for size in points) and _steps_at(low, points[low], divisor, probe))
         ):
             return [plus(f"{name} // {divisor}", shift)]
     return _floor(name, points, probe) or _stepped(name, points, probe)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
+from onnxport.export.fixed_function import require_no_chance, require_no_state
 from onnxport.export.fixes.tensorflow_branches import answered_by
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
@@ -36,9 +37,11 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
         ExportError: TensorFlow cannot trace the function with free axes, or it has operators that ONNX lacks.
     """
     function, outputs, signature = _trace(source, signature)
+    require_no_state(function, source.architecture)
     try:
         frozen = freeze(function)
-        model = _convert(frozen, [spec.name for spec in signature.inputs], outputs, min(opset, NEWEST_TENSORFLOW))
+        names = [spec.name for spec in signature.inputs]
+        model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
     except ExportError:
         raise
     except Exception as error:  # tf2onnx fails with any type
@@ -89,9 +92,7 @@ def _samples(signature: Signature) -> list[Arrays]:
     return [signature.sample, *(signature.sampler.make({**signature.traced, **one}) for one in sizes)]
 
 
-def _concrete(
-    source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()
-) -> tuple[Any, list[str]]:
+def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()) -> tuple[Any, list[str]]:
     """Traced with free axes; with `decided`, questions about sizes are answered as for these inputs."""
     tf = tensorflow()
     names = [spec.name for spec in signature.inputs]
@@ -101,7 +102,7 @@ def _concrete(
         named = dict(zip(names, tensors, strict=True))
         samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in decided]
         with answered_by(samples) if samples else nullcontext():
-            found = source.select(source.call(named))
+            found = source.outputs_of(named)
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.
         return tuple(tf.identity(tensor) for tensor in found.values())
@@ -113,12 +114,12 @@ def _concrete(
     return tf.function(flat, autograph=False).get_concrete_function(*specs), outputs
 
 
-def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) -> ir.Model:
+def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, architecture: str) -> ir.Model:
     import onnx_ir as ir
     from tf2onnx import tf_loader
     from tf2onnx.convert import _convert_common
 
-    from onnxport.export.fixes.tensorflow_operators import register_operators
+    from onnxport.export.fixes.tensorflow_operators import register_operators, resize_as_now_said
 
     tf = tensorflow()
     register_operators()
@@ -128,15 +129,14 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) 
         graph_def = tf_loader.tf_optimize(everything, frozen.outputs, without_shapes(frozen))
     give_shapes(graph_def, frozen)
     renamed = dict(zip((*frozen.inputs, *frozen.outputs), (*inputs, *outputs), strict=True))
-    twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
-    if twice:
-        raise ExportError(f"An input and an output are both called {twice[0]!r}. Nothing was written.")
     proto, _ = _convert_common(
         graph_def, name="onnxport", opset=opset, input_names=everything, output_names=frozen.outputs,
         tensors_to_rename=renamed, continue_on_error=True,
     )  # fmt: skip
     _require_known_operators(proto, opset)
+    require_no_chance(proto, architecture)
     model = ir.from_proto(proto)
+    resize_as_now_said(model)
     _attach(model, frozen)
     return model
 

@@ -55,6 +55,11 @@ class DeclaredSampler:
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
+    made: ClassVar[str] = "inputs of the shapes and types that it declares"
+    advice: ClassVar[str] = (
+        "Give a Keras model examples in Python: convert(None, model, output, sample_inputs={...}); save a SavedModel "
+        "with the sizes that its inputs need."
+    )
 
     def __init__(
         self,
@@ -140,7 +145,7 @@ def _usual_name(spec: Declared, axis: int) -> str:
 
 
 def _knob(name: str) -> Knob:
-    if name == "batch_size":
+    if name.endswith("batch_size"):
         return Knob(name, 2, (3, 5))
     if name.endswith(("height", "width")):
         return replace(_SIDE, name=name)

@@ -51,7 +51,7 @@ def integers_taken(sampler: DeclaredSampler, spec: Declared, runs: Runs) -> Rang
 
 def _smallest(name: str, smallest: int) -> int:
     """As verification has it."""
-    return {_BATCH: 1, "sequence_length": 5}.get(name, smallest)
+    return 1 if name.endswith(_BATCH) else 5 if name == "sequence_length" else smallest
 
 
 def _takes(sampler: DeclaredSampler, spec: Declared, runs: Runs, sizes: Sizes) -> Callable[[int], bool]:
@@ -109,7 +109,7 @@ def apart(sampler: DeclaredSampler, runs: Runs) -> dict[Place, str]:
     names = dict(sampler.places)
     for knob in sampler.knobs:
         left = [place for place, name in sampler.places.items() if name == knob.name]
-        if len(left) < 2 or knob.name == _BATCH:
+        if len(left) < 2:
             continue
         for some in _subsets(left):
             if not set(some) <= set(left):

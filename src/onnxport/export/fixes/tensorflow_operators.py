@@ -174,3 +174,19 @@ def _only_of_sizes(join: Any) -> Any:
         return result
 
     return joined
+
+
+def resize_as_now_said(model: Any) -> None:
+    """floor((i + 0.5) * scale), in place, without a word that ONNX took back.
+
+    Upstream (tf2onnx 1.17): it writes `tf_half_pixel_for_nn` for the nearest pixel, which opset 13 removed; ONNX
+    Runtime warns on the terminal.
+    """
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for node in graph:
+            mode = node.attributes.get("coordinate_transformation_mode")
+            if node.op_type == "Resize" and mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
+                node.attributes["coordinate_transformation_mode"] = ir.AttrString(mode.name, "half_pixel")
+                node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "round_prefer_ceil")
