@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,3 +193,16 @@ def test_an_output_that_is_empty_for_some_inputs(tmp_path: Path) -> None:
     x = keras.Input((4,), name="x")
     model = keras.Model([x], Function(lambda x: tf.boolean_mask(x, x[:, 0] > 0))(x))
     agree(model, tmp_path / "out", np.concatenate([_random(3, 4), -np.abs(_random(1, 4))]))
+
+
+def test_what_a_model_prints_is_no_data(tmp_path: Path) -> None:
+    def noisy(x: Any) -> Any:
+        with tf.control_dependencies([tf.print("printed", output_stream=sys.stdout)]):
+            return {"y": tf.identity(x)}
+
+    folder, _ = _saved(tmp_path / "model", noisy, None)
+    command = [sys.executable, "-m", "onnxport", "convert", str(folder), str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(done.stdout)["passed"] and "printed" in done.stderr
+    done = subprocess.run([*command, "--framework", "pt", "--overwrite"], capture_output=True, text=True)
+    assert done.returncode == 2 and "which are of TensorFlow" in json.loads(done.stdout)["error"]["message"]
