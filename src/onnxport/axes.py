@@ -145,10 +145,19 @@ def _line(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
         divisor = run // rise
         shift = points[low] - low // divisor
         if all(value == size // divisor + shift for size, value in points.items()) and (
-            probe is None or all(size % divisor == 0 for size in points)
+            probe is None
+            or (all(size % divisor == 0 for size in points) and _steps_at(low, points[low], divisor, probe))
         ):
             return [plus(f"{name} // {divisor}", shift)]
     return _floor(name, points, probe) or _stepped(name, points, probe)
+
+
+def _steps_at(multiple: int, value: int, divisor: int, probe: Probe) -> bool:
+    """Whether values rise at multiples of the divisor: a kernel moves the step, `(x + 1) // 2` rises before one.
+
+    A size that the model refuses tells nothing; where it takes multiples alone, the difference does not show.
+    """
+    return probe(multiple + divisor - 1) in (value, None)
 
 
 def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:

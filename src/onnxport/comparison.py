@@ -39,6 +39,7 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 
 _LEAST_CASES = 4  # the traced sizes and three others
+LOAD = "load"  # the case of a graph that ONNX Runtime refuses
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def record(source: Source, signature: Signature) -> list[Case]:
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
             f"{_LEAST_CASES} are needed: {first_line(refusal)}. Nothing was written."
         )
-    if not any(np.isfinite(value).any() for value in cases[0].outputs.values()):
+    if not any(np.isfinite(value).any() for case in cases for value in case.outputs.values()):
         raise ExportError(f"{source.architecture} gives no finite number itself. Nothing was written.")
     return cases
 
@@ -181,7 +182,7 @@ def compare(
     try:
         session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
-        unloadable = CaseCheck("load", {}, (), error=first_line(error), ok=False)
+        unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if KEEP in known:
@@ -269,11 +270,23 @@ def _check(
         _check_output(name, wanted, found[name], declared[name], case.sizes, absolute, relative)
         for name, wanted in case.outputs.items()
     )
+    for name, wanted in case.outputs.items():
+        if fault := _other_form(name, wanted, found[name], declared[name], case.sizes):
+            return CaseCheck(case.name, case.sizes, checks, error=fault, ok=False)
     agreement = None
     if decision and all(found[name].shape == value.shape for name, value in case.outputs.items()):
         agreement = _agreement(decide(decision, case.outputs, case.inputs), decide(decision, found, case.inputs))
     ok = all(check.ok for check in checks)
     return CaseCheck(case.name, case.sizes, checks, decision if agreement is not None else None, agreement, None, ok)
+
+
+def _other_form(name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec, sizes: Sizes) -> str | None:
+    """In words, where an output is of another type or shape than the source's, or than it was found to be."""
+    if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        return f"{name} is {found.dtype} {list(found.shape)}, the source's is {wanted.dtype} {list(wanted.shape)}"
+    if not _shape_as_declared(found.shape, spec, sizes):
+        return f"{name} is {list(found.shape)}, and ({', '.join(map(str, spec.axes))}) was found at other sizes"
+    return None
 
 
 def _check_output(
@@ -282,6 +295,8 @@ def _check_output(
     if found.shape != wanted.shape or not _shape_as_declared(found.shape, spec, sizes) or found.dtype != wanted.dtype:
         return OutputCheck(name, found.shape, float("inf"), float("inf"), _scale(wanted), absolute, False)
     error, scale = max_error(wanted, found), _scale(wanted)
+    if wanted.dtype == np.float16:  # rounded at the end, if not before
+        absolute, relative = (max(pair) for pair in zip((absolute, relative), TOLERANCES["float16"], strict=True))
     tolerance = absolute + relative * scale if wanted.dtype.kind == "f" else 0.0
     ok = bool(error <= tolerance)
     return OutputCheck(name, found.shape, error, error / scale if scale else error, scale, tolerance, ok)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxport.artifact.manifest import TensorSpec, Verification
-from onnxport.comparison import TOLERANCES, Case, compare, record
+from onnxport.comparison import LOAD, TOLERANCES, Case, compare, record
 from onnxport.errors import VerificationError
 from onnxport.greedy import GreedyCase, check_greedy, record_greedy
 from onnxport.shapes import Signature
@@ -28,12 +28,14 @@ class Evidence:
         greedy: whole generations, where the part is a decoder.
         decision: what a user sees in the outputs (`Task.decision`).
         source: name and version of what ran.
+        precision: what it computes in, a row of `comparison.TOLERANCES`.
     """
 
     cases: list[Case]
     greedy: list[GreedyCase]
     decision: str | None
     source: str
+    precision: str = "float32"
 
 
 def record_evidence(part: Part, signature: Signature) -> Evidence:
@@ -45,7 +47,8 @@ def record_evidence(part: Part, signature: Signature) -> Evidence:
     source = part.source
     cases = record(source, signature)
     greedy = record_greedy(source, signature.sampler) if isinstance(source, Generates) else []
-    return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})")
+    precision = getattr(source, "precision", "float32")
+    return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})", precision)
 
 
 def verify_graph(
@@ -60,9 +63,10 @@ def verify_graph(
 
     Args:
         outputs: with their axes as declared.
-        precision: row of `comparison.TOLERANCES`.
+        precision: of the graph, a row of `comparison.TOLERANCES`; float32 is what the source computes in.
         before: the graphs that run before a decoder's.
     """
+    precision = evidence.precision if precision == "float32" else precision
     found = compare(
         file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source, precision=precision
     )
@@ -82,6 +86,12 @@ def require_agreement(verification: Verification, *, allow_mismatch: bool = Fals
         return
     case = next(case for case in verification.cases if not case.ok)
     where = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
+    if case.name == LOAD:
+        raise VerificationError(
+            f"{case.error}. Nothing was published.",
+            hint="Try another --opset, or another type of numbers in the model if it is no float32.",
+            verification=verification,
+        )
     if case.error is not None:
         what = case.error
     else:

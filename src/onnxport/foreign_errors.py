@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 # Keras puts it before what a layer raised.
 _FRAME = "Exception encountered when calling "
+# Colours of a terminal, and where in itself TensorFlow was.
+_NOISE = re.compile(r"\x1b\[[0-9;]*m|\{\{function_node [^}]*\}\}\s*|\s*\[Op:\w+\]( name:)?")
 # Characters; what follows are links and advice about the library's own use.
 _LONG = 300
 
@@ -13,7 +17,7 @@ def first_line(error: BaseException) -> str:
 
     Of a long line the first sentences.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _NOISE.sub("", str(error)).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith(_FRAME):
         del lines[0]
     if not lines:

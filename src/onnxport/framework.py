@@ -41,7 +41,7 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
         settings: arguments of `convert` that say what may be read: `allow_pickle`, `revision`, ...
 
     Raises:
-        UsageError: an unknown framework.
+        UsageError: an unknown framework, or not that of the model.
         CheckpointError: a checkpoint that is missing or broken.
     """
     if framework not in (None, *FRAMEWORKS):
@@ -49,6 +49,11 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
     if not isinstance(model, (str, Path)):
         return Place(framework or ("tf" if is_keras_model(model) else "pt"))
     if kind_of(model) is not None:
+        if framework == "pt":
+            raise UsageError(
+                f"{model} is a Keras file or a SavedModel, which are of TensorFlow. Nothing was written.",
+                hint="Leave the framework out.",
+            )
         return Place("tf")
     if framework == "pt":
         return Place("pt")

@@ -20,7 +20,7 @@ from onnxport.artifact.manifest import Restriction, TensorSpec
 from onnxport.axes import Observation, fit
 from onnxport.errors import ExportError, OnnxPortError
 from onnxport.foreign_errors import first_line as message_of
-from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes
+from onnxport.samples.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes, unrestricted
 from onnxport.sources.choose import Part, parts_of
 
 if TYPE_CHECKING:
@@ -213,9 +213,11 @@ def _start(source: Source, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
             raise
         except Exception as error:  # models refuse sizes with any exception
             failure = failure or error
+    made = unrestricted(sampler)
     raise ExportError(
-        f"{source.architecture} does not run on its own preprocessing: {first_line(failure)}. Nothing was written.",
-        hint="Check that the checkpoint and its tokenizer or processor belong together.",
+        f"{source.architecture} does not run on {getattr(made, 'made', 'its own preprocessing')}: "
+        f"{first_line(failure)}. Nothing was written.",
+        hint=getattr(made, "advice", "Check that the checkpoint and its tokenizer or processor belong together."),
     ) from failure
 
 
@@ -318,6 +320,8 @@ def _name_outputs(
     points += [{**prober.base, name: size} for name, sizes in accepted.items() for size in sizes[1:]]
     points.append({**prober.base, **{name: sizes[-1] for name, sizes in accepted.items()}})
     points.append({**prober.base, **{name: sizes[1] for name, sizes in accepted.items()}})
+    # What is halved and doubled is the same at even sizes alone.
+    points += [{**prober.base, name: sizes[0] + 1} for name, sizes in accepted.items() if math.gcd(*sizes) > 1]
     joint = set(prober.sampler.joint_axes.values())
     seen: list[tuple[Sizes, dict[str, tuple[int, ...]]]] = []
     for sizes in points:

@@ -17,9 +17,14 @@ from onnxport.errors import CheckpointError, UntrustedCheckpointError
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
 # Operators of TensorFlow that reach out of the model: files, processes, Python.
-_REACHING = (
+REACHING = (
     "WriteFile", "ReadFile", "MatchingFiles", "WholeFileReaderV2", "DebugIdentityV2", "PyFunc", "EagerPyFunc",
-    "PyFuncStateless",
+    "PyFuncStateless", "WholeFileReader", "TextLineReader", "TextLineReaderV2", "FixedLengthRecordReader",
+    "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader", "TextLineDataset",
+    "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "CSVDataset",
+    "SqlDataset", "GeneratorDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset", "CacheDataset", "CacheDatasetV2",
+    "SnapshotDataset", "SnapshotDatasetV2", "DataServiceDataset", "DataServiceDatasetV2", "RegisterDataset",
+    "DeleteFile", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "RpcServer", "RpcClient", "RpcCall",
 )  # fmt: skip
 
 
@@ -141,7 +146,7 @@ def _reaching_operators(content: bytes) -> list[str]:
 
     In a NodeDef the operator is field 2, a string: its length and its letters follow the byte 0x12.
     """
-    return [name for name in _REACHING if b"\x12" + bytes([len(name)]) + name.encode() in content]
+    return [name for name in REACHING if b"\x12" + bytes([len(name)]) + name.encode() in content]
 
 
 def _libraries(config: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,10 @@ def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_co
     if files.kind == "saved_model":
         from onnxport.sources.saved_model import saved_model_sources
 
-        found, notes = saved_model_sources(files.path, signature)
+        found, notes = saved_model_sources(files.path, signature, trusted=trust_remote_code)
+        names = _part_names([one.name for one in found])
         parts = tuple(
-            Part(_part_name(one.name, alone=len(found) == 1), one.source, _sampler(one.source, one.inputs))
-            for one in found
+            Part(name, one.source, _sampler(one.source, one.inputs)) for name, one in zip(names, found, strict=True)
         )
         return (parts, notes), "SavedModel"
     if signature is not None:
@@ -112,7 +113,14 @@ def _as_built(model: Any, name: str, shape: tuple[int | None, ...]) -> Declared:
     return Declared(name, "float32", (*[None] * (len(shape) - 1), shape[-1]))
 
 
-def _part_name(signature: str, *, alone: bool) -> str:
+def _part_names(signatures: list[str]) -> list[str]:
+    """Names of files, each once: `a/b` and `a-b` are both `a_b`, and on some systems `A` is `a`."""
     from onnxport.sources.saved_model import DEFAULT
 
-    return _MODEL if alone or signature == DEFAULT else re.sub(r"\W", "_", signature)
+    names: list[str] = []
+    for signature in signatures:
+        plain = _MODEL if len(signatures) == 1 or signature == DEFAULT else re.sub(r"\W", "_", signature)
+        taken = {name.lower() for name in names}
+        spare = (f"{plain}_{number}" for number in count(2))
+        names.append(plain if plain.lower() not in taken else next(n for n in spare if n.lower() not in taken))
+    return names

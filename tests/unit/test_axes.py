@@ -55,6 +55,18 @@ def test_floor_forms_are_exact_everywhere(divisor, offset, shift, start):
         assert evaluate(expression, {"x": size}) == length(size)
 
 
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("sizes", [(64, 96, 72), (64, 96, 72, 80)])
+def test_a_stride_is_found_from_multiples_of_it(stride, sizes):
+    """All even sizes: `x // 2`, `(x + 1) // 2` and `(x - 3) // 2 + 1` are told apart by a size between."""
+    for kernel in range(1, 2 * stride):
+        same, valid = (lambda x: -(-x // stride)), (lambda x, k=kernel: (x - k) // stride + 1)
+        for function in (same, valid):
+            observations, probes = one_axis(function, sizes)
+            found = fit(observations, probes)
+            assert all(evaluate(found, {"x": size}) == function(size) for size in range(60, 130)), found
+
+
 def test_wav2vec2_convolutions_become_one_floor():
     def frames(x):
         for kernel, stride in [(10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
 from onnxport.export.capture import Captured
+from onnxport.export.fixed_function import require_no_chance, require_no_state
 from onnxport.export.fixes.tensorflow_branches import answered_by
 from onnxport.export.fixes.tensorflow_recurrent import recurrent_operators
 from onnxport.export.fixes.tensorflow_time_distributed import steps_as_rows
@@ -21,6 +23,7 @@ from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.export.settled_names import settle_names
 from onnxport.foreign_errors import first_line
 from onnxport.shapes import Signature, infer_signature
+from onnxport.sources.base import Arrays
 from onnxport.sources.tensorflow import TensorflowSource, tensorflow
 
 if TYPE_CHECKING:
@@ -37,9 +40,11 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
     """
     with recurrent_operators(), steps_as_rows():
         function, outputs, signature = _trace(source, signature)
+        require_no_state(function, source.architecture)
         try:
             frozen = freeze(function)
-            model = _convert(frozen, [spec.name for spec in signature.inputs], outputs, min(opset, NEWEST_TENSORFLOW))
+            names = [spec.name for spec in signature.inputs]
+            model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
         except ExportError:
             raise
         except Exception as error:  # tf2onnx fails with any type
@@ -55,12 +60,15 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
 def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:
     """A ConcreteFunction with one input for each of the signature's, and the names of its outputs.
 
-    A model whose code asks for the size of an image is fixed at the processor's size. What it asks about other
-    sizes is answered with those of the traced sample.
+    What a model's code asks about sizes is answered, where the answer is the same at all sizes that it took. Else a
+    model that asks for the size of an image is fixed at the processor's size, and what it asks about other sizes is
+    answered with those of the traced sample.
     """
-    try:
+    with suppress(Exception):  # models refuse free axes with any exception
         return *_concrete(source, signature), signature
-    except Exception as error:  # models refuse free axes with any exception
+    try:
+        return *_concrete(source, signature, _samples(signature)), signature
+    except Exception as error:
         known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
         reason = f"TensorFlow: {first_line(error)[:200]}"
         from onnxport.artifact.manifest import Restriction
@@ -73,7 +81,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
     if fixed:
         signature = infer_signature(source, signature.sampler, (*known, *fixed))
     try:
-        return *_concrete(source, signature, decided=True), signature
+        return *_concrete(source, signature, [signature.sample]), signature
     except Exception as error:
         raise ExportError(
             f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. Nothing was written.",
@@ -81,15 +89,23 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
         ) from error
 
 
-def _concrete(source: TensorflowSource, signature: Signature, *, decided: bool = False) -> tuple[Any, list[str]]:
+def _samples(signature: Signature) -> list[Arrays]:
+    """The traced sample, and one of the smallest sizes that were probed and one of the largest."""
+    sizes = [{name: pick(seen) for name, seen in signature.accepted.items()} for pick in (min, max)]
+    return [signature.sample, *(signature.sampler.make({**signature.traced, **one}) for one in sizes)]
+
+
+def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()) -> tuple[Any, list[str]]:
+    """Traced with free axes; with `decided`, questions about sizes are answered as for these inputs."""
     tf = tensorflow()
     names = [spec.name for spec in signature.inputs]
     outputs: list[str] = []
 
     def flat(*tensors: Any) -> tuple[Any, ...]:
-        sample = {tensor.ref(): signature.sample[name] for name, tensor in zip(names, tensors, strict=True)}
-        with answered_by(sample) if decided else nullcontext():
-            found = source.select(source.call(dict(zip(names, tensors, strict=True))))
+        named = dict(zip(names, tensors, strict=True))
+        samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in decided]
+        with answered_by(samples) if samples else nullcontext():
+            found = source.outputs_of(named)
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.
         return tuple(tf.identity(tensor) for tensor in found.values())
@@ -101,12 +117,12 @@ def _concrete(source: TensorflowSource, signature: Signature, *, decided: bool =
     return tf.function(flat, autograph=False).get_concrete_function(*specs), outputs
 
 
-def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) -> ir.Model:
+def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, architecture: str) -> ir.Model:
     import onnx_ir as ir
     from tf2onnx import tf_loader
     from tf2onnx.convert import _convert_common
 
-    from onnxport.export.fixes.tensorflow_operators import register_operators
+    from onnxport.export.fixes.tensorflow_operators import register_operators, resize_as_now_said
 
     tf = tensorflow()
     register_operators()
@@ -116,15 +132,14 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int) 
         graph_def = tf_loader.tf_optimize(everything, frozen.outputs, without_shapes(frozen))
     give_shapes(graph_def, frozen)
     renamed = dict(zip((*frozen.inputs, *frozen.outputs), (*inputs, *outputs), strict=True))
-    twice = [name for name, count in Counter(renamed.values()).items() if count > 1]
-    if twice:
-        raise ExportError(f"An input and an output are both called {twice[0]!r}. Nothing was written.")
     proto, _ = _convert_common(
         graph_def, name="onnxport", opset=opset, input_names=everything, output_names=frozen.outputs,
         tensors_to_rename=renamed, continue_on_error=True,
     )  # fmt: skip
     _require_known_operators(proto, opset)
+    require_no_chance(proto, architecture)
     model = ir.from_proto(proto)
+    resize_as_now_said(model)
     _attach(model, frozen)
     return model
 

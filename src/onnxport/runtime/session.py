@@ -69,7 +69,7 @@ class OnnxSession:
         if not self.file.is_file():
             raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; warnings are about the optimizer, not about the result
+        options.log_severity_level = 4  # errors are raised; warnings are about the optimizer, not about the result
         if threads is not None:
             options.intra_op_num_threads = threads
         graph: str | bytes = str(self.file)
@@ -234,6 +234,7 @@ def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
 
 
 def _short(error: BaseException) -> str:
-    """ONNX Runtime's message without the place in its source code."""
-    text = str(error).strip().splitlines()
-    return text[-1][:300] if text else type(error).__name__
+    """ONNX Runtime's message without the places in its source code."""
+    text = re.sub(r"\S*/\S+\.(?:cc|h):\d+\s*|\S+\.(?:cc|h):\d+ \w+ ", "", str(error))
+    lines = text[text.find("[ONNXRuntimeError]") :].split() if "[ONNXRuntimeError]" in text else text.split()
+    return " ".join(lines)[:300] or type(error).__name__

@@ -1,24 +1,23 @@
 """Inputs of a function that declares them: names, types, and axes that are fixed or free.
 
 What the numbers mean is not declared. Masks are known by their names; how large an integer may be, which free
-axes must be equal, and whether pixels are meant to reach 255 is found by trying.
+axes must be equal (`samples.tried`), and whether pixels are meant to reach 255 is found by trying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from onnxport.samples.base import Arrays, Knob, Sizes, with_silence
+from onnxport.samples.tried import MOST, Range, apart, integers_taken, own_name, together
 
 # What the model makes of arrays; None where it refuses them.
 Runs = Callable[[Arrays], Arrays | None]
 
-# Larger than the vocabulary of most models; what takes any integer need not get larger ones.
-_MOST = 2**17
 _LENGTH = Knob("sequence_length", 11, (17, 29, 7))
 _SIDE = Knob("", 64, (96, 72, 101, 160, 128, 224))
 # Outputs that differ by less between two images, of their size, say nothing about what was computed in between.
@@ -51,20 +50,25 @@ class DeclaredSampler:
     Args:
         inputs: in the order of the graph's inputs.
         knobs: name of the knob of each free axis, by input and axis.
-        highest: integers of an input are below this number.
+        limits: integers of an input; no negative ones in samples of an even seed.
         pixels: inputs that get numbers from 0 to 255; other inputs of floats are drawn from a normal distribution.
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
+    made: ClassVar[str] = "inputs of the shapes and types that it declares"
+    advice: ClassVar[str] = (
+        "Give a Keras model examples in Python: convert(None, model, output, sample_inputs={...}); save a SavedModel "
+        "with the sizes that its inputs need."
+    )
 
     def __init__(
         self,
         inputs: Sequence[Declared],
         knobs: dict[tuple[str, int], str],
-        highest: dict[str, int] | None = None,
+        limits: Mapping[str, Range] | None = None,
         pixels: frozenset[str] = frozenset(),
     ) -> None:
-        self.inputs, self.places, self.highest, self.pixels = tuple(inputs), dict(knobs), dict(highest or {}), pixels
+        self.inputs, self.places, self.limits, self.pixels = tuple(inputs), dict(knobs), dict(limits or {}), pixels
         self.knobs = tuple(_knob(name) for name in dict.fromkeys(knobs.values()))
         self.can_pad = any(spec.is_mask and len(spec.axes) == 2 for spec in inputs)
 
@@ -88,21 +92,33 @@ class DeclaredSampler:
             return with_silence(rng.standard_normal(shape).astype(dtype), seed)
         if dtype.kind == "b":
             return rng.random(shape) < 0.5
-        limit = min(self.highest.get(spec.name, _MOST), np.iinfo(dtype).max)
-        return rng.integers(0, limit, shape).astype(dtype)
+        taken = self.limits.get(spec.name, Range())
+        taken = replace(taken, highest=min(taken.highest, np.iinfo(dtype).max), lowest=taken.lowest if seed % 2 else 0)
+        return _integers(rng, taken, shape).astype(dtype)
+
+
+def _integers(rng: np.random.Generator, taken: Range, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole numbers, half of them negative if they may be. Of a wide range small ones are as likely as large ones."""
+    if taken.highest >= MOST:
+        numbers = (2 ** rng.uniform(0, np.log2(taken.highest), shape)).astype(np.int64) - 1
+    else:
+        numbers = rng.integers(0, taken.highest, shape)
+    if taken.lowest < 0:
+        numbers = np.where(rng.random(shape) < 0.5, -1 - numbers % -taken.lowest, numbers)
+    return numbers if taken.zero else np.where(numbers == 0, 1, numbers)
 
 
 def declared_sampler(inputs: Sequence[Declared], runs: Runs) -> DeclaredSampler:
     """The sampler of declared inputs; `runs` is the model."""
-    knobs = _knob_names(inputs)
-    highest = {spec.name: 2 for spec in inputs}
-    sampler = DeclaredSampler(inputs, knobs, highest)
+    limits = {spec.name: Range(0, 2) for spec in inputs}
+    knobs = together(DeclaredSampler(inputs, _knob_names(inputs), limits), runs)
+    sampler = DeclaredSampler(inputs, knobs, limits)
     for spec in inputs:
         if np.dtype(spec.dtype).kind in "iu" and not spec.is_mask:
-            highest[spec.name] = _highest(sampler, spec, runs)
-    sampler = DeclaredSampler(inputs, knobs, highest)
-    knobs = _independent(sampler, runs)
-    return DeclaredSampler(inputs, knobs, highest, _pixels(sampler, runs))
+            limits[spec.name] = integers_taken(sampler, spec, runs)
+    knobs = apart(DeclaredSampler(inputs, knobs, limits), runs)
+    sampler = DeclaredSampler(inputs, knobs, limits)
+    return DeclaredSampler(inputs, knobs, limits, _pixels(sampler, runs))
 
 
 def _knob_names(inputs: Sequence[Declared]) -> dict[tuple[str, int], str]:
@@ -125,42 +141,15 @@ def _usual_name(spec: Declared, axis: int) -> str:
             return sides[axis]
     if axis == 1 and len(spec.axes) in (2, 3):
         return "sequence_length"
-    return f"{spec.name}_dim_{axis}"
+    return own_name(spec.name, f"dim_{axis}")
 
 
 def _knob(name: str) -> Knob:
-    if name == "batch_size":
+    if name.endswith("batch_size"):
         return Knob(name, 2, (3, 5))
     if name.endswith(("height", "width")):
         return replace(_SIDE, name=name)
     return replace(_LENGTH if name.endswith("sequence_length") else _OTHER, name=name)
-
-
-def _highest(sampler: DeclaredSampler, spec: Declared, runs: Runs) -> int:
-    """The largest power of two below which the model takes all integers of an input."""
-    sizes = {knob.name: knob.base for knob in sampler.knobs}
-    arrays = sampler.make(sizes)
-    highest = 1
-    while highest < min(_MOST, np.iinfo(spec.dtype).max):
-        if runs({**arrays, spec.name: np.full_like(arrays[spec.name], 2 * highest - 1)}) is None:
-            break
-        highest *= 2
-    return highest
-
-
-def _independent(sampler: DeclaredSampler, runs: Runs) -> dict[tuple[str, int], str]:
-    """Knobs of a free axis of its own, where the model takes another size in one input alone."""
-    base = {knob.name: knob.base for knob in sampler.knobs}
-    names = dict(sampler.places)
-    for knob in sampler.knobs:
-        places = [place for place, name in sampler.places.items() if name == knob.name]
-        if len(places) < 2 or knob.name == "batch_size":
-            continue
-        for input_name in dict.fromkeys(name for name, _ in places):
-            other = sampler.make({**base, knob.name: knob.others[0]})[input_name]
-            if runs({**sampler.make(base), input_name: other}) is not None:
-                names |= {place: f"{input_name}_{knob.name}" for place in places if place[0] == input_name}
-    return names
 
 
 def _pixels(sampler: DeclaredSampler, runs: Runs) -> frozenset[str]:
@@ -168,7 +157,7 @@ def _pixels(sampler: DeclaredSampler, runs: Runs) -> frozenset[str]:
     images = frozenset(spec.name for spec in sampler.inputs if len(spec.axes) == 4 and np.dtype(spec.dtype).kind == "f")
     if not images:
         return images
-    bright = DeclaredSampler(sampler.inputs, sampler.places, sampler.highest, images)
+    bright = DeclaredSampler(sampler.inputs, sampler.places, sampler.limits, images)
     small, large = _sensitivity(sampler, runs), _sensitivity(bright, runs)
     return images if small < _DULL and large > 2 * small else frozenset()
 

@@ -81,7 +81,28 @@ def _source(model: Any, structure: Any) -> TensorflowSource:
         given = _packed(structure, [tensors[name] for name in names])
         return _with_names(model, model(given, training=False))
 
-    return TensorflowSource(call, model.variables, type(model).__name__, libraries=("keras", "tf_keras", "keras_hub"))
+    return TensorflowSource(
+        call, model.variables, type(model).__name__, libraries=("keras", "tf_keras", "keras_hub"),
+        precision=_precision(model),
+    )  # fmt: skip
+
+
+def _precision(model: Any) -> str:
+    """What a model computes in: a row of `comparison.TOLERANCES`.
+
+    Raises:
+        UsageError: bfloat16.
+    """
+    layers = [model, *model._flatten_layers()] if hasattr(model, "_flatten_layers") else [model]
+    types = {str(getattr(layer, "compute_dtype", None)) for layer in layers}
+    if "bfloat16" in types:
+        raise UsageError(
+            f"{type(model).__name__} computes in bfloat16, which ONNX Runtime's CPU provider does not. "
+            "Nothing was written.",
+            hint="In Python: for layer in model._flatten_layers(): layer.dtype_policy = 'float32'; then convert(None, "
+            "model, output).",
+        )
+    return "float16" if "float16" in types else "float32"
 
 
 def _inputs_of(model: Any) -> Any:
@@ -118,7 +139,21 @@ def _named(structure: Any) -> list[tuple[str, Any]]:
 
 
 def _declare(name: str, tensor: Any) -> Declared:
-    return Declared(name, str(np.dtype(tensorflow().as_dtype(tensor.dtype).as_numpy_dtype)), tuple(tensor.shape))
+    """An input as its symbolic tensor says.
+
+    Raises:
+        UsageError: it is no plain tensor of numbers.
+    """
+    tf = tensorflow()
+    dtype = tf.as_dtype(tensor.dtype)
+    kind = "sparse" if getattr(tensor, "sparse", False) else "ragged" if getattr(tensor, "ragged", False) else None
+    if kind or dtype in (tf.string, tf.bfloat16):
+        raise UsageError(
+            f"The input {name!r} is a {kind or 'plain'} tensor of {dtype.name}; only plain tensors of numbers that "
+            "numpy has can be converted. Nothing was written.",
+            hint="Convert the part of the model behind that input: keras.Model(tensors_behind_it, model.outputs).",
+        )
+    return Declared(name, str(np.dtype(dtype.as_numpy_dtype)), tuple(tensor.shape))
 
 
 def _packed(structure: Any, leaves: Sequence[Any]) -> Any:

@@ -29,6 +29,7 @@ class TensorflowSource:
         outputs: names to keep, in this order; empty keeps all tensors that it returns.
         architecture: the class name to report.
         libraries: modules beside tensorflow whose versions are recorded.
+        precision: what it computes in, a row of `comparison.TOLERANCES`.
     """
 
     framework = "tf"
@@ -40,8 +41,9 @@ class TensorflowSource:
         architecture: str,
         outputs: tuple[str, ...] = (),
         libraries: tuple[str, ...] = (),
+        precision: str = "float32",
     ) -> None:
-        self.call, self.variables, self.libraries = call, list(variables), libraries
+        self.call, self.variables, self.libraries, self.precision = call, list(variables), libraries, precision
         self.outputs, self.architecture = outputs, architecture
         sizes = [(int(np.prod(v.shape)), np.dtype(_numpy_type(v)).itemsize) for v in variables]
         self.parameters = sum(count for count, _ in sizes)
@@ -70,7 +72,17 @@ class TensorflowSource:
 
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
-        return {name: tensor.numpy() for name, tensor in self.select(self.call(self.tensors(inputs))).items()}
+        tensors = self.tensors(inputs)
+        return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+
+    def outputs_of(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The wanted outputs by the names of the graph's outputs: an input that has the same name keeps it."""
+        found: dict[str, Any] = {}
+        for name, tensor in self.select(self.call(tensors)).items():
+            while name in tensors or name in found:
+                name += "_output"
+            found[name] = tensor
+        return found
 
     def shapes(self, inputs: Arrays) -> Shapes:
         return {name: value.shape for name, value in self.run(inputs).items()}

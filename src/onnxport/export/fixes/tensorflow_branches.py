@@ -5,11 +5,14 @@ does not need. TensorFlow refuses the first about a size that is free, AutoGraph
 the graph. Here the question is answered with the sizes of the traced sample, as torch.export answers it. That the
 branch is right for other sizes is not taken for granted: verification runs one token, no past, and sizes that were not
 traced. A question about numbers, and not sizes, stays a branch of the graph or is refused.
+
+Keras 3.15 asks `if size[0] <= 0` before it resizes an image. What is answered alike at all sizes that the model was
+probed at needs no fixed size (`export.tensorflow`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,11 +26,11 @@ Sample = Mapping[Any, np.ndarray[Any, Any]]
 
 
 @contextmanager
-def answered_by(sample: Sample) -> Iterator[None]:
-    """Symbolic tensors that depend on sizes alone can be asked whether they are true.
+def answered_by(samples: Sequence[Sample]) -> Iterator[None]:
+    """Symbolic tensors that depend on sizes alone can be asked whether they are true, where all samples agree.
 
     Args:
-        sample: arrays by references (`Tensor.ref`) to the symbolic inputs of the function that is being traced.
+        samples: arrays by references (`Tensor.ref`) to the symbolic inputs of the function that is being traced.
     """
     from tensorflow.python.framework.tensor import Tensor
 
@@ -35,11 +38,11 @@ def answered_by(sample: Sample) -> Iterator[None]:
     ask, branch = Tensor.__bool__, tf.cond
 
     def answer(tensor: Any) -> bool:
-        found = _answer(tensor, sample)
+        found = _common(tensor, samples)
         return bool(ask(tensor)) if found is None else found
 
     def chosen(pred: Any, true_fn: Callable[[], Any] | None = None, false_fn: Any = None, name: Any = None) -> Any:
-        found = _answer(pred, sample)
+        found = _common(pred, samples)
         if found is None or true_fn is None or false_fn is None:
             return branch(pred, true_fn, false_fn, name)
         return true_fn() if found else false_fn()
@@ -49,6 +52,12 @@ def answered_by(sample: Sample) -> Iterator[None]:
         yield
     finally:
         Tensor.__bool__, tf.cond = ask, branch
+
+
+def _common(tensor: Any, samples: Sequence[Sample]) -> bool | None:
+    """What all samples answer."""
+    answers = {_answer(tensor, sample) for sample in samples}
+    return answers.pop() if len(answers) == 1 else None
 
 
 def _answer(tensor: Any, sample: Sample) -> bool | None:

@@ -14,10 +14,17 @@ def register_operators() -> None:
     from tf2onnx.handler import tf_op
     from tf2onnx.optimizer import back_to_back_optimizer
 
+    from onnxport.export.fixes.tensorflow_integers import register_integer_operators
+
     tf_op("Erfc")(_Erfc)
+    tf_op("Expm1")(_Expm1)
+    tf_op("Xlogy")(_Xlogy)
+    tf_op("Bucketize")(_Bucketize)
     tf_op("XlaDynamicSlice")(_XlaDynamicSlice)
     tf_op("CudnnRNNV3")(CudnnRnn)
     tf_op(["Select", "SelectV2"])(_select())
+    register_integer_operators()
+    _shift_along_one_axis()
     rewritings = back_to_back_optimizer._func_map
     rewritings["Reshape",] = _only_of_sizes(rewritings["Reshape",])
 
@@ -62,6 +69,90 @@ def _select() -> type[Any]:
             super().version_9(ctx, node, **settings)
 
     return Chosen
+
+
+class _Expm1:
+    """exp(x) - 1. Upstream (tf2onnx 1.17): no handler. Keras' celu computes with it."""
+
+    @classmethod
+    def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+        import numpy as np
+        from tf2onnx import utils
+
+        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+        (data,), outputs = node.input, list(node.output)
+        ctx.remove_node(node.name)
+        one = ctx.make_const(utils.make_name("one"), np.array(1.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
+        power = ctx.make_node("Exp", [data], shapes=[shape], dtypes=[dtype]).output[0]
+        ctx.make_node("Sub", [power, one], outputs=outputs, shapes=[shape], dtypes=[dtype])
+
+
+class _Xlogy:
+    """x * log(y), and 0 where x is 0. Upstream (tf2onnx 1.17): no handler. Entropies are computed with it."""
+
+    @classmethod
+    def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+        import numpy as np
+        from tf2onnx import utils
+
+        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+        (x, y), outputs = node.input, list(node.output)
+        ctx.remove_node(node.name)
+        zero = ctx.make_const(utils.make_name("zero"), np.array(0.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
+        product = ctx.make_node("Mul", [x, ctx.make_node("Log", [y], dtypes=[dtype]).output[0]], dtypes=[dtype])
+        none = ctx.make_node("Equal", [x, zero]).output[0]
+        ctx.make_node("Where", [none, zero, product.output[0]], outputs=outputs, shapes=[shape], dtypes=[dtype])
+
+
+class _Bucketize:
+    """How many boundaries a number reaches. Upstream (tf2onnx 1.17): no handler. Keras' Discretization is this."""
+
+    @classmethod
+    def version_13(cls, ctx: Any, node: Any, **_: Any) -> None:
+        import numpy as np
+        from onnx import TensorProto
+        from tf2onnx import utils
+
+        shape, boundaries = ctx.get_shape(node.output[0]), list(node.get_attr("boundaries").floats)
+        (data,), outputs = node.input, list(node.output)
+        ctx.remove_node(node.name)
+        if ctx.get_dtype(data) != TensorProto.FLOAT:
+            data = ctx.make_node("Cast", [data], attr={"to": TensorProto.FLOAT}).output[0]
+
+        def const(value: Any, kind: Any) -> str:
+            name: str = ctx.make_const(utils.make_name("bucketize"), np.array(value, kind)).output[0]
+            return name
+
+        last = const([-1], np.int64)
+        numbers = ctx.make_node("Unsqueeze", [data, last]).output[0]
+        reached = ctx.make_node("GreaterOrEqual", [numbers, const(boundaries, np.float32)]).output[0]
+        ones = ctx.make_node("Cast", [reached], attr={"to": TensorProto.INT32}).output[0]
+        ctx.make_node(
+            "ReduceSum", [ones, last], attr={"keepdims": 0}, outputs=outputs, shapes=[shape], dtypes=[TensorProto.INT32]
+        )  # fmt: skip
+
+
+def _shift_along_one_axis() -> None:
+    """`tf.roll(x, [2], [1])`, a shift that is a list of one.
+
+    Upstream (tf2onnx 1.17): its handler of Roll makes a list of a shift along one axis, also where it is one already;
+    ONNX Runtime refuses the slice. Here such a shift is made a number first.
+    """
+    from tf2onnx.onnx_opset.tensor import Roll
+
+    original = Roll.any_version.__func__
+
+    def any_version(cls: Any, opset: int, ctx: Any, node: Any, **settings: Any) -> None:
+        import numpy as np
+        from tf2onnx import utils
+
+        if ctx.get_rank(node.input[1]) == 1 and len(np.atleast_1d(node.inputs[2].get_tensor_value())) == 1:
+            none = ctx.make_const(utils.make_name("number"), np.array([], np.int64)).output[0]
+            number = ctx.make_node("Reshape", [node.input[1], none], dtypes=[ctx.get_dtype(node.input[1])]).output[0]
+            ctx.replace_input(node, node.input[1], number, 1)
+        original(cls, opset, ctx, node, **settings)
+
+    Roll.any_version = classmethod(any_version)
 
 
 class _XlaDynamicSlice:
@@ -109,3 +200,19 @@ def _only_of_sizes(join: Any) -> Any:
         return result
 
     return joined
+
+
+def resize_as_now_said(model: Any) -> None:
+    """floor((i + 0.5) * scale), in place, without a word that ONNX took back.
+
+    Upstream (tf2onnx 1.17): it writes `tf_half_pixel_for_nn` for the nearest pixel, which opset 13 removed; ONNX
+    Runtime warns on the terminal.
+    """
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for node in graph:
+            mode = node.attributes.get("coordinate_transformation_mode")
+            if node.op_type == "Resize" and mode is not None and mode.as_string() == "tf_half_pixel_for_nn":
+                node.attributes["coordinate_transformation_mode"] = ir.AttrString(mode.name, "half_pixel")
+                node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "round_prefer_ceil")

@@ -1,0 +1,133 @@
+"""What the inputs of a model may be, found by running it: how large integers, and which free axes must be equal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxport.samples.base import Sizes, base_sizes
+
+if TYPE_CHECKING:
+    from onnxport.samples.declared import Declared, DeclaredSampler, Runs
+
+# Larger than the vocabulary of most models; what takes any integer need not get larger ones.
+MOST = 2**17
+# A model is run once for each way to join knobs or to part axes.
+_ATTEMPTS = 64
+_BATCH = "batch_size"
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Integers from `lowest` on, and below `highest`; `zero`: whether 0 is one of them (no divisor is)."""
+
+    lowest: int = 0
+    highest: int = MOST
+    zero: bool = True
+
+
+def integers_taken(sampler: DeclaredSampler, spec: Declared, runs: Runs) -> Range:
+    """What the model takes in all places of an input, with limits that are powers of two or 0.
+
+    An index into another input may be as large as that is long: the smallest sizes are tried, too.
+    """
+    base = base_sizes(sampler)
+    found = _range(sampler, spec, runs, base)
+    small = {knob.name: _smallest(knob.name, min(knob.base, *knob.others)) for knob in sampler.knobs}
+    if small == base or runs(sampler.make(small)) is None:
+        return found
+    takes = _takes(sampler, spec, runs, small)
+    if takes(found.highest - 1) and takes(found.lowest or int(not found.zero)):
+        return found
+    less = _range(sampler, spec, runs, small)
+    return Range(max(found.lowest, less.lowest), min(found.highest, less.highest), found.zero and less.zero)
+
+
+def _smallest(name: str, smallest: int) -> int:
+    """As verification has it."""
+    return 1 if name.endswith(_BATCH) else 5 if name == "sequence_length" else smallest
+
+
+def _takes(sampler: DeclaredSampler, spec: Declared, runs: Runs, sizes: Sizes) -> Callable[[int], bool]:
+    arrays = sampler.make(sizes)
+    return lambda number: runs({**arrays, spec.name: np.full_like(arrays[spec.name], number)}) is not None
+
+
+def _range(sampler: DeclaredSampler, spec: Declared, runs: Runs, sizes: Sizes) -> Range:
+    takes, kind = _takes(sampler, spec, runs, sizes), np.iinfo(spec.dtype)
+    highest = 1
+    while highest < min(MOST, kind.max) and takes(2 * highest - 1):
+        highest *= 2
+    zero = highest == 1 or takes(0)
+    if kind.min == 0 or not takes(-1):
+        return Range(0, highest, zero)
+    lowest = -1
+    while -lowest < highest and takes(2 * lowest):
+        lowest = -highest if lowest == -1 and takes(-highest) else 2 * lowest
+    return Range(lowest, highest, zero)
+
+
+def together(sampler: DeclaredSampler, runs: Runs) -> dict[Place, str]:
+    """The knobs of a sampler, some of them joined if the model does not run otherwise.
+
+    Axes of inputs that belong together need not have usual names: the columns of one matrix and the rows of another.
+    """
+    if runs(sampler.make(base_sizes(sampler))) is not None:
+        return sampler.places
+    for joined in _joinings(sampler):
+        places = {place: joined.get(name, name) for place, name in sampler.places.items()}
+        other = type(sampler)(sampler.inputs, places, sampler.limits)
+        if runs(other.make(base_sizes(other))) is not None:
+            return places
+    return sampler.places  # why it does not run is told when it is run
+
+
+def _joinings(sampler: DeclaredSampler) -> Iterator[dict[str, str]]:
+    """Other names for knobs that have no usual one; few changes first."""
+    usual = [knob.name for knob in sampler.knobs if knob.name != _BATCH]
+    odd = [name for name in usual if "_dim_" in name]
+    ways = [dict(zip(odd, names, strict=True)) for names in product(usual, repeat=len(odd))] if len(odd) < 4 else []
+    ways.sort(key=lambda way: sum(old != new for old, new in way.items()))
+    yield from ways[1:_ATTEMPTS]
+    yield dict.fromkeys(odd, usual[0] if usual else "")
+
+
+def own_name(input_name: str, axis: str) -> str:
+    """A name for an axis of one input: a word, because expressions are made of them."""
+    return re.sub(r"\W", "_", f"{input_name}_{axis}")
+
+
+def apart(sampler: DeclaredSampler, runs: Runs) -> dict[Place, str]:
+    """The knobs of a sampler, with knobs of their own for axes that may differ from others of the same name."""
+    base = base_sizes(sampler)
+    names = dict(sampler.places)
+    for knob in sampler.knobs:
+        left = [place for place, name in sampler.places.items() if name == knob.name]
+        if len(left) < 2:
+            continue
+        for some in _subsets(left):
+            if not set(some) <= set(left):
+                continue
+            name = own_name(some[0][0], knob.name)
+            other = type(sampler)(sampler.inputs, {**names, **dict.fromkeys(some, name)}, sampler.limits)
+            sizes = {**base_sizes(other), **base, name: knob.others[0]}
+            if runs(other.make(sizes)) is not None:
+                names |= dict.fromkeys(some, name)
+                left = [place for place in left if place not in some]
+    return names
+
+
+def _subsets(places: list[Place]) -> Iterator[tuple[Place, ...]]:
+    """Small ones first; of many places those of one input."""
+    if 2 ** len(places) > _ATTEMPTS:
+        for name in dict.fromkeys(name for name, _ in places):
+            yield tuple(place for place in places if place[0] == name)
+        return
+    for count in range(1, len(places)):
+        yield from combinations(places, count)

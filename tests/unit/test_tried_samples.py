@@ -1,0 +1,91 @@
+"""What is found by running a model: the integers that it takes, and which axes must be equal. Models are functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxport.samples.base import Arrays
+from onnxport.samples.declared import Declared, DeclaredSampler, declared_sampler
+
+
+def _sampler(function: Callable[[Arrays], object], *inputs: Declared) -> DeclaredSampler:
+    def runs(arrays: Arrays) -> Arrays | None:
+        try:
+            return {"y": np.asarray(function(arrays))}
+        except Exception:
+            return None
+
+    return declared_sampler(inputs, runs)
+
+
+def _take(table: np.ndarray) -> Callable[[Arrays], object]:
+    def function(arrays: Arrays) -> object:
+        if (arrays["ids"] < 0).any():
+            raise IndexError
+        return table[arrays["ids"]]
+
+    return function
+
+
+def test_indices_stay_in_the_table() -> None:
+    sampler = _sampler(_take(np.ones(40)), Declared("ids", "int32", (None, None)))
+    for seed in range(4):
+        ids = sampler.make({"batch_size": 3, "sequence_length": 50}, seed=seed)["ids"]
+        assert ids.min() >= 0 and 20 <= ids.max() < 32
+
+
+def test_negative_numbers_and_small_ones_where_any_number_is_taken() -> None:
+    sampler = _sampler(lambda arrays: arrays["x"] // 3, Declared("x", "int64", (None, None)))
+    sizes = {"batch_size": 4, "sequence_length": 60}
+    assert sampler.make(sizes, seed=2)["x"].min() >= 0
+    numbers = sampler.make(sizes, seed=3)["x"]
+    assert 0.3 < (numbers < 0).mean() < 0.7
+    assert (np.abs(numbers) < 10).sum() > 20 and np.abs(numbers).max() > 2**12
+
+
+def test_no_zero_among_divisors() -> None:
+    def function(arrays: Arrays) -> object:
+        if (arrays["x"] == 0).any():
+            raise ZeroDivisionError
+        return 1 / arrays["x"]
+
+    sampler = _sampler(function, Declared("x", "int32", (None, 8)))
+    assert all((sampler.make({"batch_size": 9}, seed=seed)["x"] != 0).all() for seed in range(4))
+
+
+def test_an_index_into_another_input_is_small_enough_for_the_shortest() -> None:
+    def function(arrays: Arrays) -> object:
+        if (arrays["index"] < 0).any():
+            raise IndexError
+        return arrays["x"][:, arrays["index"]]
+
+    sampler = _sampler(function, Declared("x", "float32", (None, None)), Declared("index", "int32", (3,)))
+    assert sampler.make({"batch_size": 2, "sequence_length": 5})["index"].max() < 4
+
+
+def test_axes_that_must_be_equal_share_a_knob_whatever_their_places() -> None:
+    a, b = Declared("a", "float32", (None, 3, None)), Declared("b", "float32", (None, None, 4))
+    sampler = _sampler(lambda arrays: arrays["a"] @ arrays["b"], a, b)
+    assert sampler.places["a", 2] == sampler.places["b", 1] == "sequence_length"
+
+
+def test_pairs_of_axes_get_names_of_their_own() -> None:
+    def function(arrays: Arrays) -> object:
+        scores = arrays["q"] @ arrays["k"].transpose(0, 2, 1)
+        if scores.shape != arrays["allowed"].shape:
+            raise ValueError
+        return scores
+
+    inputs = (
+        Declared("q", "float32", (None, None, 4)), Declared("k", "float32", (None, None, 4)),
+        Declared("allowed", "bool", (None, None, None)),
+    )  # fmt: skip
+    places = _sampler(function, *inputs).places
+    assert places["q", 1] == places["allowed", 1] != places["k", 1] == places["allowed", 2]
+
+
+def test_names_of_axes_are_words() -> None:
+    spec = Declared("my input-1", "float32", (None, 2, None))
+    assert _sampler(lambda arrays: arrays["my input-1"], spec).places["my input-1", 2] == "my_input_1_dim_2"
