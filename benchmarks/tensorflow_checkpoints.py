@@ -1,8 +1,8 @@
-"""What converts of transformers' TF classes. Run by an interpreter that has them, with onnxport on its path:
+"""What converts of transformers' TF classes, in the managed environment that has them (`onnxport env create`).
 
-    python benchmarks/tensorflow_checkpoints.py              # the checkpoints of tests/tiny_tensorflow.py
-    python benchmarks/tensorflow_checkpoints.py bert t5      # those whose name contains a word
-    python benchmarks/tensorflow_checkpoints.py --families   # one class of every family that has TF classes
+    .venv/bin/python benchmarks/tensorflow_checkpoints.py              # the checkpoints of tests/tiny_tensorflow.py
+    .venv/bin/python benchmarks/tensorflow_checkpoints.py bert t5      # those whose name contains a word
+    .venv/bin/python benchmarks/tensorflow_checkpoints.py --families   # one class of every family that has TF classes
 
 The first prints opset, axes, cases, the largest error and what a conversion costs as a process; the second whether a
 tiny random model of the class converts, and if not, why. Both write benchmarks/results/.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "src")]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -44,6 +44,7 @@ _AUTO = (
 
 
 def main(words: list[str]) -> None:
+    _be_in_the_environment()
     if words[:1] == ["--families"]:
         _families(words[1:])
         return
@@ -73,6 +74,16 @@ def main(words: list[str]) -> None:
                 print(_line(row), flush=True)
             rows.append(row)
     _save("tensorflow_checkpoints.json", rows)
+
+
+def _be_in_the_environment() -> None:
+    """Begin again with the interpreter that has TF classes, if this one has none."""
+    from onnxport.environments import require
+    from onnxport.framework import HF_TENSORFLOW, has_tensorflow_classes
+
+    if not has_tensorflow_classes():
+        python = str(require(HF_TENSORFLOW))
+        os.execv(python, [python, *sys.argv])
 
 
 def _facts(components: list[dict[str, Any]]) -> dict[str, Any]:
