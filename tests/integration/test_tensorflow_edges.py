@@ -206,3 +206,9 @@ def test_what_a_model_prints_is_no_data(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["passed"] and "printed" in done.stderr
     done = subprocess.run([*command, "--framework", "pt", "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 2 and "which are of TensorFlow" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_generator_that_no_output_depends_on(tmp_path: Path) -> None:
+    """Some layers of Keras ask for a random number that they do not use when they are not trained."""
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomGrayscale(), layers.Flatten()])
+    agree(model, tmp_path / "out", _random(2, 8, 8, 3))
