@@ -23,15 +23,15 @@ def require_no_state(function: Any, architecture: str) -> None:
     """
     bodies = {body.signature.name: body.node_def for body in function.graph.as_graph_def().library.function}
     reached = _reached(function)
-    writing, drawing, written = set[str](), set[str](), set[str]()
+    writing, drawing, written = set[str](), set[str](), dict[str, str]()
     for operation in function.graph.get_operations():
         if operation.type.startswith(_WRITING):
-            written |= {tensor.name for tensor in operation.inputs if tensor.dtype.name == "resource"}
+            written |= {one.name: operation.type for one in operation.inputs if one.dtype.name == "resource"}
     for operation in reached:
         inside = _inside(operation.node_def, bodies)
         writing |= {name for name in inside if name.startswith(_WRITING)}
         drawing |= {name for name in inside if "Random" in name}
-        writing |= {tensor.op.name for tensor in operation.inputs if tensor.name in written}
+        writing |= {written[tensor.name] for tensor in operation.inputs if tensor.name in written}
     if writing and drawing:  # a generator remembers where it is
         raise _chance(drawing, architecture)
     if writing:
