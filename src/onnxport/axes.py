@@ -163,7 +163,7 @@ def _steps_at(multiple: int, value: int, divisor: int, probe: Probe) -> bool:
 def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
     """`k * (floor form) + r`: an image that is cut to whole patches and scaled back."""
     low = points[min(points)]
-    step = math.gcd(*(value - low for value in points.values()))
+    step = _step(min(points), math.gcd(*(value - low for value in points.values())), low, probe)
     if step < 2:
         return []
     rest = low % step
@@ -174,6 +174,17 @@ def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str
 
     inner = _line(name, {size: (value - rest) // step for size, value in points.items()}, scaled if probe else None)
     return [plus(f"{step} * {parenthesized(text)}", rest) for text in inner]
+
+
+def _step(size: int, step: int, value: int, probe: Probe | None) -> int:
+    """The largest step that sizes between do not refute: all observed sizes may be multiples of more than the step."""
+    tried = 0
+    while probe is not None and step > 1 and tried != step:
+        tried = step
+        for between in (1, 2, step // 2):
+            seen = probe(size + between)
+            step = math.gcd(step, seen - value) if seen is not None else step
+    return step
 
 
 def _floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:

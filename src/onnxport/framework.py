@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoint import inspect_checkpoint
-from onnxport.errors import UsageError
+from onnxport.environments import require
+from onnxport.errors import MissingDependencyError, UsageError
 from onnxport.sources.keras import is_keras_model
+from onnxport.sources.keras_2 import can_load, is_of_keras_2
 from onnxport.tensorflow_files import kind_of
 
 FRAMEWORKS = ("pt", "tf")
@@ -54,7 +56,7 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
                 f"{model} is a Keras file or a SavedModel, which are of TensorFlow. Nothing was written.",
                 hint="Leave the framework out.",
             )
-        return Place("tf")
+        return Place("tf", _environment_of_keras_2(Path(model).expanduser()))
     if framework == "pt":
         return Place("pt")
     known = ("allow_pickle", "trust_remote_code", "revision", "token")
@@ -63,6 +65,17 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
     if framework == "tf" or checkpoint.framework == "tf":
         return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW)
     return Place("pt")
+
+
+def _environment_of_keras_2(path: Path) -> str | None:
+    """Where a file that Keras 2 wrote is read as it was meant, if that is there; Keras 3 reads some of them."""
+    if not path.is_file() or not is_of_keras_2(path) or can_load():
+        return None
+    try:
+        require(HF_TENSORFLOW)
+    except MissingDependencyError:
+        return None
+    return HF_TENSORFLOW
 
 
 def has_tensorflow_classes() -> bool:

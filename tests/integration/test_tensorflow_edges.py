@@ -38,7 +38,8 @@ def test_strides_and_images_made_larger(tmp_path: Path) -> None:
     """Sizes of outputs at odd sizes of images, and Keras' question whether a size is positive."""
     image = keras.Input((None, None, 3), name="image")
     half = layers.Conv2D(4, 3, strides=2)(image)
-    double = layers.UpSampling2D(2, interpolation="bilinear")(layers.MaxPooling2D(3, 2, "same")(image))
+    hidden = layers.Conv2D(3, 3, padding="same")(layers.MaxPooling2D(3, 2, "same")(image))
+    double = layers.UpSampling2D(2, interpolation="bilinear")(hidden)
     session = agree(keras.Model([image], [half, double]), tmp_path / "out", _random(2, 45, 38, 3))
     assert [spec.axes[1] for spec in session.outputs] == ["(height - 1) // 2", "2 * ((height + 1) // 2)"]
 
@@ -206,3 +207,9 @@ def test_what_a_model_prints_is_no_data(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["passed"] and "printed" in done.stderr
     done = subprocess.run([*command, "--framework", "pt", "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 2 and "which are of TensorFlow" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_generator_that_no_output_depends_on(tmp_path: Path) -> None:
+    """Some layers of Keras ask for a random number that they do not use when they are not trained."""
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomGrayscale(), layers.Flatten()])
+    agree(model, tmp_path / "out", _random(2, 8, 8, 3))

@@ -94,6 +94,14 @@ def test_whole_patches_scaled_back():
     assert fit(observations, probes) == "4 * ((x + 13) // 14) + 1"
 
 
+@pytest.mark.parametrize("step", [2, 4, 8, 16])
+def test_a_step_is_not_taken_for_a_larger_one(step):
+    """Pooled and made larger again: all sizes that were seen are multiples of 8."""
+    observations, probes = one_axis(lambda x: x // step * step, (64, 96, 72, 65))
+    found = fit(observations, probes)
+    assert all(evaluate(found, {"x": size}) == size // step * step for size in range(60, 130)), found
+
+
 def test_no_expression_is_none_not_a_guess():
     observations, probes = one_axis(lambda x: x * x, [3, 5, 8])
     assert fit(observations, probes) is None

@@ -86,6 +86,24 @@ def test_pairs_of_axes_get_names_of_their_own() -> None:
     assert places["q", 1] == places["allowed", 1] != places["k", 1] == places["allowed", 2]
 
 
+def test_a_mask_of_pairs_with_four_axes_is_no_image() -> None:
+    def function(arrays: Arrays) -> object:
+        return arrays["x"] @ arrays["x"].transpose(0, 2, 1) + arrays["attention_mask"][:, 0]
+
+    mask = Declared("attention_mask", "float32", (None, 1, None, None))
+    places = _sampler(function, Declared("x", "float32", (None, None, 8)), mask).places
+    assert places["x", 1] == places["attention_mask", 2] == places["attention_mask", 3]
+
+
 def test_names_of_axes_are_words() -> None:
     spec = Declared("my input-1", "float32", (None, 2, None))
     assert _sampler(lambda arrays: arrays["my input-1"], spec).places["my input-1", 2] == "my_input_1_dim_2"
+
+
+def test_numbers_beyond_six_and_masks_of_pairs_with_gaps() -> None:
+    inputs = (Declared("x", "float32", (None, 400)), Declared("attention_mask", "bool", (None, 20, 20)))
+    sampler = _sampler(lambda arrays: arrays["x"], *inputs)
+    first, second = (sampler.make({knob.name: 4 for knob in sampler.knobs}, seed=seed) for seed in (0, 1))
+    assert np.abs(first["x"]).max() < 6 < second["x"].max()
+    assert first["attention_mask"].all() and 0.5 < second["attention_mask"].mean() < 0.9
+    assert second["attention_mask"].any(-1).all()

@@ -235,6 +235,6 @@ def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
 
 def _short(error: BaseException) -> str:
     """ONNX Runtime's message without the places in its source code."""
-    text = re.sub(r"\S*/\S+\.(?:cc|h):\d+\s*|\S+\.(?:cc|h):\d+ \w+ ", "", str(error))
+    text = re.sub(r"Load model from .*? failed:|\S*/\S+\.(?:cc|h):\d+\s*|\S+\.(?:cc|h):\d+ \w+ ", "", str(error))
     lines = text[text.find("[ONNXRuntimeError]") :].split() if "[ONNXRuntimeError]" in text else text.split()
     return " ".join(lines)[:300] or type(error).__name__

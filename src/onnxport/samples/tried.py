@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.samples.base import Sizes, base_sizes
+from onnxport.samples.base import Sampler, Sizes, base_sizes
 
 if TYPE_CHECKING:
     from onnxport.samples.declared import Declared, DeclaredSampler, Runs
@@ -80,22 +80,34 @@ def together(sampler: DeclaredSampler, runs: Runs) -> dict[Place, str]:
     """
     if runs(sampler.make(base_sizes(sampler))) is not None:
         return sampler.places
-    for joined in _joinings(sampler):
-        places = {place: joined.get(name, name) for place, name in sampler.places.items()}
-        other = type(sampler)(sampler.inputs, places, sampler.limits)
-        if runs(other.make(base_sizes(other))) is not None:
-            return places
+    for sizes_of in (_distinct, base_sizes):
+        for joined in _joinings(sampler):
+            places = {place: joined.get(name, name) for place, name in sampler.places.items()}
+            other = type(sampler)(sampler.inputs, places, sampler.limits)
+            if runs(other.make(sizes_of(other))) is not None:
+                return places
     return sampler.places  # why it does not run is told when it is run
 
 
+def _distinct(sampler: Sampler) -> Sizes:
+    """Another size for every knob, so that none is equal by chance."""
+    sizes: Sizes = {}
+    for knob in sampler.knobs:
+        sizes[knob.name] = next((size for size in (knob.base, *knob.others) if size not in sizes.values()), knob.base)
+    return sizes
+
+
 def _joinings(sampler: DeclaredSampler) -> Iterator[dict[str, str]]:
-    """Other names for knobs that have no usual one; few changes first."""
-    usual = [knob.name for knob in sampler.knobs if knob.name != _BATCH]
-    odd = [name for name in usual if "_dim_" in name]
-    ways = [dict(zip(odd, names, strict=True)) for names in product(usual, repeat=len(odd))] if len(odd) < 4 else []
-    ways.sort(key=lambda way: sum(old != new for old, new in way.items()))
+    """Other names for knobs; few changes first, to names that say something; then one name for all."""
+    known = [knob.name for knob in sampler.knobs if knob.name != _BATCH]
+    ways = (
+        [dict(zip(known, names, strict=True)) for names in product(known, repeat=len(known))] if len(known) < 4 else []
+    )
+    ways.sort(
+        key=lambda way: (sum(old != new for old, new in way.items()), sum("_dim_" in new for new in way.values()))
+    )
     yield from ways[1:_ATTEMPTS]
-    yield dict.fromkeys(odd, usual[0] if usual else "")
+    yield dict.fromkeys(known, "sequence_length" if "sequence_length" in known else known[0] if known else "")
 
 
 def own_name(input_name: str, axis: str) -> str:

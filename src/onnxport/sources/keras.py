@@ -16,7 +16,7 @@ from onnxport.sources.tensorflow import TensorflowSource, tensorflow
 # Where a subclassed model has no inputs that it declares, only shapes that it was once built for.
 _BUILT = "input_shape"
 # Names that Keras gives by counting all layers of the process.
-_COUNTED = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)?")
+_COUNTED = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)?|\w+_\d+_input")
 # What the only input of a model is called that has no name for it.
 UNNAMED = "input"
 
@@ -112,6 +112,8 @@ def _inputs_of(model: Any) -> Any:
         UsageError: it has none.
     """
     structure = getattr(model, "_inputs_struct", None)
+    if structure is None and type(model).__module__.startswith("tf_keras."):  # Keras 2
+        structure = getattr(model, "_nested_inputs", None)
     if structure is None:
         functional = getattr(model, "_functional", None)  # of a Sequential
         structure = getattr(functional, "_inputs_struct", None)

@@ -12,6 +12,7 @@ from typing import Any
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, UntrustedCheckpointError
 from onnxport.foreign_errors import first_line
 from onnxport.json_file import read_object
+from onnxport.sources import keras_2
 from onnxport.sources.keras import require_tensorflow_backend
 from onnxport.tensorflow_files import TensorflowFiles
 
@@ -32,15 +33,19 @@ def load_keras_model(files: TensorflowFiles, *, trust_remote_code: bool = False)
 
     for name in files.libraries:
         _import(name, files)
+    old = False
     try:
         if files.kind == "keras_hub":
             return _preset(files)
+        old = keras_2.is_of_keras_2(files.path)
+        if old and keras_2.can_load():
+            return keras_2.load(files.path, trusted=trust_remote_code)
         with _weights_through_disk():
             return keras.saving.load_model(files.path, compile=False, safe_mode=not trust_remote_code)
     except OnnxPortError:
         raise
     except Exception as error:  # Keras fails with any type; ours says what to do
-        raise _failure(files, error) from error
+        raise _failure(files, error, old=old) from error
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def _preset(files: TensorflowFiles) -> Any:
     return kind.from_preset(str(files.path))
 
 
-def _failure(files: TensorflowFiles, error: Exception) -> CheckpointError:
+def _failure(files: TensorflowFiles, error: Exception, *, old: bool) -> CheckpointError:
     message = str(error)
     if "safe_mode" in message or ("Lambda" in message and "arbitrary code" in message):
         return UntrustedCheckpointError(
@@ -103,6 +108,12 @@ def _failure(files: TensorflowFiles, error: Exception) -> CheckpointError:
             f"{files.path} holds weights alone, not the model that they belong to. Nothing was written.",
             hint="Save the whole model: model.save('model.keras').",
         )
+    if old and not keras_2.can_load():
+        return CheckpointError(
+            f"{files.path} was written by Keras 2, and Keras 3 cannot read it: {first_line(error)[:200]}. "
+            "Nothing was written.",
+            hint="onnxport env create hf-tensorflow; the environment has Keras 2, and `onnxport convert` uses it.",
+        )
     unknown = _CLASS.search(message)
     if unknown is not None:
         return CheckpointError(
@@ -110,6 +121,6 @@ def _failure(files: TensorflowFiles, error: Exception) -> CheckpointError:
             hint="In Python, where it is defined: convert(None, keras.saving.load_model(path), output).",
         )
     return CheckpointError(
-        f"{files.path} cannot be loaded by Keras: {first_line(error)}. Nothing was written.",
+        f"{files.path} cannot be loaded by Keras: {first_line(error)[:300]}. Nothing was written.",
         hint="Copy or save it again; --verbose shows what Keras said.",
     )

@@ -94,11 +94,18 @@ def _value(tensor: Any, sample: Sample) -> np.ndarray[Any, Any]:
     tf = tensorflow()
     needed = tf.compat.v1.graph_util.extract_sub_graph(tensor.graph.as_graph_def(), [tensor.op.name])
     names = {node.name for node in needed.node}
-    feed = {
-        inner.name: _value(outer, sample) if hasattr(outer, "graph") else outer.numpy()
-        for outer, inner in getattr(tensor.graph, "captures", ())
-        if inner.op.name in names
-    }
+    feed = {}
+    for outer, inner in getattr(tensor.graph, "captures", ()):
+        if inner.op.name not in names:
+            continue
+        if inner.dtype != tf.resource:
+            feed[inner.name] = _value(outer, sample) if hasattr(outer, "graph") else outer.numpy()
+            continue
+        for read in inner.consumers():  # of weights there are only numbers here
+            if read.name in names and read.type == "ReadVariableOp":
+                with tf.init_scope():  # out of the function that is being traced
+                    numbers = tf.raw_ops.ReadVariableOp(resource=outer, dtype=read.outputs[0].dtype)
+                feed[read.outputs[0].name] = numbers.numpy()
     for reference, array in sample.items():
         given = reference.deref()
         if given.graph is tensor.graph and given.op.name in names:
