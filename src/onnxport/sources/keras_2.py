@@ -21,6 +21,12 @@ from onnxport.errors import CheckpointError, UntrustedCheckpointError
 LIBRARY = "tf_keras"
 # Functions of TensorFlow that a TFOpLambda layer may name, and that reach out of the model.
 _REACHING = re.compile(r"^(io|raw_ops|saved_model|config|data|train|summary|profiler)\.|py_func|numpy_function|load")
+# Where Keras 2 may take classes and functions from: it imports whatever module a file names (CVE-2025-1550), and calls
+# functions of its own that download (CVE-2025-8747).
+_OWN = re.compile(r"(tf_)?keras(\.|$)|builtins$|__main__$")
+_FUNCTIONS = re.compile(
+    r"builtins$|__main__$|(tf_)?keras\.(\w+\.)*(activations|initializers|regularizers|constraints|losses|metrics)(\.|$)"
+)
 
 
 def is_of_keras_2(path: Path) -> bool:
@@ -48,7 +54,7 @@ def load(path: Path, *, trusted: bool) -> Any:
             f"{path} holds weights alone, not the model that they belong to. Nothing was written.",
             hint="Save the whole model: model.save('model.keras').",
         )
-    if not trusted and (found := _code(config)):
+    if not trusted and (found := code_in(config)):
         raise UntrustedCheckpointError(
             f"Loading {path} would run Python code from the file ({found}). Nothing was run and nothing was written.",
             hint="If you trust where it comes from, add `--trust-remote-code`.",
@@ -72,16 +78,19 @@ def _read(path: Path) -> tuple[Any, Any]:
     return version, None if config is None else json.loads(config)
 
 
-def _code(part: Any) -> str | None:
-    """A layer that is Python code, somewhere in a configuration."""
+def code_in(part: Any) -> str | None:
+    """What would be run or imported beside Keras' own layers, somewhere in a configuration; None: nothing."""
     if isinstance(part, dict):
-        kind, settings = part.get("class_name"), part.get("config")
+        kind, settings, module = part.get("class_name"), part.get("config"), part.get("module")
         function = settings.get("function") if isinstance(settings, dict) else None
         if kind == "Lambda":
             return "a Lambda layer"
         if kind == "TFOpLambda" and _REACHING.search(str(function)):
             return f"tf.{function}"
+        known = _FUNCTIONS if kind == "function" else _OWN
+        if kind is not None and module is not None and not known.match(str(module)):
+            return f"{module}.{settings if kind == 'function' else kind}"
         part = list(part.values())
     if isinstance(part, list):
-        return next((found for one in part if (found := _code(one))), None)
+        return next((found for one in part if (found := code_in(one))), None)
     return None
