@@ -198,7 +198,7 @@ def compare(
     else:
         call = run
 
-    checks = tuple(_check(call, case, decision, outputs, absolute, relative) for case in cases)
+    checks = tuple(check_case(call, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 
@@ -249,7 +249,7 @@ def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
         )  # fmt: skip
 
 
-def _check(
+def check_case(
     run: Callable[[Arrays], Arrays],
     case: Case,
     decision: str | None,
@@ -257,6 +257,11 @@ def _check(
     absolute: float,
     relative: float,
 ) -> CaseCheck:
+    """One case: every output of `run` against what the case has, at the shapes that `specs` declare.
+
+    Args:
+        absolute, relative: the tolerance.
+    """
     try:
         found = run(case.inputs)
     except Exception as error:  # whatever the run time says is the finding

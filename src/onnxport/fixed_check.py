@@ -1,0 +1,344 @@
+"""Whether a graph of fixed sizes is the graph that takes any size.
+
+Single calls at exactly these sizes and at smaller ones, filled up as the run time does it. Of a decoder calls over
+caches that are empty, partly used and full, with numbers in their unused places, and whole generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxport.artifact.manifest import CaseCheck, Component, TensorSpec, Verification
+from onnxport.errors import VerificationError
+from onnxport.fixed_plan import FixedPlan
+from onnxport.graph.inputs import random_inputs
+from onnxport.graph.last_logits import KEEP
+
+if TYPE_CHECKING:
+    from onnxport.runtime.decoder import Decoder
+    from onnxport.runtime.session import OnnxSession
+
+Arrays = dict[str, np.ndarray]
+_SEEDS = 3
+_STEPS = 32
+_SCALE = 0.5  # of random states, about that of keys and values of trained models
+_MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two graphs of one model.
+
+    Attributes:
+        plan: the graph that takes any size, and the sizes of the other.
+        reference: its file.
+        target: the file of the other, of fixed sizes.
+        vocabulary: number of tokens.
+        embeddings: of a decoder over embeddings, the file of the graph that makes them.
+    """
+
+    plan: FixedPlan
+    reference: Path
+    target: Path
+    vocabulary: int
+    embeddings: Path | None = None
+
+
+def paddable_axes(pair: Pair) -> frozenset[str]:
+    """The axes along which inputs may be filled up, and no number changes by it; found by trying.
+
+    An axis is tried at two smaller sizes, and all that pass once more together.
+    """
+    from onnxport.runtime.session import OnnxSession
+
+    sessions = OnnxSession(pair.reference), OnnxSession(pair.target)
+    kept = [axis for axis in pair.plan.given if _fills(pair, sessions, [axis])]
+    return frozenset(kept if len(kept) < 2 or _fills(pair, sessions, kept) else kept[:1])
+
+
+def _fills(pair: Pair, sessions: tuple[OnnxSession, OnnxSession], axes: Sequence[str]) -> bool:
+    assert sessions[1].fixed is not None
+    sessions[1].fixed = replace(sessions[1].fixed, padded=frozenset(axes))
+    if sessions[1].fixed.window is not None:
+        return _fills_decoder(pair, sessions, axes)
+    checks = [check for case in _smaller(pair, axes) if (check := _call(pair, sessions, *case)) is not None]
+    return bool(checks) and all(check.ok for check in checks)
+
+
+def _fills_decoder(pair: Pair, sessions: tuple[OnnxSession, OnnxSession], axes: Sequence[str]) -> bool:
+    """Of a decoder: axes of what an encoder gives alone. Rows and tokens are the window's."""
+    from onnxport.comparison import TOLERANCES
+    from onnxport.side_by_side import compare_generation
+
+    decoders = _decoder(pair, sessions[0]), _decoder(pair, sessions[1])
+    others = [spec for spec in pair.plan.component.inputs if spec.name not in decoders[0].fixed]
+    if any(axis in spec.axes for spec in others for axis in axes) or any(pair.plan.given[axis] < 2 for axis in axes):
+        return False
+    given = _given(pair, decoders[0], 1, axes)
+    check = compare_generation(
+        decoders, 1, 1, 1, pair.vocabulary, TOLERANCES["float32"], steps=2, fixed=(given, given)
+    )  # fmt: skip
+    return check.ok
+
+
+def check_fixed(pair: Pair) -> Verification:
+    """Everything that is compared; the file says in its metadata along which axes it may be filled up.
+
+    Raises:
+        VerificationError: the numbers differ by more than the tolerance of float32.
+    """
+    import onnxruntime
+
+    from onnxport.comparison import TOLERANCES
+    from onnxport.runtime.session import OnnxSession
+
+    absolute, relative = TOLERANCES["float32"]
+    sessions = OnnxSession(pair.reference), OnnxSession(pair.target)
+    assert sessions[1].fixed is not None
+    if sessions[1].fixed.window is None:
+        checks = tuple(_single_calls(pair, sessions))
+    else:
+        checks = tuple(_decoder_calls(pair, sessions))
+    verification = Verification(
+        all(check.ok for check in checks), f"the graph {pair.reference.name}",
+        f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)", absolute, relative, checks,
+    )  # fmt: skip
+    bad = next((check for check in checks if not check.ok), None)
+    if bad is not None:
+        what = bad.error or "by " + ", ".join(f"{o.max_abs_error:.3g} in {o.name}" for o in bad.outputs if not o.ok)
+        raise VerificationError(
+            f"{pair.target.name} differs from {pair.reference.name} in the case {bad.name!r}: {what}. "
+            "Nothing was written.",
+            hint=_hint(sessions[1]),
+            verification=verification,
+        )
+    return verification
+
+
+def _hint(session: OnnxSession) -> str:
+    fixed = session.fixed
+    if fixed is None or fixed.window is None:
+        return "Use the graph that takes any size."
+    tokens = next(iter(_tokens(session))).name
+    per_call = fixed.axes[tokens][1]
+    if isinstance(per_call, str) and fixed.sizes[per_call] > 1:
+        return (
+            "Calls of several tokens are filled up, and not every model allows that (states other than keys and "
+            f"values): try `{fixed.command(**{per_call: 1})}`."
+        )
+    return "Its positions or states follow from the length of the past: use the graph that takes any size."
+
+
+def _tokens(session: OnnxSession) -> Iterator[TensorSpec]:
+    names = ("input_ids", "decoder_input_ids", "inputs_embeds")
+    return (spec for spec in session.inputs if spec.name in names)
+
+
+def _single_calls(pair: Pair, sessions: tuple[OnnxSession, OnnxSession]) -> Iterator[CaseCheck]:
+    fixed = sessions[1].fixed
+    assert fixed is not None
+    cases = [(f"exactly these sizes, {seed + 1}", pair.plan.sizes, seed, False) for seed in range(_SEEDS)]
+    if any(_MASK in spec.name for spec in pair.plan.component.inputs):
+        cases.append(("exactly these sizes, padded rows", pair.plan.sizes, _SEEDS, True))
+    if fixed.padded:
+        cases += [(f"filled up from {_shown(case[1])}", *case[1:]) for case in _smaller(pair, sorted(fixed.padded))]
+    for name, sizes, seed, masked in cases:
+        check = _call(pair, sessions, name, sizes, seed, masked)
+        if check is not None:
+            yield check
+
+
+def _shown(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
+def _smaller(pair: Pair, axes: Sequence[str]) -> Iterator[tuple[str, dict[str, int], int, bool]]:
+    """(name, sizes, seed, padded) with smaller sizes of `axes`."""
+    seen = set()
+    for number, shrink in enumerate((lambda size: size - 1, lambda size: (size + 1) // 2, lambda size: size // 3)):
+        changes = {axis: max(1, shrink(pair.plan.given[axis])) for axis in axes}
+        sizes = pair.plan.with_sizes(**changes)
+        key = tuple(sizes.items())
+        if sizes != pair.plan.sizes and key not in seen:
+            seen.add(key)
+            yield _shown(changes), sizes, 10 + number, False
+
+
+def _call(
+    pair: Pair, sessions: tuple[OnnxSession, OnnxSession], name: str, sizes: dict[str, int], seed: int, masked: bool
+) -> CaseCheck | None:
+    """One call of both; None where the graph that takes any size does not take this one."""
+    from onnxport.comparison import TOLERANCES, Case, check_case
+
+    component = pair.plan.component
+    inputs = random_inputs(component.inputs, sizes, pair.vocabulary, seed)
+    inputs.pop(KEEP, None)
+    if masked:
+        inputs |= {n: _ends(value) for n, value in inputs.items() if _MASK in n and value.ndim == 2}
+    try:
+        outputs = sessions[0].run(inputs)
+    except Exception as error:  # whatever it says
+        if sizes == pair.plan.sizes:
+            line = str(error).strip().splitlines()[0][:200]
+            return CaseCheck(name, sizes, (), error=f"{pair.reference.name} does not run: {line}", ok=False)
+        return None
+    case = Case(name, sizes, inputs, outputs)
+    return check_case(sessions[1].run, case, None, component.outputs, *TOLERANCES["float32"])
+
+
+def _ends(mask: np.ndarray) -> np.ndarray:
+    """A mask whose rows end earlier, each at another place."""
+    rows, length = mask.shape
+    ends = [max(1, length - 1 - row * length // (rows + 1)) for row in range(rows)]
+    return (np.arange(length)[None] < np.array(ends)[:, None]).astype(mask.dtype)
+
+
+def _decoder_calls(pair: Pair, sessions: tuple[OnnxSession, OnnxSession]) -> Iterator[CaseCheck]:
+    from onnxport.comparison import TOLERANCES
+    from onnxport.side_by_side import compare_generation
+
+    tolerance = TOLERANCES["float32"]
+    decoders = _decoder(pair, sessions[0]), _decoder(pair, sessions[1])
+    window = decoders[1].window
+    assert window is not None
+    fills = dict.fromkeys((0, 1, window.past // 2, window.past - 1, window.past))
+    for number, held in enumerate(fills):
+        for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
+            for padded in (False, True):
+                yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
+    steps = min(_STEPS, window.past)
+    room = window.longest - steps + 1  # the last token is not given
+    # A prompt that fills what a generation leaves, one that is no multiple of a call, and one in parts.
+    lengths = dict.fromkeys((max(1, min(room, window.new * 2 + 1)), max(1, min(room, window.new + window.past // 3)), 1))
+    for length in lengths:
+        for rows in dict.fromkeys((1, window.rows)):
+            chunk = length if rows == 1 else max(1, length // 2)
+            fixed = _given(pair, decoders[0], rows, sessions[1].fixed.padded if sessions[1].fixed else ())
+            yield compare_generation(
+                decoders, rows, length, chunk, pair.vocabulary, tolerance, steps=steps, fixed=(fixed, fixed)
+            )
+    # Up to the last token that is in view, with a prompt that fills all but that.
+    fixed = _given(pair, decoders[0], window.rows)
+    yield compare_generation(
+        decoders, window.rows, window.longest, window.longest, pair.vocabulary, tolerance, steps=1, fixed=(fixed, fixed)
+    )
+
+
+def _decoder(pair: Pair, session: OnnxSession) -> Decoder:
+    from onnxport.runtime.decoder import Decoder
+    from onnxport.runtime.embedded_decoder import EmbeddedDecoder
+    from onnxport.runtime.session import OnnxSession
+
+    if pair.embeddings is None:
+        return Decoder(session)
+    return EmbeddedDecoder(session, OnnxSession(pair.embeddings), -1)
+
+
+def _given(pair: Pair, decoder: Decoder, rows: int, smaller: Collection[str] = ()) -> Arrays:
+    """In the place of what an encoder gives: random states, and a mask whose rows end at different places.
+
+    Args:
+        smaller: axes along which they are not as large as the fixed sizes.
+    """
+    fixed = {spec.name: spec for spec in pair.plan.component.inputs if spec.name in decoder.fixed}
+    if not fixed:
+        return {}
+    sizes = {axis: max(1, size - size // 3 - 1) if axis in smaller else size for axis, size in pair.plan.sizes.items()}
+    batch = next(iter(fixed.values())).axes[0]
+    sizes[str(batch)] = rows
+    made = random_inputs(list(fixed.values()), sizes, pair.vocabulary, rows)
+    made = {name: value * np.float32(_SCALE) if value.dtype.kind == "f" else value for name, value in made.items()}
+    return made | {name: _ends(value) for name, value in made.items() if _MASK in name and value.ndim == 2}
+
+
+def _window_call(
+    pair: Pair, decoders: tuple[Decoder, Decoder], held: int, count: int, padded: bool, seed: int
+) -> CaseCheck:
+    """One call over random states: the graph that takes any size gets the used places alone."""
+    from onnxport.comparison import TOLERANCES, Case, check_case
+    from onnxport.runtime.decoder import Progress, present_name
+    from onnxport.side_by_side import left_padded
+
+    portable, other = decoders
+    window = other.window
+    assert window is not None and other.session.fixed is not None
+    rng = np.random.default_rng(seed)
+    rows, total = window.rows, held + count
+    mask = left_padded(rows + 1, total)[1:] if padded else np.ones((rows, total), np.int64)
+    axes, sizes = other.session.fixed.axes, other.session.fixed.sizes
+    name = f"{count} tokens over {held} of {window.past} places{', padded rows' if padded else ''}"
+    states: Arrays = {}
+    used: Arrays = {}
+    for spec in pair.plan.component.inputs:
+        present = present_name(spec.name)
+        if not spec.name.startswith("past_") or spec.name in other.fixed or present not in axes:
+            continue
+        shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes[spec.name]]
+        states[spec.name] = (rng.standard_normal(shape) * _SCALE).astype(spec.dtype)
+        place = window.place(spec.name)
+        used[spec.name] = states[spec.name]
+        if place is not None:
+            used[spec.name] = np.ascontiguousarray(
+                np.take(states[spec.name], range(window.past - held, window.past), place)
+            )
+    ids = rng.integers(0, pair.vocabulary, (rows, count))
+    fixed = _given(pair, portable, rows)
+    begun = portable.start(rows, fixed), other.start(rows, fixed)
+    for progress in begun:
+        progress.mask = mask[:, :held]
+    feeds = []
+    for decoder, progress, given in zip(decoders, begun, (used, states), strict=True):
+        arrays = decoder.taken_in(progress, ids)
+        arrays |= {_MASK: mask, "position_ids": decoder.positions(progress, mask, held)}
+        known = {spec.name for spec in decoder.session.inputs}
+        arrays = {n: value for n, value in arrays.items() if n in known}
+        if decoder is other:
+            arrays = {n: window.arranged(n, value, held) for n, value in arrays.items()}
+        held_now = {n: value.numpy() for n, value in progress.fixed.items()}
+        feeds.append(arrays | given | held_now)
+    last = min(total, window.past - window.new + count)  # of the states that both give back
+    names = axes, window.fixed.window, mask, count
+    wanted_of = partial(_comparable, names=names, last=last, end=total)
+    found_of = partial(_comparable, names=names, last=last, end=window.past - window.new + count)
+    specs = tuple(replace(spec, axes=tuple(f"own_{n}" for n in range(len(spec.axes)))) for spec in other.session.outputs)
+    try:
+        wanted = wanted_of(portable.session.run(feeds[0]))
+    except Exception as error:
+        line = str(error).strip().splitlines()[0][:200]
+        return CaseCheck(name, {}, (), error=f"{pair.reference.name} does not run: {line}", ok=False)
+    case = Case(name, {"rows": rows, "tokens": count, "used": held}, feeds[1], wanted)
+    return check_case(
+        lambda arrays: found_of(other.session.run(arrays)), case, "token", specs, *TOLERANCES["float32"]
+    )
+
+
+def _comparable(
+    outputs: Mapping[str, np.ndarray], *, names: tuple[Any, str | None, np.ndarray, int], last: int, end: int
+) -> Arrays:
+    """What both graphs give: logits of real tokens, and states of real tokens.
+
+    Args:
+        names: axes of outputs, that of the past, the mask of all tokens, and how many of them are new.
+        last: so many places of a state are compared,
+        end: up to this one.
+    """
+    axes, window, mask, count = names
+    found = {}
+    for name, value in outputs.items():
+        if name == "logits":
+            found[name] = np.where(mask[:, -count:, None] == 1, value[:, :count], np.float32(0))
+        elif window in axes[name]:
+            place = axes[name].index(window)
+            shape = [1] * value.ndim
+            shape[0], shape[place] = len(mask), last
+            real = mask[:, mask.shape[1] - last :].reshape(shape) == 1
+            found[name] = np.where(real, np.take(value, range(end - last, end), place), np.zeros((), value.dtype))
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,80 @@
+"""Shapes that inference does not find, from running the graph; where they cannot depend on what is in the inputs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# Operators that make sizes of numbers; others make them of sizes.
+_BY_VALUE = frozenset(
+    "Compress ConstantOfShape Expand If Loop NonMaxSuppression NonZero OneHot Pad Range Reshape Resize Scan Slice "
+    "Split StringSplit Tile TopK Unique Upsample CenterCropPad Col2Im MaxUnpool AffineGrid Bernoulli "
+    "SequenceAt SplitToSequence ConcatFromSequence ReverseSequence Optional OptionalGetElement Squeeze Unsqueeze".split()
+)
+
+
+def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
+    """Give values without a known shape the one that a run shows, in place.
+
+    An operator that makes sizes of numbers (NonZero, Range) may give another size with other inputs, and so may what
+    comes behind it: those stay as they are.
+
+    Args:
+        source: where the graph came from; weights are read from files in its folder.
+
+    Returns:
+        The values that stay without, with their operators.
+    """
+    import onnx_ir as ir
+
+    unknown = {
+        output: node for node in model.graph for output in node.outputs if output.name and not _is_known(output)
+    }
+    if not unknown:
+        return ()
+    seen = _run(model, [str(value.name) for value in unknown], source)
+    unsettled = []
+    for value, node in unknown.items():
+        given = [one for one in node.inputs if one is not None]
+        fixed = all(one.const_value is not None for one in given[1:]) and given
+        settled = all(_is_known(one) for one in given) and (node.op_type not in _BY_VALUE or bool(fixed))
+        if settled and node.op_type not in ("NonZero", "Compress", "Unique", "Range", "If", "Loop") and value.name in seen:
+            value.shape = ir.Shape(seen[value.name])
+        else:
+            unsettled.append(f"{value.name} ({node.op_type})")
+    return tuple(unsettled)
+
+
+def _is_known(value: ir.Value) -> bool:
+    return value.const_value is not None or (value.shape is not None and value.shape.is_static())
+
+
+def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of values at ordinary inputs; none where the graph does not run."""
+    import onnx
+    import onnx_ir as ir
+    import onnxruntime
+
+    proto = ir.to_proto(model)
+    known = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=source.parent) as file:
+        Path(file.name).write_bytes(proto.SerializeToString())
+        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+    feed = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None and value.dtype is not None
+        name = str(value.name)
+        fill = np.ones if "mask" in name else np.zeros
+        feed[name] = fill(value.shape.numpy(), value.dtype.numpy())
+    values = session.run(names, feed)
+    return {name: value.shape for name, value in zip(names, values, strict=True)}
