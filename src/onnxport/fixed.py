@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxport.artifact.data_files import data_files
 from onnxport.artifact.extend import link_rest, replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
@@ -99,9 +98,11 @@ def _add(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> Path:
         raise UsageError("There are no sizes. Nothing was written.", hint=example_command(str(folder), bases))
     plans = plan_sizes(bases, sizes, str(folder))
     files = [_file(plan.component) for plan in plans]
+    # First: onnx refuses to read weights once they have a second name.
+    graphs = [fix_graph(folder / plan.component.file, plan.component, plan.sizes) for plan in plans]
     with stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, *files})
-        made = [_write(staging.path, manifest, plan) for plan in plans]
+        made = [_write(staging.path, manifest, plan, graph) for plan, graph in zip(plans, graphs, strict=True)]
         names = {component.name for component in made}
         kept = tuple(component for component in manifest.components if component.name not in names)
         manifest = replace(manifest, components=(*kept, *made))
@@ -116,11 +117,11 @@ def _file(base: Component) -> str:
     return file.with_name(f"{file.stem}_{SUFFIX}.onnx").as_posix()
 
 
-def _write(root: Path, manifest: Manifest, plan: FixedPlan) -> Component:
+def _write(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
     base, target = plan.component, root / _file(plan.component)
-    graph = fix_graph(root / base.file, base, plan.sizes)
     said = FixedAxes(
-        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name
+        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
+        frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs}),
     )  # fmt: skip
     graph.write(target, {FIXED_KEY: said.dumped()})
     pair = _pair(root, manifest, plan, target)

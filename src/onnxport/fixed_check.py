@@ -10,19 +10,21 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.manifest import CaseCheck, Component, TensorSpec, Verification
+from onnxport.artifact.manifest import CaseCheck, Verification
+from onnxport.comparison import TOLERANCES, Case, check_case
 from onnxport.errors import VerificationError
 from onnxport.fixed_plan import FixedPlan
 from onnxport.graph.inputs import random_inputs
 from onnxport.graph.last_logits import KEEP
-
-if TYPE_CHECKING:
-    from onnxport.runtime.decoder import Decoder
-    from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.decoder import Decoder, present_name
+from onnxport.runtime.embedded_decoder import EmbeddedDecoder
+from onnxport.runtime.fixed_cache import Window
+from onnxport.runtime.session import OnnxSession
+from onnxport.side_by_side import compare_generation, left_padded
 
 Arrays = dict[str, np.ndarray]
 _SEEDS = 3
@@ -55,8 +57,6 @@ def paddable_axes(pair: Pair) -> frozenset[str]:
 
     An axis is tried at two smaller sizes, and all that pass once more together.
     """
-    from onnxport.runtime.session import OnnxSession
-
     sessions = OnnxSession(pair.reference), OnnxSession(pair.target)
     kept = [axis for axis in pair.plan.given if _fills(pair, sessions, [axis])]
     return frozenset(kept if len(kept) < 2 or _fills(pair, sessions, kept) else kept[:1])
@@ -73,9 +73,6 @@ def _fills(pair: Pair, sessions: tuple[OnnxSession, OnnxSession], axes: Sequence
 
 def _fills_decoder(pair: Pair, sessions: tuple[OnnxSession, OnnxSession], axes: Sequence[str]) -> bool:
     """Of a decoder: axes of what an encoder gives alone. Rows and tokens are the window's."""
-    from onnxport.comparison import TOLERANCES
-    from onnxport.side_by_side import compare_generation
-
     decoders = _decoder(pair, sessions[0]), _decoder(pair, sessions[1])
     others = [spec for spec in pair.plan.component.inputs if spec.name not in decoders[0].fixed]
     if any(axis in spec.axes for spec in others for axis in axes) or any(pair.plan.given[axis] < 2 for axis in axes):
@@ -95,9 +92,6 @@ def check_fixed(pair: Pair) -> Verification:
     """
     import onnxruntime
 
-    from onnxport.comparison import TOLERANCES
-    from onnxport.runtime.session import OnnxSession
-
     absolute, relative = TOLERANCES["float32"]
     sessions = OnnxSession(pair.reference), OnnxSession(pair.target)
     assert sessions[1].fixed is not None
@@ -115,29 +109,25 @@ def check_fixed(pair: Pair) -> Verification:
         raise VerificationError(
             f"{pair.target.name} differs from {pair.reference.name} in the case {bad.name!r}: {what}. "
             "Nothing was written.",
-            hint=_hint(sessions[1]),
+            hint=_hint(pair, sessions[1], checks),
             verification=verification,
         )
     return verification
 
 
-def _hint(session: OnnxSession) -> str:
+def _hint(pair: Pair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
+    """What the cases that differ have in common."""
     fixed = session.fixed
-    if fixed is None or fixed.window is None:
+    window = _decoder(pair, session).window if fixed is not None and fixed.window is not None else None
+    if fixed is None or window is None:
         return "Use the graph that takes any size."
-    tokens = next(iter(_tokens(session))).name
-    per_call = fixed.axes[tokens][1]
-    if isinstance(per_call, str) and fixed.sizes[per_call] > 1:
+    calls = [check.sizes["tokens"] for check in checks if not check.ok and "used" in check.sizes]
+    if calls and window.new not in calls and isinstance(window.tokens, str):
         return (
-            "Calls of several tokens are filled up, and not every model allows that (states other than keys and "
-            f"values): try `{fixed.command(**{per_call: 1})}`."
+            "Calls of fewer tokens are filled up, and states other than keys and values do not allow that: try "
+            f"`{fixed.command(**{window.tokens: 1})}`."
         )
     return "Its positions or states follow from the length of the past: use the graph that takes any size."
-
-
-def _tokens(session: OnnxSession) -> Iterator[TensorSpec]:
-    names = ("input_ids", "decoder_input_ids", "inputs_embeds")
-    return (spec for spec in session.inputs if spec.name in names)
 
 
 def _single_calls(pair: Pair, sessions: tuple[OnnxSession, OnnxSession]) -> Iterator[CaseCheck]:
@@ -174,8 +164,6 @@ def _call(
     pair: Pair, sessions: tuple[OnnxSession, OnnxSession], name: str, sizes: dict[str, int], seed: int, masked: bool
 ) -> CaseCheck | None:
     """One call of both; None where the graph that takes any size does not take this one."""
-    from onnxport.comparison import TOLERANCES, Case, check_case
-
     component = pair.plan.component
     inputs = random_inputs(component.inputs, sizes, pair.vocabulary, seed)
     inputs.pop(KEEP, None)
@@ -200,41 +188,42 @@ def _ends(mask: np.ndarray) -> np.ndarray:
 
 
 def _decoder_calls(pair: Pair, sessions: tuple[OnnxSession, OnnxSession]) -> Iterator[CaseCheck]:
-    from onnxport.comparison import TOLERANCES
-    from onnxport.side_by_side import compare_generation
-
-    tolerance = TOLERANCES["float32"]
     decoders = _decoder(pair, sessions[0]), _decoder(pair, sessions[1])
-    window = decoders[1].window
-    assert window is not None
+    fixed, window = sessions[1].fixed, decoders[1].window
+    assert fixed is not None and window is not None
     fills = dict.fromkeys((0, 1, window.past // 2, window.past - 1, window.past))
     for number, held in enumerate(fills):
         for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
-            for padded in (False, True):
+            for padded in (False, True) if _MASK not in fixed.added else (False,):
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
+    for rows, length, chunk, steps in _runs(window, whole=decoders[0].whole_prompts):
+        given = _given(pair, decoders[0], rows, fixed.padded)
+        yield compare_generation(
+            decoders, rows, length, chunk, pair.vocabulary, TOLERANCES["float32"], steps=steps, fixed=(given, given)
+        )
+
+
+def _runs(window: Window, *, whole: bool) -> list[tuple[int, int, int, int]]:
+    """(rows, tokens of the prompt, of them in a call, tokens written): prompts of one call, of several and of parts
+    of one, and up to the last token in view.
+
+    Args:
+        whole: a prompt must come in one call.
+    """
     steps = min(_STEPS, window.past)
     room = window.longest - steps + 1  # the last token is not given
-    # A prompt that fills what a generation leaves, one that is no multiple of a call, and one in parts.
-    lengths = dict.fromkeys((max(1, min(room, window.new * 2 + 1)), max(1, min(room, window.new + window.past // 3)), 1))
-    for length in lengths:
-        for rows in dict.fromkeys((1, window.rows)):
-            chunk = length if rows == 1 else max(1, length // 2)
-            fixed = _given(pair, decoders[0], rows, sessions[1].fixed.padded if sessions[1].fixed else ())
-            yield compare_generation(
-                decoders, rows, length, chunk, pair.vocabulary, tolerance, steps=steps, fixed=(fixed, fixed)
-            )
-    # Up to the last token that is in view, with a prompt that fills all but that.
-    fixed = _given(pair, decoders[0], window.rows)
-    yield compare_generation(
-        decoders, window.rows, window.longest, window.longest, pair.vocabulary, tolerance, steps=1, fixed=(fixed, fixed)
-    )
+    several = dict.fromkeys(max(1, min(room, length)) for length in (2 * window.new + 1, window.new + window.past // 3))
+    lengths = (min(window.new, room), 1) if whole else (*several, 1)
+    runs = [
+        (rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
+        for length in dict.fromkeys(lengths)
+        for rows in dict.fromkeys((1, window.rows))
+    ]
+    last = window.new if whole else window.longest
+    return [*runs, (window.rows, last, last, window.longest - last + 1)]
 
 
 def _decoder(pair: Pair, session: OnnxSession) -> Decoder:
-    from onnxport.runtime.decoder import Decoder
-    from onnxport.runtime.embedded_decoder import EmbeddedDecoder
-    from onnxport.runtime.session import OnnxSession
-
     if pair.embeddings is None:
         return Decoder(session)
     return EmbeddedDecoder(session, OnnxSession(pair.embeddings), -1)
@@ -261,10 +250,6 @@ def _window_call(
     pair: Pair, decoders: tuple[Decoder, Decoder], held: int, count: int, padded: bool, seed: int
 ) -> CaseCheck:
     """One call over random states: the graph that takes any size gets the used places alone."""
-    from onnxport.comparison import TOLERANCES, Case, check_case
-    from onnxport.runtime.decoder import Progress, present_name
-    from onnxport.side_by_side import left_padded
-
     portable, other = decoders
     window = other.window
     assert window is not None and other.session.fixed is not None
@@ -273,6 +258,7 @@ def _window_call(
     mask = left_padded(rows + 1, total)[1:] if padded else np.ones((rows, total), np.int64)
     axes, sizes = other.session.fixed.axes, other.session.fixed.sizes
     name = f"{count} tokens over {held} of {window.past} places{', padded rows' if padded else ''}"
+    known = {spec.name for spec in portable.session.inputs}
     states: Arrays = {}
     used: Arrays = {}
     for spec in pair.plan.component.inputs:
@@ -289,6 +275,8 @@ def _window_call(
             )
     ids = rng.integers(0, pair.vocabulary, (rows, count))
     fixed = _given(pair, portable, rows)
+    # What kind of token each is, for decoders that take it with a prompt.
+    fixed |= {name: rng.integers(0, 2, (rows, total)) for name in portable.more_inputs if name in known}
     begun = portable.start(rows, fixed), other.start(rows, fixed)
     for progress in begun:
         progress.mask = mask[:, :held]
@@ -296,8 +284,8 @@ def _window_call(
     for decoder, progress, given in zip(decoders, begun, (used, states), strict=True):
         arrays = decoder.taken_in(progress, ids)
         arrays |= {_MASK: mask, "position_ids": decoder.positions(progress, mask, held)}
-        known = {spec.name for spec in decoder.session.inputs}
-        arrays = {n: value for n, value in arrays.items() if n in known}
+        taken = {spec.name for spec in decoder.session.inputs}
+        arrays = {n: value for n, value in arrays.items() if n in taken}
         if decoder is other:
             arrays = {n: window.arranged(n, value, held) for n, value in arrays.items()}
         held_now = {n: value.numpy() for n, value in progress.fixed.items()}
@@ -306,16 +294,16 @@ def _window_call(
     names = axes, window.fixed.window, mask, count
     wanted_of = partial(_comparable, names=names, last=last, end=total)
     found_of = partial(_comparable, names=names, last=last, end=window.past - window.new + count)
-    specs = tuple(replace(spec, axes=tuple(f"own_{n}" for n in range(len(spec.axes)))) for spec in other.session.outputs)
+    specs = tuple(
+        replace(spec, axes=tuple(f"own_{n}" for n in range(len(spec.axes)))) for spec in other.session.outputs
+    )
     try:
         wanted = wanted_of(portable.session.run(feeds[0]))
     except Exception as error:
         line = str(error).strip().splitlines()[0][:200]
         return CaseCheck(name, {}, (), error=f"{pair.reference.name} does not run: {line}", ok=False)
     case = Case(name, {"rows": rows, "tokens": count, "used": held}, feeds[1], wanted)
-    return check_case(
-        lambda arrays: found_of(other.session.run(arrays)), case, "token", specs, *TOLERANCES["float32"]
-    )
+    return check_case(lambda arrays: found_of(other.session.run(arrays)), case, "token", specs, *TOLERANCES["float32"])
 
 
 def _comparable(

@@ -15,6 +15,7 @@ from onnxport.runtime.session import check_restriction
 
 _EXAMPLES = {"batch_size": 1, "sequence_length": 128, "past_sequence_length": 512, "num_samples": 16000}
 _EXAMPLE, _STEP = 64, 1  # of other axes; of tokens a call, where there is a past
+_ENCODER = "encoder_"
 _PAST = "past_sequence_length"
 _LEAST_CASES = 3
 _RULES = {"multiple of": 1, "at most": 1, "at least": 1, "fixed at": 1}
@@ -143,6 +144,9 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
     plans = []
     for component in components:
         own = {name.partition(".")[2]: size for name, size in sizes.items() if name.startswith(f"{component.name}.")}
+        if component.name.startswith(_ENCODER):  # what it reads, as the decoder calls it
+            read = {name.removeprefix(_ENCODER): n for name, n in sizes.items() if name.startswith(_ENCODER)}
+            own = read | own
         names = axis_names(component.inputs)
         said = {name: size for name, size in {**sizes, **own}.items() if name in names}
         if said:
@@ -159,10 +163,8 @@ def _plan(component: Component, said: dict[str, int], components: Sequence[Compo
     derived, free = derived_axes(component), free_axes(component)
     missing = [axis for axis in free if axis not in said]
     if missing:
-        alone = [axis for axis in free if axis_in_others(axis, component, components)]
-        note = f" ({component.name}.{alone[0]}=... is for this graph alone)" if len(components) > 1 and alone else ""
         raise UsageError(
-            f"{component.name} needs a size for {', '.join(missing)} too: its axes are {', '.join(free)}{note}. "
+            f"{component.name} needs a size for {', '.join(missing)} too: its axes are {', '.join(free)}. "
             "Nothing was written.",
             hint=example_command(folder, [component], said),
         )
@@ -183,11 +185,6 @@ def _plan(component: Component, said: dict[str, int], components: Sequence[Compo
                 hint=example_command(folder, [component], {a: s for a, s in given.items() if a != limit.axis}),
             ) from error
     return FixedPlan(component, sizes, given)
-
-
-def axis_in_others(axis: str, component: Component, components: Sequence[Component]) -> bool:
-    """Whether another graph has an axis of the same name."""
-    return any(axis in axis_names(other.inputs) for other in components if other is not component)
 
 
 def _require_known(components: Sequence[Component], sizes: Mapping[str, int], folder: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 # Operators that make sizes of numbers; others make them of sizes.
-_BY_VALUE = frozenset(
-    "Compress ConstantOfShape Expand If Loop NonMaxSuppression NonZero OneHot Pad Range Reshape Resize Scan Slice "
-    "Split StringSplit Tile TopK Unique Upsample CenterCropPad Col2Im MaxUnpool AffineGrid Bernoulli "
-    "SequenceAt SplitToSequence ConcatFromSequence ReverseSequence Optional OptionalGetElement Squeeze Unsqueeze".split()
+_ALWAYS = frozenset("Compress If Loop NonMaxSuppression NonZero Optional Scan StringSplit Unique".split())
+# Of these it is the inputs after the first, which may be constants.
+_SIZED = frozenset(
+    "AffineGrid CenterCropPad Col2Im Expand MaxUnpool OneHot Pad Reshape Resize Slice Split SplitToSequence "
+    "SequenceAt Squeeze Tile TopK Unsqueeze Upsample".split()
 )
+# And of these all.
+_MADE = frozenset(("ConstantOfShape", "Range"))
 
 
 def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
@@ -33,18 +35,13 @@ def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
     """
     import onnx_ir as ir
 
-    unknown = {
-        output: node for node in model.graph for output in node.outputs if output.name and not _is_known(output)
-    }
+    unknown = {output: node for node in model.graph for output in node.outputs if output.name and not _is_known(output)}
     if not unknown:
         return ()
     seen = _run(model, [str(value.name) for value in unknown], source)
     unsettled = []
     for value, node in unknown.items():
-        given = [one for one in node.inputs if one is not None]
-        fixed = all(one.const_value is not None for one in given[1:]) and given
-        settled = all(_is_known(one) for one in given) and (node.op_type not in _BY_VALUE or bool(fixed))
-        if settled and node.op_type not in ("NonZero", "Compress", "Unique", "Range", "If", "Loop") and value.name in seen:
+        if value.name in seen and _is_settled(node):
             value.shape = ir.Shape(seen[value.name])
         else:
             unsettled.append(f"{value.name} ({node.op_type})")
@@ -53,6 +50,15 @@ def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
 
 def _is_known(value: ir.Value) -> bool:
     return value.const_value is not None or (value.shape is not None and value.shape.is_static())
+
+
+def _is_settled(node: ir.Node) -> bool:
+    """Whether the sizes of what it makes follow from sizes that are known."""
+    given = [value for value in node.inputs if value is not None]
+    if node.op_type in _ALWAYS or not all(_is_known(value) for value in given):
+        return False
+    numbers = given if node.op_type in _MADE else given[1:] if node.op_type in _SIZED else []
+    return all(value.const_value is not None for value in numbers)
 
 
 def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int, ...]]:
@@ -67,9 +73,9 @@ def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=source.parent) as file:
-        Path(file.name).write_bytes(proto.SerializeToString())
-        session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
+    folder = str(source.parent.resolve())
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = {}
     for value in model.graph.inputs:
         assert value.shape is not None and value.dtype is not None

@@ -183,8 +183,8 @@ class Decoder:
         again = next((value.shape[1] for value in progress.again.values()), 0)
         if self.whole_prompts and input_ids.shape[1] > window.new:
             raise UsageError(
-                f"This model takes a prompt in one call, and {self.session.file.name} is fixed at {window.new} tokens a "
-                f"call; there are {input_ids.shape[1]}.",
+                f"This model takes a prompt in one call, and {self.session.file.name} is fixed at {window.new} "
+                f"tokens a call; there are {input_ids.shape[1]}.",
                 hint=f"Use the component {window.fixed.graph!r}.",
             )
         for part in window.parts(input_ids.shape[1], again):
@@ -199,7 +199,8 @@ class Decoder:
         taken[self._ids] = joined(progress.again, taken[self._ids], self._ids)
         count = taken[self._ids].shape[1]
         held = whole.shape[1] - count
-        given = {**taken, "attention_mask": whole, "position_ids": self.positions(progress, whole, held)}
+        positions = self.positions(progress, whole, held)
+        given = {**taken, "attention_mask": window.seen(whole), "position_ids": positions}
         feed = {
             name: _value(window.arranged(name, array, held), self._specs[name].dtype)
             for name, array in given.items()

@@ -38,6 +38,7 @@ class FixedAxes:
         padded: axes along which inputs may be smaller.
         fill: input -> what stands in filled places, where it is not 0.
         window: axis of a decoder's past, or None.
+        added: inputs that the graph that takes any size does not have: a mask for unused places.
         graph: name of the graph in its folder that takes any size.
     """
 
@@ -49,6 +50,7 @@ class FixedAxes:
     fill: Mapping[str, int] = field(default_factory=dict)
     window: str | None = None
     graph: str = "model"
+    added: frozenset[str] = frozenset()
 
     def filled(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """An input at its fixed size: rows are filled up with the last row again, other axes behind their end.
@@ -107,9 +109,10 @@ class FixedAxes:
         """The error for an input of another size."""
         wanted = self.sizes[axis]
         smaller = "; smaller ones cannot be filled up, that changes the numbers" if 0 < size < wanted else ""
+        other = self.command(**{axis: max(size, 1)})
         return UsageError(
             f"{axis} is {size}, and {self.file} is fixed at {wanted}{smaller}.",
-            hint=f"Use the component {self.graph!r}, which takes any size, or `{self.command(**{axis: max(size, 1)})}`.",
+            hint=f"Use the component {self.graph!r}, which takes any size, or `{other}`.",
         )
 
     def dumped(self) -> str:
@@ -123,6 +126,7 @@ class FixedAxes:
                 "fill": dict(self.fill),
                 "window": self.window,
                 "graph": self.graph,
+                "added": sorted(self.added),
             },
             sort_keys=True,
         )
@@ -140,5 +144,5 @@ def read_fixed(metadata: Mapping[str, str], file: str) -> FixedAxes | None:
     said = json.loads(text)
     return FixedAxes(
         file, {name: tuple(axes) for name, axes in said["axes"].items()}, said["sizes"], said["given"],
-        frozenset(said["padded"]), said["fill"], said["window"], said["graph"],
+        frozenset(said["padded"]), said["fill"], said["window"], said["graph"], frozenset(said["added"]),
     )  # fmt: skip

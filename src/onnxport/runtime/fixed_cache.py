@@ -23,6 +23,8 @@ from onnxport.axes import evaluate
 from onnxport.errors import UsageError
 from onnxport.runtime.fixed_axes import FixedAxes
 
+_MASK = "attention_mask"
+
 
 class Window:
     """Places of a decoder's cache.
@@ -36,17 +38,22 @@ class Window:
         past: places of the window, P.
         new: tokens of a call, N.
         longest: most tokens in view.
+        tokens: the axis of the tokens of a call.
     """
 
     def __init__(self, fixed: FixedAxes, tokens: str) -> None:
         self.fixed = fixed
         assert fixed.window is not None
         rows, places = fixed.axes[tokens][:2]
-        self._rows, self._tokens, self._window = str(rows), places, fixed.window
+        self._rows, self.tokens, self._window = str(rows), places, fixed.window
         self.rows, self.past = fixed.sizes[self._rows], fixed.sizes[fixed.window]
         self.new = places if isinstance(places, int) else fixed.sizes[places]
         self.longest = self.past + self.new
-        self._whole = fixed.axes["attention_mask"][1]
+        self._whole = fixed.axes[_MASK][1]
+
+    def seen(self, mask: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The mask of tokens as the graph gets it: all are seen where the graph that takes any size has no mask."""
+        return np.ones_like(mask) if _MASK in self.fixed.added else mask
 
     def place(self, name: str) -> int | None:
         """Which axis of a state is the window; None for a state that is none."""
