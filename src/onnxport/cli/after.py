@@ -34,7 +34,6 @@ def optimize(
 ) -> None:  # fmt: skip
     """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
     from onnxport.after import optimize as optimize_path
-
     from onnxport.fixed_plan import parse_sizes
 
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)

@@ -79,7 +79,7 @@ def fix_graph(source: Path, component: Component, sizes: Mapping[str, int]) -> F
         inputs = _with_mask(source, model, inputs, sizes, states, tokens)
     for _ in range(_ROUNDS):
         before = len(list(model.graph.all_nodes()))
-        simplify(model)
+        simplify(model, weights_stay=True)
         if len(list(model.graph.all_nodes())) == before:
             break
     unsettled = measure_shapes(model, source)
