@@ -15,7 +15,7 @@ from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Restriction, Verification
 from onnxport.artifact.staging import stage
-from onnxport.errors import ExportError, FolderError, UsageError
+from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
 from onnxport.fixed_check import Pair, check_fixed, paddable_axes
 from onnxport.fixed_plan import FixedPlan, example_command, plan_sizes
 from onnxport.graph.fixed_sizes import FixedGraph, fix_graph
@@ -99,7 +99,7 @@ def _add(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> Path:
     plans = plan_sizes(bases, sizes, str(folder))
     files = [_file(plan.component) for plan in plans]
     # First: onnx refuses to read weights once they have a second name.
-    graphs = [fix_graph(folder / plan.component.file, plan.component, plan.sizes) for plan in plans]
+    graphs = [_graphs(folder, plan) for plan in plans]
     with stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, *files})
         made = [_write(staging.path, manifest, plan, graph) for plan, graph in zip(plans, graphs, strict=True)]
@@ -117,11 +117,40 @@ def _file(base: Component) -> str:
     return file.with_name(f"{file.stem}_{SUFFIX}.onnx").as_posix()
 
 
-def _write(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
+def _graphs(folder: Path, plan: FixedPlan) -> list[FixedGraph]:
+    """What is tried, in this order: of a decoder that has no mask, nothing says where its positions come from."""
+    base = plan.component
+    graph = fix_graph(folder / base.file, base, plan.sizes)
+    if not _added(graph, base):
+        return [graph]
+    return [graph, fix_graph(folder / base.file, base, plan.sizes, count_places=True)]
+
+
+def _added(graph: FixedGraph, base: Component) -> frozenset[str]:
+    return frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs})
+
+
+def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[FixedGraph]) -> Component:
+    """The first of the graphs whose numbers are right.
+
+    Raises:
+        VerificationError: that of the first, if none is.
+    """
+    failed: VerificationError | None = None
+    for graph in graphs:
+        try:
+            return _write_one(root, manifest, plan, graph)
+        except VerificationError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
     base, target = plan.component, root / _file(plan.component)
     said = FixedAxes(
         target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
-        frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs}),
+        _added(graph, base),
     )  # fmt: skip
     graph.write(target, {FIXED_KEY: said.dumped()})
     pair = _pair(root, manifest, plan, target)

@@ -18,7 +18,6 @@ _EXAMPLE, _STEP = 64, 1  # of other axes; of tokens a call, where there is a pas
 _ENCODER = "encoder_"
 _PAST = "past_sequence_length"
 _LEAST_CASES = 3
-_RULES = {"multiple of": 1, "at most": 1, "at least": 1, "fixed at": 1}
 
 
 @dataclass(frozen=True)
@@ -100,20 +99,32 @@ def free_axes(component: Component) -> list[str]:
 
 
 def example_command(folder: str, components: Sequence[Component], known: Mapping[str, int] | None = None) -> str:
-    """A command with a size for every axis; those in `known` are kept."""
-    axes = dict.fromkeys(axis for component in components for axis in free_axes(component))
-    sizes = {}
-    for axis in axes:
-        size = _EXAMPLES.get(axis, _EXAMPLE)
-        if axis == "sequence_length" and _PAST in axes:
-            size = _STEP
-        for component in components:
-            for limit in component.restrictions:
-                rule, _, bound = limit.rule.rpartition(" ")
-                if limit.axis == axis and bound.isdecimal() and rule in _RULES:
-                    size = _kept(rule, int(bound), size)
-        sizes[axis] = (known or {}).get(axis, size)
+    """A command with a size for every axis of these graphs; those in `known` are kept."""
+    sizes: dict[str, int] = {}
+    for component in components:
+        for axis in free_axes(component):
+            name = _spelled(axis, component, components)
+            sizes[name] = (known or {}).get(name, _example(axis, component))
     return f"onnxport optimize {folder} --sizes {','.join(f'{axis}={size}' for axis, size in sizes.items())}"
+
+
+def _spelled(axis: str, component: Component, components: Sequence[Component]) -> str:
+    """An encoder's axis as the decoder calls it, which may have one of the same name for its own tokens."""
+    longer = f"{_ENCODER}{axis}"
+    known = any(longer in axis_names(one.inputs) for one in components)
+    return longer if component.name.startswith(_ENCODER) and known else axis
+
+
+def _example(axis: str, component: Component) -> int:
+    """A usual size that keeps the restrictions."""
+    size = _EXAMPLES.get(axis, _EXAMPLE)
+    if axis == "sequence_length" and _PAST in axis_names(component.inputs):
+        size = _STEP
+    for limit in component.restrictions:
+        rule, _, bound = limit.rule.rpartition(" ")
+        if limit.axis == axis and bound.isdecimal():
+            size = _kept(rule, int(bound), size)
+    return size
 
 
 def _kept(rule: str, bound: int, size: int) -> int:
@@ -125,7 +136,9 @@ def _kept(rule: str, bound: int, size: int) -> int:
             return max(size, bound)
         case "multiple of":
             return max(size // bound, 1) * bound
-    return bound
+        case "fixed at":
+            return bound
+    return size
 
 
 def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder: str) -> list[FixedPlan]:
@@ -141,33 +154,38 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
             restriction.
     """
     _require_known(components, sizes, folder)
-    plans = []
-    for component in components:
-        own = {name.partition(".")[2]: size for name, size in sizes.items() if name.startswith(f"{component.name}.")}
-        if component.name.startswith(_ENCODER):  # what it reads, as the decoder calls it
-            read = {name.removeprefix(_ENCODER): n for name, n in sizes.items() if name.startswith(_ENCODER)}
-            own = read | own
-        names = axis_names(component.inputs)
-        said = {name: size for name, size in {**sizes, **own}.items() if name in names}
-        if said:
-            plans.append(_plan(component, said, components, folder))
-    if not plans:
+    chosen = [(component, said) for component in components if (said := _said(component, sizes))]
+    if not chosen:
         raise UsageError(
             f"--sizes names no axis of a graph in {folder} that is free. Nothing was written.",
             hint="`onnxport inspect` shows the axes.",
         )
-    return plans
-
-
-def _plan(component: Component, said: dict[str, int], components: Sequence[Component], folder: str) -> FixedPlan:
-    derived, free = derived_axes(component), free_axes(component)
-    missing = [axis for axis in free if axis not in said]
-    if missing:
-        raise UsageError(
-            f"{component.name} needs a size for {', '.join(missing)} too: its axes are {', '.join(free)}. "
-            "Nothing was written.",
-            hint=example_command(folder, [component], said),
+    missing = {
+        component.name: [axis for axis in free_axes(component) if axis not in said] for component, said in chosen
+    }
+    if any(missing.values()):
+        some = "; ".join(f"{name} for {', '.join(axes)}" for name, axes in missing.items() if axes)
+        all_axes = "; ".join(
+            f"those of {component.name} are {', '.join(free_axes(component))}" for component, _ in chosen
         )
+        raise UsageError(
+            f"All axes need a size, also {some} ({all_axes}). Nothing was written.",
+            hint=example_command(folder, [component for component, _ in chosen], sizes),
+        )
+    return [_plan(component, said, folder) for component, said in chosen]
+
+
+def _said(component: Component, sizes: Mapping[str, int]) -> dict[str, int]:
+    """What `sizes` says of the axes of a graph."""
+    own = {name.partition(".")[2]: size for name, size in sizes.items() if name.startswith(f"{component.name}.")}
+    if component.name.startswith(_ENCODER):  # what it reads, as the decoder calls it
+        own = {name.removeprefix(_ENCODER): n for name, n in sizes.items() if name.startswith(_ENCODER)} | own
+    names = axis_names(component.inputs)
+    return {name: size for name, size in {**sizes, **own}.items() if name in names}
+
+
+def _plan(component: Component, said: dict[str, int], folder: str) -> FixedPlan:
+    derived, free = derived_axes(component), free_axes(component)
     given = {axis: said[axis] for axis in free}
     sizes = given | {axis: value_of(text, given) for axis, text in derived.items()}
     for axis, size in said.items():

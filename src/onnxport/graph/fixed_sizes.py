@@ -19,6 +19,7 @@ from onnxport.graph.hidden_past import hide_unused
 from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.graph.measured_shapes import measure_shapes
 from onnxport.graph.simplify import simplify
+from onnxport.graph.window_positions import count_used_places
 from onnxport.runtime.decoder import present_name
 
 if TYPE_CHECKING:
@@ -56,12 +57,15 @@ class FixedGraph:
         target.write_bytes(ir.to_proto(self.model).SerializeToString())
 
 
-def fix_graph(source: Path, component: Component, sizes: Mapping[str, int]) -> FixedGraph:
+def fix_graph(
+    source: Path, component: Component, sizes: Mapping[str, int], *, count_places: bool = False
+) -> FixedGraph:
     """The graph at `source` with these sizes.
 
     Args:
         component: its record.
         sizes: axis name -> size, for every axis of its inputs.
+        count_places: of a decoder without a mask, positions are counted from the places in use.
 
     Raises:
         ExportError: an output's size depends on what is in the inputs, or the graph is a decoder whose past cannot
@@ -75,8 +79,10 @@ def fix_graph(source: Path, component: Component, sizes: Mapping[str, int]) -> F
     states = _states(source, inputs, outputs, sizes)
     _give_sizes(model, inputs, sizes)
     if states:
-        tokens = next(iter(states.values())).tokens
-        inputs = _with_mask(source, model, inputs, sizes, states, tokens)
+        first = next(iter(states.values()))
+        inputs = _with_mask(source, model, inputs, sizes, states, first.tokens)
+        if count_places:
+            count_used_places(model, {state.past for state in states.values()}, first.size)
     for _ in range(_ROUNDS):
         before = len(list(model.graph.all_nodes()))
         simplify(model, weights_stay=True)
@@ -199,8 +205,9 @@ def _with_mask(
         axis = next(iter(states.values())).axis
         return (*inputs, TensorSpec(MASK, "int64", (first.axes[0], f"{axis} + {tokens}")))
     raise ExportError(
-        f"{source.name}: it has no {MASK} over past and new tokens, so unused places of a cache of a fixed size could "
-        "not be hidden. Nothing was written.",
+        f"{source.name}: it has no {MASK} over past and new tokens, and its past does not go into the Attention "
+        "operator, where one could be added: unused places of a cache of a fixed size could not be hidden. "
+        "Nothing was written.",
         hint="Use the graph that takes any size.",
     )
 
