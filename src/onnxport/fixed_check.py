@@ -109,10 +109,16 @@ def check_fixed(pair: Pair) -> Verification:
         raise VerificationError(
             f"{pair.target.name} differs from {pair.reference.name} in the case {bad.name!r}: {what}. "
             "Nothing was written.",
-            hint=_hint(pair, sessions[1], checks),
+            hint=_hint(pair, sessions[1], checks)
+            if not what.startswith(_refusal(pair))
+            else "The model may have no more positions: give smaller sizes.",
             verification=verification,
         )
     return verification
+
+
+def _refusal(pair: Pair) -> str:
+    return f"{pair.reference.name} does not run"
 
 
 def _hint(pair: Pair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
@@ -174,7 +180,7 @@ def _call(
     except Exception as error:  # whatever it says
         if sizes == pair.plan.sizes:
             line = str(error).strip().splitlines()[0][:200]
-            return CaseCheck(name, sizes, (), error=f"{pair.reference.name} does not run: {line}", ok=False)
+            return CaseCheck(name, sizes, (), error=f"{_refusal(pair)}: {line}", ok=False)
         return None
     case = Case(name, sizes, inputs, outputs)
     return check_case(sessions[1].run, case, None, component.outputs, *TOLERANCES["float32"])
@@ -301,7 +307,7 @@ def _window_call(
         wanted = wanted_of(portable.session.run(feeds[0]))
     except Exception as error:
         line = str(error).strip().splitlines()[0][:200]
-        return CaseCheck(name, {}, (), error=f"{pair.reference.name} does not run: {line}", ok=False)
+        return CaseCheck(name, {}, (), error=f"{_refusal(pair)}: {line}", ok=False)
     case = Case(name, {"rows": rows, "tokens": count, "used": held}, feeds[1], wanted)
     return check_case(lambda arrays: found_of(other.session.run(arrays)), case, "token", specs, *TOLERANCES["float32"])
 

@@ -158,7 +158,7 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
     if not chosen:
         raise UsageError(
             f"--sizes names no axis of a graph in {folder} that is free. Nothing was written.",
-            hint="`onnxport inspect` shows the axes.",
+            hint=example_command(folder, [one for one in components if free_axes(one)]),
         )
     missing = {
         component.name: [axis for axis in free_axes(component) if axis not in said] for component, said in chosen

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxport.artifact.manifest import Component, TensorSpec
 from onnxport.axes import evaluate
-from onnxport.errors import ExportError
+from onnxport.errors import ExportError, UsageError
 from onnxport.graph.hidden_past import hide_unused
 from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.graph.measured_shapes import measure_shapes
@@ -69,7 +69,8 @@ def fix_graph(
 
     Raises:
         ExportError: an output's size depends on what is in the inputs, or the graph is a decoder whose past cannot
-            be a window. Nothing was written.
+            be a window.
+        UsageError: a window is smaller than what a call adds. Nothing was written in any case.
     """
     import onnx_ir as ir
 
@@ -165,7 +166,7 @@ def _states(
             found[present] = _State(spec.name, present, before, place, size, tokens)
     short = next((state for state in found.values() if state.size < state.tokens), None)
     if short is not None:
-        raise ExportError(
+        raise UsageError(
             f"{source.name}: {short.axis}={short.size} is less than the {short.tokens} tokens of a call, whose keys "
             "and values would not fit. Nothing was written.",
             hint=f"Give {short.axis} at least {short.tokens}.",
