@@ -13,7 +13,7 @@ from onnxport.errors import UsageError, did_you_mean
 from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.runtime.session import check_restriction
 
-_EXAMPLES = {"batch_size": 1, "sequence_length": 128, "past_sequence_length": 512, "num_samples": 16000}
+_EXAMPLES = {"num_choices": 4, "sequence_length": 128, "past_sequence_length": 512, "num_samples": 16000}
 _EXAMPLE, _STEP = 64, 1  # of other axes; of tokens a call, where there is a past
 _ENCODER = "encoder_"
 _PAST = "past_sequence_length"
@@ -117,7 +117,7 @@ def _spelled(axis: str, component: Component, components: Sequence[Component]) -
 
 def _example(axis: str, component: Component) -> int:
     """A usual size that keeps the restrictions."""
-    size = _EXAMPLES.get(axis, _EXAMPLE)
+    size = 1 if axis.endswith("batch_size") else _EXAMPLES.get(axis, _EXAMPLE)
     if axis == "sequence_length" and _PAST in axis_names(component.inputs):
         size = _STEP
     for limit in component.restrictions:

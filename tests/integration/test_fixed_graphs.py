@@ -257,3 +257,11 @@ def test_images_in_texts(tmp_path, name, tokens):
         short = ImageTextGenerator(tmp_path / "out", component="model_fixed")
         with pytest.raises(UsageError, match="takes a prompt in one call"):
             short.tokens(given, short.settings(max_new_tokens=2))
+
+
+def test_that_zeros_are_right_by_luck_is_no_permission(tmp_path):
+    """A convolution fills up with zeros itself, so the next smaller images have the same numbers; others have not."""
+    folder = fixed("segformer-semantic-segmentation", tmp_path, {"batch_size": 1, "height": 64, "width": 96})
+    assert OnnxSession(folder, "model_fixed").fixed.padded == frozenset()
+    with pytest.raises(UsageError, match="width is 95"):
+        OnnxSession(folder, "model_fixed").run({"pixel_values": np.zeros((1, 3, 64, 95), np.float32)})

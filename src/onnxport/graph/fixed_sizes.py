@@ -25,7 +25,7 @@ from onnxport.runtime.decoder import present_name
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_ROUNDS = 3  # of folding: what one makes constant gives shapes to the next
+_ROUNDS = 5
 MASK = "attention_mask"
 
 
@@ -84,12 +84,7 @@ def fix_graph(
         inputs = _with_mask(source, model, inputs, sizes, states, first.tokens)
         if count_places:
             count_used_places(model, {state.past for state in states.values()}, first.size)
-    for _ in range(_ROUNDS):
-        before = len(list(model.graph.all_nodes()))
-        simplify(model, weights_stay=True)
-        if len(list(model.graph.all_nodes())) == before:
-            break
-    unsettled = measure_shapes(model, source)
+    unsettled = _fold(model, source)
     for value in model.graph.outputs:
         if value.shape is None or not value.shape.is_static():
             raise ExportError(
@@ -108,6 +103,22 @@ def fix_graph(
         tuple(TensorSpec(spec.name, spec.dtype, tuple(int(size) for size in given[spec.name])) for spec in outputs),
         next((state.axis for state in states.values()), None), unsettled,
     )  # fmt: skip
+
+
+def _fold(model: ir.Model, source: Path) -> tuple[str, ...]:
+    """Fold what is constant at these sizes; the values whose size is not.
+
+    What is folded gives shapes to what comes behind it, and a shape makes more of it constant.
+    """
+    before = -1
+    for _ in range(_ROUNDS):
+        simplify(model, weights_stay=True)
+        unsettled = measure_shapes(model, source)
+        nodes = list(model.graph.all_nodes())
+        if len(nodes) == before or not (unsettled or any(node.op_type == "Shape" for node in nodes)):
+            break
+        before = len(nodes)
+    return unsettled
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class Decoder:
             self.window = Window(session.fixed, self._ids)
         axes = self._specs[self._ids].axes
         self._one_by_one = len(axes) > 1 and axes[1] == 1
+        self._rows = str(axes[0])
         own = {self._ids, *self.more_inputs, "attention_mask", "position_ids", _KEPT, *self._states}
         self.fixed = tuple(spec.name for spec in session.inputs if spec.name not in own)
 
@@ -98,6 +99,8 @@ class Decoder:
             if name not in given:
                 raise UsageError(f"{self.session.file.name} needs {name!r}, which an encoder gives.")
         sized = self.session.fixed
+        if sized is not None and self.window is None and rows != sized.sizes[self._rows]:
+            raise sized.refused(self._rows, rows)
         if sized is not None:
             given = {name: _array(given[name]) for name in self.fixed}
             if self.window is not None:
@@ -262,10 +265,11 @@ class Decoder:
         """
         if np.array_equal(rows, np.arange(len(progress.mask))):
             return
+        if self.window is not None:
+            self.window.check_rows(len(rows))
         progress.mask = progress.mask[rows]
         progress.again = {name: value[rows] for name, value in progress.again.items()}
         if self.window is not None:
-            self.window.check_rows(len(rows))
             rows = self.window.with_rows(rows)
         progress.states = {name: _rows(value, rows) for name, value in progress.states.items()}
         if fixed:
