@@ -151,7 +151,7 @@ def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int
 
 _PIECE = 2**20  # elements
 # A session copies the weights once or twice; up to this size nobody notices.
-_MAPPED_FROM_BYTES = 2**28
+MAPPED_FROM_BYTES = 2**28
 
 
 def compare(
@@ -219,7 +219,7 @@ def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
     # Weights of eight bits or four are more parameters than this says, and the quicker read.
     work = size / 4 * max((_elements(case.inputs) for case in cases), default=0)
     threads = None if not cases or worth_threads(size, work) else 1
-    return OnnxSession(path, threads=threads, map_weights=size >= _MAPPED_FROM_BYTES)
+    return OnnxSession(path, threads=threads, map_weights=size >= MAPPED_FROM_BYTES)
 
 
 def _elements(inputs: Arrays) -> int:
@@ -235,7 +235,7 @@ def graph_bytes(path: Path) -> int:
 
 
 def _is_large(path: Path) -> bool:
-    return graph_bytes(path) >= _MAPPED_FROM_BYTES
+    return graph_bytes(path) >= MAPPED_FROM_BYTES
 
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:

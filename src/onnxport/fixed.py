@@ -16,7 +16,8 @@ from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Restriction, Verification
 from onnxport.artifact.staging import stage
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
-from onnxport.fixed_check import Pair, check_fixed, paddable_axes
+from onnxport.fixed_check import check_fixed, paddable_axes
+from onnxport.fixed_pair import Pair
 from onnxport.fixed_plan import FixedPlan, example_command, plan_sizes
 from onnxport.graph.fixed_sizes import FixedGraph, fix_graph
 from onnxport.graph.inputs import vocabulary_size

@@ -397,3 +397,21 @@ def test_an_output_whose_size_follows_from_numbers_is_refused(copy, monkeypatch)
     with pytest.raises(ExportError, match=r"size of logits depends on what is in the inputs .*NonZero"):
         optimize(copy, sizes=SIZES)
     assert files_of(copy) == before
+
+
+def test_weights_of_large_models_stay_in_their_file(tmp_path, monkeypatch):
+    from onnxport import fixed_pair
+
+    source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
+    convert(None, source, tmp_path / "out", use_external_format=True)
+    mapped = []
+    monkeypatch.setattr(fixed_pair, "MAPPED_FROM_BYTES", 1)
+    right = OnnxSession.__init__
+
+    def seen(self, *args, **kwargs):
+        mapped.append(kwargs.get("map_weights"))
+        right(self, *args, **kwargs)
+
+    monkeypatch.setattr(OnnxSession, "__init__", seen)
+    assert optimize(tmp_path / "out", sizes=SIZES).is_file()
+    assert mapped.count(True) == 4  # both graphs, for the axes and for the numbers

@@ -38,6 +38,8 @@ def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
     unknown = {output: node for node in model.graph for output in node.outputs if output.name and not _is_known(output)}
     if not unknown:
         return ()
+    if not any(map(_is_settled, unknown.values())):
+        return tuple(f"{value.name} ({node.op_type})" for value, node in unknown.items())
     seen = _run(model, [str(value.name) for value in unknown], source)
     unsettled = []
     for value, node in unknown.items():
@@ -73,6 +75,7 @@ def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # no copies of weights
     folder = str(source.parent.resolve())
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
