@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from onnxport import convert, optimize, pipeline, verify
 from onnxport.errors import ExportError, UsageError
@@ -21,7 +22,7 @@ from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGe
 from onnxport.runtime.session import OnnxSession
 from tests.tiny import save
 from tests.tiny_encoder_decoders import save_encoder_decoder
-from tests.tiny_images_in_text import processor_of, save_image_text
+from tests.tiny_images_in_text import OWN_PROCESSOR, processor_of, save_image_text
 from tests.unit.cli_runner import run
 
 pytestmark = pytest.mark.integration
@@ -237,26 +238,37 @@ def test_a_past_that_cannot_be_hidden_is_refused(tmp_path):
     assert after == before
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("llava", 4), ("gemma3", 30)])
+@pytest.mark.parametrize(("name", "tokens"), [("llava", 4), ("gemma3", 30), ("qwen2_vl", 5)])
 def test_images_in_texts(tmp_path, name, tokens):
-    from PIL import Image
-
+    """A prompt in several calls; one whose image tokens see later ones; positions on three axes."""
     source = save_image_text(name, tmp_path / "m")
     processor = processor_of(name, source)
-    convert(None, source, tmp_path / "out")
+    convert(None, source, tmp_path / "out", **({"processor": processor} if name in OWN_PROCESSOR else {}))
     sizes = {"batch_size": 1, "sequence_length": tokens, "past_sequence_length": 60}
     fix_sizes(tmp_path / "out", sizes)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
-    text = f"{getattr(processor, 'boi_token', '<image>')}the river"
-    given = {k: v.numpy() for k, v in processor(text=text, images=[picture], return_tensors="pt").items()}
+    text = f"{getattr(processor, 'boi_token', processor.image_token)} the river"
+    made = processor(text=[text], images=[picture], padding=True, return_tensors="pt")
+    given = {name: value.numpy() for name, value in made.items()}
     writers = [ImageTextGenerator(tmp_path / "out", component=one) for one in ("model", "model_fixed")]
     answers = [one.tokens(given, one.settings(max_new_tokens=12)) for one in writers]
     assert answers[0] == answers[1]
-    if name == "gemma3":  # its image tokens see later ones
+    if name == "gemma3":
         fix_sizes(tmp_path / "out", sizes | {"sequence_length": 3})
         short = ImageTextGenerator(tmp_path / "out", component="model_fixed")
         with pytest.raises(UsageError, match="takes a prompt in one call"):
             short.tokens(given, short.settings(max_new_tokens=2))
+    if name == "qwen2_vl":  # and a graph of a fixed number of patches, whatever their grid
+        patches = len(given["pixel_values"])
+        fix_sizes(tmp_path / "out", {"num_patches": patches})
+        both = ImageTextGenerator(tmp_path / "out", component="model_fixed")
+        assert both.tokens(given, both.settings(max_new_tokens=12)) == answers[0]
+        grid = np.array([[1, 2, patches // 2]])
+        found = [
+            OnnxSession(tmp_path / "out", one).run({"pixel_values": given["pixel_values"], "image_grid_thw": grid})
+            for one in ("vision_encoder", "vision_encoder_fixed")
+        ]
+        assert np.abs(found[0]["image_features"] - found[1]["image_features"]).max() < 1e-5
 
 
 def test_that_zeros_are_right_by_luck_is_no_permission(tmp_path):

@@ -99,7 +99,7 @@ class Decoder:
             if name not in given:
                 raise UsageError(f"{self.session.file.name} needs {name!r}, which an encoder gives.")
         sized = self.session.fixed
-        if sized is not None and self.window is None and rows != sized.sizes[self._rows]:
+        if sized is not None and self.window is None and rows != sized.sizes.get(self._rows, rows):
             raise sized.refused(self._rows, rows)
         if sized is not None:
             given = {name: _array(given[name]) for name in self.fixed}

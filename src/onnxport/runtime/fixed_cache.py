@@ -45,9 +45,9 @@ class Window:
         self.fixed = fixed
         assert fixed.window is not None
         rows, places = fixed.axes[tokens][:2]
-        self._rows, self.tokens, self._window = str(rows), places, fixed.window
-        self.rows, self.past = fixed.sizes[self._rows], fixed.sizes[fixed.window]
-        self.new = places if isinstance(places, int) else fixed.sizes[places]
+        # A number of rows that the model fixes itself has no name.
+        self._rows, self.tokens, self._window = rows if isinstance(rows, str) else "", places, fixed.window
+        self.rows, self.past, self.new = (evaluate(axis, fixed.sizes) for axis in (rows, fixed.window, places))
         self.longest = self.past + self.new
         self._whole = fixed.axes[_MASK][1]
 
@@ -125,9 +125,8 @@ class Window:
             old: the window as it was given.
             new: what the graph gave back, with all N tokens of the call.
         """
-        kept = np.take(old, range(count, self.past), place)
-        first = self.past - self.new
-        return np.concatenate([kept, np.take(new, range(first, first + count), place)], place)
+        before, first = (slice(None),) * place, self.past - self.new
+        return np.concatenate([old[(*before, slice(count, None))], new[(*before, slice(first, first + count))]], place)
 
 
 def joined(first: Mapping[str, NDArray[Any]], then: NDArray[Any], name: str) -> NDArray[Any]:
