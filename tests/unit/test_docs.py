@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _IDS = [path.name for path in DOCUMENTS]
 # Options of other programs that the documents mention.
-_FOREIGN = {"--no-deps"}
+_FOREIGN = {"--no-deps", "--families"}
 
 
 def _options() -> dict[str, set[str]]:
