@@ -102,7 +102,9 @@ def test_rows_change_places_and_multiply(tmp_path):
     write(tmp_path / "model_fixed.onnx", 4, 3, 5)
     decoder = Decoder(OnnxSession(tmp_path / "model_fixed.onnx"))
     progress = decoder.start(2)
+    before = progress.states
     decoder.step(progress, np.array([[1, 2, 3, 4, 5], [10, 20, 30, 40, 50]]))
+    assert not before[KEY].numpy().any()  # what was there before can be gone back to
     decoder.step(progress, np.array([[6], [60]]))  # given again from now on: the window is full
     decoder.select(progress, np.array([1, 0, 1]))
     assert decoder.step(progress, np.array([[7], [8], [9]]))[:, 0].tolist() == [217, 29, 219]

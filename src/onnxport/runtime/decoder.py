@@ -212,13 +212,15 @@ class Decoder:
         found = self._run(feed | progress.states | progress.fixed, {}, input_ids, held)
         progress.mask = whole
         kept = min(count, window.past - held)
+        states = dict(progress.states)
         for name in self._states:
             place, made = window.place(name), found[present_name(name)]
             if place is None or kept == window.new:
-                progress.states[name] = made
+                states[name] = made
             elif kept:
-                moved = window.moved(progress.states[name].numpy(), made.numpy(), place, kept)
-                progress.states[name] = _value(moved, self._specs[name].dtype)
+                moved = window.moved(states[name].numpy(), made.numpy(), place, kept)
+                states[name] = _value(moved, self._specs[name].dtype)
+        progress.states = states
         progress.again = {self._ids: taken[self._ids][:, kept:]} if kept < count else {}
         logits: NDArray[np.float32] = found["logits"].numpy()[: len(input_ids), count - 1].astype(np.float32)
         return logits
