@@ -19,12 +19,9 @@ import torch
 import transformers
 
 from onnxport import convert, optimize, quantize, verify
-from onnxport import fixed as fixed_module
-from onnxport.errors import ExportError, UsageError, VerificationError
+from onnxport.errors import UsageError, VerificationError
 from onnxport.fixed import fix_sizes
-from onnxport.graph import fixed_sizes
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.fixed_cache import Window
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.targets.genai_config import require_decoder
@@ -227,76 +224,6 @@ def test_states_of_a_fixed_size(tmp_path):
     assert texts[0] == texts[1] and len(set(texts[0])) == 2
 
 
-def cut_at_the_front(monkeypatch):
-    """The states that are given back are the first places, not the last."""
-    right = fixed_sizes._keep_last
-
-    def first(model, state):
-        right(model, state)
-        for what, number in (("start", 0), ("end", state.size)):
-            name = next(n for n in model.graph.initializers if n.startswith(f"window.{what}."))
-            model.graph.initializers[name].const_value = fixed_sizes_tensor(number)
-
-    monkeypatch.setattr(fixed_sizes, "_keep_last", first)
-
-
-def fixed_sizes_tensor(number):
-    import onnx_ir as ir
-
-    return ir.tensor(np.array([number], np.int64))
-
-
-def blind_graph(monkeypatch):
-    """The graph does not look at its mask."""
-    import onnx_ir as ir
-
-    right = fixed_module.fix_graph
-
-    def made(*args, **kwargs):
-        found = right(*args, **kwargs)
-        mask = next(v for v in found.model.graph.inputs if v.name == "attention_mask")
-        ones = ir.tensor(np.ones(mask.shape.numpy(), np.int64), name="ones")
-        value = ir.Value(name="ones", const_value=ones, shape=mask.shape, type=mask.type)
-        found.model.graph.register_initializer(value)
-        for node, place in list(mask.uses()):
-            node.replace_input_with(place, value)
-        return found
-
-    monkeypatch.setattr(fixed_module, "fix_graph", made)
-
-
-def visible_padding(monkeypatch):
-    """The run time lets unused places be seen."""
-    right = Window.arranged
-
-    def seen(self, name, array, held):
-        found = right(self, name, array, held)
-        if name == "attention_mask":
-            found[:, : self.past - held] = 1
-        return found
-
-    monkeypatch.setattr(Window, "arranged", seen)
-
-
-def unmoved_window(monkeypatch):
-    """The run time keeps one token less than a call of few tokens had."""
-    right = Window.moved
-
-    def moved(self, old, new, place, count):
-        return right(self, old, new, place, max(0, count - 1))
-
-    monkeypatch.setattr(Window, "moved", moved)
-
-
-@pytest.mark.parametrize("mistake", [cut_at_the_front, blind_graph, visible_padding, unmoved_window])
-def test_a_mistake_is_found_and_nothing_is_written(copy, monkeypatch, mistake):
-    before = files_of(copy)
-    mistake(monkeypatch)
-    with pytest.raises(VerificationError, match=r"model_fixed\.onnx differs from model\.onnx"):
-        optimize(copy, sizes=SIZES)
-    assert files_of(copy) == before
-
-
 def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, capsys):
     optimize(copy, sizes=SIZES)
     optimize(copy, sizes={"batch_size": 1, "sequence_length": 1, "past_sequence_length": 15})
@@ -382,21 +309,6 @@ def test_more_places_than_the_model_has_positions(tmp_path):
     with pytest.raises(VerificationError, match="does not run") as caught:
         optimize(tmp_path / "out", sizes=SIZES | {"past_sequence_length": 120})
     assert "no more positions" in str(caught.value.hint)
-
-
-def test_an_output_whose_size_follows_from_numbers_is_refused(copy, monkeypatch):
-    right = fixed_sizes.measure_shapes
-
-    def unknown(model, source):
-        right(model, source)
-        next(v for v in model.graph.outputs if v.name == "logits").shape = None
-        return ("logits (NonZero)",)
-
-    monkeypatch.setattr(fixed_sizes, "measure_shapes", unknown)
-    before = files_of(copy)
-    with pytest.raises(ExportError, match=r"size of logits depends on what is in the inputs .*NonZero"):
-        optimize(copy, sizes=SIZES)
-    assert files_of(copy) == before
 
 
 def test_weights_of_large_models_stay_in_their_file(tmp_path, monkeypatch):
