@@ -7,7 +7,7 @@ folder is replaced as a whole; beside a single graph it is a further file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,20 +50,32 @@ class _Step:
     fused_too: bool = False
 
 
-def optimize(path: str | Path, for_: str | None = None) -> Path:
+def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int] | None = None) -> Path:
     """Store ONNX Runtime's fused graph: `onnx/model_optimized.onnx` in a folder, `-optimized` beside a file.
 
     Args:
         for_: "cpu" makes a decoder for that processor instead, `onnx/model_fused.onnx`.
+        sizes: axis -> size, for every free axis: makes graphs of fixed sizes instead, `onnx/model_fixed.onnx`; see
+            `fixed.fix_sizes`.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
         FolderError: no such folder or file, or it is damaged.
-        UsageError, ExportError: with `for_`, another processor, or a graph that cannot be fused.
+        UsageError, ExportError: with `for_`, another processor, or a graph that cannot be fused; with `sizes`, an
+            axis or a size that cannot be fixed.
         VerificationError: the new graph's numbers differ from the graph's; nothing was written.
     """
+    if sizes is not None:
+        from onnxport.fixed import fix_sizes
+
+        if for_ is not None:
+            raise UsageError(
+                f"A graph is fused for {for_!r}, or of fixed sizes, not both. Nothing was written.",
+                hint="Call it twice: each graph is a file of its own.",
+            )
+        return fix_sizes(path, sizes)
     if for_ is not None:
         from onnxport.fused import optimize_for
 

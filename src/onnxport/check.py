@@ -125,6 +125,7 @@ def _against(
     path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
 ) -> list[tuple[str, Verification]]:
     from onnxport.evidence import record_evidence, verify_graph
+    from onnxport.fixed import check_again, is_fixed
     from onnxport.shapes import infer_signature
     from onnxport.subject import load_subject
 
@@ -145,6 +146,8 @@ def _against(
         with reporter.step(f"Compare {component.file}") as step:
             if component.precision in ROUNDED:
                 verification = _against_base(path, manifest, component)
+            elif is_fixed(component, manifest):
+                verification = check_again(path, manifest, component)
             else:
                 verification = verify_graph(
                     path / component.file,

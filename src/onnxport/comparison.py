@@ -152,7 +152,7 @@ def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int
 
 _PIECE = 2**20  # elements
 # A session copies the weights once or twice; up to this size nobody notices.
-_MAPPED_FROM_BYTES = 2**28
+MAPPED_FROM_BYTES = 2**28
 
 
 def compare(
@@ -199,7 +199,7 @@ def compare(
     else:
         call = run
 
-    checks = tuple(_check(call, case, decision, outputs, absolute, relative) for case in cases)
+    checks = tuple(check_case(call, case, decision, outputs, absolute, relative) for case in cases)
     return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
 
 
@@ -220,7 +220,7 @@ def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
     # Weights of eight bits or four are more parameters than this says, and the quicker read.
     work = size / 4 * max((_elements(case.inputs) for case in cases), default=0)
     threads = None if not cases or worth_threads(size, work) else 1
-    return OnnxSession(path, threads=threads, map_weights=size >= _MAPPED_FROM_BYTES)
+    return OnnxSession(path, threads=threads, map_weights=size >= MAPPED_FROM_BYTES)
 
 
 def _elements(inputs: Arrays) -> int:
@@ -236,7 +236,7 @@ def graph_bytes(path: Path) -> int:
 
 
 def _is_large(path: Path) -> bool:
-    return graph_bytes(path) >= _MAPPED_FROM_BYTES
+    return graph_bytes(path) >= MAPPED_FROM_BYTES
 
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
@@ -250,7 +250,7 @@ def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
         )  # fmt: skip
 
 
-def _check(
+def check_case(
     run: Callable[[Arrays], Arrays],
     case: Case,
     decision: str | None,
@@ -258,6 +258,11 @@ def _check(
     absolute: float,
     relative: float,
 ) -> CaseCheck:
+    """One case: every output of `run` against what the case has, at the shapes that `specs` declare.
+
+    Args:
+        absolute, relative: the tolerance.
+    """
     try:
         found = run(case.inputs)
     except Exception as error:  # whatever the run time says is the finding

@@ -20,7 +20,6 @@ from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import (
     MANIFEST_NAME,
-    CaseCheck,
     Component,
     Manifest,
     Restriction,
@@ -47,7 +46,6 @@ _CALLS = (
     (1, 1, 0, False), (1, 61, 0, False), (4, 9, 0, True), (2, 1, 0, True), (1, 5, 12, False), (4, 6, 11, True),
     (4, 1, 14, True), (1, 1, 130, False), (4, 1, 64, False),
 )  # fmt: skip
-_STEPS = 32
 # (rows, tokens of the prompt, tokens of a call)
 _PROMPTS = ((1, 9, 9), (4, 11, 4))
 
@@ -162,7 +160,9 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
         VerificationError: they differ by more than the tolerance of float32.
     """
     from onnxport.comparison import TOLERANCES, compare
+    from onnxport.runtime.decoder import Decoder
     from onnxport.runtime.session import OnnxSession
+    from onnxport.side_by_side import compare_generation
 
     session = OnnxSession(reference)
     cases = list(_cases(session, fused, vocabulary))
@@ -173,7 +173,10 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
     checks = found.cases
     if found.passed:
         other = OnnxSession(target)
-        checks += tuple(_generation(session, other, *run, vocabulary, TOLERANCES["float32"]) for run in _PROMPTS)
+        checks += tuple(
+            compare_generation((Decoder(session), Decoder(other)), *run, vocabulary, TOLERANCES["float32"])
+            for run in _PROMPTS
+        )
     verification = replace(found, cases=checks, passed=all(check.ok for check in checks))
     if not verification.passed:
         case = next(check for check in checks if not check.ok)
@@ -188,12 +191,13 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
 
 def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case]:
     from onnxport.comparison import Case
+    from onnxport.side_by_side import left_padded
 
     calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attentions.windows for more in (-2, 5))]
     for number, (rows, new, past, padded) in enumerate(calls):
         if past < 0 or past + new > fused.attentions.longest:
             continue
-        mask = _mask(rows, past + new, padded=padded)
+        mask = left_padded(rows, past + new) if padded else np.ones((rows, past + new), np.int64)
         rng = np.random.default_rng(number)
         given = {
             "input_ids": rng.integers(0, vocabulary, (rows, new)),
@@ -215,48 +219,3 @@ def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case
         kind = "step" if new == 1 and past else "part of a prompt" if past else "prompt"
         name = f"{kind}, {rows} rows of {new} over {past}{', padded' if padded else ''}"
         yield Case(name, sizes, inputs, session.run(inputs))
-
-
-def _mask(rows: int, total: int, *, padded: bool) -> np.ndarray:
-    """Padding on the left; that of the last row leaves only its last token."""
-    mask = np.ones((rows, total), np.int64)
-    for row in range(1, rows) if padded else ():
-        mask[row, : min(total * row // (rows - 1), total - 1)] = 0
-    return mask
-
-
-def _generation(
-    portable: OnnxSession, fused: OnnxSession, rows: int, length: int, chunk: int, vocabulary: int,
-    tolerance: tuple[float, float],
-) -> CaseCheck:  # fmt: skip
-    """The portable graph's greedy tokens given to both, each with its own cache; all logits must agree."""
-    from onnxport.runtime.decoder import Decoder
-
-    decoders = [Decoder(session) for session in (portable, fused)]
-    progress = [decoder.start(rows) for decoder in decoders]
-    mask = _mask(rows, length, padded=True)
-    ids = np.random.default_rng(rows).integers(0, vocabulary, (rows, length))
-    name = f"{_STEPS} greedy tokens, {rows} rows, prompt of {length} in parts of {chunk}"
-    sizes = {"batch_size": rows, "prompt": length, "tokens": _STEPS}
-    equal, steps, start = 0, 0, 0
-    while steps < _STEPS:
-        now = slice(start, start + chunk)
-        try:
-            wanted, found = (
-                decoder.step(state, ids[:, now], mask[:, now])
-                for decoder, state in zip(decoders, progress, strict=True)
-            )
-        except Exception as error:  # whatever the run time says is the finding
-            return CaseCheck(name, sizes, (), error=str(error).strip().splitlines()[0][:300], ok=False)
-        start += chunk
-        if start < length:
-            continue  # a row may have no token yet
-        chunk = 1
-        ids = np.concatenate([ids[:, :start], wanted.argmax(-1)[:, None]], 1)
-        start, mask = ids.shape[1] - 1, np.concatenate([mask, np.ones((rows, 1), np.int64)], 1)
-        steps += 1
-        equal += int((wanted.argmax(-1) == found.argmax(-1)).sum())
-        difference = float(np.abs(wanted - found).max())
-        if not difference <= tolerance[0] + tolerance[1] * float(np.abs(wanted).max()):
-            return CaseCheck(name, sizes, (), error=f"token {steps} is off by {difference:.3g}", ok=False)
-    return CaseCheck(name, sizes, (), "token", equal / (rows * _STEPS), None, True)

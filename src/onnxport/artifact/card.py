@@ -33,6 +33,7 @@ _FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow"}
 # Sizes for the ONNX Runtime example where no verified case gives one.
 _SIZES = {"batch_size": 1, "height": 224, "width": 224}
 _OTHER_SIZE = 8
+_FIXED = "_fixed"  # ending of a graph in which every axis is a number
 
 
 def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False) -> str:
@@ -102,6 +103,7 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
         "graph_path": f"{folder}/{main.file}",
         "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
         "javascript": javascript,
+        "fixed": [c.name for c in manifest.components if c.name.endswith(_FIXED)],
     }
 
 

@@ -18,15 +18,27 @@ _For = Annotated[
     typer.Option("--for", metavar="PROCESSOR", help="Fuse a decoder for it: cpu. Its cache then stays in place."),
 ]
 
+_Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--sizes",
+        metavar="AXIS=N,...",
+        help="Make every axis a number, and a decoder's cache a window: batch_size=1,sequence_length=128",
+    ),
+]
+
 
 def optimize(
-    context: typer.Context, path: _Target, for_: _For = None, json: Json = False, quiet: Quiet = False,
-    verbose: Verbose = False,
+    context: typer.Context, path: _Target, for_: _For = None, sizes: _Sizes = None, json: Json = False,
+    quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
     from onnxport.after import optimize as optimize_path
+    from onnxport.fixed_plan import parse_sizes
 
-    _run(shell_of(context, json=json, quiet=quiet, verbose=verbose), "Optimize", lambda: optimize_path(path, for_=for_))
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    chosen = None if sizes is None else parse_sizes(sizes)
+    _run(shell, "Optimize", lambda: optimize_path(path, for_=for_, sizes=chosen))
 
 
 def quantize(

@@ -15,6 +15,9 @@ from onnxport.graph.last_logits import KEEP, KEPT
 
 Arrays = dict[str, np.ndarray]
 
+_GRID = "image_grid_thw"  # how the patches of an image lie: frames, rows, columns
+_SIDE = 2  # patches that lie together, on a side
+
 _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
 
 
@@ -63,6 +66,9 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
             value = rng.standard_normal(shape)
         elif "mask" in spec.name or spec.dtype == "bool":
             value = np.ones(shape)
+        elif spec.name == _GRID:
+            patches = next(evaluate(other.axes[0], sizes) for other in inputs if other.name == "pixel_values")
+            value = np.broadcast_to(_grid(patches, rng), shape)
         elif spec.name == "bbox":
             low = rng.integers(0, 500, (*shape[:-1], 2))
             value = np.concatenate([low, low + 100], -1)
@@ -72,3 +78,12 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
             value = np.zeros(shape)  # token_type_ids and other small tables
         arrays[spec.name] = value.astype(spec.dtype)
     return arrays
+
+
+def _grid(patches: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """A grid of so many patches, of any form; a single row where they make no whole squares."""
+    squares, rest = divmod(patches, _SIDE**2)
+    if rest or not squares:
+        return 1, 1, patches
+    rows = int(rng.choice([number for number in range(1, squares + 1) if squares % number == 0]))
+    return 1, rows * _SIDE, squares // rows * _SIDE

@@ -20,13 +20,17 @@ _SINCE = {"SlicesSplit": 18}
 _FOLDED_UP_TO = 8192
 
 
-def simplify(model: onnx_ir.Model) -> None:
-    """Simplify in place."""
+def simplify(model: onnx_ir.Model, *, weights_stay: bool = False) -> None:
+    """Simplify in place.
+
+    Args:
+        weights_stay: what is made of weights in files is not folded, for a graph that reads them where they are.
+    """
     import onnxscript.optimizer
     from onnxscript.rewriter import onnx_fusions
 
     with rules_by_operator(model.opset_imports.get("", 0)), exact_constants():
-        onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold)
+        onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold_rest if weights_stay else _should_fold)
         onnx_fusions.fuse(model)
 
 
@@ -106,6 +110,15 @@ def _should_fold(node: onnx_ir.Node) -> bool | None:
     """False for an operator on a large weight; None leaves it to the library's rules."""
     sizes = (value.const_value.size for value in node.inputs if value is not None and value.const_value is not None)
     return False if any(size > _FOLDED_UP_TO for size in sizes) else None
+
+
+def _should_fold_rest(node: onnx_ir.Node) -> bool | None:
+    """As `_should_fold`, and False for an operator on a weight in a file."""
+    import onnx_ir as ir
+
+    if any(value is not None and isinstance(value.const_value, ir.ExternalTensor) for value in node.inputs):
+        return False
+    return _should_fold(node)
 
 
 def share_common_nodes(model: onnx_ir.Model) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.drawing import log_softmax
-from onnxport.runtime.generation import Prompt, Stop, prefill
+from onnxport.runtime.generation import Prompt, Stop, longest_text, prefill
 from onnxport.runtime.generation_settings import GenerationSettings
 from onnxport.runtime.rules import apply, rules_for
 
@@ -49,7 +49,7 @@ def search(
         Token ids without the prompt, up to and with what ended the answer.
     """
     beams, prompts, start = settings.num_beams, len(prompt.ids), prompt.ids.shape[1]
-    room = settings.longest(start) - start
+    room = longest_text(decoder, settings, start) - start
     rules = rules_for(settings, prompt.start().repeated(beams))
     rng = np.random.default_rng(settings.seed)
     progress, logits = prefill(decoder, prompt, chunk, beams)

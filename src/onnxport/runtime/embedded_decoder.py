@@ -78,7 +78,9 @@ class EmbeddedDecoder(Decoder):
             )
         types = np.asarray(given.get(TYPES, np.zeros((rows, 0))), np.int64)
         positions = np.asarray(given.get(POSITIONS, np.zeros((AXES, rows, 0))), np.int64)
-        return EmbeddedProgress(begun.mask, begun.states, begun.fixed, waiting, types, positions)
+        return EmbeddedProgress(
+            begun.mask, begun.states, begun.fixed, waiting=waiting, types=types, positions=positions
+        )
 
     def select(self, progress: Progress, rows: NDArray[np.int64], *, fixed: bool = True) -> None:
         """As `Decoder.select`."""

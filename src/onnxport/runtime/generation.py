@@ -96,7 +96,7 @@ def generate_tokens(
         raise UsageError("Beams have no text before their end.", hint="Give num_beams=1.")
     rng = np.random.default_rng(settings.seed)
     copies, length = settings.num_return_sequences, prompt.ids.shape[1]
-    longest = settings.longest(length)
+    longest = longest_text(decoder, settings, length)
     rules = rules_for(settings, prompt.start().repeated(copies))
     progress, logits = prefill(decoder, prompt, chunk, copies)
     # With room for the answer, so that no step copies what was there before.
@@ -113,6 +113,24 @@ def generate_tokens(
         seen[:, length] = tokens
         length += 1
         logits = decoder.step(progress, tokens[:, None])
+
+
+def longest_text(decoder: Decoder, settings: GenerationSettings, prompt: int) -> int:
+    """Most tokens of prompt and answer together, for a prompt of `prompt` tokens.
+
+    Where the settings say nothing, an answer to a decoder of a fixed cache ends with its last place.
+
+    Raises:
+        UsageError: there is no room for an answer, or the cache is smaller than what is asked for.
+    """
+    longest, window = settings.longest(prompt), decoder.window
+    if window is None:
+        return longest
+    window.check_length(prompt)
+    if settings.max_new_tokens is None and settings.max_length is None:
+        return min(longest, window.longest + 1)
+    window.check_length(longest - 1)  # the last token is not given to the graph
+    return longest
 
 
 def prefill(

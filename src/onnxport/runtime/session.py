@@ -17,6 +17,7 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
+from onnxport.runtime.fixed_axes import FixedAxes, read_fixed
 from onnxport.runtime.mapped_weights import graph_without_weights
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
@@ -42,6 +43,7 @@ class OnnxSession:
     Attributes:
         inputs, outputs: their axes.
         optional: inputs that have a default.
+        fixed: of a graph of fixed sizes, which inputs may be smaller; None for one that takes other sizes too.
 
     Raises:
         FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
@@ -87,6 +89,8 @@ class OnnxSession:
                 hint="`onnxport verify` checks the folder; convert it again if a file is damaged.",
             ) from error
         recorded = self.component
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.fixed: FixedAxes | None = read_fixed(metadata, self.file.name)
         self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
         optional = self._session.get_overridable_initializers()
         self.optional: tuple[TensorSpec, ...] = _specs(optional, recorded.inputs if recorded else ())
@@ -104,9 +108,10 @@ class OnnxSession:
         Args:
             inputs: name -> array, exactly the graph's inputs; those in `optional` may be left out.
                 Integers of another width and floats of another precision are converted; other types are refused.
+                Of a graph of fixed sizes they may be smaller where `fixed` says so.
 
         Returns:
-            Every output, in the graph's order.
+            Every output, in the graph's order; without what was filled up.
 
         Raises:
             UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
@@ -122,6 +127,9 @@ class OnnxSession:
             if name not in names:
                 raise UsageError(f"The graph has no input {name!r}.", hint=did_you_mean(name, names))
         feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in known if spec.name in inputs}
+        smaller = self.fixed.sizes_of(feed) if self.fixed is not None else {}
+        if self.fixed is not None:
+            feed = {name: self.fixed.filled(name, array) for name, array in feed.items()}
         check_sizes([spec for spec in known if spec.name in feed], self.restrictions, feed)
         try:
             values = self._session.run(None, feed)
@@ -131,7 +139,8 @@ class OnnxSession:
                 f"ONNX Runtime cannot run {self.file.name} at these sizes ({sizes}): {_short(error)}",
                 hint="Other sizes may work; onnxport.json lists those that were verified.",
             ) from error
-        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+        found = {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+        return found if self.fixed is None else self.fixed.cut(found, smaller)
 
 
 def check_sizes(
@@ -171,11 +180,12 @@ def check_sizes(
         if expected_size != size:
             raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.")
     for restriction in restrictions:
-        _check_restriction(restriction, sizes)
+        check_restriction(restriction, sizes)
     return sizes
 
 
-def _check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> None:
+def check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> None:
+    """Raises UsageError: the size of an axis breaks the rule."""
     rule = _RULE.fullmatch(restriction.rule)
     size = sizes.get(restriction.axis)
     if rule is None or size is None:

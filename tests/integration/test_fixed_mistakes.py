@@ -1,0 +1,122 @@
+"""Mistakes in a graph of fixed sizes, or in the run time's use of it, are found before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from onnxport import convert, optimize
+from onnxport import fixed as fixed_module
+from onnxport.errors import ExportError, VerificationError
+from onnxport.graph import fixed_sizes
+from onnxport.runtime.fixed_cache import Window
+from tests.tiny_decoders import save_decoder
+
+pytestmark = pytest.mark.integration
+
+SIZES = {"batch_size": 2, "sequence_length": 3, "past_sequence_length": 29}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The converted folder, without a fixed graph."""
+    root = tmp_path_factory.mktemp("llama")
+    convert(None, save_decoder("llama", root / "m"), root / "out")
+    return root / "out"
+
+
+@pytest.fixture
+def copy(llama, tmp_path):
+    return shutil.copytree(llama, tmp_path / "out")
+
+
+def files_of(folder):
+    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def cut_at_the_front(monkeypatch):
+    """The states that are given back are the first places, not the last."""
+    right = fixed_sizes._keep_last
+
+    def first(model, state):
+        right(model, state)
+        for what, number in (("start", 0), ("end", state.size)):
+            name = next(n for n in model.graph.initializers if n.startswith(f"window.{what}."))
+            model.graph.initializers[name].const_value = fixed_sizes_tensor(number)
+
+    monkeypatch.setattr(fixed_sizes, "_keep_last", first)
+
+
+def fixed_sizes_tensor(number):
+    import onnx_ir as ir
+
+    return ir.tensor(np.array([number], np.int64))
+
+
+def blind_graph(monkeypatch):
+    """The graph does not look at its mask."""
+    import onnx_ir as ir
+
+    right = fixed_module.fix_graph
+
+    def made(*args, **kwargs):
+        found = right(*args, **kwargs)
+        mask = next(v for v in found.model.graph.inputs if v.name == "attention_mask")
+        ones = ir.tensor(np.ones(mask.shape.numpy(), np.int64), name="ones")
+        value = ir.Value(name="ones", const_value=ones, shape=mask.shape, type=mask.type)
+        found.model.graph.register_initializer(value)
+        for node, place in list(mask.uses()):
+            node.replace_input_with(place, value)
+        return found
+
+    monkeypatch.setattr(fixed_module, "fix_graph", made)
+
+
+def visible_padding(monkeypatch):
+    """The run time lets unused places be seen."""
+    right = Window.arranged
+
+    def seen(self, name, array, held):
+        found = right(self, name, array, held)
+        if name == "attention_mask":
+            found[:, : self.past - held] = 1
+        return found
+
+    monkeypatch.setattr(Window, "arranged", seen)
+
+
+def unmoved_window(monkeypatch):
+    """The run time keeps one token less than a call of few tokens had."""
+    right = Window.moved
+
+    def moved(self, old, new, place, count):
+        return right(self, old, new, place, max(0, count - 1))
+
+    monkeypatch.setattr(Window, "moved", moved)
+
+
+@pytest.mark.parametrize("mistake", [cut_at_the_front, blind_graph, visible_padding, unmoved_window])
+def test_a_mistake_is_found_and_nothing_is_written(copy, monkeypatch, mistake):
+    before = files_of(copy)
+    mistake(monkeypatch)
+    with pytest.raises(VerificationError, match=r"model_fixed\.onnx differs from model\.onnx"):
+        optimize(copy, sizes=SIZES)
+    assert files_of(copy) == before
+
+
+def test_an_output_whose_size_follows_from_numbers_is_refused(copy, monkeypatch):
+    right = fixed_sizes.measure_shapes
+
+    def unknown(model, source):
+        right(model, source)
+        next(v for v in model.graph.outputs if v.name == "logits").shape = None
+        return ("logits (NonZero)",)
+
+    monkeypatch.setattr(fixed_sizes, "measure_shapes", unknown)
+    before = files_of(copy)
+    with pytest.raises(ExportError, match=r"size of logits depends on what is in the inputs .*NonZero"):
+        optimize(copy, sizes=SIZES)
+    assert files_of(copy) == before
