@@ -21,6 +21,7 @@ DEFAULT = 23
 OLDEST_TENSORFLOW = 13
 NEWEST_TENSORFLOW = 18
 _TRANSLATED = 25
+_AXES_ARE_INPUTS, _NOOP = 18, "noop_with_empty_axes"
 
 
 def newest() -> int:
@@ -64,6 +65,8 @@ def require_opset(model: onnx_ir.Model, opset: int) -> None:
     from onnxscript import version_converter
 
     captured = model.opset_imports.get("")
+    if opset < _AXES_ARE_INPUTS:
+        _forget_new_defaults(model)
     if captured != opset:
         version_converter.convert_version(model, opset, fallback=True)
     if model.opset_imports.get("") != opset:
@@ -71,3 +74,15 @@ def require_opset(model: onnx_ir.Model, opset: int) -> None:
             f"torch.onnx could not write opset {opset} for this model; it gave {captured}. Nothing was written.",
             hint=f"Use --opset {captured}.",
         )
+
+
+def _forget_new_defaults(model: onnx_ir.Model) -> None:
+    """Attributes that opset 18 brought, where they say what older operators do anyway.
+
+    Upstream (onnx 1.23): the converter of ReduceMean and its like makes an attribute of the axes and leaves
+    noop_with_empty_axes where it is, which opset 17 does not know.
+    """
+    for node in model.graph.all_nodes():
+        attribute = node.attributes.get(_NOOP)
+        if node.op_type.startswith("Reduce") and attribute is not None and attribute.as_int() == 0:
+            del node.attributes[_NOOP]
