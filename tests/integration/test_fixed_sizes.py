@@ -233,7 +233,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
     names = [c["name"] for c in json.loads((copy / "onnxport.json").read_text())["components"]]
     assert sorted(names) == ["model", "model_fixed", "model_int8", "model_optimized"]
     assert verify(copy).ok
-    shown = run(capsys, "inspect", copy)
+    shown = run(capsys, "inspect", copy, "--json")
     assert shown.code == 0 and "a window, unused places on the left" in shown.out and "fixed at 15" in shown.out
     from onnxport.artifact.folder import read_folder
 

@@ -62,7 +62,7 @@ def _evidence(folder: Path) -> dict:
 @pytest.fixture
 def mapped(monkeypatch):
     """As if every model were too large for a copy of its weights."""
-    monkeypatch.setattr("onnxport.comparison._MAPPED_FROM_BYTES", 0)
+    monkeypatch.setattr("onnxport.comparison.MAPPED_FROM_BYTES", 0)
     monkeypatch.setattr("onnxport.runtime.mapped_weights.MAPPED_FROM_BYTES", 1024)
     monkeypatch.setattr("onnxport.sources.pytorch._LARGE_BYTES", 0)
 
