@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from onnxport.artifact.data_files import data_files
-from onnxport.artifact.extend import link_rest, replace_card
-from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.extend import add_components, link_rest
+from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Verification
 from onnxport.artifact.staging import stage, stage_file
@@ -197,11 +197,7 @@ def _add_components(folder: Path, step: _Step) -> Path:
                 weights_checksum=write_weights(target, record, staging.path) if record is not None else None,
             )  # fmt: skip
             made.append(component)
-        names = {component.name for component in made}
-        kept = tuple(component for component in manifest.components if component.name not in names)
-        manifest = replace(manifest, components=(*kept, *made))
-        replace_card(staging.path, manifest, folder.resolve().name)
-        write_manifest(staging.path, manifest)
+        add_components(staging.path, manifest, made, folder.resolve().name)
         staging.publish()
     return folder / files[-1]
 

@@ -14,7 +14,7 @@ from onnxport.artifact.manifest import Component, Manifest, Verification
 from onnxport.axes import evaluate, names_in
 from onnxport.environments import call_in
 from onnxport.errors import FolderError, VerificationError
-from onnxport.framework import find_place
+from onnxport.framework import Place, find_place
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantize import PRECISIONS, ROUNDED
 from onnxport.progress import Reporter, Silent
@@ -66,13 +66,15 @@ def verify(
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
+    bare = path.suffix == ".onnx" and not path.is_dir()
+    place = None
     if against is not None:
-        away = _environment_of(path, against, model_kwargs)
-        if away is not None:
+        place = find_place(None if bare else read_folder(path).framework, against, model_kwargs)
+        if place.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
-            return call_in(away, "verify", arguments, reporter)  # type: ignore[no-any-return]
-    if path.suffix == ".onnx" and not path.is_dir():
-        return _verify_file(path, against, task, reporter, model_kwargs)
+            return call_in(place.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
+    if bare:
+        return _verify_file(path, against, place, task, reporter, model_kwargs)
     with reporter.step("Check files") as step:
         manifest = read_folder(path)
         check_files(path, manifest)
@@ -88,13 +90,6 @@ def verify(
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
     return VerifiedFolder(path, len(manifest.files), found, True, (note,))
-
-
-def _environment_of(path: Path, against: Any, model_kwargs: dict[str, Any]) -> str | None:
-    """The managed environment in which the source runs, or None."""
-    bare = path.suffix == ".onnx" and not path.is_dir()
-    framework = None if bare else read_folder(path).framework
-    return find_place(framework, against, model_kwargs).environment
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
@@ -181,21 +176,20 @@ def _against_base(path: Path, manifest: Manifest, component: Component) -> Verif
 
 
 def _verify_file(
-    path: Path, against: Any, task: str | None, reporter: Reporter, model_kwargs: dict[str, Any]
+    path: Path, against: Any, place: Place | None, task: str | None, reporter: Reporter, model_kwargs: dict[str, Any]
 ) -> VerifiedFolder:
-    """The original's check: the graph loads. With a source, its numbers too."""
+    """The original's check: the graph loads. With a source, which has a place then, its numbers too."""
     from onnxport.runtime.session import OnnxSession
 
     with quiet():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
-            if against is None:
+            if place is None:
                 session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
         found: dict[str, Verification | None] = {path.name: None}
-        if against is not None:
+        if place is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
-            framework = find_place(None, against, model_kwargs).framework
-            manifest = Manifest(task or "auto", framework, "", "", {}, (component,))
+            manifest = Manifest(task or "auto", place.framework, "", "", {}, (component,))
             found = dict(_against(path.parent, manifest, against, reporter, model_kwargs))
     _require(found)
     return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))

@@ -143,7 +143,11 @@ def convert(
     watch = Stopwatch(reporter or Silent())
     with quiet(), collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
-            subject = load_subject(place.framework, model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
+            # Not looked at twice: of a model of the hub that would be asked for twice, too.
+            found = place.checkpoint if sample_inputs is None else None
+            subject = load_subject(
+                place.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
+            )  # fmt: skip
             step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
         for note in subject.notes:
             watch.reporter.note(note)

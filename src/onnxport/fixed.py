@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxport.artifact.extend import link_rest, replace_card
-from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.extend import add_components, link_rest
+from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest, Restriction, Verification
 from onnxport.artifact.staging import stage
@@ -104,11 +104,7 @@ def _add(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> Path:
     with stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, *files})
         made = [_write(staging.path, manifest, plan, graph) for plan, graph in zip(plans, graphs, strict=True)]
-        names = {component.name for component in made}
-        kept = tuple(component for component in manifest.components if component.name not in names)
-        manifest = replace(manifest, components=(*kept, *made))
-        replace_card(staging.path, manifest, folder.resolve().name)
-        write_manifest(staging.path, manifest)
+        add_components(staging.path, manifest, made, folder.resolve().name)
         staging.publish()
     return folder / files[-1]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoint import Checkpoint, inspect_checkpoint
 from onnxport.environments import require
 from onnxport.errors import MissingDependencyError, UsageError
 from onnxport.sources.keras import is_keras_model
@@ -28,10 +28,12 @@ class Place:
     Attributes:
         framework: "pt" or "tf".
         environment: name of the managed environment that it needs; None: this process.
+        checkpoint: what was found, where a checkpoint had to be looked at for that.
     """
 
     framework: str
     environment: str | None = None
+    checkpoint: Checkpoint | None = None
 
 
 def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> Place:
@@ -63,8 +65,8 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
     allowed = {name: settings[name] for name in known if settings.get(name)}
     checkpoint = inspect_checkpoint(model, framework=framework, **allowed)
     if framework == "tf" or checkpoint.framework == "tf":
-        return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW)
-    return Place("pt")
+        return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW, checkpoint)
+    return Place("pt", checkpoint=checkpoint)
 
 
 def _environment_of_keras_2(path: Path) -> str | None:

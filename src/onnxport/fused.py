@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.artifact.data_files import data_files
-from onnxport.artifact.extend import link_rest, replace_card
-from onnxport.artifact.folder import read_folder, write_manifest
+from onnxport.artifact.extend import add_components, link_rest
+from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import (
     MANIFEST_NAME,
@@ -102,10 +102,7 @@ def _add(folder: Path, manifest: Manifest) -> Path:
         link_rest(folder, staging.path, stale)
         verification = compare_fused(staging.path / base.file, target, base, fused, vocabulary_size(folder))
         component = _component(base, file, target, fused, verification, staging.path)
-        kept = tuple(c for c in manifest.components if c.name != NAME)
-        manifest = replace(manifest, components=(*kept, component))
-        replace_card(staging.path, manifest, folder.resolve().name)
-        write_manifest(staging.path, manifest)
+        add_components(staging.path, manifest, [component], folder.resolve().name)
         staging.publish()
     return folder / file
 

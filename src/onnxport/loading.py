@@ -62,7 +62,7 @@ def load(
     Args:
         pipeline_name: a task of the table, or "auto": read from the checkpoint's architecture.
         framework: "pt", "tf", or None: found from the checkpoint.
-        model: a folder, a GGUF file, a model of the hub, or a live transformers model.
+        model: a folder, a GGUF file, a model of the hub, a checkpoint that was looked at, or a live transformers model.
         tokenizer: a live tokenizer, or where to load one from; the model's by default.
         allow_missing_weights: accept parameters that the checkpoint lacks.
         allow_pickle: accept pickled weights (read with torch's restricted unpickler).
@@ -85,7 +85,7 @@ def load(
         raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
     # Whatever can be wrong with what was typed is told before the frameworks are imported.
     task = None if pipeline_name == "auto" else find_task(pipeline_name)
-    checkpoint = None
+    checkpoint = model if isinstance(model, Checkpoint) else None
     if isinstance(model, (str, Path)):
         checkpoint = inspect_checkpoint(
             model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision, token=token,

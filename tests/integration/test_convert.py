@@ -167,6 +167,22 @@ def test_graphs_are_byte_identical_and_folders_whole(tmp_path):
     assert document["components"][0]["opset"] == 18
 
 
+def test_a_checkpoint_is_looked_at_once(tmp_path, monkeypatch):
+    from onnxport import framework, loading
+
+    source = save("bert-text-classification", tmp_path / "source")
+    looked = []
+    for module in (framework, loading):
+        right = module.inspect_checkpoint
+        monkeypatch.setattr(
+            module,
+            "inspect_checkpoint",
+            lambda *given, right=right, **named: looked.append(given) or right(*given, **named),
+        )
+    assert convert(None, source, tmp_path / "out").passed
+    assert len(looked) == 1
+
+
 @pytest.mark.parametrize("opset", [17, 20, 23])
 def test_opsets(opset, tmp_path):
     import onnx

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 
@@ -20,6 +19,7 @@ from onnxport.pipelines.onnx_model import load_onnx_model
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
 from onnxport.runtime.session import OnnxSession
+from tests.files import files_of
 from tests.tiny import save
 from tests.tiny_encoder_decoders import save_encoder_decoder
 from tests.tiny_images_in_text import OWN_PROCESSOR, processor_of, save_image_text
@@ -231,10 +231,10 @@ def test_speech(tmp_path):
 def test_a_past_that_cannot_be_hidden_is_refused(tmp_path):
     source = save_encoder_decoder("trocr", tmp_path / "m")
     convert(None, source, tmp_path / "out", pipeline_name="image-to-text")
-    before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    before = files_of(tmp_path / "out")
     with pytest.raises(ExportError, match="no attention_mask over past and new tokens"):
         optimize(tmp_path / "out", sizes={"batch_size": 1, "sequence_length": 1, "past_sequence_length": 20})
-    after = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    after = files_of(tmp_path / "out")
     assert after == before
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnxport import fixed as fixed_module
 from onnxport.errors import ExportError, VerificationError
 from onnxport.graph import fixed_sizes
 from onnxport.runtime.fixed_cache import Window
+from tests.files import files_of
 from tests.tiny_decoders import save_decoder
 
 pytestmark = pytest.mark.integration
@@ -31,10 +31,6 @@ def llama(tmp_path_factory):
 @pytest.fixture
 def copy(llama, tmp_path):
     return shutil.copytree(llama, tmp_path / "out")
-
-
-def files_of(folder):
-    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def cut_at_the_front(monkeypatch):

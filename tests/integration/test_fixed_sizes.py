@@ -6,7 +6,6 @@ left to whole calls, and a mask hides unused places.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import shutil
@@ -26,6 +25,7 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.targets.genai_config import require_decoder
 from tests import tiny_tokenizers
+from tests.files import files_of
 from tests.tiny_decoders import save_decoder
 from tests.unit.cli_runner import run
 
@@ -62,10 +62,6 @@ def llama(tmp_path_factory):
 @pytest.fixture
 def copy(llama, tmp_path):
     return shutil.copytree(llama, tmp_path / "out")
-
-
-def files_of(folder):
-    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def component_of(folder, name="model_fixed"):

@@ -6,7 +6,6 @@ steps; and it is given its own cache back, or keeps it in place.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import shutil
@@ -24,6 +23,7 @@ from onnxport.graph.mask_meaning import MaskMeaning
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
+from tests.files import files_of
 from tests.integration.test_decoders import step
 from tests.tiny import save
 from tests.tiny_decoders import VOCABULARY, WINDOW, save_decoder
@@ -174,10 +174,6 @@ def test_what_the_graph_is_not_made_for_is_refused(fused):
     else:
         other = Decoder(OnnxSession(folder, "model"))
         agree(decoder.step(progress, ids[:, :4], between), other.step(other.start(2), ids[:, :4], between), [0, 1])
-
-
-def files_of(folder):
-    return {p.relative_to(folder): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_wrong_numbers_are_found_and_nothing_is_written(fused, tmp_path, monkeypatch):

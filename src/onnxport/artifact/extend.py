@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.hashes import walk_files
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.manifest import Component, Manifest
 
 
 def link_rest(folder: Path, staging: Path, stale: Collection[str]) -> None:
@@ -32,6 +34,20 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def add_components(root: Path, manifest: Manifest, made: Sequence[Component], name: str) -> None:
+    """Write card and manifest of the staging folder `root`, with these graphs; those of the same names are replaced.
+
+    Args:
+        manifest: of the folder that is being replaced.
+        name: of that folder, for the card.
+    """
+    names = {component.name for component in made}
+    kept = tuple(component for component in manifest.components if component.name not in names)
+    manifest = replace(manifest, components=(*kept, *made))
+    replace_card(root, manifest, name)
+    write_manifest(root, manifest)
 
 
 def replace_card(root: Path, manifest: Manifest, name: str) -> None:

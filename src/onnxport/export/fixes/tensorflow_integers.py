@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from onnxport.export.fixes.tensorflow_nodes import taken_out
+
 
 @cache
 def register_integer_operators() -> None:
@@ -43,14 +45,6 @@ def _is_whole(dtype: int) -> bool:
     return tensor_dtype_to_np_dtype(dtype).kind in "iu"
 
 
-def _replace(ctx: Any, node: Any) -> tuple[list[str], dict[str, Any]]:
-    """Take `node` out of the graph; its inputs, and what its successor needs to take its place."""
-    inputs = list(node.input)
-    place = {"outputs": list(node.output), "shapes": node.output_shapes, "dtypes": node.output_dtypes}
-    ctx.remove_node(node.name)
-    return inputs, place
-
-
 class _FloorDiv:
     """a // b, rounded down: what Div gives, and one less where the two remainders differ, by b.
 
@@ -65,7 +59,7 @@ class _FloorDiv:
         if not _is_whole(ctx.get_dtype(node.input[0])):
             cls.before(ctx, node, **settings)
             return
-        (a, b), place = _replace(ctx, node)
+        (a, b), place = taken_out(ctx, node)
 
         def make(kind: str, *inputs: str, **attributes: int) -> str:
             name: str = ctx.make_node(kind, list(inputs), attr=attributes, dtypes=place["dtypes"]).output[0]
@@ -88,7 +82,7 @@ class _FloorMod:
         if not _is_whole(ctx.get_dtype(node.input[0])):
             cls.before(ctx, node, **settings)
             return
-        inputs, place = _replace(ctx, node)
+        inputs, place = taken_out(ctx, node)
         ctx.make_node("Mod", inputs, **place)
 
 
@@ -97,7 +91,7 @@ class _TruncateMod:
 
     @classmethod
     def version_13(cls, ctx: Any, node: Any, **_: Any) -> None:
-        inputs, place = _replace(ctx, node)
+        inputs, place = taken_out(ctx, node)
         ctx.make_node("Mod", inputs, attr={"fmod": 1}, **place)
 
 
@@ -121,7 +115,7 @@ class _OneHot:
         if rank is None:
             cls.before(ctx, node, **settings)
             return
-        (indices, depth, on, off), place = _replace(ctx, node)
+        (indices, depth, on, off), place = taken_out(ctx, node)
         axis = axis.i if axis is not None and axis.i >= 0 else rank
 
         def const(value: Any, kind: Any = np.int64) -> str:
@@ -162,7 +156,7 @@ class _TopK:
             cls.before(ctx, node, **settings)
             return
         largest = {"sorted": node.get_attr_value("sorted", 1)}
-        (data, count), place = _replace(ctx, node)
+        (data, count), place = taken_out(ctx, node)
         count = ctx.make_node("Cast", [count], attr={"to": TensorProto.INT64}).output[0]
         count = ctx.make_node("Reshape", [count, _one(ctx)]).output[0]
         values, indices = place["outputs"]
@@ -197,7 +191,7 @@ class _Comparison:
         target = TensorProto.FLOAT if dtype == TensorProto.FLOAT16 else None
         if dtype not in (TensorProto.INT64, TensorProto.UINT64) and _is_whole(dtype):
             target = TensorProto.INT64
-        inputs, place = _replace(ctx, node)
+        inputs, place = taken_out(ctx, node)
         if target is not None:
             inputs = [ctx.make_node("Cast", [name], attr={"to": target}).output[0] for name in inputs]
         ctx.make_node(kind, inputs, **place)
@@ -224,7 +218,7 @@ class _Segments16:
         kind, rank = node.type.removeprefix("UnsortedSegment"), ctx.get_rank(node.input[1])
         dtype = tensor_dtype_to_np_dtype(ctx.get_dtype(node.input[0]))
         limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
-        (data, ids, count), place = _replace(ctx, node)
+        (data, ids, count), place = taken_out(ctx, node)
 
         def const(value: Any, of: Any = np.int64) -> str:
             name: str = ctx.make_const(utils.make_name("segments"), np.array(value, of)).output[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from onnxport.export.fixes.tensorflow_nodes import number, taken_out
 from onnxport.export.fixes.tensorflow_recurrent import CudnnRnn
 
 
@@ -38,15 +39,9 @@ class _Erfc:
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        import numpy as np
-        from tf2onnx import utils
-
-        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-        (data,), outputs = node.input, list(node.output)
-        ctx.remove_node(node.name)
-        one = ctx.make_const(utils.make_name("one"), np.array(1.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
-        erf = ctx.make_node("Erf", [data], shapes=[shape], dtypes=[dtype]).output[0]
-        ctx.make_node("Sub", [one, erf], outputs=outputs, shapes=[shape], dtypes=[dtype])
+        inputs, place = taken_out(ctx, node)
+        erf = ctx.make_node("Erf", inputs, shapes=place["shapes"], dtypes=place["dtypes"]).output[0]
+        ctx.make_node("Sub", [number(ctx, 1.0, place["dtypes"][0]), erf], **place)
 
 
 def _select() -> type[Any]:
@@ -76,15 +71,9 @@ class _Expm1:
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        import numpy as np
-        from tf2onnx import utils
-
-        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-        (data,), outputs = node.input, list(node.output)
-        ctx.remove_node(node.name)
-        one = ctx.make_const(utils.make_name("one"), np.array(1.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
-        power = ctx.make_node("Exp", [data], shapes=[shape], dtypes=[dtype]).output[0]
-        ctx.make_node("Sub", [power, one], outputs=outputs, shapes=[shape], dtypes=[dtype])
+        inputs, place = taken_out(ctx, node)
+        power = ctx.make_node("Exp", inputs, shapes=place["shapes"], dtypes=place["dtypes"]).output[0]
+        ctx.make_node("Sub", [power, number(ctx, 1.0, place["dtypes"][0])], **place)
 
 
 class _Xlogy:
@@ -92,16 +81,12 @@ class _Xlogy:
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        import numpy as np
-        from tf2onnx import utils
-
-        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
-        (x, y), outputs = node.input, list(node.output)
-        ctx.remove_node(node.name)
-        zero = ctx.make_const(utils.make_name("zero"), np.array(0.0, utils.map_onnx_to_numpy_type(dtype))).output[0]
-        product = ctx.make_node("Mul", [x, ctx.make_node("Log", [y], dtypes=[dtype]).output[0]], dtypes=[dtype])
+        (x, y), place = taken_out(ctx, node)
+        zero = number(ctx, 0.0, place["dtypes"][0])
+        logarithm = ctx.make_node("Log", [y], dtypes=place["dtypes"]).output[0]
+        product = ctx.make_node("Mul", [x, logarithm], dtypes=place["dtypes"]).output[0]
         none = ctx.make_node("Equal", [x, zero]).output[0]
-        ctx.make_node("Where", [none, zero, product.output[0]], outputs=outputs, shapes=[shape], dtypes=[dtype])
+        ctx.make_node("Where", [none, zero, product], **place)
 
 
 class _Bucketize:
