@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from onnxport import OnnxPortError, convert, verify
-from onnxport.quiet import quiet
+from onnxport.system.output_capture import quiet
 
 
 def carried_out(call: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxport.artifact.manifest import Verification
+    from onnxport.specs import Verification
 
 
 class OnnxPortError(Exception):

@@ -19,11 +19,11 @@ import transformers
 
 from onnxport import convert, optimize, quantize, verify
 from onnxport.errors import UsageError, VerificationError
-from onnxport.fixed import fix_sizes
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.targets.genai_config import require_decoder
+from onnxport.variants.static_shapes.write import fix_sizes
 from tests import tiny_tokenizers
 from tests.files import files_of
 from tests.tiny_decoders import save_decoder
@@ -149,7 +149,7 @@ def test_texts_are_those_of_the_graph_that_takes_any_size(decoder):
 
 
 def portable_settings(folder):
-    from onnxport.runtime.generation_settings import read_settings
+    from onnxport.runtime.decoding.settings import read_settings
 
     return read_settings(folder)
 
@@ -308,7 +308,7 @@ def test_more_places_than_the_model_has_positions(tmp_path):
 
 
 def test_weights_of_large_models_stay_in_their_file(tmp_path, monkeypatch):
-    from onnxport import fixed_pair
+    from onnxport.variants.static_shapes import pair as fixed_pair
 
     source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
     convert(None, source, tmp_path / "out", use_external_format=True)

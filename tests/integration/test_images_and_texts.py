@@ -13,16 +13,16 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from onnxport import convert, pipeline
 from onnxport.cli.main import main
+from onnxport.dummy_inputs.images_in_text import ImagePrompts
 from onnxport.errors import ExportError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.export.signature import infer_signature
+from onnxport.loading.partition import parts_of
+from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.image_positions import image_positions, positions_behind
-from onnxport.runtime.image_prompt import slices_of
 from onnxport.runtime.image_text_generation import ImageTextGenerator
-from onnxport.samples.images_in_text import ImagePrompts
-from onnxport.shapes import infer_signature
-from onnxport.sources.choose import parts_of
-from onnxport.sources.image_grids import patch_positions, patch_windows
-from onnxport.sources.images_in_text import (
+from onnxport.runtime.prompts.images import slices_of
+from onnxport.sources.pytorch.image_grids import patch_positions, patch_windows
+from onnxport.sources.pytorch.images_in_text import (
     EmbeddingsDecoderSource,
     ImageFeaturesSource,
     TokenEmbeddingsSource,

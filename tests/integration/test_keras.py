@@ -88,7 +88,7 @@ def test_images_of_any_size(tmp_path: Path) -> None:
 
 
 def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
-    from onnxport.tensorflow_subject import keras_parts
+    from onnxport.loading.tensorflow_models import keras_parts
 
     ((part,), _) = keras_parts(tiny_keras.pixel_network())
     image = part.sampler.make({"batch_size": 2})["input"]
@@ -246,7 +246,7 @@ def test_python_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 def test_a_class_that_is_not_registered_is_named(tmp_path: Path) -> None:
     program = (
-        "from onnxport.sources.tensorflow import tensorflow; tensorflow(); import keras\n"
+        "from onnxport.sources.tensorflow.source import tensorflow; tensorflow(); import keras\n"
         "class Mine(keras.layers.Layer):\n    def call(self, x): return x * 2\n"
         f"keras.Sequential([keras.Input((3,)), Mine()]).save({str(tmp_path / 'm.keras')!r})"
     )

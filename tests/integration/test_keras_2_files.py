@@ -13,9 +13,9 @@ import pytest
 from onnxport import convert
 from onnxport.environments.places import HOME_VARIABLE
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
-from onnxport.framework import HF_TENSORFLOW, find_place
+from onnxport.loading.framework import HF_TENSORFLOW, find_place
 from onnxport.runtime.session import OnnxSession
-from onnxport.sources.keras_2 import is_of_keras_2
+from onnxport.sources.tensorflow.keras_2 import is_of_keras_2
 from tests.integration.hf_tensorflow import VARIABLE, needs_tensorflow, process
 from tests.tiny_keras import recurrent
 

@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from onnxport import convert, quantize
-from onnxport.artifact.hashed_file import HashedFile
-from onnxport.artifact.weights_file import read_weights
 from onnxport.errors import ExportError, MemoryLimitError, OutputError, UsageError
-from onnxport.quiet import quiet
 from onnxport.runtime.session import OnnxSession
+from onnxport.serialization.hashed_file import HashedFile
+from onnxport.serialization.weights_file import read_weights
+from onnxport.system.output_capture import quiet
 from onnxport.weights.attach import attach
 
 pytestmark = pytest.mark.integration
@@ -62,9 +62,9 @@ def _evidence(folder: Path) -> dict:
 @pytest.fixture
 def mapped(monkeypatch):
     """As if every model were too large for a copy of its weights."""
-    monkeypatch.setattr("onnxport.comparison.MAPPED_FROM_BYTES", 0)
+    monkeypatch.setattr("onnxport.verification.sessions.MAPPED_FROM_BYTES", 0)
     monkeypatch.setattr("onnxport.runtime.mapped_weights.MAPPED_FROM_BYTES", 1024)
-    monkeypatch.setattr("onnxport.sources.pytorch._LARGE_BYTES", 0)
+    monkeypatch.setattr("onnxport.sources.pytorch.source._LARGE_BYTES", 0)
 
 
 @pytest.mark.parametrize("external", [False, True])

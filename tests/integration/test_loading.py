@@ -20,7 +20,7 @@ from onnxport.errors import (  # noqa: E402
     UntrustedCheckpointError,
     UsageError,
 )
-from onnxport.loading import load, load_graph_from_args  # noqa: E402
+from onnxport.loading.load import load, load_graph_from_args  # noqa: E402
 from tests.integration.small_models import TEXT, bert_config, save, tokenizer  # noqa: E402
 from tests.unit.checkpoints import hdf5_bytes  # noqa: E402
 

@@ -5,10 +5,10 @@ import weakref
 
 import pytest
 
-from onnxport.graph.build import build_graph
-from onnxport.quiet import quiet
-from onnxport.shapes import infer_signature
-from onnxport.subject import load_subject
+from onnxport.api.build_graph import build_graph
+from onnxport.export.signature import infer_signature
+from onnxport.loading.subject import load_subject
+from onnxport.system.output_capture import quiet
 from tests.tiny import save
 
 pytestmark = pytest.mark.integration

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.quiet import quiet
-from onnxport.samples.base import base_sizes
-from onnxport.subject import load_subject
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.loading.subject import load_subject
+from onnxport.system.output_capture import quiet
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration

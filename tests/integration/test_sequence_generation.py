@@ -14,9 +14,9 @@ import transformers
 
 from onnxport import convert, pipeline
 from onnxport.errors import FolderError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.pipelines.onnx.load import load_onnx_model
+from onnxport.runtime.prompts.whisper import Spoken
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
-from onnxport.runtime.speech_prompt import Spoken
 from tests.tiny_base import randomize
 from tests.tiny_encoder_decoders import save_encoder_decoder
 

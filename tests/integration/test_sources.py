@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import onnxport.sources.pytorch as sources
-from onnxport.quiet import quiet
-from onnxport.samples.base import base_sizes
-from onnxport.shapes import infer_signature
-from onnxport.subject import load_subject
+import onnxport.sources.pytorch.source as sources
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.export.signature import infer_signature
+from onnxport.loading.subject import load_subject
+from onnxport.system.output_capture import quiet
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration

@@ -17,9 +17,10 @@ from transformers.generation import logits_process
 from onnxport import convert, optimize, pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.drawing import chosen_tokens, drawn_from
-from onnxport.runtime.generation import generate, generate_tokens, prefill
-from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.decoding.prefill import prefill
+from onnxport.runtime.decoding.sampling import chosen_tokens, drawn_from
+from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
+from onnxport.runtime.generation import generate, generate_tokens
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from tests import tiny_tokenizers

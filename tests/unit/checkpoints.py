@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.hdf5_file import SIGNATURE
+from onnxport.formats.hdf5_file import SIGNATURE
 
 CONFIG = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
 

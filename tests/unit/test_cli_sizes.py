@@ -86,7 +86,7 @@ def given_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(options)
         raise OnnxPortError("far enough")
 
-    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    monkeypatch.setattr("onnxport.api.convert.convert", convert)
     return seen
 
 

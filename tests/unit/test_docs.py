@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from onnxport.cli.main import app
-from onnxport.comparison import TOLERANCES
 from onnxport.tasks import TASKS
+from onnxport.verification.compare import TOLERANCES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -15,15 +15,13 @@ from typing import NoReturn
 
 import pytest
 
-from onnxport.artifact.manifest import Verification
-from onnxport.check import VerifiedFolder
+from onnxport._worker import Messages
+from onnxport.artifact.results import Conversion, VerifiedFolder
 from onnxport.cli.console import Console
-from onnxport.conversion import Conversion
 from onnxport.environments import call_in
+from onnxport.environments.call import Relay
 from onnxport.environments.places import folder_of, python_of
-from onnxport.environments.relay import Relay
 from onnxport.environments.wire import error_message, error_of, plain_arguments, result_message, result_of
-from onnxport.environments.worker import Messages
 from onnxport.errors import (
     FolderError,
     ManagedEnvironmentError,
@@ -34,7 +32,8 @@ from onnxport.errors import (
     VerificationError,
 )
 from onnxport.progress import Silent, Step
-from onnxport.quiet import quiet
+from onnxport.specs import Verification
+from onnxport.system.output_capture import quiet
 from tests.unit.environment_samples import this_python
 from tests.unit.sample_manifest import make_manifest
 

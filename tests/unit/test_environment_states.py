@@ -15,9 +15,8 @@ import pytest
 from onnxport import environments
 from onnxport.environments import ENVIRONMENTS, State
 from onnxport.environments.bridge import bridge
-from onnxport.environments.creation import last_words, require_python
+from onnxport.environments.creation import forget_unfinished, last_words, require_python
 from onnxport.environments.locks import changing, using
-from onnxport.environments.packages import forget_unfinished
 from onnxport.environments.places import disk_bytes, folder_of, home, lock_file_of, python_of
 from onnxport.environments.processes import clean_variables
 from onnxport.environments.state import state_of

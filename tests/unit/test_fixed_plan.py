@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxport.artifact.manifest import CaseCheck, Component, Restriction, TensorSpec, Verification
+from onnxport.artifact.manifest import Component
 from onnxport.errors import UsageError
-from onnxport.fixed_plan import derived_axes, example_command, free_axes, parse_sizes, plan_sizes
+from onnxport.specs import CaseCheck, Restriction, TensorSpec, Verification
+from onnxport.variants.static_shapes.plan import derived_axes, example_command, free_axes, parse_sizes, plan_sizes
 
 PAST, NEW, TOTAL = "past_sequence_length", "sequence_length", "total_sequence_length"
 

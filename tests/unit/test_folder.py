@@ -14,15 +14,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from onnxport.artifact import destination as destination_module
-from onnxport.artifact import hashes, moves
-from onnxport.artifact.destination import check_free_space, write_errors
+from onnxport.artifact import hashes
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, hash_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.manifest_json import to_json
-from onnxport.artifact.staging import stage
 from onnxport.errors import FolderError, OutputError
+from onnxport.publishing import atomic_rename as moves
+from onnxport.publishing import destination as destination_module
+from onnxport.publishing.destination import check_free_space, write_errors
+from onnxport.publishing.staging import stage
 from tests.unit.sample_folder import FOLDER, fill, publish, tree
 from tests.unit.sample_manifest import make_manifest
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from onnxport.artifact import moves
-from onnxport.artifact.destination import check_destination, check_file_destination
-from onnxport.artifact.leftovers import clean_leftovers
-from onnxport.artifact.staging import stage, stage_file
 from onnxport.errors import OutputError
+from onnxport.publishing import atomic_rename as moves
+from onnxport.publishing.destination import check_destination, check_file_destination
+from onnxport.publishing.leftovers import clean_leftovers
+from onnxport.publishing.staging import stage, stage_file
 from tests.unit.sample_folder import FOLDER, fill, publish, tree
 
 # ---------------------------------------------------------------- file systems that refuse

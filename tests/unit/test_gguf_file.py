@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.gguf_file import _TYPES, read_gguf_header
+from onnxport.formats.gguf_file import _TYPES, read_gguf_header
 from tests.unit.checkpoints import fails, write_json
 
 
@@ -166,7 +166,7 @@ def test_several_files_and_parts(tmp_path: Path) -> None:
 def test_no_framework_is_imported(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(WHOLE)
     code = (
-        "import sys; from onnxport.checkpoint import inspect_checkpoint; "
+        "import sys; from onnxport.checkpoints.checkpoint import inspect_checkpoint; "
         f"inspect_checkpoint({str(tmp_path)!r}); "
         "heavy = {'torch', 'transformers', 'numpy', 'gguf'} & set(sys.modules); assert not heavy, heavy"
     )

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.errors import UsageError
 from onnxport.graph.inputs import random_inputs
 from onnxport.graph.last_logits import KEEP, KEEP_SPEC, keep_last_logits, kept_axes
 from onnxport.runtime.session import OnnxSession
+from onnxport.specs import TensorSpec
 
 _HIDDEN, _WORDS = 6, 10
 _HEAD = """<ir_version: 10, opset_import: ["" : 23]>

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxport.errors import MemoryLimitError
-from onnxport.memory import BASE_BYTES, available_bytes, memory_limit, require_memory
+from onnxport.system.memory import BASE_BYTES, available_bytes, memory_limit, require_memory
 
 GIB = 2**30
 
@@ -74,7 +74,7 @@ def test_a_limit_is_kept():
 
 
 def test_the_limit_is_a_share_of_what_is_free(monkeypatch):
-    monkeypatch.setattr("onnxport.memory.available_bytes", lambda: 10 * GIB)
+    monkeypatch.setattr("onnxport.system.memory.available_bytes", lambda: 10 * GIB)
     with memory_limit(None):
         require_memory(8 * GIB - BASE_BYTES, "x", "y")
         with pytest.raises(MemoryLimitError):

@@ -16,10 +16,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxport.artifact import tensor_bytes
-from onnxport.artifact.onnxfile import write_model
-from onnxport.artifact.tensor_bytes import StreamsBytes, tensor_blocks
 from onnxport.errors import ExportError
+from onnxport.serialization import tensor_bytes
+from onnxport.serialization.onnxfile import write_model
+from onnxport.serialization.tensor_bytes import StreamsBytes, tensor_blocks
 from tests.unit.graphs import Streaming, check_hashes, model_of, run, stored, tensor, values_of
 
 RNG = np.random.default_rng(2)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxport.samples.base import Arrays
-from onnxport.samples.declared import Declared, DeclaredSampler, declared_sampler
+from onnxport.dummy_inputs.base import Arrays
+from onnxport.dummy_inputs.declared import DeclaredSampler
+from onnxport.dummy_inputs.input_ranges import declared_sampler
+from onnxport.sources.base import Declared
 
 
 def _sampler(function: Callable[[Arrays], object], *inputs: Declared) -> DeclaredSampler:

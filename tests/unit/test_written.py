@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxport.artifact import checksums
-from onnxport.artifact.checksums import sum_file
-from onnxport.artifact.hashed_file import HashedFile
 from onnxport.artifact.manifest import WeightsChecksum
-from onnxport.artifact.onnxfile import write_model
-from onnxport.artifact.weights_file import read_weights, weights_text, write_weights
-from onnxport.artifact.written import WeightRecord, WrittenModel, check_written, damaged
 from onnxport.errors import FolderError, OutputError
+from onnxport.serialization import checksums
+from onnxport.serialization.checksums import sum_file
+from onnxport.serialization.hashed_file import HashedFile
+from onnxport.serialization.onnxfile import write_model
+from onnxport.serialization.weights_file import read_weights, weights_text, write_weights
+from onnxport.serialization.written_model import WeightRecord, WrittenModel, check_written, damaged
 from tests.unit.graphs import Streaming, model_of, tensor
 
 RNG = np.random.default_rng(4)

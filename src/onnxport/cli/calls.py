@@ -81,7 +81,7 @@ def _asked(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
     if getattr(nlp.processor, "chat_template", None):
         said = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
         return [Call(text, ([{"role": "user", "content": said}],), {"return_full_text": False})]
-    from onnxport.pipelines.image_marker import image_marker
+    from onnxport.dummy_inputs.image_marker import image_marker
 
     marker = image_marker(nlp.processor, nlp.model.config.image_token_id, images[0])
     if marker not in text:

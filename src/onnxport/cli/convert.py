@@ -12,7 +12,7 @@ from onnxport.cli.sizes import parse_size
 from onnxport.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion
 
 
 def convert(
@@ -131,7 +131,7 @@ def convert(
         options["memory_limit"] = parse_size(memory_limit, "--memory-limit")
     if target is not None:
         _check_target(target, output)
-    from onnxport.conversion import convert as convert_model
+    from onnxport.api.convert import convert as convert_model
 
     with shell.working() as reporter:
         conversion = convert_model(

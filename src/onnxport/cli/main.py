@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from onnxport.cli import after, convert, env, inspect, run, target, tasks, verify
+from onnxport.cli import convert, env, inspect, run, target, tasks, verify
+from onnxport.cli import optimize as after
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.shell import ClosedOutput, Shell
 from onnxport.errors import OnnxPortError

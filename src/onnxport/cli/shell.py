@@ -54,7 +54,7 @@ class Shell:
     @contextmanager
     def working(self) -> Iterator[Console]:
         """Where library functions are called: what third parties print is kept, not shown."""
-        from onnxport.quiet import quiet
+        from onnxport.system.output_capture import quiet
 
         with quiet() as said:
             self._said = said

@@ -11,9 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxport import errors
-from onnxport.artifact.manifest import Manifest, Verification
+from onnxport.artifact.manifest import Manifest
 from onnxport.artifact.manifest_json import from_plain, to_plain
 from onnxport.errors import OnnxPortError, UsageError, VerificationError
+from onnxport.specs import Verification
 
 # The public functions of onnxport that a worker calls, and no other.
 FUNCTIONS = ("convert", "verify")
@@ -55,8 +56,7 @@ def result_message(result: Any) -> dict[str, Any]:
     Raises:
         TypeError: a result of another class than the allowed functions have.
     """
-    from onnxport.check import VerifiedFolder
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion, VerifiedFolder
 
     if isinstance(result, Conversion):
         value: dict[str, Any] = {
@@ -84,8 +84,7 @@ def result_message(result: Any) -> dict[str, Any]:
 
 def result_of(message: Mapping[str, Any]) -> Any:
     """The result in a message."""
-    from onnxport.check import VerifiedFolder
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion, VerifiedFolder
 
     value = message["value"]
     if message["class"] == "Conversion":

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from onnxport.export.captured import Captured
+
 if TYPE_CHECKING:
-    import onnx_ir
-
-    from onnxport.shapes import Signature
+    from onnxport.export.signature import Signature
     from onnxport.sources.base import Source
-    from onnxport.sources.pytorch import TorchSource
-    from onnxport.sources.tensorflow import TensorflowSource
-
-
-@dataclass(frozen=True)
-class Captured:
-    """A graph and the signature that it really has."""
-
-    model: onnx_ir.Model
-    signature: Signature
+    from onnxport.sources.pytorch.source import TorchSource
+    from onnxport.sources.tensorflow.source import TensorflowSource
 
 
 def capture(source: Source, signature: Signature, opset: int) -> Captured:

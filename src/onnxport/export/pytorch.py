@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
-from onnxport.export.capture import Captured
+from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.shapes import Signature, axis_values, first_line, infer_signature
-from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
+from onnxport.export.signature import Signature, axis_values, first_line, infer_signature
+from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
+from onnxport.specs import Restriction
 
 if TYPE_CHECKING:
     import onnx_ir

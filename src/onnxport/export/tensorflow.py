@@ -13,18 +13,18 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
-from onnxport.export.capture import Captured
-from onnxport.export.fixed_function import require_no_chance, require_no_state
-from onnxport.export.fixes.tensorflow_branches import answered_by
-from onnxport.export.fixes.tensorflow_recurrent import recurrent_operators
-from onnxport.export.fixes.tensorflow_time_distributed import steps_as_rows
+from onnxport.export.captured import Captured
+from onnxport.export.fixes.tensorflow.branches import answered_by
+from onnxport.export.fixes.tensorflow.recurrent import recurrent_operators
+from onnxport.export.fixes.tensorflow.time_distributed import steps_as_rows
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
-from onnxport.export.settled_names import settle_names
-from onnxport.foreign_errors import first_line
-from onnxport.shapes import Signature, infer_signature
+from onnxport.export.signature import Signature, infer_signature
+from onnxport.export.stable_names import settle_names
+from onnxport.export.stateless import require_no_chance, require_no_state
 from onnxport.sources.base import Arrays
-from onnxport.sources.tensorflow import TensorflowSource, tensorflow
+from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -71,7 +71,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
     except Exception as error:
         known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
         reason = f"TensorFlow: {first_line(error)[:200]}"
-        from onnxport.artifact.manifest import Restriction
+        from onnxport.specs import Restriction
 
         fixed = [
             Restriction(axis, f"fixed at {signature.accepted[axis][0]}", reason)
@@ -122,7 +122,7 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, 
     from tf2onnx import tf_loader
     from tf2onnx.convert import _convert_common
 
-    from onnxport.export.fixes.tensorflow_operators import register_operators, resize_as_now_said
+    from onnxport.export.fixes.tensorflow.operators import register_operators, resize_as_now_said
 
     tf = tensorflow()
     register_operators()

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.manifest import Component, TensorSpec
+from onnxport.artifact.manifest import Component
 from onnxport.axes import evaluate
 from onnxport.graph.last_logits import KEEP, KEPT
+from onnxport.specs import TensorSpec
 
 Arrays = dict[str, np.ndarray]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from onnxport.artifact.manifest import TensorSpec
+from onnxport.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir

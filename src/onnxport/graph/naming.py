@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.errors import ExportError
+from onnxport.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir

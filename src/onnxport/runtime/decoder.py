@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError
-from onnxport.runtime.fixed_cache import Window, joined
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows, with_room
+from onnxport.runtime.static_cache import Window, joined
+from onnxport.specs import TensorSpec
 
 _PAST = "past_"
 # What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.

@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder, Progress
-from onnxport.runtime.generation import Prompt
+from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.image_positions import AXES, positions_behind
-from onnxport.runtime.image_prompt import (
-    FEATURES,
-    POSITIONS,
-    TYPES,
-    Floats,
-    image_prompt,
-    slices_of,
-    with_features,
-)
+from onnxport.runtime.prompts.images import FEATURES, POSITIONS, TYPES, Floats, image_prompt, slices_of, with_features
 from onnxport.runtime.session import OnnxSession
 
 

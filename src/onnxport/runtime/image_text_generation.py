@@ -8,14 +8,15 @@ from typing import Any
 
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.json_file import read_object
+from onnxport.formats.json_file import read_object
+from onnxport.runtime.decoding.prefill import Stop
+from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
-from onnxport.runtime.generation import Stop, generate
-from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.generation import generate
 from onnxport.runtime.graph_choice import choose_graphs
+from onnxport.runtime.prompts.tokenizer import Texts
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import grouped
-from onnxport.runtime.texts import Texts
 
 GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 _MODEL = "model"

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.json_file import read_object
+from onnxport.formats.json_file import read_object
 from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.decoding.prefill import Prompt, Stop, prefill
+from onnxport.runtime.decoding.settings import GenerationSettings, known_settings, said_by, settings_from
 from onnxport.runtime.encoder import Encoder
-from onnxport.runtime.generation import Prompt, Stop, generate, prefill
-from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
+from onnxport.runtime.generation import generate
 from onnxport.runtime.graph_choice import choose_graphs
-from onnxport.runtime.languages import Languages
+from onnxport.runtime.prompts.languages import Languages
+from onnxport.runtime.prompts.tokenizer import Texts
+from onnxport.runtime.prompts.whisper import Spoken, has_prompt, speech_prompt
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.speech_prompt import Spoken, has_prompt, speech_prompt
 from onnxport.runtime.text_generation import grouped
-from onnxport.runtime.texts import Texts
 
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 _MODEL = "model"

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.artifact.folder import read_folder
-from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
-from onnxport.runtime.fixed_axes import FixedAxes, read_fixed
 from onnxport.runtime.mapped_weights import graph_without_weights
+from onnxport.runtime.static_axes import FixedAxes, read_fixed
+from onnxport.specs import Restriction, TensorSpec
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
 _NUMPY_TYPES = {

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.extend import link_rest
+from onnxport.artifact.add_components import link_rest
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
-from onnxport.artifact.staging import stage
 from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
 from onnxport.graph.last_logits import KEEP
-from onnxport.quiet import quiet
+from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
+from onnxport.system.output_capture import quiet
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 
 _RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.manifest import Component, Manifest, TensorSpec
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import UsageError
 from onnxport.runtime.shared_cache import PackedRows
+from onnxport.specs import TensorSpec
 
 CONFIG_NAME = "genai_config.json"
 _PAST, _PRESENT = "past_key_values.%d.", "present.%d."

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.artifact.add_components import replace_card
 from onnxport.artifact.card_calls import javascript_dtype
-from onnxport.artifact.extend import replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
-from onnxport.artifact.staging import stage
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
+from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import evidence_sizes, vocabulary_size
 from onnxport.graph.last_logits import KEEP
-from onnxport.json_file import read_object
-from onnxport.quiet import quiet
+from onnxport.publishing.staging import stage
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
+from onnxport.system.output_capture import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -225,10 +225,10 @@ def _settle_choice(decoder: ir.Model, *, required: bool) -> None:
 
 def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
     """Write it with its weights inside, or beside it in files of less than 2 GB where it cannot hold them."""
-    from onnxport.artifact.onnxfile import EMBEDDED_LIMIT_BYTES, needs_external, write_model
-    from onnxport.artifact.weights_file import write_weights
     from onnxport.graph.stats import graph_stats
     from onnxport.runtime.session import OnnxSession
+    from onnxport.serialization.onnxfile import EMBEDDED_LIMIT_BYTES, needs_external, write_model
+    from onnxport.serialization.weights_file import write_weights
 
     target = root / part.file
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxport.artifact.manifest import CaseCheck, OutputCheck, Verification
-from onnxport.comparison import TOLERANCES
 from onnxport.graph.inputs import random_inputs
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
+from onnxport.specs import CaseCheck, OutputCheck, Verification
+from onnxport.verification.compare import TOLERANCES
 
 # Rows, and tokens that a generation begins with.
 _RUNS = ((1, 1), (3, 4))

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from onnxport.errors import ExportError
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import IDENTITIES, Call, Held, LazyTensor, Stored, evaluate, hold, leaves, place
-from onnxport.weights.stored import read
+from onnxport.weights.lazy import IDENTITIES, LazyTensor, evaluate, hold, leaves, place
+from onnxport.weights.origins import Call, Held, Stored
 
 _aten = torch.ops.aten
 # Smaller ones are read at once: constant folding looks at them again and again.
@@ -77,7 +77,7 @@ class StreamedTensor(_Moves, ir.LazyTensor):
 
     def __init__(self, lazy: LazyTensor, name: str) -> None:
         super().__init__(
-            lambda: ir.tensor_adapters.TorchTensor(evaluate(lazy, read).contiguous(), name=name),
+            lambda: ir.tensor_adapters.TorchTensor(evaluate(lazy).contiguous(), name=name),
             dtype=ir.tensor_adapters.from_torch_dtype(lazy.dtype),
             shape=ir.Shape(lazy.shape),
             name=name,
@@ -137,7 +137,7 @@ def weight(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
     tensor = tensor.detach()
     lazy = tensor if isinstance(tensor, LazyTensor) else hold(tensor, f"memory: {name}")
     if lazy.numel() * lazy.element_size() < _LAZY_FROM_BYTES:
-        return ir.tensor_adapters.TorchTensor(evaluate(lazy, read).contiguous(), name=name)
+        return ir.tensor_adapters.TorchTensor(evaluate(lazy).contiguous(), name=name)
     stored = place(lazy)
     return CheckpointTensor(lazy, stored, name) if stored is not None else StreamedTensor(lazy, name)
 

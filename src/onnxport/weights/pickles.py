@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
-from onnxport.foreign_errors import first_line
+from onnxport.system.library_errors import first_line
 
 # How torch names what it refuses: "Unsupported global: GLOBAL a.b was not ...", "unsupported GLOBAL a.b whose ...".
 _REFUSED = re.compile(r"GLOBAL\s+`?([\w.]*\w)")

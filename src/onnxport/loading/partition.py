@@ -1,0 +1,146 @@
+"""From a pipeline to its sources and samplers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from onnxport.dummy_inputs import Sampler, sampler_for
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.errors import TaskError, UsageError
+from onnxport.loading.parts import Part, is_encoder_decoder, task_of
+from onnxport.tasks import Task
+
+if TYPE_CHECKING:
+    from onnxport.sources.pytorch.source import TorchSource
+
+
+def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
+    """The graphs that the model of a pipeline becomes, in the order in which they run.
+
+    One; of an encoder-decoder two; three of a model whose images stand in the sequence of its text.
+
+    Raises:
+        UsageError: an unknown framework.
+        TaskError: a model that generates in a way that onnxport does not know.
+        ExportError: an encoder-decoder whose states cannot be read, or images that cannot be taken apart from texts.
+    """
+    if framework == "tf":
+        from onnxport.loading.partition_tensorflow import tensorflow_parts
+
+        return tensorflow_parts(nlp)
+    task = task_of(nlp)
+    in_text = task.kind == "image-in-text"
+    if framework == "pt" and task.generates and not in_text and is_encoder_decoder(nlp.model):
+        return _encoder_and_decoder(nlp, task)
+    if framework == "pt" and task.generates and not in_text and has_inner_decoder(nlp.model):
+        return _encoder_and_decoder(nlp, task)
+    if framework == "pt" and task.generates and (in_text or task.kind == "image"):
+        return _images_in_text(nlp, task)
+    source = source_of(nlp, framework)
+    return (Part("model", source, sampler_of(nlp, source), task.decision),)
+
+
+def has_inner_decoder(model: Any) -> bool:
+    """Whether it is an encoder-decoder in all but its config (`sources.inner_decoder`)."""
+    from onnxport.sources.pytorch.inner_decoder import inner_decoder
+
+    return inner_decoder(model) is not None
+
+
+def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
+    from onnxport.dummy_inputs.cross_decoder import CrossDecoderSampler
+    from onnxport.sources.pytorch.encoder_decoder import CrossDecoderSource, EncoderSource, encoder_inputs
+    from onnxport.sources.pytorch.inner_decoder import InnerDecoderSource, InnerEncoderSource, inner_encoder_inputs
+
+    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    inner = not is_encoder_decoder(model)
+    sampler = sampler_for(nlp, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
+    base = base_sizes(sampler)
+    others = {knob.name: knob.others[0] for knob in sampler.knobs[1:] if knob.others}
+    samples = (sampler.make(base), sampler.make(base | others))
+    encoder: EncoderSource
+    decoder: CrossDecoderSource
+    if inner:
+        encoder = inside = InnerEncoderSource(model, samples, architecture)
+        decoder = InnerDecoderSource(model, inside, samples[0], task.outputs, architecture)
+    else:
+        encoder = EncoderSource(model, samples, architecture)
+        decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    tokens = CrossDecoderSampler(
+        sampler, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
+    )
+    return Part("encoder_model", encoder, sampler), Part("decoder_model_merged", decoder, tokens, task.decision)
+
+
+def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
+    from onnxport.dummy_inputs.images_in_text import image_samplers
+    from onnxport.sources.pytorch.images_in_text import (
+        EmbeddingsDecoderSource,
+        ImageFeaturesSource,
+        TokenEmbeddingsSource,
+        has_images_in_text,
+        require_parts_suffice,
+    )
+
+    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    name = architecture or type(model).__name__
+    if is_encoder_decoder(model) or has_inner_decoder(model):
+        raise TaskError(
+            f"{name} is an encoder-decoder: its image does not stand in the sequence of its text. Nothing was written.",
+            hint="Use `--task image-to-text`.",
+        )
+    if not has_images_in_text(model):
+        raise TaskError(
+            f"{name} writes texts about images, but is neither an encoder-decoder, nor has a decoder that attends to "
+            "what an encoder made of an image, nor puts features of an image in the places of image tokens. onnxport "
+            "cannot convert such models yet. Nothing was written.",
+        )
+    if task.kind == "image":
+        raise TaskError(
+            f"{name} writes about an image and a text together: its tokens and its image share one sequence. "
+            f"{task.name} has an image alone. Nothing was written.",
+            hint="Use `--task image-text-to-text`.",
+        )
+    features = ImageFeaturesSource(model, architecture)
+    embeddings = TokenEmbeddingsSource(model, architecture)
+    decoder = EmbeddingsDecoderSource(model, task.outputs, architecture)
+    images, tokens, embedded = image_samplers(nlp, features.accepts(), decoder, embeddings)
+    with decoder.weights_kept():
+        require_parts_suffice(features, embeddings, decoder, embedded.prompt(2, 8))
+    return (
+        Part("vision_encoder", features, images),
+        Part("embed_tokens", embeddings, tokens),
+        Part("decoder_model_merged", decoder, embedded, task.decision),
+    )
+
+
+def source_of(nlp: Any, framework: str) -> TorchSource:
+    """The model of a pipeline, with the outputs that its task wants.
+
+    Raises:
+        UsageError: the framework is not "pt".
+    """
+    if framework != "pt":
+        raise UsageError(f"Framework {framework!r} has no source here; 'pt' and 'tf' have.")
+    from onnxport.sources.pytorch.decoder import DecoderSource
+    from onnxport.sources.pytorch.source import TorchSource
+
+    kind = DecoderSource if task_of(nlp).kind == "decoder" else TorchSource
+    dropped = getattr(nlp, "dropped_outputs", ())
+    outputs = tuple(name for name in task_of(nlp).outputs if name not in dropped)
+    return kind(nlp.model, outputs, getattr(nlp.model, "architecture", None))
+
+
+def sampler_of(nlp: Any, source: TorchSource) -> Sampler:
+    """What makes the inputs of the model of a pipeline."""
+    from onnxport.dummy_inputs.decoder import DecoderSampler
+    from onnxport.loading.recurrence import goes_on
+    from onnxport.sources.pytorch.decoder import DecoderSource
+
+    states = getattr(source, "states", ())
+    sampler = sampler_for(nlp, task_of(nlp), source.accepts(), states)
+    recurrent = any(state.growing is None for state in states)
+    if recurrent and isinstance(sampler, DecoderSampler) and isinstance(source, DecoderSource):
+        return sampler if goes_on(source, sampler) else sampler.one_by_one()
+    return sampler
