@@ -91,10 +91,10 @@ def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
     from onnxport.loading.tensorflow_models import keras_parts
 
     ((part,), _) = keras_parts(tiny_keras.pixel_network())
-    image = part.sampler.make({"batch_size": 2})["input"]
+    image = part.generator.make({"batch_size": 2})["input"]
     assert image.min() >= 0 and 200 < image.max() <= 255
     ((part,), _) = keras_parts(tiny_keras.image_network())
-    assert part.sampler.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
+    assert part.generator.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
 
 
 @pytest.mark.parametrize("make", [tiny_keras.recurrent, tiny_keras.masked_recurrent])

@@ -22,7 +22,7 @@ from onnxport.weights.blocks import blocks, narrow
 from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, hold, leaves
 from onnxport.weights.origins import Stored
 from onnxport.weights.placeholders import new_mode, placeholders
-from onnxport.weights.reading import maps_kept, read
+from onnxport.weights.reading import maps_kept
 from onnxport.weights.stored import lazy_state_dict
 from tests.tiny import save
 

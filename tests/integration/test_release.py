@@ -7,7 +7,7 @@ import pytest
 
 from onnxport.api.build_graph import build_graph
 from onnxport.export.signature import infer_signature
-from onnxport.loading.subject import load_subject
+from onnxport.loading.model_to_export import load_model_to_export
 from onnxport.system.output_capture import quiet
 from tests.tiny import save
 
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.integration
 
 def test_no_weight_survives_release(tmp_path):
     with quiet():
-        subject = load_subject(None, save("bert-fill-mask", tmp_path / "m"), None, "auto", None, {})
-        weights = [weakref.ref(parameter) for parameter in subject.source.model.parameters()]
-        graph = build_graph(subject.source, infer_signature(subject.source, subject.sampler), 23)
+        to_export = load_model_to_export(None, save("bert-fill-mask", tmp_path / "m"), None, "auto", None, {})
+        weights = [weakref.ref(parameter) for parameter in to_export.source.model.parameters()]
+        graph = build_graph(to_export.source, infer_signature(to_export.source, to_export.generator), 23)
         assert all(weight() is not None for weight in weights)
         graph.release()
-        subject.release()
+        to_export.release()
     gc.collect()
     assert [weight for weight in weights if weight() is not None] == []

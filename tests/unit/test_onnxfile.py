@@ -306,7 +306,7 @@ MEMORY_SCRIPT = """
     import resource, sys
     from pathlib import Path
     import numpy as np, onnx, onnx_ir as ir
-    from onnxport.artifact.onnxfile import write_model
+    from onnxport.serialization.onnxfile import write_model
 
     def peak():  # bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -188,8 +188,8 @@ MEMORY_SCRIPT = """
     import resource, sys
     from pathlib import Path
     import numpy as np, onnx, onnx_ir as ir
-    from onnxport.artifact.onnxfile import write_model
-    from onnxport.artifact.written import check_written
+    from onnxport.serialization.onnxfile import write_model
+    from onnxport.serialization.written_model import check_written
     from tests.unit.graphs import model_of
 
     def peak():  # bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.graph.attention_past import attend_over_past
-from onnxport.graph.last_logits import KEEP_SPEC, keep_last_logits, kept_axes
+from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, keep_last_logits, kept_axes
 from onnxport.graph.naming import check_outputs, name_axes
 from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
@@ -82,7 +82,7 @@ def build_graph(
     check_outputs(model, signature.outputs)
     optional: tuple[TensorSpec, ...] = ()
     if keep_last_logits(model):
-        optional, signature = (KEEP_SPEC,), replace(signature, outputs=kept_axes(signature.outputs))
+        optional, signature = (NUM_LOGITS_TO_KEEP_SPEC,), replace(signature, outputs=kept_axes(signature.outputs))
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)

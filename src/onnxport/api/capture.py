@@ -8,14 +8,14 @@ from pathlib import Path
 
 from onnxport.api.build_graph import Graph, build_graph
 from onnxport.export.signature import Signature, infer_signature
-from onnxport.loading.subject import Subject
+from onnxport.loading.model_to_export import ModelToExport
 from onnxport.specs import Verification
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.evidence import Evidence, record_evidence, verify_graph
 
 
 @dataclass(frozen=True)
-class Draft:
+class CapturedGraph:
     """A graph before it is written, and what it will be held against.
 
     Attributes:
@@ -27,8 +27,10 @@ class Draft:
     evidence: Evidence
 
 
-def capture_drafts(subject: Subject, opset: int, watch: Stopwatch, *, keep_stored: bool = False) -> list[Draft]:
-    """The graphs of `subject`. The reference is computed before the exporter touches the model.
+def capture_graphs(
+    to_export: ModelToExport, opset: int, watch: Stopwatch, *, keep_stored: bool = False
+) -> list[CapturedGraph]:
+    """The graphs of `to_export`. The reference is computed before the exporter touches the model.
 
     Args:
         opset: of the graphs.
@@ -38,9 +40,9 @@ def capture_drafts(subject: Subject, opset: int, watch: Stopwatch, *, keep_store
     Raises:
         ExportError: the model does not run, or cannot be captured.
     """
-    parts = subject.parts
-    with watch.step("infer shapes", "Infer shapes") as step, subject.source.weights_kept():
-        signatures = [infer_signature(part.source, part.sampler) for part in parts]
+    parts = to_export.parts
+    with watch.step("infer shapes", "Infer shapes") as step, to_export.source.weights_kept():
+        signatures = [infer_signature(part.source, part.generator) for part in parts]
         step.done(_axes_summary(signatures))
     with watch.step("reference", "Run the source model") as step:
         evidence = [record_evidence(part, signature) for part, signature in zip(parts, signatures, strict=True)]
@@ -55,13 +57,15 @@ def capture_drafts(subject: Subject, opset: int, watch: Stopwatch, *, keep_store
         if after.accepted != before.accepted or after.multiples != before.multiples:
             with watch.step("reference", "Run the source model again, at the axes that the export allows"):
                 evidence[index] = record_evidence(parts[index], after)
-    return [Draft(part.name, graph, e) for part, graph, e in zip(parts, graphs, evidence, strict=True)]
+    return [CapturedGraph(part.name, graph, e) for part, graph, e in zip(parts, graphs, evidence, strict=True)]
 
 
-def verify_draft(draft: Draft, file: Path, files: Sequence[Path], precision: str = "float32") -> Verification:
-    """Run what was written for `draft` in `file`, one of `files`, which run in this order."""
+def verify_captured(
+    captured: CapturedGraph, file: Path, files: Sequence[Path], precision: str = "float32"
+) -> Verification:
+    """Run what was written for `captured` in `file`, one of `files`, which run in this order."""
     before = tuple(files[: files.index(file)])
-    return verify_graph(file, draft.evidence, draft.graph.signature.outputs, precision=precision, before=before)
+    return verify_graph(file, captured.evidence, captured.graph.signature.outputs, precision=precision, before=before)
 
 
 def _axes_summary(signatures: Sequence[Signature]) -> str:

@@ -29,7 +29,7 @@ from onnxport.system.timing import Stopwatch
 from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
-    from onnxport.loading.subject import Subject
+    from onnxport.loading.model_to_export import ModelToExport
 
 # onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
 _QUANTIZER_COPIES = 3
@@ -80,11 +80,11 @@ def convert(
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.
     """
-    from onnxport.api.capture import capture_drafts
+    from onnxport.api.capture import capture_graphs
     from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
-    from onnxport.loading.framework import find_place
-    from onnxport.loading.subject import load_subject
+    from onnxport.loading.framework import find_process
+    from onnxport.loading.model_to_export import load_model_to_export
 
     if pipeline_name != "auto":
         find_task(pipeline_name)  # a wrong name is told before anything is loaded
@@ -97,41 +97,43 @@ def convert(
     output = Path(output).expanduser()
     check = check_file_destination if output.suffix == ".onnx" else check_destination
     check(output, overwrite=overwrite)
-    place = find_place(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
-    opset = choose_opset(opset, place.framework)
-    if place.environment is not None:
+    process = find_process(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
+    opset = choose_opset(opset, process.framework)
+    if process.environment is not None:
         return call_in(
-            place.environment, "convert",
+            process.environment, "convert",
             dict(
-                framework=place.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
+                framework=process.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
                 use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
                 quantize=quantize, allow_mismatch=allow_mismatch, sample_inputs=sample_inputs, shard_size=shard_size,
                 link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
             ),
             reporter or Silent(),
         )  # fmt: skip
-    _require_exporter(place.framework)
+    _require_exporter(process.framework)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with quiet(), collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
             # Not looked at twice: of a model of the hub that would be asked for twice, too.
-            found = place.checkpoint if sample_inputs is None else None
-            subject = load_subject(
-                place.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
+            found = process.checkpoint if sample_inputs is None else None
+            to_export = load_model_to_export(
+                process.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
             )  # fmt: skip
-            step.done(f"{subject.architecture}, {subject.task.name}, {_count(subject.source.parameters)} parameters")
-        for note in subject.notes:
+            step.done(
+                f"{to_export.architecture}, {to_export.task.name}, {_count(to_export.source.parameters)} parameters"
+            )
+        for note in to_export.notes:
             watch.reporter.note(note)
         if output.suffix == ".onnx":
-            _require_one_graph(subject, output)
-        _check_resources(subject, output, files, quantize)
-        drafts = capture_drafts(subject, opset, watch, keep_stored=files.link)
-        manifest = manifest_of(subject)
+            _require_one_graph(to_export, output)
+        _check_resources(to_export, output, files, quantize)
+        captured_graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
+        manifest = manifest_of(to_export)
         with _stage(output, overwrite) as staging:
             return publish(
-                staging, output, subject, drafts, manifest, watch,
+                staging, output, to_export, captured_graphs, manifest, watch,
                 files=files, quantized=quantize, allow_mismatch=allow_mismatch,
             )  # fmt: skip
 
@@ -148,9 +150,9 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
-    from onnxport.loading.subject import subject_of
+    from onnxport.loading.model_to_export import from_pipeline
 
-    return _convert_to_file(lambda: subject_of(nlp, "pt"), "pt", opset, output, use_external_format)
+    return _convert_to_file(lambda: from_pipeline(nlp, "pt"), "pt", opset, output, use_external_format)
 
 
 def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verification:
@@ -166,18 +168,22 @@ def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verif
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
-    from onnxport.loading.subject import load_subject, subject_of
+    from onnxport.loading.model_to_export import from_pipeline, load_model_to_export
 
-    def load() -> Subject:
-        return subject_of(nlp, "tf") if hasattr(nlp, "task") else load_subject("tf", nlp, None, "auto", None, {})
+    def load() -> ModelToExport:
+        return (
+            from_pipeline(nlp, "tf")
+            if hasattr(nlp, "task")
+            else load_model_to_export("tf", nlp, None, "auto", None, {})
+        )
 
     return _convert_to_file(load, "tf", opset, output, external=False)
 
 
 def _convert_to_file(
-    load: Callable[[], Subject], framework: str, opset: int | None, output: str | Path, external: bool
+    load: Callable[[], ModelToExport], framework: str, opset: int | None, output: str | Path, external: bool
 ) -> Verification:
-    from onnxport.api.capture import capture_drafts, verify_draft
+    from onnxport.api.capture import capture_graphs, verify_captured
     from onnxport.export.opset import choose_opset
     from onnxport.verification.evidence import require_agreement
 
@@ -187,43 +193,43 @@ def _convert_to_file(
     opset = choose_opset(opset, framework)
     _require_exporter(framework)
     with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
-        subject = load()
-        _require_one_graph(subject, output)
-        (draft,) = capture_drafts(subject, opset, Stopwatch(Silent()))
+        to_export = load()
+        _require_one_graph(to_export, output)
+        (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
         file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graphs([draft.graph], [file], output.parent, WeightFiles(external), step)
-        verification = verify_draft(draft, file, [file])
+            write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+        verification = verify_captured(captured, file, [file])
         require_agreement(verification)
         staging.publish()
     return verification
 
 
-def _check_resources(subject: Subject, output: Path, files: WeightFiles, quantize: bool) -> None:
+def _check_resources(to_export: ModelToExport, output: Path, files: WeightFiles, quantize: bool) -> None:
     """Memory and disk, before the long steps.
 
     Raises:
         MemoryLimitError, OutputError: there is too little; nothing was written.
     """
-    weights = subject.source.weight_bytes
+    weights = to_export.source.weight_bytes
     require_memory(
-        subject.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
-        f"Converting {subject.name}",
+        to_export.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        f"Converting {to_export.name}",
         "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
     )
     check_free_space(output, (0 if files.link else weights) + (weights // 4 if quantize else 0))
 
 
-def _require_one_graph(subject: Subject, output: Path) -> None:
+def _require_one_graph(to_export: ModelToExport, output: Path) -> None:
     """A file holds one graph.
 
     Raises:
         UsageError: the model becomes several.
     """
-    if len(subject.parts) > 1:
-        names = " and ".join(f"{part.name}.onnx" for part in subject.parts)
+    if len(to_export.parts) > 1:
+        names = " and ".join(f"{part.name}.onnx" for part in to_export.parts)
         raise UsageError(
-            f"{subject.architecture} becomes {names}, and {output.name} is one file. Nothing was written.",
+            f"{to_export.architecture} becomes {names}, and {output.name} is one file. Nothing was written.",
             hint=f"Give a folder: {output.with_suffix('')}",
         )
 

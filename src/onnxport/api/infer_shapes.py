@@ -33,7 +33,7 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
     dynamic: dict[str, dict[int, str]] = {}
     sample: dict[str, Any] = {}
     for part in _parts(nlp, framework):
-        signature = infer_signature(part.source, part.sampler)
+        signature = infer_signature(part.source, part.generator)
         tensors = part.source.tensors(signature.sample)
         for known, specs in zip(names, (signature.inputs, signature.outputs), strict=True):
             for spec in specs:
@@ -47,7 +47,7 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
 
 def _parts(nlp: Any, framework: str) -> Sequence[Part]:
     if framework == "tf" and not hasattr(nlp, "task"):
-        from onnxport.loading.subject import load_subject
+        from onnxport.loading.model_to_export import load_model_to_export
 
-        return load_subject(framework, nlp, None, "auto", None, {}).parts
+        return load_model_to_export(framework, nlp, None, "auto", None, {}).parts
     return parts_of(nlp, framework)

@@ -16,8 +16,8 @@ from onnxport.publishing.staging import FileStaging, Staging
 from onnxport.system.timing import Stopwatch, peak_memory_bytes
 
 if TYPE_CHECKING:
-    from onnxport.api.capture import Draft
-    from onnxport.loading.subject import Subject
+    from onnxport.api.capture import CapturedGraph
+    from onnxport.loading.model_to_export import ModelToExport
     from onnxport.serialization.written_model import WrittenModel
 
 
@@ -25,11 +25,12 @@ GRAPH_FOLDER = "onnx"
 
 
 def publish(
-    staging: Staging, output: Path, subject: Subject, drafts: list[Draft], manifest: Manifest, watch: Stopwatch, *,
+    staging: Staging, output: Path, to_export: ModelToExport, captured_graphs: list[CapturedGraph],
+    manifest: Manifest, watch: Stopwatch, *,
     files: WeightFiles, quantized: bool, allow_mismatch: bool,
 ) -> Conversion:  # fmt: skip
     """Write into the staging folder, verify there, and put it in place."""
-    from onnxport.api.capture import verify_draft
+    from onnxport.api.capture import verify_captured
     from onnxport.artifact.assets import write_assets
     from onnxport.artifact.card import render_card
     from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
@@ -38,27 +39,31 @@ def publish(
 
     single = isinstance(staging, FileStaging)
     folder = staging.path if single else staging.path / GRAPH_FOLDER
-    paths = [folder / (output.name if single else f"{draft.name}.onnx") for draft in drafts]
+    paths = [folder / (output.name if single else f"{captured.name}.onnx") for captured in captured_graphs]
     with watch.step("write", "Write") as step:
         written = write_graphs(
-            [draft.graph for draft in drafts], paths, output.parent if single else output / GRAPH_FOLDER, files, step
+            [captured.graph for captured in captured_graphs],
+            paths,
+            output.parent if single else output / GRAPH_FOLDER,
+            files,
+            step,
         )
-        if not single and subject.nlp is not None:
-            write_assets(subject.nlp, subject.origin, staging.path, subject.replaced, subject.generation)
+        if not single and to_export.pipeline is not None:
+            write_assets(to_export.pipeline, to_export.origin, staging.path, to_export.replaced, to_export.generation)
         step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
-    for draft in drafts:
-        draft.graph.release()  # the weights are on disk now, and the session needs the memory
-    subject.release()
+    for captured in captured_graphs:
+        captured.graph.release()  # the weights are on disk now, and the session needs the memory
+    to_export.release()
     components = []
     with watch.step("verify", "Verify") as step:
-        for draft, file, record in zip(drafts, paths, written, strict=True):
+        for captured, file, record in zip(captured_graphs, paths, written, strict=True):
             check_written(folder, record)
             component = replace(
-                _component(draft, file, staging.path, "float32"),
+                _component(captured, file, staging.path, "float32"),
                 data_files=tuple(data.relative_to(staging.path).as_posix() for data in record.files[1:]),
                 weights_checksum=None if single else write_weights(file, record, staging.path),
             )
-            components.append(replace(component, verification=verify_draft(draft, file, paths)))
+            components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
     _require(components, allow_mismatch)
     if quantized:
@@ -70,10 +75,10 @@ def publish(
         with watch.step("verify", "Verify int8") as step:
             smaller = [
                 replace(
-                    _component(draft, target, staging.path, "int8", "_quantized"),
-                    verification=verify_draft(draft, target, targets, "int8"),
+                    _component(captured, target, staging.path, "int8", "_quantized"),
+                    verification=verify_captured(captured, target, targets, "int8"),
                 )
-                for draft, target in zip(drafts, targets, strict=True)
+                for captured, target in zip(captured_graphs, targets, strict=True)
             ]
             step.done(_verification_summary(smaller))
         _require(smaller, allow_mismatch)
@@ -103,12 +108,12 @@ def _distinct(written: Sequence[WrittenModel]) -> set[Path]:
     return {file for record in written for file in record.files}
 
 
-def _component(draft: Draft, file: Path, root: Path, precision: str, suffix: str = "") -> Component:
+def _component(captured: CapturedGraph, file: Path, root: Path, precision: str, suffix: str = "") -> Component:
     from onnxport.graph.stats import file_bytes, file_operators
 
-    graph = draft.graph
+    graph = captured.graph
     return Component(
-        name=draft.name + suffix,
+        name=captured.name + suffix,
         file=file.relative_to(root).as_posix(),
         opset=graph.stats.opset,
         precision=precision,
@@ -122,24 +127,24 @@ def _component(draft: Draft, file: Path, root: Path, precision: str, suffix: str
     )
 
 
-def manifest_of(subject: Subject) -> Manifest:
+def manifest_of(to_export: ModelToExport) -> Manifest:
     import onnx
     import onnxruntime
 
     versions = {
         "onnxport": __version__,
-        **subject.source.versions(),
+        **to_export.source.versions(),
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
     return Manifest(
-        task=subject.task.name,
-        framework=subject.source.framework,
-        source=subject.name,
-        architecture=subject.architecture,
+        task=to_export.task.name,
+        framework=to_export.source.framework,
+        source=to_export.name,
+        architecture=to_export.architecture,
         versions=versions,
         components=(),
-        notes=subject.notes,
+        notes=to_export.notes,
     )
 
 

@@ -16,7 +16,7 @@ from onnxport.environments import call_in
 from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantization.quantize import PRECISIONS, ROUNDED
-from onnxport.loading.framework import Place, find_place
+from onnxport.loading.framework import ConversionProcess, find_process
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
 from onnxport.system.output_capture import quiet
@@ -50,14 +50,14 @@ def verify(
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
     bare = path.suffix == ".onnx" and not path.is_dir()
-    place = None
+    process = None
     if against is not None:
-        place = find_place(None if bare else read_folder(path).framework, against, model_kwargs)
-        if place.environment is not None:
+        process = find_process(None if bare else read_folder(path).framework, against, model_kwargs)
+        if process.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
-            return call_in(place.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
+            return call_in(process.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
-        return _verify_file(path, against, place, task, reporter, model_kwargs)
+        return _verify_file(path, against, process, task, reporter, model_kwargs)
     with reporter.step("Check files") as step:
         manifest = read_folder(path)
         check_files(path, manifest)
@@ -103,24 +103,24 @@ def _against(
     path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
 ) -> list[tuple[str, Verification]]:
     from onnxport.export.signature import infer_signature
-    from onnxport.loading.subject import load_subject
+    from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.variants.static_shapes.write import check_again, is_fixed
     from onnxport.verification.evidence import record_evidence, verify_graph
 
     components = {component.name: component for component in manifest.components}
     with reporter.step("Run the source model") as step:
         sample = model_kwargs.pop("sample_inputs", None)
-        subject = load_subject(manifest.framework, against, None, manifest.task, sample, model_kwargs)
+        to_export = load_model_to_export(manifest.framework, against, None, manifest.task, sample, model_kwargs)
         evidence = {}
-        for part in subject.parts:
+        for part in to_export.parts:
             known = components.get(part.name, manifest.components[0]).restrictions
-            evidence[part.name] = record_evidence(part, infer_signature(part.source, part.sampler, known))
+            evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
     found = []
     for component in manifest.components:
         # "model_quantized" is held against what "model" is; a bare graph has a name of its own.
         names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
-        first = [part.name for part in subject.parts[: list(evidence).index(names[0])]]
+        first = [part.name for part in to_export.parts[: list(evidence).index(names[0])]]
         with reporter.step(f"Compare {component.file}") as step:
             if component.precision in ROUNDED:
                 verification = _against_base(path, manifest, component)
@@ -141,7 +141,7 @@ def _against(
 
 def _against_base(path: Path, manifest: Manifest, component: Component) -> Verification:
     """Rounded weights: against the float32 graph of the same folder, which is held against the source itself."""
-    from onnxport.variants.components import described, rounded_bases
+    from onnxport.variants.components import graph_under_test, rounded_bases
     from onnxport.variants.weight_only_check import check_rounded
 
     bases = rounded_bases(manifest)
@@ -152,14 +152,19 @@ def _against_base(path: Path, manifest: Manifest, component: Component) -> Verif
             f"{component.file} has rounded weights, and the float32 graph that they were made from is not in {path}.",
             hint="Leave --against out, or convert the model again.",
         )
-    written = described(path, manifest, base)
+    written = graph_under_test(path, manifest, base)
     encoder = written.encoder[0] if written.encoder else None
     rounded = encoder.with_name(f"{encoder.stem}{suffix}.onnx") if encoder else None
     return check_rounded(written, path / component.file, component.precision, encoder=rounded)
 
 
 def _verify_file(
-    path: Path, against: Any, place: Place | None, task: str | None, reporter: Reporter, model_kwargs: dict[str, Any]
+    path: Path,
+    against: Any,
+    process: ConversionProcess | None,
+    task: str | None,
+    reporter: Reporter,
+    model_kwargs: dict[str, Any],
 ) -> VerifiedFolder:
     """The original's check: the graph loads. With a source, which has a place then, its numbers too."""
     from onnxport.runtime.session import OnnxSession
@@ -167,12 +172,12 @@ def _verify_file(
     with quiet():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
-            if place is None:
+            if process is None:
                 session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
         found: dict[str, Verification | None] = {path.name: None}
-        if place is not None:
+        if process is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
-            manifest = Manifest(task or "auto", place.framework, "", "", {}, (component,))
+            manifest = Manifest(task or "auto", process.framework, "", "", {}, (component,))
             found = dict(_against(path.parent, manifest, against, reporter, model_kwargs))
     _require(found)
     return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))

@@ -42,7 +42,7 @@ _COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 
 
 def write_assets(
-    nlp: Any,
+    pipeline: Any,
     origin: Path | None,
     folder: Path,
     replaced: frozenset[str] = frozenset(),
@@ -51,7 +51,7 @@ def write_assets(
     """Put the files beside the graph into `folder`.
 
     Args:
-        nlp: the pipeline.
+        pipeline: the pipeline.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose in place of the checkpoint's ("tokenizer"): none of
             its files are copied then, the components write their own.
@@ -65,7 +65,7 @@ def write_assets(
             (folder / config.parent.name).mkdir(exist_ok=True)
             shutil.copyfile(config, folder / config.parent.name / config.name)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _save_components(nlp, Path(scratch))
+        _save_components(pipeline, Path(scratch))
         for file in sorted(Path(scratch).rglob("*.*")):
             target = folder / file.relative_to(scratch)
             if file.is_file() and not target.exists():
@@ -77,12 +77,12 @@ def write_assets(
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
 
 
-def _save_components(nlp: Any, folder: Path) -> None:
-    parts = [getattr(nlp.model, "config", None), *(getattr(nlp, name, None) for name in _COMPONENTS)]
+def _save_components(pipeline: Any, folder: Path) -> None:
+    parts = [getattr(pipeline.model, "config", None), *(getattr(pipeline, name, None) for name in _COMPONENTS)]
     for part in parts:
         if part is not None and hasattr(part, "save_pretrained"):
             part.save_pretrained(folder)
-    settings = getattr(nlp.model, "generation_config", None)
+    settings = getattr(pipeline.model, "generation_config", None)
     if settings is not None:
         # Not save_pretrained: it refuses settings that contradict each other, which many checkpoints have.
         settings.to_json_file(folder / _GENERATION)

@@ -72,9 +72,9 @@ def run(
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
-            nlp = _load(folder, component, row.name)
-            calls = calls_for(row, inputs, nlp)
-            answers = [_answering(nlp, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
+            pipeline = _load(folder, component, row.name)
+            calls = calls_for(row, inputs, pipeline)
+            answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
             document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
     if json:

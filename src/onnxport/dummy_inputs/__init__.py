@@ -5,7 +5,7 @@ A sampler has *knobs*: what a user can vary (rows, tokens, image height, seconds
 moves with which knob is found by `shapes.py`, by looking.
 """
 
-from onnxport.dummy_inputs.base import Knob, Sampler
-from onnxport.dummy_inputs.choose import sampler_for
+from onnxport.dummy_inputs.base import DynamicDim, InputGenerator
+from onnxport.dummy_inputs.choose import generator_for
 
-__all__ = ["Knob", "Sampler", "sampler_for"]
+__all__ = ["DynamicDim", "InputGenerator", "generator_for"]

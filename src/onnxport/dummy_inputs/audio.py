@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sizes, as_arrays
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes, as_arrays
 
 
-class AudioSampler:
+class AudioInputGenerator:
     """Rows of sound.
 
     The knob is the number of audio samples; a feature extractor that makes frames moves an
@@ -23,15 +23,15 @@ class AudioSampler:
     def __init__(self, extractor: Any, config: Any, accepts: frozenset[str] | None = None) -> None:
         self.extractor, self.config, self.accepts = extractor, config, accepts
         self.rate = int(getattr(extractor, "sampling_rate", None) or 16000)
-        self.knobs: tuple[Knob, ...] = (
-            Knob("batch_size", 2, (3, 5)),
-            Knob("num_samples", 4001, (5003, 8009), None, "num_frames"),
+        self.dims: tuple[DynamicDim, ...] = (
+            DynamicDim("batch_size", 2, (3, 5)),
+            DynamicDim("num_samples", 4001, (5003, 8009), None, "num_frames"),
         )
         # Whisper's own default is a window of fixed length, and the model takes no other.
         own = inspect.signature(type(extractor).__call__).parameters.get("padding") if extractor is not None else None
         self._padding: Any = True
         if own is not None and isinstance(own.default, str):
-            self.knobs = (self.knobs[0], replace(self.knobs[1], frames_axis=self._frames_axis()))
+            self.dims = (self.dims[0], replace(self.dims[1], frames_axis=self._frames_axis()))
             self._padding = own.default
         self.can_pad = "attention_mask" in self.make({"batch_size": 1, "num_samples": 4001})
 

@@ -13,7 +13,7 @@ Sizes = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Knob:
+class DynamicDim:
     """One size that a user can vary.
 
     Attributes:
@@ -36,14 +36,14 @@ class Knob:
     edges: tuple[int, ...] = ()
     why_fixed: str = ""
 
-    def clipped(self) -> Knob:
+    def clipped(self) -> DynamicDim:
         """The same knob without sizes above its maximum."""
         if self.maximum is None:
             return self
         others = tuple(size for size in self.others if size <= self.maximum and size != min(self.base, self.maximum))
         return replace(self, base=min(self.base, self.maximum), others=others)
 
-    def in_multiples(self, multiple: int) -> Knob:
+    def in_multiples(self, multiple: int) -> DynamicDim:
         """The same knob with sizes that are multiples only."""
         base = -(-self.base // multiple) * multiple
         others = [-(-size // multiple) * multiple for size in (*self.others, base + multiple, base + 2 * multiple)]
@@ -51,10 +51,10 @@ class Knob:
         return replace(self, base=base, others=kept)
 
 
-class Sampler(Protocol):
+class InputGenerator(Protocol):
     """Makes model inputs."""
 
-    knobs: tuple[Knob, ...]
+    dims: tuple[DynamicDim, ...]
     can_pad: bool  # rows of different length are possible
 
     @property
@@ -73,8 +73,8 @@ class Sampler(Protocol):
         ...
 
 
-def base_sizes(sampler: Sampler) -> Sizes:
-    return {knob.name: knob.base for knob in sampler.knobs}
+def base_sizes(generator: InputGenerator) -> Sizes:
+    return {dim.name: dim.base for dim in generator.dims}
 
 
 def as_arrays(encoded: Mapping[str, Any], accepts: frozenset[str] | None) -> Arrays:
@@ -95,29 +95,29 @@ def with_silence(numbers: np.ndarray, seed: int) -> np.ndarray:
     return numbers
 
 
-class RestrictedSampler:
+class RestrictedInputGenerator:
     """A sampler whose knobs obey restrictions that are known already.
 
     Args:
-        sampler: the free one.
+        generator: the free one.
         multiples: per knob the number that its sizes must be a multiple of.
         tied: per knob the other knob that it equals; it is no knob of its own then.
     """
 
-    def __init__(self, sampler: Sampler, multiples: dict[str, int], tied: dict[str, str]) -> None:
-        self.sampler, self.tied = sampler, tied
-        self.can_pad, self.joint_axes = sampler.can_pad, sampler.joint_axes
-        self.knobs = tuple(
-            knob.in_multiples(multiples[knob.name]) if multiples.get(knob.name, 1) > 1 else knob
-            for knob in sampler.knobs
-            if knob.name not in tied
+    def __init__(self, generator: InputGenerator, multiples: dict[str, int], tied: dict[str, str]) -> None:
+        self.generator, self.tied = generator, tied
+        self.can_pad, self.joint_axes = generator.can_pad, generator.joint_axes
+        self.dims = tuple(
+            dim.in_multiples(multiples[dim.name]) if multiples.get(dim.name, 1) > 1 else dim
+            for dim in generator.dims
+            if dim.name not in tied
         )
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         tied = {name: sizes[other] for name, other in self.tied.items()}
-        return self.sampler.make({**sizes, **tied}, seed=seed, padded=padded)
+        return self.generator.make({**sizes, **tied}, seed=seed, padded=padded)
 
 
-def unrestricted(sampler: Sampler) -> Sampler:
+def unrestricted(generator: InputGenerator) -> InputGenerator:
     """The sampler without what was learned about the model since."""
-    return sampler.sampler if isinstance(sampler, RestrictedSampler) else sampler
+    return generator.generator if isinstance(generator, RestrictedInputGenerator) else generator

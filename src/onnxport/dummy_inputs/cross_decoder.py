@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sampler, Sizes
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, InputGenerator, Sizes
 from onnxport.dummy_inputs.decoder import PAST, SEQUENCE, STATE_SCALE
 from onnxport.sources.base import Encodes
 from onnxport.sources.states import State
@@ -19,7 +19,7 @@ LENGTH = "encoder_sequence_length"
 Shapes = dict[str, tuple[int, ...]]
 
 
-class CrossDecoderSampler:
+class CrossDecoderInputGenerator:
     """Rows of tokens over a past, and over random states in the place of an encoder's.
 
     Args:
@@ -31,28 +31,33 @@ class CrossDecoderSampler:
     """
 
     def __init__(
-        self, inputs: Sampler, encoder: Encodes, own: Sequence[State], *, vocabulary: int, first_token: int
+        self, inputs: InputGenerator, encoder: Encodes, own: Sequence[State], *, vocabulary: int, first_token: int
     ) -> None:
         self.inputs, self.encoder, self.own, self.cross = inputs, encoder, own, encoder.states
         self.vocabulary, self.first_token = vocabulary, first_token
         self.can_pad = inputs.can_pad
-        self.batch = next(knob.name for knob in inputs.knobs if knob.name.endswith("batch_size"))
-        rows = next(knob for knob in inputs.knobs if knob.name == self.batch)
+        self.batch = next(dim.name for dim in inputs.dims if dim.name.endswith("batch_size"))
+        rows = next(dim for dim in inputs.dims if dim.name == self.batch)
         self._seen: dict[tuple[int, ...], Shapes] = {}
         others = [
-            replace(knob, name=_ENCODER + knob.name, frames=_ENCODER + knob.frames if knob.frames else LENGTH)
-            for knob in inputs.knobs
-            if knob is not rows and self._reaches(knob)
+            replace(dim, name=_ENCODER + dim.name, frames=_ENCODER + dim.frames if dim.frames else LENGTH)
+            for dim in inputs.dims
+            if dim is not rows and self._reaches(dim)
         ]
         # A step is one token, and the first call has no past: both are in every verification.
-        self.knobs = (rows, Knob(SEQUENCE, 5, (3, 9), edges=(1,)), Knob(PAST, 7, (4, 13), edges=(0,)), *others)
+        self.dims = (
+            rows,
+            DynamicDim(SEQUENCE, 5, (3, 9), edges=(1,)),
+            DynamicDim(PAST, 7, (4, 13), edges=(0,)),
+            *others,
+        )
         self.joint_axes = {(state.past, state.growing): LENGTH for state in self.cross if state.growing is not None}
         if self._mask_is_as_long():
             self.joint_axes[MASK, 1] = LENGTH
 
     def prompt(self, rows: int, length: int) -> Arrays:
         """Inputs of the encoder, and `decoder_input_ids` (rows, length); rows after the first are padded."""
-        sizes = {knob.name: knob.base for knob in self.inputs.knobs} | {self.batch: rows}
+        sizes = {dim.name: dim.base for dim in self.inputs.dims} | {self.batch: rows}
         ids = self._ids(rows, length, np.random.default_rng([rows, length]))
         ids[:, 0] = self.first_token
         return {**self.inputs.make(sizes, seed=length, padded=rows > 1 and self.can_pad), "decoder_input_ids": ids}
@@ -60,7 +65,7 @@ class CrossDecoderSampler:
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """Padded rows are padded in the encoder alone: every answer begins with the same token."""
         rows, length, past = sizes[self.batch], sizes[SEQUENCE], sizes[PAST]
-        base = {knob.name: sizes.get(_ENCODER + knob.name, knob.base) for knob in self.inputs.knobs}
+        base = {dim.name: sizes.get(_ENCODER + dim.name, dim.base) for dim in self.inputs.dims}
         given = self.inputs.make(base | {self.batch: rows}, seed=seed, padded=padded)
         made = self._shapes(given)
         rng = np.random.default_rng([seed, rows, length, past])
@@ -81,20 +86,20 @@ class CrossDecoderSampler:
     def _ids(self, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(min(5, self.vocabulary - 1), self.vocabulary, (rows, length), dtype=np.int64)
 
-    def _reaches(self, knob: Knob) -> bool:
+    def _reaches(self, dim: DynamicDim) -> bool:
         """Whether what the encoder gives has another size with another size of the knob."""
-        base = {knob.name: knob.base for knob in self.inputs.knobs}
+        base = {dim.name: dim.base for dim in self.inputs.dims}
         first = self.encoder.shapes(self.inputs.make(base))
-        for size in knob.others:
+        for size in dim.others:
             with suppress(Exception):  # the encoder refuses that size
-                return self.encoder.shapes(self.inputs.make(base | {knob.name: size})) != first
+                return self.encoder.shapes(self.inputs.make(base | {dim.name: size})) != first
         return False
 
     def _mask_is_as_long(self) -> bool:
         """Whether the mask has one number for each key; it may be that of the frames that the keys were made of."""
         state = next((state for state in self.cross if state.growing is not None), None)
-        base = {knob.name: knob.base for knob in self.inputs.knobs}
-        others = [{**base, knob.name: size} for knob in self.inputs.knobs for size in knob.others[:1]]
+        base = {dim.name: dim.base for dim in self.inputs.dims}
+        others = [{**base, dim.name: size} for dim in self.inputs.dims for size in dim.others[:1]]
         for sizes in (base, *others):
             with suppress(Exception):  # the encoder refuses that size
                 given = self.inputs.make(sizes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sizes, with_silence
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes, with_silence
 from onnxport.sources.base import Declared
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 # What the model makes of arrays; None where it refuses them.
 Runs = Callable[[Arrays], Arrays | None]
 
-_LENGTH = Knob("sequence_length", 11, (17, 29, 7))
-_SIDE = Knob("", 64, (96, 72, 101, 160, 128, 224))
+_LENGTH = DynamicDim("sequence_length", 11, (17, 29, 7))
+_SIDE = DynamicDim("", 64, (96, 72, 101, 160, 128, 224))
 _WIDE = 3.0
-_OTHER = Knob("", 24, (37, 48, 64, 101, 4096, 8192))
+_OTHER = DynamicDim("", 24, (37, 48, 64, 101, 4096, 8192))
 
 
-class DeclaredSampler:
+class DeclaredInputGenerator:
     """Makes arrays for declared inputs.
 
     Args:
         inputs: in the order of the graph's inputs.
-        knobs: name of the knob of each free axis, by input and axis.
+        dims: name of the knob of each free axis, by input and axis.
         limits: integers of an input; no negative ones in samples of an even seed.
         pixels: inputs that get numbers from 0 to 255; other inputs of floats are drawn from a normal distribution.
     """
@@ -47,12 +47,12 @@ class DeclaredSampler:
     def __init__(
         self,
         inputs: Sequence[Declared],
-        knobs: dict[tuple[str, int], str],
+        dims: dict[tuple[str, int], str],
         limits: Mapping[str, Range] | None = None,
         pixels: frozenset[str] = frozenset(),
     ) -> None:
-        self.inputs, self.places, self.limits, self.pixels = tuple(inputs), dict(knobs), dict(limits or {}), pixels
-        self.knobs = tuple(_knob(name) for name in dict.fromkeys(knobs.values()))
+        self.inputs, self.places, self.limits, self.pixels = tuple(inputs), dict(dims), dict(limits or {}), pixels
+        self.dims = tuple(_dim(name) for name in dict.fromkeys(dims.values()))
         self.can_pad = any(spec.is_mask and len(spec.axes) == 2 for spec in inputs)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
@@ -102,9 +102,9 @@ def _integers(rng: np.random.Generator, taken: Range, shape: tuple[int, ...]) ->
     return numbers if taken.zero else np.where(numbers == 0, 1, numbers)
 
 
-def _knob(name: str) -> Knob:
+def _dim(name: str) -> DynamicDim:
     if name.endswith("batch_size"):
-        return Knob(name, 2, (3, 5))
+        return DynamicDim(name, 2, (3, 5))
     if name.endswith(("height", "width")):
         return replace(_SIDE, name=name)
     return replace(_LENGTH if name.endswith("sequence_length") else _OTHER, name=name)

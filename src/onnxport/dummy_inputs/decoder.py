@@ -7,8 +7,8 @@ from copy import copy
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sizes
-from onnxport.dummy_inputs.text import TextSampler
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes
+from onnxport.dummy_inputs.text import TextInputGenerator
 from onnxport.sources.states import State
 
 SEQUENCE, PAST, TOTAL = "sequence_length", "past_sequence_length", "total_sequence_length"
@@ -17,7 +17,7 @@ STATE_SCALE = 0.5
 _ONE_BY_ONE = "of several tokens in a call the model reads one alone, or begins again"
 
 
-class DecoderSampler:
+class DecoderInputGenerator:
     """Rows of tokens over a past.
 
     Args:
@@ -26,26 +26,26 @@ class DecoderSampler:
         accepts: names of the forward's parameters.
     """
 
-    def __init__(self, text: TextSampler, states: Sequence[State], accepts: frozenset[str] | None) -> None:
+    def __init__(self, text: TextInputGenerator, states: Sequence[State], accepts: frozenset[str] | None) -> None:
         self.text, self.states, self.accepts = text, states, accepts
         grows = any(state.growing is not None for state in states)
         # A step is one token, and the first call has no past: both are in every verification.
-        length = Knob(SEQUENCE, 5, (3, 9), edges=(1,))
-        past = Knob(PAST, 7, (4, 13), edges=(0,))
-        self.knobs = (Knob(text.batch, 2, (3, 5)), length, *([past] if grows else []))
+        length = DynamicDim(SEQUENCE, 5, (3, 9), edges=(1,))
+        past = DynamicDim(PAST, 7, (4, 13), edges=(0,))
+        self.dims = (DynamicDim(text.batch, 2, (3, 5)), length, *([past] if grows else []))
         self.joint_axes = {("attention_mask", 1): TOTAL}
         self.grows = grows
         self.can_pad = self.has_mask = True
 
-    def one_by_one(self) -> DecoderSampler:
+    def one_by_one(self) -> DecoderInputGenerator:
         """The same for a model that takes one token a call.
 
         Without a past that grows there is nothing that a mask could hide: the run time leaves the states of
         a row alone while it gets padding.
         """
         own = copy(self)
-        own.knobs = tuple(
-            Knob(SEQUENCE, 1, (), why_fixed=_ONE_BY_ONE) if knob.name == SEQUENCE else knob for knob in self.knobs
+        own.dims = tuple(
+            DynamicDim(SEQUENCE, 1, (), why_fixed=_ONE_BY_ONE) if dim.name == SEQUENCE else dim for dim in self.dims
         )
         own.can_pad = own.has_mask = self.grows
         return own

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sizes, as_arrays
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes, as_arrays
 
 # What stops a processor from changing the size, so that height and width are ours to choose.
 _AS_IS = {"do_resize": False, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
 _FLEXIBLE = 160  # base size where the processor itself follows the image
 
 
-class ImageSampler:
+class ImageInputGenerator:
     """Rows of images.
 
     `native` is the size that the processor gives a user: the model must be right there.
@@ -28,10 +28,10 @@ class ImageSampler:
         self.can_pad = False
         self.native = self._native()
         height, width = self.native
-        self.knobs: tuple[Knob, ...] = (
-            Knob(batch, 2, (3, 5)),
-            Knob("height", height, _near(height)),
-            Knob("width", width, _near(width, first=2)),
+        self.dims: tuple[DynamicDim, ...] = (
+            DynamicDim(batch, 2, (3, 5)),
+            DynamicDim("height", height, _near(height)),
+            DynamicDim("width", width, _near(width, first=2)),
         )
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:

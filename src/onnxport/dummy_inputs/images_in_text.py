@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sampler, Sizes, as_arrays
-from onnxport.dummy_inputs.decoder import PAST, SEQUENCE, TOTAL, DecoderSampler
-from onnxport.dummy_inputs.image import ImageSampler, random_image
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, InputGenerator, Sizes, as_arrays
+from onnxport.dummy_inputs.decoder import PAST, SEQUENCE, TOTAL, DecoderInputGenerator
+from onnxport.dummy_inputs.image import ImageInputGenerator, random_image
 from onnxport.dummy_inputs.image_marker import image_marker
-from onnxport.dummy_inputs.text import WORDS, TextSampler
+from onnxport.dummy_inputs.text import WORDS, TextInputGenerator
 from onnxport.errors import ExportError
 from onnxport.runtime.image_positions import AXES
 from onnxport.runtime.prompts.images import GRID, TYPES, slices_of
@@ -20,7 +20,7 @@ from onnxport.sources.pytorch.images_in_text import EMBEDS, EmbeddingsDecoderSou
 _PICTURE = (120, 160)  # height and width of what the processor is given
 
 
-class OneImageSampler:
+class OneImageInputGenerator:
     """One image, or one tile of an image, at a time.
 
     Some models take their images apart in a list, whose length a graph cannot leave open. Masks of pixels hide a part
@@ -32,10 +32,10 @@ class OneImageSampler:
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
-    def __init__(self, images: ImageSampler) -> None:
+    def __init__(self, images: ImageInputGenerator) -> None:
         self.images = images
         self.can_pad, self.native = False, images.native
-        self.knobs = tuple(knob for knob in images.knobs if knob.name != images.batch)
+        self.dims = tuple(dim for dim in images.dims if dim.name != images.batch)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         one = next(slices_of(self.images.make({**sizes, self.images.batch: 1}, seed=seed)))
@@ -46,7 +46,7 @@ class OneImageSampler:
         return one
 
 
-class OneGridSampler:
+class OneGridInputGenerator:
     """One image as patches in a row, and the grid in which they lie (`image_grid_thw`).
 
     Args:
@@ -58,7 +58,7 @@ class OneGridSampler:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self.knobs: tuple[Knob, ...] = (Knob("image_size", 8, (13, 5), frames="num_patches", frames_axis=0),)
+        self.dims: tuple[DynamicDim, ...] = (DynamicDim("image_size", 8, (13, 5), frames="num_patches", frames_axis=0),)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         """`image_size` is the height in cells, each as large as what becomes one row of features."""
@@ -69,21 +69,21 @@ class OneGridSampler:
         return {"pixel_values": made["pixel_values"], GRID: made[GRID]}
 
 
-class TokensSampler:
+class TokensInputGenerator:
     """Rows of tokens, and nothing beside them."""
 
     can_pad = False
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
-    def __init__(self, text: TextSampler) -> None:
+    def __init__(self, text: TextInputGenerator) -> None:
         # A table has no positions: what limits a tokenizer does not limit it.
-        self.text, self.knobs = text, tuple(replace(knob, maximum=None) for knob in text.knobs)
+        self.text, self.dims = text, tuple(replace(dim, maximum=None) for dim in text.dims)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         return {"input_ids": self.text.make(sizes, seed=seed)["input_ids"]}
 
 
-class EmbeddingsSampler(DecoderSampler):
+class EmbeddingsInputGenerator(DecoderInputGenerator):
     """Rows of embeddings over a past; a third of them are of no token, as image features are.
 
     Where the processor gives token types that the model takes, the types of all tokens are an input too.
@@ -97,7 +97,7 @@ class EmbeddingsSampler(DecoderSampler):
 
     def __init__(
         self,
-        text: TextSampler,
+        text: TextInputGenerator,
         source: EmbeddingsDecoderSource,
         embeddings: TokenEmbeddingsSource,
         prompts: ImagePrompts,
@@ -122,8 +122,8 @@ class EmbeddingsSampler(DecoderSampler):
             blocks = rng.integers(0, 2, (len(embeds), -(-total // 3))).repeat(3, 1)[:, :total]
             arrays[TYPES] = np.ascontiguousarray(blocks, np.int64)
         if self.on_three_axes:  # apart from each other, as those of images are
-            apart = rng.integers(0, 4, (AXES, *embeds.shape[:2])) * chosen[None, :, :, 0]
-            arrays["position_ids"] = np.ascontiguousarray(arrays["position_ids"][None] + apart)
+            infer_independent_axes = rng.integers(0, 4, (AXES, *embeds.shape[:2])) * chosen[None, :, :, 0]
+            arrays["position_ids"] = np.ascontiguousarray(arrays["position_ids"][None] + infer_independent_axes)
         return {EMBEDS: np.ascontiguousarray(np.where(chosen, noise, embeds)), **arrays}
 
 
@@ -170,19 +170,19 @@ class ImagePrompts:
         return as_arrays(self.processor(images=[picture], text=[text], return_tensors="np"), None)
 
 
-def image_samplers(
-    nlp: Any, accepts: frozenset[str] | None, source: EmbeddingsDecoderSource, embeddings: TokenEmbeddingsSource
-) -> tuple[Sampler, Sampler, EmbeddingsSampler]:
+def image_generators(
+    pipeline: Any, accepts: frozenset[str] | None, source: EmbeddingsDecoderSource, embeddings: TokenEmbeddingsSource
+) -> tuple[InputGenerator, InputGenerator, EmbeddingsInputGenerator]:
     """Samplers of image features, of embeddings and of the decoder.
 
     Args:
-        nlp: a pipeline with a processor.
+        pipeline: a pipeline with a processor.
         accepts: what the method that makes features takes.
 
     Raises:
         ExportError: the checkpoint has no processor, or one that does not fit.
     """
-    processor, name = getattr(nlp, "processor", None), source.architecture
+    processor, name = getattr(pipeline, "processor", None), source.architecture
     parts = [getattr(processor, part, None) for part in ("image_processor", "tokenizer")]
     if None in parts:
         raise ExportError(
@@ -192,13 +192,13 @@ def image_samplers(
         )
     assert source.image_token is not None
     prompts = ImagePrompts(processor, source.image_token, name)
-    text = TextSampler(parts[1], source.model.config)
-    images: Sampler
+    text = TextInputGenerator(parts[1], source.model.config)
+    images: InputGenerator
     if all(hasattr(parts[0], name) for name in ("patch_size", "merge_size")) and GRID in (accepts or ()):
-        images = OneGridSampler(parts[0])
+        images = OneGridInputGenerator(parts[0])
     else:
-        images = OneImageSampler(ImageSampler(parts[0], source.model.config, accepts))
-    return images, TokensSampler(text), EmbeddingsSampler(text, source, embeddings, prompts)
+        images = OneImageInputGenerator(ImageInputGenerator(parts[0], source.model.config, accepts))
+    return images, TokensInputGenerator(text), EmbeddingsInputGenerator(text, source, embeddings, prompts)
 
 
 def _padded(arrays: Arrays, name: str, length: int) -> np.ndarray:

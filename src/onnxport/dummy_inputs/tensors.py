@@ -13,14 +13,14 @@ import numpy as np
 
 from onnxport.dummy_inputs.base import (
     Arrays,
-    Knob,
+    DynamicDim,
     Sizes,
     with_silence,
 )
 from onnxport.errors import ExportError
 
 
-class TensorSampler:
+class TensorInputGenerator:
     """Repeats or cuts `sample` along its axes, and draws new values of the same distribution.
 
     Args:
@@ -39,28 +39,28 @@ class TensorSampler:
         for name, value in sample.items():
             for axis, size in enumerate(value.shape):
                 shared = "batch_size" if axis == 0 and self._batched else None
-                knob = shared or names.setdefault(size, f"{name}_dim_{axis}")
-                self.groups.setdefault(knob, []).append((name, axis))
-        self.knobs = tuple(self._knob(name, places) for name, places in self.groups.items())
+                dim = shared or names.setdefault(size, f"{name}_dim_{axis}")
+                self.groups.setdefault(dim, []).append((name, axis))
+        self.dims = tuple(self._dim(name, places) for name, places in self.groups.items())
 
-    def _knob(self, name: str, places: list[tuple[str, int]]) -> Knob:
+    def _dim(self, name: str, places: list[tuple[str, int]]) -> DynamicDim:
         first, axis = places[0]
         size = self.sample[first].shape[axis]
         others = (size + 1, size + 2) if name == "batch_size" else (size + 3, size * 2, size + 8, size + 32)
-        return Knob(name, size, tuple(dict.fromkeys(others)))
+        return DynamicDim(name, size, tuple(dict.fromkeys(others)))
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        if seed == 0 and all(sizes[k.name] == k.base for k in self.knobs):
+        if seed == 0 and all(sizes[k.name] == k.base for k in self.dims):
             return dict(self.sample)
         rng = np.random.default_rng([seed, *sizes.values()])
         return {name: self._draw(name, value, sizes, rng, seed) for name, value in self.sample.items()}
 
     def _draw(self, name: str, value: np.ndarray, sizes: Sizes, rng: np.random.Generator, seed: int) -> np.ndarray:
         shape = list(value.shape)
-        for knob, places in self.groups.items():
+        for dim, places in self.groups.items():
             for place, axis in places:
                 if place == name:
-                    shape[axis] = sizes[knob]
+                    shape[axis] = sizes[dim]
         if value.dtype.kind == "f":
             spread = float(value.std()) or 1.0
             numbers = (rng.standard_normal(shape) * spread + float(value.mean())).astype(value.dtype)

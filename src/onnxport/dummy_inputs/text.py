@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Knob, Sizes
+from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes
 
 WORDS = (
     "the a of to in it is was on for with as at by from river stone light winter garden music paper train "
@@ -18,7 +18,7 @@ WORDS = (
 _UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 
-class TextSampler:
+class TextInputGenerator:
     """Rows of tokens.
 
     Args:
@@ -46,10 +46,10 @@ class TextSampler:
         if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
             tokenizer.pad_token = tokenizer.eos_token
         limit = _length_limit(tokenizer, config)
-        knobs = [Knob(batch, 2, (3, 5)), Knob("sequence_length", 11, (17, 29, 7), limit).clipped()]
+        dims = [DynamicDim(batch, 2, (3, 5)), DynamicDim("sequence_length", 11, (17, 29, 7), limit).clipped()]
         if kind == "choices":
-            knobs.insert(1, Knob("num_choices", 3, (4, 2)))
-        self.knobs = tuple(knobs)
+            dims.insert(1, DynamicDim("num_choices", 3, (4, 2)))
+        self.dims = tuple(dims)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
         rows, choices = sizes[self.batch], sizes.get("num_choices", 1)
@@ -76,8 +76,8 @@ class TextSampler:
         # Every row is cut at its own length and then padded: a word may be many tokens, so the number of
         # words alone would leave no room for padding.
         rows = [self._row(size, rng) for size in _lengths(count, length, padded)]
-        together = {name: [row[name] for row in rows] for name in rows[0]}
-        encoded = self.tokenizer.pad(together, padding="max_length", max_length=length, return_tensors="np")
+        infer_tied_axes = {name: [row[name] for row in rows] for name in rows[0]}
+        encoded = self.tokenizer.pad(infer_tied_axes, padding="max_length", max_length=length, return_tensors="np")
         arrays = {name: np.asarray(value) for name, value in encoded.items()}
         mask = arrays["attention_mask"]
         if "attention_mask" not in self.tokenizer.model_input_names:

@@ -57,7 +57,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
     Raises:
         ExportError: torch cannot capture the model; nothing was written.
     """
-    sampler = signature.sampler
+    generator = signature.generator
     dims = _Dims(_known_bounds(signature) | _joint_bounds(signature), dict(signature.multiples))
     deferred = False
     for _ in range(_ATTEMPTS):
@@ -69,7 +69,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
                 continue
             learned = _learn(str(error), dims, signature)
             if learned:
-                signature = infer_signature(source, sampler, (*_lasting(signature), *learned))
+                signature = infer_signature(source, generator, (*_lasting(signature), *learned))
                 dims.multiples.update(signature.multiples)
             elif learned is None and not deferred:
                 deferred = True  # guards on values become checks at run time, which ONNX does not carry
@@ -184,15 +184,15 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 
     torch takes each of those for two at least, and refuses a sum that may be less, after a whole trace.
     """
-    sampler, traced = signature.sampler, signature.traced
+    generator, traced = signature.generator, signature.traced
     bounds = {}
-    for (tensor, axis), name in sampler.joint_axes.items():
+    for (tensor, axis), name in generator.joint_axes.items():
         if tensor not in signature.sample:
             continue
         size = signature.sample[tensor].shape[axis]
-        other = {knob: sampler.make({**traced, knob: sizes[1]}) for knob, sizes in signature.accepted.items()}
-        movers = [knob for knob, arrays in other.items() if arrays[tensor].shape[axis] != size]
-        if len(movers) > 1 and size == sum(traced[knob] for knob in movers):
+        other = {dim: generator.make({**traced, dim: sizes[1]}) for dim, sizes in signature.accepted.items()}
+        movers = [dim for dim, arrays in other.items() if arrays[tensor].shape[axis] != size]
+        if len(movers) > 1 and size == sum(traced[dim] for dim in movers):
             bounds[name] = {"min": 2 * len(movers)}
     return bounds
 
@@ -247,9 +247,9 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
 
 def _is_made_in(signature: Signature, axis: str, multiple: int) -> bool:
     """Whether the axis is one of what the preprocessing makes, and comes in these multiples at every size tried."""
-    sampler = signature.sampler
-    sizes = [{**signature.traced, knob: size} for knob, tried in signature.accepted.items() for size in tried]
-    values = [axis_values(signature.inputs, sampler.make(one)).get(axis) for one in sizes]
+    generator = signature.generator
+    sizes = [{**signature.traced, dim: size} for dim, tried in signature.accepted.items() for size in tried]
+    values = [axis_values(signature.inputs, generator.make(one)).get(axis) for one in sizes]
     return bool(values) and all(value is not None and value % multiple == 0 for value in values)
 
 

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnxport.axes import Observation, fit
-from onnxport.dummy_inputs.base import Arrays, Knob, RestrictedSampler, Sampler, Sizes, base_sizes, unrestricted
+from onnxport.dummy_inputs.base import (
+    Arrays,
+    DynamicDim,
+    InputGenerator,
+    RestrictedInputGenerator,
+    Sizes,
+    base_sizes,
+    unrestricted,
+)
 from onnxport.errors import ExportError, OnnxPortError
 from onnxport.specs import Restriction, TensorSpec
 from onnxport.system.library_errors import first_line as message_of
@@ -39,7 +47,7 @@ class Signature:
         multiples: per knob the number that its sizes must be a multiple of (1 = free).
         traced: knob sizes of the sample that is traced; away from special sizes where it can be.
         sample: the inputs at those sizes.
-        sampler: makes inputs that obey the restrictions.
+        generator: makes inputs that obey the restrictions.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -49,7 +57,7 @@ class Signature:
     multiples: dict[str, int]
     traced: Sizes
     sample: Arrays
-    sampler: Sampler
+    generator: InputGenerator
 
     def sizes_of(self, arrays: Arrays) -> Sizes:
         """Values of the named input axes in `arrays`."""
@@ -61,49 +69,49 @@ class _Prober:
     """Runs the source at knob sizes; remembers what it saw."""
 
     source: Source
-    sampler: Sampler
+    generator: InputGenerator
     base: Sizes
     seen: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def outputs(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         key = tuple(sizes.values())
         if key not in self.seen:
-            self.seen[key] = self.source.shapes(self.sampler.make(sizes))
+            self.seen[key] = self.source.shapes(self.generator.make(sizes))
         return self.seen[key]
 
-    def along(self, knob: str, output: str, axis: int) -> Callable[[int], int | None]:
+    def along(self, dim: str, output: str, axis: int) -> Callable[[int], int | None]:
         """Length of an output axis as a function of one knob; None where the model refuses."""
 
         def probe(size: int) -> int | None:
             try:
-                return self.outputs({**self.base, knob: size})[output][axis]
+                return self.outputs({**self.base, dim: size})[output][axis]
             except Exception:  # a refusal of any kind is the answer
                 return None
 
         return probe
 
-    def along_frames(self, knob: Knob, output: str, axis: int) -> Callable[[int], int | None]:
+    def along_frames(self, dim: DynamicDim, output: str, axis: int) -> Callable[[int], int | None]:
         """The same as a function of what the preprocessing makes of the knob: the number of frames."""
 
         def frames(size: int) -> int:
             try:
-                made = next(iter(self.sampler.make({**self.base, knob.name: size}).values()))
+                made = next(iter(self.generator.make({**self.base, dim.name: size}).values()))
             except Exception:  # too short for a single frame
                 return 0
-            return int(made.shape[knob.frames_axis])
+            return int(made.shape[dim.frames_axis])
 
         def probe(wanted: int) -> int | None:
-            last = self.base[knob.name]
+            last = self.base[dim.name]
             while frames(last) < wanted:
                 last *= 2
             size = bisect_left(range(last + 1), wanted, key=frames)
-            return self.along(knob.name, output, axis)(size) if frames(size) == wanted else None
+            return self.along(dim.name, output, axis)(size) if frames(size) == wanted else None
 
         return probe
 
 
-def infer_signature(source: Source, sampler: Sampler, known: Sequence[Restriction] = ()) -> Signature:
-    """Probes `source` with samples of `sampler`.
+def infer_signature(source: Source, generator: InputGenerator, known: Sequence[Restriction] = ()) -> Signature:
+    """Probes `source` with samples of `generator`.
 
     Args:
         known: restrictions that hold already; no size that breaks one is tried.
@@ -114,34 +122,36 @@ def infer_signature(source: Source, sampler: Sampler, known: Sequence[Restrictio
     fixed = {r.axis: r.reason for r in known if r.rule.startswith("fixed at")}
     ruled = {r.axis: int(r.rule.split()[-1]) for r in known if r.rule.startswith("multiple of")}
     tied = {r.axis: r.rule.split()[-1] for r in known if r.rule.startswith("equal to")}
-    sampler = RestrictedSampler(sampler, ruled, tied)
-    prober, first, reference = _start(source, sampler)
+    generator = RestrictedInputGenerator(generator, ruled, tied)
+    prober, first, reference = _start(source, generator)
     accepted: dict[str, tuple[int, ...]] = {}
     multiples: dict[str, int] = {}
     restrictions: list[Restriction] = [r for r in known if r.axis in tied or r.axis in ruled]
     fixed |= _path_dependent(prober, first, fixed)
-    for knob in sampler.knobs:
-        if knob.name in fixed:
-            restrictions.append(_fixed(knob, prober.base[knob.name], fixed[knob.name], first))
+    for dim in generator.dims:
+        if dim.name in fixed:
+            restrictions.append(_fixed(dim, prober.base[dim.name], fixed[dim.name], first))
             continue
-        sizes, refused, refusal = _accepted_sizes(prober, knob, first)
-        step = math.gcd(prober.base[knob.name], *sizes)
+        sizes, refused, refusal = _accepted_sizes(prober, dim, first)
+        step = math.gcd(prober.base[dim.name], *sizes)
         if not sizes or any(size % step == 0 for size in refused):
-            restrictions.append(_fixed(knob, prober.base[knob.name], refusal or knob.why_fixed, first))
+            restrictions.append(_fixed(dim, prober.base[dim.name], refusal or dim.why_fixed, first))
             continue
-        accepted[knob.name] = (prober.base[knob.name], *sizes)
-        multiples[knob.name] = ruled.get(knob.name, 1)
-        if refused and knob.name not in ruled:
-            multiples[knob.name] = step
-            restrictions.append(Restriction(knob.name, f"multiple of {step}", refusal))
-        if knob.maximum is not None:
+        accepted[dim.name] = (prober.base[dim.name], *sizes)
+        multiples[dim.name] = ruled.get(dim.name, 1)
+        if refused and dim.name not in ruled:
+            multiples[dim.name] = step
+            restrictions.append(Restriction(dim.name, f"multiple of {step}", refusal))
+        if dim.maximum is not None:
             reason = "the tokenizer's or the configuration's limit"
-            restrictions.append(Restriction(knob.name, f"at most {knob.maximum}", reason))
+            restrictions.append(Restriction(dim.name, f"at most {dim.maximum}", reason))
     inputs = _name_inputs(prober, accepted, first)
     restrictions = _in_axis_names(restrictions, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
     traced = _traced_sizes(prober, accepted)
-    return Signature(inputs, outputs, tuple(restrictions), accepted, multiples, traced, sampler.make(traced), sampler)
+    return Signature(
+        inputs, outputs, tuple(restrictions), accepted, multiples, traced, generator.make(traced), generator
+    )
 
 
 def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
@@ -154,20 +164,20 @@ def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
     return values
 
 
-def _start(source: Source, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
+def _start(source: Source, generator: InputGenerator) -> tuple[_Prober, Arrays, Arrays]:
     """The first sizes at which the model runs, for real."""
-    base = base_sizes(sampler)
-    attempts = [base, *({**base, k.name: size} for k in sampler.knobs for size in k.others)]
+    base = base_sizes(generator)
+    attempts = [base, *({**base, k.name: size} for k in generator.dims for size in k.others)]
     failure: Exception | None = None
     for sizes in attempts:
         try:
-            inputs = sampler.make(sizes)
-            return _Prober(source, sampler, sizes), inputs, source.run(inputs)
+            inputs = generator.make(sizes)
+            return _Prober(source, generator, sizes), inputs, source.run(inputs)
         except OnnxPortError:
             raise
         except Exception as error:  # models refuse sizes with any exception
             failure = failure or error
-    made = unrestricted(sampler)
+    made = unrestricted(generator)
     raise ExportError(
         f"{source.architecture} does not run on {getattr(made, 'made', 'its own preprocessing')}: "
         f"{first_line(failure)}. Nothing was written.",
@@ -175,7 +185,7 @@ def _start(source: Source, sampler: Sampler) -> tuple[_Prober, Arrays, Arrays]:
     ) from failure
 
 
-def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[int], list[int], str]:
+def _accepted_sizes(prober: _Prober, dim: DynamicDim, first: Arrays) -> tuple[list[int], list[int], str]:
     """Sizes of a knob that the model takes beside the base, those that it refuses, and the first refusal.
 
     A size that is refused although it is a multiple of all that are taken shows that the others
@@ -184,14 +194,14 @@ def _accepted_sizes(prober: _Prober, knob: Knob, first: Arrays) -> tuple[list[in
     accepted: list[int] = []
     refused: list[int] = []
     refusal = ""
-    for size in knob.others:
+    for size in dim.others:
         if len(accepted) == _WANTED:
             break
-        sizes = {**prober.base, knob.name: size}
+        sizes = {**prober.base, dim.name: size}
         if sizes == prober.base:
             continue
         try:
-            inputs = prober.sampler.make(sizes)
+            inputs = prober.generator.make(sizes)
             if all(inputs[name].shape == array.shape for name, array in first.items()):
                 return [], [], _PREPROCESSED
             prober.outputs(sizes)
@@ -210,35 +220,35 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
     needs minutes to find that out. The operators that run at two sizes tell at once. The size of
     the position table is no such case: only sizes away from the processor's are compared.
     """
-    for knob in prober.sampler.knobs:
-        if knob.name not in _SIDES or knob.name in fixed:
+    for dim in prober.generator.dims:
+        if dim.name not in _SIDES or dim.name in fixed:
             continue
-        sizes, refused, _ = _accepted_sizes(prober, knob, first)
+        sizes, refused, _ = _accepted_sizes(prober, dim, first)
         if len(sizes) < _WANTED or refused:
             continue
-        samples = [prober.sampler.make({**prober.base, knob.name: size}) for size in (*sizes, sizes[0])]
+        samples = [prober.generator.make({**prober.base, dim.name: size}) for size in (*sizes, sizes[0])]
         traces = prober.source.paths(samples)
         if traces[0] == traces[2] and traces[0] != traces[1]:  # the same size twice: else it is chance, not size
             reason = (
-                f"the model's code takes another path at another {knob.name} "
+                f"the model's code takes another path at another {dim.name} "
                 f"({len(traces[0])} operators at {sizes[0]}, {len(traces[1])} at {sizes[1]})"
             )
             return dict.fromkeys(_SIDES, reason)  # half of an image free helps nobody
     return {}
 
 
-def _fixed(knob: Knob, size: int, reason: str, first: Arrays) -> Restriction:
-    if reason == _PREPROCESSED and knob.frames:
+def _fixed(dim: DynamicDim, size: int, reason: str, first: Arrays) -> Restriction:
+    if reason == _PREPROCESSED and dim.frames:
         # Sound of any length is made into so many frames: the axis is fixed, not the sound.
-        return Restriction(knob.frames, f"fixed at {next(iter(first.values())).shape[knob.frames_axis]}", reason)
-    return Restriction(knob.name, f"fixed at {size}", reason or "no other size was tried")
+        return Restriction(dim.frames, f"fixed at {next(iter(first.values())).shape[dim.frames_axis]}", reason)
+    return Restriction(dim.name, f"fixed at {size}", reason or "no other size was tried")
 
 
 def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: Arrays) -> tuple[TensorSpec, ...]:
     moved: dict[tuple[str, int], dict[str, tuple[int, int]]] = {}
-    knobs = {knob.name: knob for knob in prober.sampler.knobs}
+    dims = {dim.name: dim for dim in prober.generator.dims}
     for name, sizes in accepted.items():
-        other = prober.sampler.make({**prober.base, name: sizes[1]})
+        other = prober.generator.make({**prober.base, name: sizes[1]})
         for tensor, array in first.items():
             for axis, size in enumerate(array.shape):
                 if other[tensor].shape[axis] != size:
@@ -253,10 +263,10 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
             elif len(movers) == 1:
                 (name, (before, after)) = next(iter(movers.items()))
                 exact = before == prober.base[name] and after == accepted[name][1]
-                joint = prober.sampler.joint_axes.get((tensor, axis))
-                axes.append(name if exact else joint or knobs[name].frames or _unnamed(tensor, axis))
+                joint = prober.generator.joint_axes.get((tensor, axis))
+                axes.append(name if exact else joint or dims[name].frames or _unnamed(tensor, axis))
             else:
-                axes.append(prober.sampler.joint_axes.get((tensor, axis), _unnamed(tensor, axis)))
+                axes.append(prober.generator.joint_axes.get((tensor, axis), _unnamed(tensor, axis)))
         specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))
     return tuple(specs)
 
@@ -276,27 +286,25 @@ def _name_outputs(
     points.append({**prober.base, **{name: sizes[1] for name, sizes in accepted.items()}})
     # What is halved and doubled is the same at even sizes alone.
     points += [{**prober.base, name: sizes[0] + 1} for name, sizes in accepted.items() if math.gcd(*sizes) > 1]
-    joint = set(prober.sampler.joint_axes.values())
+    joint = set(prober.generator.joint_axes.values())
     seen: list[tuple[Sizes, dict[str, tuple[int, ...]]]] = []
     for sizes in points:
         try:
             shapes = prober.outputs(sizes)
         except Exception:  # sizes that work alone may not work together
             continue
-        values = axis_values(inputs, prober.sampler.make(sizes))
+        values = axis_values(inputs, prober.generator.make(sizes))
         # An axis that follows from others explains nothing that they do not.
         seen.append(({name: value for name, value in values.items() if name not in joint}, shapes))
-    knobs = {knob.name: knob for knob in prober.sampler.knobs if knob.name in accepted}
+    dims = {dim.name: dim for dim in prober.generator.dims if dim.name in accepted}
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
     specs = []
     for name, array in reference.items():
         axes: list[int | str] = []
         for axis in range(array.ndim):
             observations = [Observation(sizes, shapes[name][axis]) for sizes, shapes in seen]
-            probes = {knob: prober.along(knob, name, axis) for knob in accepted if knob in named}
-            probes |= {
-                knob.frames: prober.along_frames(knob, name, axis) for knob in knobs.values() if knob.frames in named
-            }
+            probes = {dim: prober.along(dim, name, axis) for dim in accepted if dim in named}
+            probes |= {dim.frames: prober.along_frames(dim, name, axis) for dim in dims.values() if dim.frames in named}
             found = fit(observations, probes)
             axes.append(_unnamed(name, axis) if found is None else found)
         specs.append(TensorSpec(name, array.dtype.name, tuple(axes)))

@@ -69,7 +69,7 @@ def _inside(node: Any, bodies: dict[str, Any]) -> set[str]:
     return found
 
 
-def require_no_chance(proto: Any, architecture: str) -> None:
+def require_deterministic(proto: Any, architecture: str) -> None:
     """A graph must not draw random numbers: nobody could say whether they are right.
 
     Those of a branch are left to verification: TensorFlow 1 kept dropout in a branch that is not taken.

@@ -20,13 +20,13 @@ class Assembled:
     """A pipeline, and what happened on the way to it.
 
     Attributes:
-        nlp: the pipeline object; carries `task`, `missing_weights`, `dropped_outputs` and `notes`.
+        pipeline: the pipeline object; carries `task`, `missing_weights`, `dropped_outputs` and `notes`.
         missing_weights: parameters that the checkpoint lacks, and that are random now.
         dropped_outputs: outputs that depend on those, and must not be exported.
         notes: what a user should know.
     """
 
-    nlp: Any
+    pipeline: Any
     missing_weights: tuple[str, ...] = ()
     dropped_outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -80,8 +80,10 @@ def assemble(
     if tokenizer_settings is not None and components.tokenizer is not None:
         tokenizer_settings.apply(components.tokenizer)
     dropped, notes = _judge_missing(spec, checkpoint, loaded, components, options)
-    nlp = make_pipeline(spec, loaded.model, components, cls, options.device, arguments)
-    return finish(nlp, spec, loaded.missing, dropped, (*checkpoint.notes, *loaded.notes, *components.notes, *notes))
+    pipeline = make_pipeline(spec, loaded.model, components, cls, options.device, arguments)
+    return finish(
+        pipeline, spec, loaded.missing, dropped, (*checkpoint.notes, *loaded.notes, *components.notes, *notes)
+    )
 
 
 def make_pipeline(
@@ -107,16 +109,16 @@ def make_pipeline(
 
 
 def finish(
-    nlp: Any,
+    pipeline: Any,
     spec: PipelineSpec,
     missing: tuple[str, ...] = (),
     dropped: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Assembled:
     """Write on the pipeline object what the steps after loading must know."""
-    nlp.task = spec.task
-    nlp.missing_weights, nlp.dropped_outputs, nlp.notes = missing, dropped, notes
-    return Assembled(nlp, missing, dropped, notes)
+    pipeline.task = spec.task
+    pipeline.missing_weights, pipeline.dropped_outputs, pipeline.notes = missing, dropped, notes
+    return Assembled(pipeline, missing, dropped, notes)
 
 
 def _judge_missing(
@@ -202,5 +204,5 @@ def from_live_model(
     components = load_components(folder, cls, dict(given), trust_remote_code=options.trust_remote_code)
     if hasattr(model, "eval"):
         model.eval()
-    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
-    return finish(nlp, spec, notes=(*notes, *components.notes))
+    pipeline = make_pipeline(spec, model, components, cls, options.device, arguments)
+    return finish(pipeline, spec, notes=(*notes, *components.notes))

@@ -23,7 +23,7 @@ _WITHOUT_TENSORFLOW = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class ConversionProcess:
     """Where a model is converted.
 
     Attributes:
@@ -37,7 +37,7 @@ class Place:
     checkpoint: Checkpoint | None = None
 
 
-def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> Place:
+def find_process(framework: str | None, model: Any, settings: dict[str, Any]) -> ConversionProcess:
     """Look at what the user gave.
 
     Args:
@@ -52,22 +52,22 @@ def find_place(framework: str | None, model: Any, settings: dict[str, Any]) -> P
     if framework not in (None, *FRAMEWORKS):
         raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
     if not isinstance(model, (str, Path)):
-        return Place(framework or ("tf" if is_keras_model(model) else "pt"))
+        return ConversionProcess(framework or ("tf" if is_keras_model(model) else "pt"))
     if kind_of(model) is not None:
         if framework == "pt":
             raise UsageError(
                 f"{model} is a Keras file or a SavedModel, which are of TensorFlow. Nothing was written.",
                 hint="Leave the framework out.",
             )
-        return Place("tf", _environment_of_keras_2(Path(model).expanduser()))
+        return ConversionProcess("tf", _environment_of_keras_2(Path(model).expanduser()))
     if framework == "pt":
-        return Place("pt")
+        return ConversionProcess("pt")
     known = ("allow_pickle", "trust_remote_code", "revision", "token")
     allowed = {name: settings[name] for name in known if settings.get(name)}
     checkpoint = inspect_checkpoint(model, framework=framework, **allowed)
     if framework == "tf" or checkpoint.framework == "tf":
-        return Place("tf", None if has_tensorflow_classes() else HF_TENSORFLOW, checkpoint)
-    return Place("pt", checkpoint=checkpoint)
+        return ConversionProcess("tf", None if has_tensorflow_classes() else HF_TENSORFLOW, checkpoint)
+    return ConversionProcess("pt", checkpoint=checkpoint)
 
 
 def _environment_of_keras_2(path: Path) -> str | None:

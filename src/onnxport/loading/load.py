@@ -19,7 +19,7 @@ class Loaded:
     """A pipeline with what the steps after it must know.
 
     Attributes:
-        nlp: the pipeline; `nlp.model` in eval mode, `nlp.tokenizer` and the like None where the
+        pipeline: the pipeline; `pipeline.model` in eval mode, `pipeline.tokenizer` and the like None where the
             checkpoint has none. Carries `task`, `missing_weights`, `dropped_outputs`, `notes` too.
         task: the row of the task table.
         checkpoint: what the folder holds, or None for a live model.
@@ -30,7 +30,7 @@ class Loaded:
         framework: whose model it is, "pt" or "tf".
     """
 
-    nlp: Any
+    pipeline: Any
     task: Task
     checkpoint: Checkpoint | None
     missing_weights: tuple[str, ...] = ()
@@ -143,9 +143,9 @@ def load(
         built = assemble(find_spec(task.name), checkpoint, given, options)
     else:
         built = from_live_model(find_spec(task.name), model, given, options)
-    built.nlp.notes = (*notes, *built.notes)
+    built.pipeline.notes = (*notes, *built.notes)
     return Loaded(
-        built.nlp, task, checkpoint, built.missing_weights, built.dropped_outputs, built.nlp.notes, stands_on
+        built.pipeline, task, checkpoint, built.missing_weights, built.dropped_outputs, built.pipeline.notes, stands_on
     )  # fmt: skip
 
 
@@ -164,4 +164,4 @@ def load_graph_from_args(
     Raises:
         OnnxPortError: as `load`.
     """
-    return load(pipeline_name, framework, model, tokenizer, **models_kwargs).nlp
+    return load(pipeline_name, framework, model, tokenizer, **models_kwargs).pipeline

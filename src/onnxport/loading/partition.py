@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxport.dummy_inputs import Sampler, sampler_for
+from onnxport.dummy_inputs import InputGenerator, generator_for
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.errors import TaskError, UsageError
 from onnxport.loading.parts import Part, is_encoder_decoder, task_of
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxport.sources.pytorch.source import TorchSource
 
 
-def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
+def parts_of(pipeline: Any, framework: str) -> tuple[Part, ...]:
     """The graphs that the model of a pipeline becomes, in the order in which they run.
 
     One; of an encoder-decoder two; three of a model whose images stand in the sequence of its text.
@@ -27,17 +27,17 @@ def parts_of(nlp: Any, framework: str) -> tuple[Part, ...]:
     if framework == "tf":
         from onnxport.loading.partition_tensorflow import tensorflow_parts
 
-        return tensorflow_parts(nlp)
-    task = task_of(nlp)
+        return tensorflow_parts(pipeline)
+    task = task_of(pipeline)
     in_text = task.kind == "image-in-text"
-    if framework == "pt" and task.generates and not in_text and is_encoder_decoder(nlp.model):
-        return _encoder_and_decoder(nlp, task)
-    if framework == "pt" and task.generates and not in_text and has_inner_decoder(nlp.model):
-        return _encoder_and_decoder(nlp, task)
+    if framework == "pt" and task.generates and not in_text and is_encoder_decoder(pipeline.model):
+        return _encoder_and_decoder(pipeline, task)
+    if framework == "pt" and task.generates and not in_text and has_inner_decoder(pipeline.model):
+        return _encoder_and_decoder(pipeline, task)
     if framework == "pt" and task.generates and (in_text or task.kind == "image"):
-        return _images_in_text(nlp, task)
-    source = source_of(nlp, framework)
-    return (Part("model", source, sampler_of(nlp, source), task.decision),)
+        return _images_in_text(pipeline, task)
+    source = source_of(pipeline, framework)
+    return (Part("model", source, generator_of(pipeline, source), task.decision),)
 
 
 def has_inner_decoder(model: Any) -> bool:
@@ -47,17 +47,17 @@ def has_inner_decoder(model: Any) -> bool:
     return inner_decoder(model) is not None
 
 
-def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
-    from onnxport.dummy_inputs.cross_decoder import CrossDecoderSampler
+def _encoder_and_decoder(pipeline: Any, task: Task) -> tuple[Part, Part]:
+    from onnxport.dummy_inputs.cross_decoder import CrossDecoderInputGenerator
     from onnxport.sources.pytorch.encoder_decoder import CrossDecoderSource, EncoderSource, encoder_inputs
     from onnxport.sources.pytorch.inner_decoder import InnerDecoderSource, InnerEncoderSource, inner_encoder_inputs
 
-    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    model, architecture = pipeline.model, getattr(pipeline.model, "architecture", None)
     inner = not is_encoder_decoder(model)
-    sampler = sampler_for(nlp, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
-    base = base_sizes(sampler)
-    others = {knob.name: knob.others[0] for knob in sampler.knobs[1:] if knob.others}
-    samples = (sampler.make(base), sampler.make(base | others))
+    generator = generator_for(pipeline, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
+    base = base_sizes(generator)
+    others = {dim.name: dim.others[0] for dim in generator.dims[1:] if dim.others}
+    samples = (generator.make(base), generator.make(base | others))
     encoder: EncoderSource
     decoder: CrossDecoderSource
     if inner:
@@ -67,14 +67,14 @@ def _encoder_and_decoder(nlp: Any, task: Task) -> tuple[Part, Part]:
         encoder = EncoderSource(model, samples, architecture)
         decoder = CrossDecoderSource(model, encoder, task.outputs, architecture)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    tokens = CrossDecoderSampler(
-        sampler, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
+    tokens = CrossDecoderInputGenerator(
+        generator, encoder, decoder.states, vocabulary=vocabulary, first_token=decoder.first_token or 0
     )
-    return Part("encoder_model", encoder, sampler), Part("decoder_model_merged", decoder, tokens, task.decision)
+    return Part("encoder_model", encoder, generator), Part("decoder_model_merged", decoder, tokens, task.decision)
 
 
-def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
-    from onnxport.dummy_inputs.images_in_text import image_samplers
+def _images_in_text(pipeline: Any, task: Task) -> tuple[Part, Part, Part]:
+    from onnxport.dummy_inputs.images_in_text import image_generators
     from onnxport.sources.pytorch.images_in_text import (
         EmbeddingsDecoderSource,
         ImageFeaturesSource,
@@ -83,7 +83,7 @@ def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
         require_parts_suffice,
     )
 
-    model, architecture = nlp.model, getattr(nlp.model, "architecture", None)
+    model, architecture = pipeline.model, getattr(pipeline.model, "architecture", None)
     name = architecture or type(model).__name__
     if is_encoder_decoder(model) or has_inner_decoder(model):
         raise TaskError(
@@ -105,7 +105,7 @@ def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
     features = ImageFeaturesSource(model, architecture)
     embeddings = TokenEmbeddingsSource(model, architecture)
     decoder = EmbeddingsDecoderSource(model, task.outputs, architecture)
-    images, tokens, embedded = image_samplers(nlp, features.accepts(), decoder, embeddings)
+    images, tokens, embedded = image_generators(pipeline, features.accepts(), decoder, embeddings)
     with decoder.weights_kept():
         require_parts_suffice(features, embeddings, decoder, embedded.prompt(2, 8))
     return (
@@ -115,7 +115,7 @@ def _images_in_text(nlp: Any, task: Task) -> tuple[Part, Part, Part]:
     )
 
 
-def source_of(nlp: Any, framework: str) -> TorchSource:
+def source_of(pipeline: Any, framework: str) -> TorchSource:
     """The model of a pipeline, with the outputs that its task wants.
 
     Raises:
@@ -126,21 +126,21 @@ def source_of(nlp: Any, framework: str) -> TorchSource:
     from onnxport.sources.pytorch.decoder import DecoderSource
     from onnxport.sources.pytorch.source import TorchSource
 
-    kind = DecoderSource if task_of(nlp).kind == "decoder" else TorchSource
-    dropped = getattr(nlp, "dropped_outputs", ())
-    outputs = tuple(name for name in task_of(nlp).outputs if name not in dropped)
-    return kind(nlp.model, outputs, getattr(nlp.model, "architecture", None))
+    kind = DecoderSource if task_of(pipeline).kind == "decoder" else TorchSource
+    dropped = getattr(pipeline, "dropped_outputs", ())
+    outputs = tuple(name for name in task_of(pipeline).outputs if name not in dropped)
+    return kind(pipeline.model, outputs, getattr(pipeline.model, "architecture", None))
 
 
-def sampler_of(nlp: Any, source: TorchSource) -> Sampler:
+def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:
     """What makes the inputs of the model of a pipeline."""
-    from onnxport.dummy_inputs.decoder import DecoderSampler
+    from onnxport.dummy_inputs.decoder import DecoderInputGenerator
     from onnxport.loading.recurrence import goes_on
     from onnxport.sources.pytorch.decoder import DecoderSource
 
     states = getattr(source, "states", ())
-    sampler = sampler_for(nlp, task_of(nlp), source.accepts(), states)
+    generator = generator_for(pipeline, task_of(pipeline), source.accepts(), states)
     recurrent = any(state.growing is None for state in states)
-    if recurrent and isinstance(sampler, DecoderSampler) and isinstance(source, DecoderSource):
-        return sampler if goes_on(source, sampler) else sampler.one_by_one()
-    return sampler
+    if recurrent and isinstance(generator, DecoderInputGenerator) and isinstance(source, DecoderSource):
+        return generator if goes_on(source, generator) else generator.one_by_one()
+    return generator

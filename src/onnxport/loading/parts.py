@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxport.dummy_inputs import Sampler
+from onnxport.dummy_inputs import InputGenerator
 from onnxport.tasks import Task, find_task
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Source
 
 
-def task_of(nlp: Any) -> Task:
+def task_of(pipeline: Any) -> Task:
     """The row of a pipeline's task.
 
     Raises:
         TaskError: the pipeline's task is not in the table.
     """
-    return find_task(nlp.task)
+    return find_task(pipeline.task)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Part:
 
     name: str
     source: Source
-    sampler: Sampler
+    generator: InputGenerator
     decision: str | None = None
 
 

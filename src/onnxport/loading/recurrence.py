@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.dummy_inputs.decoder import PAST, SEQUENCE
-from onnxport.runtime.decoder import present_name
+from onnxport.tensor_names import present_name
 
 if TYPE_CHECKING:
-    from onnxport.dummy_inputs.decoder import DecoderSampler
+    from onnxport.dummy_inputs.decoder import DecoderInputGenerator
     from onnxport.sources.pytorch.decoder import DecoderSource
     from onnxport.sources.tensorflow.transformers import CachedSource
 
@@ -25,10 +25,10 @@ _TOKENS = 3
 _ALIKE = 1e-3  # of the largest logit; another state moves logits by far more
 
 
-def goes_on(source: DecoderSource | CachedSource, sampler: DecoderSampler) -> bool:
+def goes_on(source: DecoderSource | CachedSource, generator: DecoderInputGenerator) -> bool:
     """Whether tokens in one call give the last logits that they give one by one, over the same states."""
-    sizes = {knob.name: knob.base for knob in sampler.knobs} | {SEQUENCE: _TOKENS}
-    given = sampler.make(sizes)
+    sizes = {dim.name: dim.base for dim in generator.dims} | {SEQUENCE: _TOKENS}
+    given = generator.make(sizes)
     states = {state.past: given.pop(state.past) for state in source.states}
     past = sizes.get(PAST, 0)
     with source.weights_kept():

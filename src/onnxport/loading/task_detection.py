@@ -65,14 +65,14 @@ def identity_of_model(model: Any, framework: str = "pt") -> Identity:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DetectedTask:
     """A task, and what the user should know about how it was chosen."""
 
     task: Task
     notes: tuple[str, ...] = ()
 
 
-def choose_task(identity: Identity) -> Choice:
+def choose_task(identity: Identity) -> DetectedTask:
     """The task of a checkpoint (`--task auto`).
 
     The first row of the table whose auto class holds the architecture; for base models what
@@ -83,7 +83,7 @@ def choose_task(identity: Identity) -> Choice:
         TaskError: a class that is for none of the table's tasks.
     """
     if identity.is_sentence_transformers:
-        return Choice(find_task("feature-extraction"))
+        return DetectedTask(find_task("feature-extraction"))
     model_type, framework = known_model_type(identity), identity.framework
     if not identity.architectures:
         raise CheckpointError(
@@ -95,7 +95,7 @@ def choose_task(identity: Identity) -> Choice:
         if architecture in class_names(_IMAGE_TEXT, model_type, framework) and _in_text(architecture, framework):
             alone = architecture in class_names("AutoModelForCausalLM", model_type, framework)
             note = f"{architecture} can be taken without its images too: `--task text-generation`."
-            return Choice(find_task("image-text-to-text"), (note,) if alone else ())
+            return DetectedTask(find_task("image-text-to-text"), (note,) if alone else ())
         for row in TASKS:
             for auto in row.auto:
                 if architecture not in class_names(auto, model_type, framework):
@@ -104,11 +104,11 @@ def choose_task(identity: Identity) -> Choice:
                     continue
                 if generative and auto not in _GENERATIVE:
                     continue
-                return Choice(row)
+                return DetectedTask(row)
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
     if remote:
         # Of own code only the auto classes are known; a base model is taken to read text.
-        return Choice(next((row for row in remote if row.auto != ("AutoModel",)), remote[-1]))
+        return DetectedTask(next((row for row in remote if row.auto != ("AutoModel",)), remote[-1]))
     architecture = identity.architectures[0]
     possible = tasks_of_type(model_type, identity.framework)
     base = [row for row in possible if row.name == "fill-mask" or row.auto == ("AutoModel",)]
@@ -116,7 +116,7 @@ def choose_task(identity: Identity) -> Choice:
         # Trained for several heads at once: the masked words if it has them, else its features.
         row = base[0]
         note = f"{architecture} has heads for several tasks; {row.name} was chosen, `--task` chooses another."
-        return Choice(row, (note,))
+        return DetectedTask(row, (note,))
     raise TaskError(
         f"{identity.source} is a {architecture}, which is for none of the tasks that can be converted. "
         "Nothing was written.",

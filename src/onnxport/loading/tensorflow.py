@@ -48,9 +48,9 @@ def assemble_tensorflow(
         )
     loaded = load_tensorflow_model(checkpoint, task.auto, options)
     components = _components(task, checkpoint.model_folder, given, loaded.model, options)
-    nlp = _pipeline(task, loaded.model, components)
-    dropped, notes = _judge_missing(nlp, task, checkpoint, loaded, options)
-    return _finish(nlp, task, loaded, dropped, (*checkpoint.notes, *loaded.notes, *components.notes, *notes))
+    pipeline = _pipeline(task, loaded.model, components)
+    dropped, notes = _judge_missing(pipeline, task, checkpoint, loaded, options)
+    return _finish(pipeline, task, loaded, dropped, (*checkpoint.notes, *loaded.notes, *components.notes, *notes))
 
 
 def wrap_tensorflow(task: Task, model: Any, given: Mapping[str, Any], options: LoadOptions) -> Assembled:
@@ -127,15 +127,15 @@ def _pipeline(task: Task, model: Any, components: Components) -> Any:
 
 
 def _finish(
-    nlp: Any, task: Task, loaded: LoadedTensorflow, dropped: tuple[str, ...], notes: tuple[str, ...]
+    pipeline: Any, task: Task, loaded: LoadedTensorflow, dropped: tuple[str, ...], notes: tuple[str, ...]
 ) -> Assembled:
-    nlp.task = task.name
-    nlp.missing_weights, nlp.dropped_outputs, nlp.notes = loaded.missing, dropped, notes
-    return Assembled(nlp, loaded.missing, dropped, notes)
+    pipeline.task = task.name
+    pipeline.missing_weights, pipeline.dropped_outputs, pipeline.notes = loaded.missing, dropped, notes
+    return Assembled(pipeline, loaded.missing, dropped, notes)
 
 
 def _judge_missing(
-    nlp: Any, task: Task, checkpoint: Checkpoint, loaded: LoadedTensorflow, options: LoadOptions
+    pipeline: Any, task: Task, checkpoint: Checkpoint, loaded: LoadedTensorflow, options: LoadOptions
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(outputs to drop, notes) for weights that the checkpoint lacks, as `assembly` judges those of PyTorch.
 
@@ -148,8 +148,8 @@ def _judge_missing(
     if options.allow_missing_weights:
         return (), (f"Random, because the checkpoint lacks them (it was allowed): {names}.",)
     if not task.generates and loaded.variables:
-        nlp.task, nlp.dropped_outputs = task.name, ()
-        depends = _outputs_that_depend(nlp, loaded)
+        pipeline.task, pipeline.dropped_outputs = task.name, ()
+        depends = _outputs_that_depend(pipeline, loaded)
         random = tuple(name for name in task.outputs if depends.get(name))
         kept = [name for name in task.outputs if name in depends]
         needed = kept if task.decision is not None else kept[:1]
@@ -169,7 +169,7 @@ def _judge_missing(
     )
 
 
-def _outputs_that_depend(nlp: Any, loaded: LoadedTensorflow) -> dict[str, bool]:
+def _outputs_that_depend(pipeline: Any, loaded: LoadedTensorflow) -> dict[str, bool]:
     """For every output: whether other numbers for the missing weights change it; {} where the model does not run."""
     import numpy as np
 
@@ -178,8 +178,8 @@ def _outputs_that_depend(nlp: Any, loaded: LoadedTensorflow) -> dict[str, bool]:
 
     before = [variable.numpy() for variable in loaded.variables]
     try:
-        (part,) = tensorflow_parts(nlp)
-        sample = part.sampler.make(base_sizes(part.sampler))
+        (part,) = tensorflow_parts(pipeline)
+        sample = part.generator.make(base_sizes(part.generator))
         results = []
         for seed in (1, 2, 3):
             redraw(loaded.variables, seed)

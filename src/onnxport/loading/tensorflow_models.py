@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from onnxport.checkpoints.tensorflow_files import TensorflowFiles
-from onnxport.dummy_inputs.declared import DeclaredSampler
-from onnxport.dummy_inputs.input_ranges import declared_sampler
-from onnxport.dummy_inputs.tensors import TensorSampler
+from onnxport.dummy_inputs.declared import DeclaredInputGenerator
+from onnxport.dummy_inputs.input_ranges import declared_generator
+from onnxport.dummy_inputs.tensors import TensorInputGenerator
 from onnxport.errors import UsageError
 from onnxport.loading.parts import Part
 from onnxport.sources.base import Arrays, Declared
@@ -43,7 +43,7 @@ def keras_parts(model: Any, sample: Any = None) -> Parts:
     if sample is not None:
         source = sampled_source(model, sample)
         arrays = {name: np.asarray(value) for name, value in named_inputs(sample).items()}
-        return (Part(_MODEL, source, TensorSampler(arrays)),), ()
+        return (Part(_MODEL, source, TensorInputGenerator(arrays)),), ()
     notes: tuple[str, ...] = ()
     try:
         source, declared = keras_source(model)
@@ -58,7 +58,7 @@ def keras_parts(model: Any, sample: Any = None) -> Parts:
         )
         said = ", ".join(f"{spec.name} ({spec.dtype})" for spec in declared)
         notes = (f"{type(model).__name__} declares no inputs; from what it was built for they are {said}",)
-    return (Part(_MODEL, source, _sampler(source, declared)),), notes
+    return (Part(_MODEL, source, _generator(source, declared)),), notes
 
 
 def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_code: bool) -> tuple[Parts, str]:
@@ -73,7 +73,7 @@ def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_co
         found, notes = saved_model_sources(files.path, signature, trusted=trust_remote_code)
         names = _part_names([one.name for one in found])
         parts = tuple(
-            Part(name, one.source, _sampler(one.source, one.inputs)) for name, one in zip(names, found, strict=True)
+            Part(name, one.source, _generator(one.source, one.inputs)) for name, one in zip(names, found, strict=True)
         )
         return (parts, notes), "SavedModel"
     if signature is not None:
@@ -96,14 +96,14 @@ def is_sample(value: object) -> bool:
     return hasattr(value, "shape")
 
 
-def _sampler(source: TensorflowSource, declared: tuple[Declared, ...]) -> DeclaredSampler:
+def _generator(source: TensorflowSource, declared: tuple[Declared, ...]) -> DeclaredInputGenerator:
     def runs(arrays: Arrays) -> Arrays | None:
         try:
             return source.run(arrays)
         except Exception:  # a refusal of any kind is the answer
             return None
 
-    return declared_sampler(declared, runs)
+    return declared_generator(declared, runs)
 
 
 def _as_built(model: Any, name: str, shape: tuple[int | None, ...]) -> Declared:

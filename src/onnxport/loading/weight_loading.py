@@ -23,7 +23,7 @@ _WORTH_A_NOTE_BYTES = 2**24
 
 
 @dataclass(frozen=True)
-class Route:
+class LoadPlan:
     """What to call, and with what.
 
     Attributes:
@@ -43,7 +43,7 @@ class Route:
     notes: tuple[str, ...] = ()
 
 
-def choose_route(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: Any, options: LoadOptions) -> Route:
+def choose_route(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: Any, options: LoadOptions) -> LoadPlan:
     """The way for this checkpoint.
 
     Args:
@@ -62,7 +62,7 @@ def choose_route(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: 
         if state is not None:
             config.name_or_path = str(folder)
             cls, config = model_class(auto_class, config)
-            return Route(cls, config, None, {"state_dict": state}, is_lazy=True)
+            return LoadPlan(cls, config, None, {"state_dict": state}, is_lazy=True)
         reason = "they are of a type that torch has no plain tensors for"
     notes: tuple[str, ...] = ()
     if reason is not None:
@@ -70,13 +70,13 @@ def choose_route(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: 
         require_memory(_bytes_in_memory(checkpoint, options.dtype), what, "Convert on a machine with more memory.")
         notes = (f"The weights were loaded into memory: {reason}.",)
     if checkpoint.weights_format == "gguf":
-        return Route(*_gguf(checkpoint, auto_class, config), notes=notes)
+        return LoadPlan(*_gguf(checkpoint, auto_class, config), notes=notes)
     if checkpoint.weights_format == "pickle":
         from onnxport.weights.pickles import check_pickles
 
         check_pickles(checkpoint.weight_files)
     safetensors = checkpoint.weights_format == "safetensors"
-    return Route(auto_class, config, folder, {"use_safetensors": safetensors}, notes=notes)
+    return LoadPlan(auto_class, config, folder, {"use_safetensors": safetensors}, notes=notes)
 
 
 def computed_notes(model: torch.nn.Module, missing: Iterable[str]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def pipeline(
         return load(
             task or "auto", "tf", model, tokenizer, revision=revision, token=token, image_processor=image_processor,
             feature_extractor=feature_extractor, trust_remote_code=bool(trust_remote_code), **settings,
-        ).nlp  # fmt: skip
+        ).pipeline  # fmt: skip
     require_pytorch()
     dtype = kwargs.pop("dtype", None)
     settings = dict(model_kwargs or {})
@@ -102,14 +102,14 @@ def pipeline(
             raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
         model = spec.default_model
     if not isinstance(model, (str, Path)):
-        return from_live_model(spec, model, given, options, pipeline_class, kwargs).nlp
+        return from_live_model(spec, model, given, options, pipeline_class, kwargs).pipeline
     if (Path(model).expanduser() / "onnxport.json").is_file():
         folder = Path(model).expanduser()
         if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
             from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
 
             return ConvertedTextGeneration(folder)
-        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).nlp
+        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).pipeline
     checkpoint = inspect_checkpoint(
         model,
         allow_pickle=options.allow_pickle,
@@ -125,7 +125,7 @@ def pipeline(
 
         choice = choose_task(identity_of(checkpoint, trust_remote_code=options.trust_remote_code))
         spec = find_spec(choice.task.name)
-    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).nlp
+    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).pipeline
 
 
 def _from_converted(
@@ -144,5 +144,5 @@ def _from_converted(
         spec = find_spec(model.manifest.task)
     cls = pipeline_class or spec.load_class()
     components = load_components(folder, cls, dict(given), trust_remote_code=False)
-    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
-    return finish(nlp, spec, notes=(*model.manifest.notes, *components.notes))
+    pipeline = make_pipeline(spec, model, components, cls, options.device, arguments)
+    return finish(pipeline, spec, notes=(*model.manifest.notes, *components.notes))

@@ -82,10 +82,10 @@ def write_plan(staging: Path, plan: Plan) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    draft = staging / (PLAN_NAME + ".draft")
-    draft.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-    _sync(draft)
-    draft.rename(staging / PLAN_NAME)
+    captured = staging / (PLAN_NAME + ".draft")
+    captured.write_text(json.dumps(asdict(plan)), encoding="utf-8")
+    _sync(captured)
+    captured.rename(staging / PLAN_NAME)
     _sync(staging)
 
 

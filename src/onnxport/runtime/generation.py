@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.decoding.logits_processors import apply, rules_for
+from onnxport.runtime.decoding.logits_processors import apply, logits_processors_for
 from onnxport.runtime.decoding.prefill import Ids, Prompt, Stop, longest_text, prefill
-from onnxport.runtime.decoding.sampling import chosen_tokens
+from onnxport.runtime.decoding.sampling import sample_tokens
 from onnxport.runtime.decoding.settings import GenerationSettings
 
 
@@ -69,7 +69,7 @@ def generate_tokens(
     rng = np.random.default_rng(settings.seed)
     copies, length = settings.num_return_sequences, prompt.ids.shape[1]
     longest = longest_text(decoder, settings, length)
-    rules = rules_for(settings, prompt.start().repeated(copies))
+    rules = logits_processors_for(settings, prompt.start().repeated(copies))
     progress, logits = prefill(decoder, prompt, chunk, copies)
     # With room for the answer, so that no step copies what was there before.
     seen = np.zeros((len(logits), longest), np.int64)
@@ -77,7 +77,7 @@ def generate_tokens(
     made = Answers(len(seen), settings.eos_token_id, stop) if answers is None else answers
     while True:
         scores = apply(rules, seen[:, :length], logits)
-        tokens = np.where(made.running, chosen_tokens(scores, settings, rng), settings.pad_token_id)
+        tokens = np.where(made.running, sample_tokens(scores, settings, rng), settings.pad_token_id)
         made.add(tokens)
         yield tokens
         if not made.running.any() or length + 1 == longest:

@@ -10,7 +10,7 @@ from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.generation import generate
-from onnxport.runtime.prompts.tokenizer import Texts
+from onnxport.runtime.prompts.tokenizer import FolderTokenizer
 from onnxport.runtime.session import OnnxSession
 
 Message = Mapping[str, Any]
@@ -35,7 +35,7 @@ class TextGenerator:
     def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.decoder = Decoder(OnnxSession(self.folder, component, threads))
-        self.texts = Texts(self.folder)
+        self.texts = FolderTokenizer(self.folder)
 
     def __call__(self, prompt: str | Sequence[str], **settings: Any) -> Any:
         """The new text of a prompt, or a list for a list of them.

@@ -19,7 +19,7 @@ _ALIGNED_FROM_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Place:
+class DataRange:
     """Where one weight's bytes lie.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
 
 def lay_out(
     graph: str, tensors: Iterable[ir.TensorProtocol], *, shard_bytes: int | None, link: Mapping[Path, str]
-) -> list[Place]:
+) -> list[DataRange]:
     """The places of `tensors`, in their order.
 
     Args:
@@ -59,12 +59,12 @@ def lay_out(
     for tensor in tensors:
         name = linked_name(tensor, link)
         if name is not None:
-            places.append(Place(name, getattr(tensor, "offset", None) or 0, tensor.nbytes, linked=True))
+            places.append(DataRange(name, getattr(tensor, "offset", None) or 0, tensor.nbytes, linked=True))
             continue
         start = _aligned(end, tensor.nbytes)
         if shard_bytes is not None and end and start + tensor.nbytes > shard_bytes:
             number, start = _next_free(graph, number + 1, taken), 0
-        place = Place(data_name(graph, number), start, tensor.nbytes)
+        place = DataRange(data_name(graph, number), start, tensor.nbytes)
         places.append(place)
         end = place.end
     return places

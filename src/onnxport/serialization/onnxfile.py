@@ -26,7 +26,7 @@ from onnxport.errors import ExportError, MissingDependencyError, OutputError
 from onnxport.formats.protobuf_wire import length_prefix
 from onnxport.serialization.checksums import sum_file
 from onnxport.serialization.hashed_file import HashedFile
-from onnxport.serialization.layout import Place, lay_out
+from onnxport.serialization.layout import DataRange, lay_out
 from onnxport.serialization.link import link_file
 from onnxport.serialization.protobuf import GRAPH_INITIALIZER, MODEL_GRAPH, cut, tensor_frame
 from onnxport.serialization.tensor_bytes import new_buffer, write_tensor, wrong_length
@@ -174,7 +174,7 @@ class _Writer:
         items = list(zip(values, places, strict=True))
         self.data = [self.path.with_name(name) for name in dict.fromkeys(place.file for place in places)]
         linked = {place.file: source for source, name in links.items() for place in places if place.file == name}
-        sums: dict[Place, str] = {}
+        sums: dict[DataRange, str] = {}
         for value, place in items:
             length = getattr(value.const_value, "length", None)
             if place.linked and length is not None and length != place.length:
@@ -219,7 +219,7 @@ class _Writer:
             for head, weight, tail in entries:
                 file.write(head)
                 if weight is not None:
-                    place = Place(self.path.name, file.size, _tensor(weight).nbytes)
+                    place = DataRange(self.path.name, file.size, _tensor(weight).nbytes)
                     checksum = write_tensor(_tensor(weight), file, self.report, self.buffer)
                     self.records.append(_record(weight, place, checksum))
                 file.write(tail)
@@ -234,7 +234,9 @@ class _Writer:
             if file.name not in linked or not _is_same(file, linked[file.name]):
                 file.unlink(missing_ok=True)
 
-    def _link(self, source: Path, name: str, items: list[tuple[ir.Value, Place]], sums: dict[Place, str]) -> None:
+    def _link(
+        self, source: Path, name: str, items: list[tuple[ir.Value, DataRange]], sums: dict[DataRange, str]
+    ) -> None:
         target = self.path.with_name(name)
         if link_file(source, target):
             self.created.append(target)
@@ -251,7 +253,7 @@ class _Writer:
         assert found.sha256 is not None
         self.sha256[name] = found.sha256
 
-    def _write_data(self, target: Path, items: list[tuple[ir.Value, Place]], sums: dict[Place, str]) -> None:
+    def _write_data(self, target: Path, items: list[tuple[ir.Value, DataRange]], sums: dict[DataRange, str]) -> None:
         with self._create(target, max(place.end for _, place in items)) as file:
             for value, place in items:
                 file.write(bytes(place.offset - file.size))
@@ -314,7 +316,7 @@ def _tensors(values: list[ir.Value]) -> list[ir.TensorProtocol]:
     return [_tensor(value) for value in values]
 
 
-def _record(value: ir.Value, place: Place, checksum: str) -> WeightRecord:
+def _record(value: ir.Value, place: DataRange, checksum: str) -> WeightRecord:
     tensor = _tensor(value)
     return WeightRecord(
         name=value.name or "",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
-from onnxport.runtime.decoder import present_name
+from onnxport.tensor_names import present_name
 
 if TYPE_CHECKING:
     import torch

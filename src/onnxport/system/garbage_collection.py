@@ -13,7 +13,7 @@ def collector_paused() -> Iterator[None]:
 
     Imports and a capture make millions of objects that stay: walking them again and again takes
     2 of 13 CPU seconds for MiniLM and finds nothing. Memory that is in cycles is collected where
-    the recipe lets go of it (`Subject.release`), and after the block as always.
+    the recipe lets go of it (`ModelToExport.release`), and after the block as always.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -20,13 +20,13 @@ from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
 from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
-from onnxport.graph.last_logits import KEEP
 from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
 from onnxport.system.output_capture import quiet
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 
 _RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt
 _TOKENS = 16
@@ -108,11 +108,11 @@ def _write_last_logits(source: Path, target: Path) -> bool:
 
     small = graph_without_weights(source)
     model: Any = onnx.load(source, load_external_data=False) if small is None else onnx.load_model_from_string(small)
-    default = next((tensor for tensor in model.graph.initializer if tensor.name == KEEP), None)
+    default = next((tensor for tensor in model.graph.initializer if tensor.name == NUM_LOGITS_TO_KEEP), None)
     if default is None:
         return False
-    default.CopyFrom(numpy_helper.from_array(np.array(1), KEEP))
-    inputs = [value for value in model.graph.input if value.name != KEEP]  # a constant now
+    default.CopyFrom(numpy_helper.from_array(np.array(1), NUM_LOGITS_TO_KEEP))
+    inputs = [value for value in model.graph.input if value.name != NUM_LOGITS_TO_KEEP]  # a constant now
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     logits = next(value for value in model.graph.output if value.name == "logits")

@@ -22,10 +22,10 @@ from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import evidence_sizes, vocabulary_size
-from onnxport.graph.last_logits import KEEP
 from onnxport.publishing.staging import stage
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
 from onnxport.system.output_capture import quiet
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,8 +37,8 @@ _SETTINGS, _DATA_FILES, _DTYPE = "transformers.js_config", "use_external_data_fo
 # What it gives to an encoder, and fills in where the caller does not.
 _READ = frozenset({"input_ids", "input_features", "input_values", "pixel_values"})
 _FILLED = frozenset({"pixel_mask", "token_type_ids"})
-_TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", KEEP})
-_CROSS = frozenset({"input_ids", "encoder_attention_mask", KEEP})
+_TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", NUM_LOGITS_TO_KEEP})
+_CROSS = frozenset({"input_ids", "encoder_attention_mask", NUM_LOGITS_TO_KEEP})
 _STATES = "encoder_hidden_states"
 
 
@@ -127,7 +127,7 @@ def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
         for pair in pairs:
             _require_inputs(pair)
         return pairs
-    decoders = [part for part in usable.values() if any(spec.name.startswith("past_") for spec in part.inputs)]
+    decoders = [part for part in usable.values() if any(is_past(spec.name) for spec in part.inputs)]
     if len(usable) > len(decoders) > 0 or (usable and not decoders and "model" not in usable):
         raise UsageError(
             f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}). Nothing was written.",
@@ -141,7 +141,7 @@ def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
 
 
 def _is_optional_choice(part: Component) -> bool:
-    return any(spec.name == KEEP for spec in part.inputs)
+    return any(spec.name == NUM_LOGITS_TO_KEEP for spec in part.inputs)
 
 
 def _require_inputs(pair: _Pair) -> None:
@@ -158,7 +158,7 @@ def _require_inputs(pair: _Pair) -> None:
 
 
 def _require_known(part: Component, known: frozenset[str]) -> None:
-    other = [spec.name for spec in part.inputs if spec.name not in known and not spec.name.startswith("past_")]
+    other = [spec.name for spec in part.inputs if spec.name not in known and not is_past(spec.name)]
     if other:
         raise UsageError(
             f"{NAME} does not give {part.file} its input {other[0]}. Nothing was written.",
@@ -175,7 +175,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     import onnx_ir as ir
 
     from onnxport.graph.cross_projection import move_projections
-    from onnxport.targets.transformers_js_check import Pair, compare_pairs
+    from onnxport.targets.transformers_js_check import GraphFiles, compare_pairs
 
     parts = [part for part in (pair.encoder, pair.decoder) if part is not None]
     models = [ir.load(folder / part.file) for part in parts]
@@ -184,7 +184,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     _settle_choice(models[-1], required=pair.encoder is None)
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
-    old, new = (Pair(names[-1], names[0] if pair.encoder is not None else None) for names in files)
+    old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
     checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
@@ -215,9 +215,9 @@ def _settle_choice(decoder: ir.Model, *, required: bool) -> None:
             that do not know the input run them too.
     """
     graph = decoder.graph
-    value = next((value for value in graph.inputs if value.name == KEEP), None)
+    value = next((value for value in graph.inputs if value.name == NUM_LOGITS_TO_KEEP), None)
     if value is not None and required:
-        graph.initializers.pop(KEEP)
+        graph.initializers.pop(NUM_LOGITS_TO_KEEP)
         value.const_value = None
     elif value is not None:
         graph.inputs.remove(value)

@@ -9,7 +9,7 @@ from onnxport.errors import TaskError
 from onnxport.graph.inputs import evidence_sizes, vocabulary_size
 from onnxport.tasks import find_task
 from onnxport.variants.fused import NAME as FUSED_NAME
-from onnxport.variants.weight_only_check import Written
+from onnxport.variants.weight_only_check import GraphUnderTest
 
 
 def float_components(manifest: Manifest) -> list[Component]:
@@ -32,7 +32,7 @@ def rounded_bases(manifest: Manifest) -> list[Component]:
     return [*float_components(manifest), *fused]
 
 
-def described(folder: Path, manifest: Manifest, component: Component) -> Written:
+def graph_under_test(folder: Path, manifest: Manifest, component: Component) -> GraphUnderTest:
     """What `check_rounded` must know of a float32 graph of a folder."""
     bases = float_components(manifest)
     encoder = bases[0] if len(bases) > 1 and component.name != bases[0].name else None
@@ -40,7 +40,7 @@ def described(folder: Path, manifest: Manifest, component: Component) -> Written
         decision = find_task(manifest.task).decision
     except TaskError:  # a plain module
         decision = None
-    return Written(
+    return GraphUnderTest(
         folder / component.file, component.inputs, component.outputs, evidence_sizes(component),
         vocabulary_size(folder), decision, (folder / encoder.file, encoder.inputs) if encoder else None,
     )  # fmt: skip

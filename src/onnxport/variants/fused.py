@@ -25,6 +25,7 @@ from onnxport.graph.stats import file_bytes, file_operators
 from onnxport.publishing.staging import stage
 from onnxport.specs import Restriction, Verification
 from onnxport.system.output_capture import quiet
+from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
     from onnxport.graph.fusion.fused_decoder import Fused
@@ -80,7 +81,7 @@ def _add(folder: Path, manifest: Manifest) -> Path:
 
     check_files(folder, manifest)
     base = next((c for c in manifest.components if c.name == "model"), None)
-    if base is None or not any(spec.name.startswith("past_") for spec in base.inputs):
+    if base is None or not any(is_past(spec.name) for spec in base.inputs):
         raise FolderError(
             f"{folder} holds no decoder alone, and only such graphs are fused for a processor. Nothing was written.",
             hint="`onnxport optimize` without --for stores ONNX Runtime's own fusions of any graph.",
@@ -199,7 +200,7 @@ def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case
         shapes = {
             spec.name: (rows, int(spec.axes[1]), past, int(spec.axes[3]))
             for spec in session.inputs
-            if spec.name.startswith("past_")
+            if is_past(spec.name)
         }
         states = {name: (rng.standard_normal(shape) * 0.5).astype(np.float32) for name, shape in shapes.items()}
         names = {spec.name for spec in session.inputs}

@@ -20,8 +20,8 @@ from onnxport.serialization.weights_file import weights_path, write_weights
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.specs import Verification
 from onnxport.system.output_capture import quiet
-from onnxport.variants.components import described, float_components, rounded_bases
-from onnxport.variants.weight_only_check import PROOF, Written, check_rounded, first_failure
+from onnxport.variants.components import float_components, graph_under_test, rounded_bases
+from onnxport.variants.weight_only_check import EXACT_SUFFIX, GraphUnderTest, check_rounded, first_failure
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _add_components(folder: Path, step: Rewrite) -> Path:
         link_rest(folder, staging.path, stale)
         made = []
         for number, (base, target) in enumerate(zip(bases, targets, strict=True)):
-            source = described(staging.path, manifest, base)
+            source = graph_under_test(staging.path, manifest, base)
             verification = _check(source, target, step, targets[0] if number else None)
             record = written[number] if written is not None else None
             component = replace(
@@ -100,12 +100,12 @@ def _add_file(file: Path, step: Rewrite) -> Path:
         target = staging.path / name
         step.write([file], [target])
         sizes = [guess_sizes(inputs), guess_sizes(inputs, more=1)]
-        _check(Written(file, inputs, outputs, sizes, 100), target, step, None)
+        _check(GraphUnderTest(file, inputs, outputs, sizes, 100), target, step, None)
         staging.publish()
     return file.with_name(name)
 
 
-def _check(base: Written, target: Path, step: Rewrite, encoder: Path | None) -> Verification:
+def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | None) -> Verification:
     precision = step.precision
     row = PRECISIONS.get(precision)
     if row is not None and row.bits is not None:
@@ -116,7 +116,7 @@ def _check(base: Written, target: Path, step: Rewrite, encoder: Path | None) -> 
         case = first_failure(verification)
         where = f" in the case {case.name!r}{f': {case.error}' if case.error else ''}" if case is not None else ""
         hint = step.hint or "Keep the graph as it is."
-        if case is not None and case.name.endswith(PROOF):
+        if case is not None and case.name.endswith(EXACT_SUFFIX):
             hint = "The graph is wrong, not inexact: report this model."
         raise VerificationError(
             f"{target.name} differs from {verification.source.removeprefix('the graph ')}{where}, by "
@@ -128,7 +128,7 @@ def _check(base: Written, target: Path, step: Rewrite, encoder: Path | None) -> 
     return verification
 
 
-def _compare(base: Written, target: Path, precision: str) -> Verification:
+def _compare(base: GraphUnderTest, target: Path, precision: str) -> Verification:
     from onnxport.verification.cases import Case
     from onnxport.verification.compare import compare
     from onnxport.verification.sessions import session_for

@@ -20,13 +20,14 @@ from onnxport.graph.quantization.quantize import PRECISIONS
 from onnxport.graph.write import WeightFiles, write_graph
 from onnxport.progress import Silent
 from onnxport.specs import CaseCheck, Distance, TensorSpec, Verification
+from onnxport.tensor_names import is_past
 
-PROOF = ", float32 activations"
+EXACT_SUFFIX = ", float32 activations"
 _PROMPT = (2, 16)  # rows, tokens
 
 
 @dataclass(frozen=True)
-class Written:
+class GraphUnderTest:
     """A graph file, and what is known about it.
 
     Attributes:
@@ -53,7 +54,7 @@ class _Held:
 
 
 def check_rounded(
-    base: Written, target: Path, precision: str, *, encoder: Path | None = None, work: Path | None = None
+    base: GraphUnderTest, target: Path, precision: str, *, encoder: Path | None = None, work: Path | None = None
 ) -> Verification:
     """Hold a graph of rounded weights against its base.
 
@@ -65,7 +66,7 @@ def check_rounded(
         work: an existing folder on a disk with room for the float32 weights; a temporary one by default.
 
     Returns:
-        The cases with float32 activations (their names end in `PROOF`), then those of the target as it is; and
+        The cases with float32 activations (their names end in `EXACT_SUFFIX`), then those of the target as it is; and
         the `distance` to the base.
     """
     from onnxport.verification.compare import compare
@@ -80,7 +81,7 @@ def check_rounded(
         about: dict[str, Any] = {"decision": base.decision, "outputs": base.outputs, "source": source}
         proof = compare(exact, cases, precision="float32", **about)
         found = compare(target, cases, precision=precision, **about)
-    proven = tuple(replace(case, name=f"{case.name}{PROOF}") for case in proof.cases)
+    proven = tuple(replace(case, name=f"{case.name}{EXACT_SUFFIX}") for case in proof.cases)
     return replace(
         found,
         passed=found.passed and proof.passed,
@@ -109,7 +110,7 @@ def _write_exact(target: Path, file: Path) -> None:
     write_model(model, file, external=True, link=link_names(streamed_tensors(model), file))
 
 
-def _cases(base: Written, file: Path) -> list[Any]:
+def _cases(base: GraphUnderTest, file: Path) -> list[Any]:
     """What the graph in `file` makes of random inputs."""
     from onnxport.verification.cases import Case
     from onnxport.verification.sessions import session_for
@@ -122,7 +123,7 @@ def _cases(base: Written, file: Path) -> list[Any]:
     return cases
 
 
-def _distance(base: Written, target: Path, precision: str, encoder: Path | None) -> Distance:
+def _distance(base: GraphUnderTest, target: Path, precision: str, encoder: Path | None) -> Distance:
     from onnxport.verification.compare import compare
 
     source = f"the graph {base.file.name} (float32)"
@@ -138,11 +139,11 @@ def _distance(base: Written, target: Path, precision: str, encoder: Path | None)
     )  # fmt: skip
 
 
-def _greedy(base: Written, target: Path, encoder: Path | None) -> float | None:
+def _greedy(base: GraphUnderTest, target: Path, encoder: Path | None) -> float | None:
     from onnxport.verification.greedy import greedy_agreement
 
     names = {spec.name for spec in base.inputs}
-    if "input_ids" not in names or not any(name.startswith("past_") for name in names):
+    if "input_ids" not in names or not any(is_past(name) for name in names):
         return None
     rng = np.random.default_rng(0)
     ids = rng.integers(min(5, base.vocabulary - 1), base.vocabulary, _PROMPT)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Sampler, Sizes
+from onnxport.dummy_inputs.base import Arrays, InputGenerator, Sizes
 from onnxport.errors import CheckpointError, ExportError
 from onnxport.export.signature import Signature, first_line
 from onnxport.sources.base import Source
@@ -32,13 +32,13 @@ def record(source: Source, signature: Signature) -> list[Case]:
         ExportError: fewer than three sizes beside the traced ones could be run, or the source's
             own outputs are not finite anywhere.
     """
-    sampler = signature.sampler
+    generator = signature.generator
     cases: list[Case] = []
     refusal: Exception | None = None
     with source.weights_kept():
-        for number, (name, sizes, padded, needed) in enumerate(_plan(sampler, signature)):
+        for number, (name, sizes, padded, needed) in enumerate(_plan(generator, signature)):
             try:
-                inputs = sampler.make(sizes, seed=number, padded=padded)
+                inputs = generator.make(sizes, seed=number, padded=padded)
                 outputs = source.run(inputs)
             except CheckpointError:  # a weight file that cannot be read is no refusal
                 raise
@@ -60,16 +60,16 @@ def record(source: Source, signature: Signature) -> list[Case]:
     return cases
 
 
-def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, bool, bool]]:
+def _plan(generator: InputGenerator, signature: Signature) -> Iterator[tuple[str, Sizes, bool, bool]]:
     """(name, knob sizes, padded, needed) of every case; none but the first was traced.
 
     Raises:
         ExportError: a size without which the graph is of no use is not free.
     """
-    base = {knob.name: knob.base for knob in sampler.knobs}
+    base = {dim.name: dim.base for dim in generator.dims}
     rows = [name for name in base if name.endswith("batch_size") and name in signature.accepted]
     free = [name for name in signature.accepted if name not in rows]
-    unseen = {name: _unseen(name, sampler, signature) for name in free}
+    unseen = {name: _unseen(name, generator, signature) for name in free}
     yield "traced", signature.traced, False, False
     yield "batch of one", base | dict.fromkeys(rows, 1), False, False
     if unseen:
@@ -82,37 +82,37 @@ def _plan(sampler: Sampler, signature: Signature) -> Iterator[tuple[str, Sizes, 
         yield "larger batch", base | dict.fromkeys(rows, 5), False, False
         yield "other content", base, False, False
         yield "other content again", base | dict.fromkeys(rows, 3), False, False
-    for label, sizes in _edges(sampler, signature).items():
+    for label, sizes in _edges(generator, signature).items():
         yield label, base | sizes, False, True
-        if sampler.can_pad:
+        if generator.can_pad:
             yield f"padded rows, {label}", base | dict.fromkeys(rows, 3) | sizes, True, True
-    if sampler.can_pad:
+    if generator.can_pad:
         yield "padded rows", base | dict.fromkeys(rows, 3) | {n: s[1] for n, s in unseen.items()}, True, False
 
 
-def _edges(sampler: Sampler, signature: Signature) -> dict[str, Sizes]:
+def _edges(generator: InputGenerator, signature: Signature) -> dict[str, Sizes]:
     """Sizes without which the graph is of no use, with a name.
 
     Raises:
         ExportError: the axis came out fixed.
     """
     fixed = {r.axis: r for r in signature.restrictions if r.rule.startswith("fixed")}
-    for knob in sampler.knobs:
-        if knob.edges and knob.name in fixed:
+    for dim in generator.dims:
+        if dim.edges and dim.name in fixed:
             raise ExportError(
-                f"{knob.name} is {fixed[knob.name].rule} ({fixed[knob.name].reason}), but this task needs any, "
-                f"{', '.join(map(str, knob.edges))} too. Nothing was written."
+                f"{dim.name} is {fixed[dim.name].rule} ({fixed[dim.name].reason}), but this task needs any, "
+                f"{', '.join(map(str, dim.edges))} too. Nothing was written."
             )
-    return {f"{knob.name.replace('_', ' ')} {size}": {knob.name: size} for knob in sampler.knobs for size in knob.edges}
+    return {f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edges}
 
 
-def _unseen(name: str, sampler: Sampler, signature: Signature) -> tuple[int, int]:
+def _unseen(name: str, generator: InputGenerator, signature: Signature) -> tuple[int, int]:
     """A smaller and a larger size of a knob that were not probed, within its limits."""
-    knob = next(knob for knob in sampler.knobs if knob.name == name)
+    dim = next(dim for dim in generator.dims if dim.name == name)
     step = signature.multiples.get(name, 1)
     accepted = signature.accepted[name]
     bounds = [r.rule for r in signature.restrictions if r.axis == name]
-    most = min([int(rule.split()[-1]) for rule in bounds if rule.startswith("at most")] + [knob.maximum or 10**9])
+    most = min([int(rule.split()[-1]) for rule in bounds if rule.startswith("at most")] + [dim.maximum or 10**9])
     least = max([int(rule.split()[-1]) for rule in bounds if rule.startswith("at least")] + [2])
     if name == "num_choices":
         return 2, 5

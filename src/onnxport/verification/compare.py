@@ -16,8 +16,8 @@ import numpy as np
 from onnxport.axes import evaluate
 from onnxport.dummy_inputs.base import Arrays, Sizes
 from onnxport.export.signature import first_line
-from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
+from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 from onnxport.verification.cases import Case
 from onnxport.verification.sessions import is_large, session_for
 
@@ -69,7 +69,7 @@ def compare(
         unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
         return Verification(False, source, runtime, absolute, relative, (unloadable,))
     known = {spec.name for spec in (*session.inputs, *session.optional)}
-    if KEEP in known:
+    if NUM_LOGITS_TO_KEEP in known:
         cases = (*cases, *_last_logits(cases))
 
     def run(inputs: Arrays) -> Arrays:
@@ -89,13 +89,15 @@ def compare(
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
     """The first and the last case once more, for the logits of a few tokens alone, unless there are such cases."""
-    whole = [] if any(case.inputs.get(KEEP) for case in cases) else [cases[0], cases[-1]]
+    whole = [] if any(case.inputs.get(NUM_LOGITS_TO_KEEP) for case in cases) else [cases[0], cases[-1]]
     for case, count in zip(whole, (1, 2), strict=False):
         kept = case.outputs["logits"][:, -count:]
         yield Case(
-            f"{case.name}, last logits", case.sizes | {KEPT: kept.shape[1]}, case.inputs | {KEEP: np.array(count)},
+            f"{case.name}, last logits",
+            case.sizes | {NUM_LOGITS: kept.shape[1]},
+            case.inputs | {NUM_LOGITS_TO_KEEP: np.array(count)},
             case.outputs | {"logits": kept},
-        )  # fmt: skip
+        )
 
 
 def check_case(

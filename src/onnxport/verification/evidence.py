@@ -47,7 +47,7 @@ def record_evidence(part: Part, signature: Signature) -> Evidence:
     """
     source = part.source
     cases = record(source, signature)
-    greedy = record_greedy(source, signature.sampler) if isinstance(source, Generates) else []
+    greedy = record_greedy(source, signature.generator) if isinstance(source, Generates) else []
     precision = getattr(source, "precision", "float32")
     return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})", precision)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from onnxport.dummy_inputs.base import Arrays, Sampler, unrestricted
+from onnxport.dummy_inputs.base import Arrays, InputGenerator, unrestricted
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, prefill
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
@@ -67,10 +67,10 @@ class GreedyCase:
     image_token: int | None = None
 
 
-def record_greedy(source: Generates, sampler: Sampler) -> list[GreedyCase]:
+def record_greedy(source: Generates, generator: InputGenerator) -> list[GreedyCase]:
     """Let the source generate from prompts of its sampler."""
     steps = _TOKENS if source.weight_bytes < _MANY_BYTES else _FEW_TOKENS
-    prompter: _Prompter = unrestricted(sampler)  # type: ignore[assignment]  # that of a decoder has prompts
+    prompter: _Prompter = unrestricted(generator)  # type: ignore[assignment]  # that of a decoder has prompts
     cases = []
     for name, rows, length, chunk in _RUNS:
         prompt = prompter.prompt(rows, length)

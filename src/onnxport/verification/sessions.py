@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.dummy_inputs.base import Arrays
 from onnxport.system.threads import worth_threads
+from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
     from onnxport.runtime.session import OnnxSession
@@ -40,7 +41,7 @@ def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
 
 def _elements(inputs: Arrays) -> int:
     """Of the largest input that passes through the weights: a past does not."""
-    return max((value.size for name, value in inputs.items() if not name.startswith("past_")), default=0)
+    return max((value.size for name, value in inputs.items() if not is_past(name)), default=0)
 
 
 def graph_bytes(path: Path) -> int:

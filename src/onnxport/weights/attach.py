@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from onnxport.errors import ExportError
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import IDENTITIES, LazyTensor, evaluate, hold, leaves, place
+from onnxport.weights.lazy import IDENTITIES, LazyTensor, evaluate, hold, leaves, stored_location
 from onnxport.weights.origins import Call, Held, Stored
 
 _aten = torch.ops.aten
@@ -138,7 +138,7 @@ def weight(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
     lazy = tensor if isinstance(tensor, LazyTensor) else hold(tensor, f"memory: {name}")
     if lazy.numel() * lazy.element_size() < _LAZY_FROM_BYTES:
         return ir.tensor_adapters.TorchTensor(evaluate(lazy).contiguous(), name=name)
-    stored = place(lazy)
+    stored = stored_location(lazy)
     return CheckpointTensor(lazy, stored, name) if stored is not None else StreamedTensor(lazy, name)
 
 

@@ -135,7 +135,7 @@ def leaves(tensor: LazyTensor) -> Iterator[Stored | Held]:
             yield from leaves(value)
 
 
-def place(tensor: LazyTensor) -> Stored | None:
+def stored_location(tensor: LazyTensor) -> Stored | None:
     """Where the bytes of `tensor` lie, if they lie in a file as they are."""
     origin = _behind_identities(tensor)
     return origin if isinstance(origin, Stored) else None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from onnxport.tensor_names import is_past
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -70,7 +72,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
             layer = _from_softmax(node)
             if layer is not None:
                 layers.append(layer)
-    states = {str(value.name) for value in model.graph.inputs if str(value.name).startswith("past_")}
+    states = {str(value.name) for value in model.graph.inputs if is_past(str(value.name))}
     held = [str(past.name) for layer in layers for past in layer.past]
     if not states:
         raise NotFusedError("it has no cache")

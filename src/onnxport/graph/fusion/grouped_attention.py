@@ -18,6 +18,7 @@ from onnxport.graph.fusion.mask_meaning import MaskMeaning, mask_meaning
 from onnxport.graph.fusion.packed_projection import Projection, project
 from onnxport.graph.fusion.packed_rows import Rows, pack_rows, restore_rows
 from onnxport.graph.fusion.rotary_meaning import RotaryMeaning, is_rotation, rotary_meaning
+from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -261,7 +262,7 @@ def _clean(model: ir.Model) -> None:
             ours = (node.name or "").startswith("packed_rows.") or kind == "GroupQueryAttention"
             if name == "attention_mask" and not ours:
                 raise NotFusedError(f"{kind} reads attention_mask beside the attention")
-            if name.startswith("past_") and not ours and not (kind == "Shape" and _without_length(node)):
+            if is_past(name) and not ours and not (kind == "Shape" and _without_length(node)):
                 raise NotFusedError(f"{kind} reads the cache beside the attention")
         if not value.uses() and str(value.name) == _POSITIONS:
             model.graph.inputs.remove(value)

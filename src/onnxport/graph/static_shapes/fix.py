@@ -15,13 +15,12 @@ import numpy as np
 from onnxport.artifact.manifest import Component
 from onnxport.axes import evaluate
 from onnxport.errors import ExportError, UsageError
-from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.graph.simplify import simplify
 from onnxport.graph.static_shapes.measured_shapes import measure_shapes
 from onnxport.graph.static_shapes.past_mask import hide_unused
 from onnxport.graph.static_shapes.window_positions import count_used_places
-from onnxport.runtime.decoder import present_name
 from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP, is_past, present_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -76,7 +75,7 @@ def fix_graph(
     import onnx_ir as ir
 
     model = ir.load(source)
-    inputs = tuple(spec for spec in component.inputs if spec.name != KEEP)
+    inputs = tuple(spec for spec in component.inputs if spec.name != NUM_LOGITS_TO_KEEP)
     outputs = _of_all_tokens(component)
     states = _states(source, inputs, outputs, sizes)
     _give_sizes(model, inputs, sizes)
@@ -144,13 +143,13 @@ class _State:
 
 def _of_all_tokens(component: Component) -> tuple[TensorSpec, ...]:
     """Outputs of the graph when it gives the logits of all tokens."""
-    if not any(spec.name == KEEP for spec in component.inputs):
+    if not any(spec.name == NUM_LOGITS_TO_KEEP for spec in component.inputs):
         return component.outputs
     tokens = next(
         spec.axes[1] for spec in component.inputs if spec.name in ("input_ids", "decoder_input_ids", "inputs_embeds")
     )
     return tuple(
-        TensorSpec(spec.name, spec.dtype, tuple(tokens if axis == KEPT else axis for axis in spec.axes))
+        TensorSpec(spec.name, spec.dtype, tuple(tokens if axis == NUM_LOGITS else axis for axis in spec.axes))
         for spec in component.outputs
     )
 
@@ -163,7 +162,7 @@ def _states(
     found = {}
     for spec in inputs:
         present = present_name(spec.name)
-        if not spec.name.startswith("past_") or present not in made:
+        if not is_past(spec.name) or present not in made:
             continue
         for place, (before, after) in enumerate(zip(spec.axes, made[present].axes, strict=True)):
             if before == after:

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import UsageError
 from onnxport.pipelines.onnx.model import OnnxModel, folder_config
-from onnxport.runtime.prompts.whisper import Spoken
+from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator
 
 # Arguments of `generate` that do not change the tokens, or that hold for every converted model.
@@ -82,11 +82,11 @@ class OnnxSequenceModel(OnnxModel):
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         chosen = self.generator.settings(**settings)
         first = None if decoder_input_ids is None else decoder_input_ids.cpu().numpy()
-        answers = self.generator.tokens(arrays, chosen, first, spoken=Spoken(_code(language), task))
+        answers = self.generator.tokens(arrays, chosen, first, spoken=SpeechOptions(_code(language), task))
         begun: list[list[int]] = [[] for _ in answers]
         if first is not None:
             begun = first.repeat(chosen.num_return_sequences, 0).tolist()
-        elif not self.generator.speaks:
+        elif not self.generator.has_speech_prompt:
             begun = [[chosen.first_token()] for _ in answers]
         whole = [[*start, *answer] for start, answer in zip(begun, answers, strict=True)]
         padded = np.full((len(whole), max(map(len, whole))), chosen.pad_token_id, np.int64)

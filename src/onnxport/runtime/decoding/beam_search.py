@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.decoding.logits_processors import apply, rules_for
+from onnxport.runtime.decoding.logits_processors import apply, logits_processors_for
 from onnxport.runtime.decoding.prefill import Prompt, Stop, longest_text, prefill
 from onnxport.runtime.decoding.sampling import log_softmax
 from onnxport.runtime.decoding.settings import GenerationSettings
@@ -50,7 +50,7 @@ def search(
     """
     beams, prompts, start = settings.num_beams, len(prompt.ids), prompt.ids.shape[1]
     room = longest_text(decoder, settings, start) - start
-    rules = rules_for(settings, prompt.start().repeated(beams))
+    rules = logits_processors_for(settings, prompt.start().repeated(beams))
     rng = np.random.default_rng(settings.seed)
     progress, logits = prefill(decoder, prompt, chunk, beams)
     # So many are looked at that `beams` texts go on even if all ends come first.

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
-from onnxport.runtime.decoding.sampling import drawn_from, log_softmax
+from onnxport.runtime.decoding.sampling import log_softmax, warp_logits
 from onnxport.runtime.decoding.settings import GenerationSettings
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
 # (tokens so far (rows, tokens), scores (rows, vocabulary)) -> scores. Scores may be changed in place.
-Rule = Callable[[Ids, Logits], Logits]
+LogitsProcessor = Callable[[Ids, Logits], Logits]
 _OUT = np.float32(-np.inf)
 
 
@@ -39,11 +39,11 @@ class Start:
         return Start(self.length, self.padding.repeat(times), read)
 
 
-def rules_for(settings: GenerationSettings, start: Start) -> list[Rule]:
+def logits_processors_for(settings: GenerationSettings, start: Start) -> list[LogitsProcessor]:
     """The rules of one generation, to be applied in this order."""
     ends, length = list(settings.eos_token_id), start.length
     shortest, longest = settings.shortest(length), settings.longest(length)
-    rules: list[Rule] = []
+    rules: list[LogitsProcessor] = []
     if settings.sequence_bias:
         rules.append(lambda seen, scores: scores + _bias(seen, scores, settings.sequence_bias))
     if settings.encoder_repetition_penalty != 1 and start.read is not None:
@@ -78,13 +78,13 @@ def rules_for(settings: GenerationSettings, start: Start) -> list[Rule]:
             lambda seen, scores: _without(scores, settings.begin_suppress_tokens) if seen.shape[1] == begin else scores
         )
     if settings.do_sample:
-        rules.append(lambda _seen, scores: drawn_from(scores, settings))
+        rules.append(lambda _seen, scores: warp_logits(scores, settings))
     if settings.renormalize_logits:
         rules.append(lambda _seen, scores: log_softmax(scores))
     return rules
 
 
-def apply(rules: Sequence[Rule], seen: Ids, scores: Logits) -> Logits:
+def apply(rules: Sequence[LogitsProcessor], seen: Ids, scores: Logits) -> Logits:
     """Scores after all rules."""
     for rule in rules:
         scores = rule(seen, scores)

@@ -73,7 +73,7 @@ def prefill(
     if not ids.size:
         raise UsageError("There is no prompt.")
     progress = decoder.start(len(ids), prompt.fixed)
-    size = ids.shape[1] if chunk is None or decoder.whole_prompts else chunk
+    size = ids.shape[1] if chunk is None or decoder.needs_full_prefill else chunk
     for begin in range(0, ids.shape[1], size):
         logits = decoder.step(progress, ids[:, begin : begin + size], mask[:, begin : begin + size])
     if copies > 1:

@@ -11,7 +11,7 @@ Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-def chosen_tokens(scores: Logits, settings: GenerationSettings, rng: np.random.Generator) -> Ids:
+def sample_tokens(scores: Logits, settings: GenerationSettings, rng: np.random.Generator) -> Ids:
     """One token a row: the best, or a drawn one.
 
     Args:
@@ -27,7 +27,7 @@ def chosen_tokens(scores: Logits, settings: GenerationSettings, rng: np.random.G
     return np.array([rng.choice(len(row), p=row) for row in probabilities], np.int64)
 
 
-def drawn_from(scores: Logits, settings: GenerationSettings) -> Logits:
+def warp_logits(scores: Logits, settings: GenerationSettings) -> Logits:
     """Scores after temperature, top-k, top-p, min-p, typical-p and the cutoffs; what is out of the draw is -inf."""
     # Beams need a token to go on with beside every token that ends a text.
     keep = 1 if settings.num_beams == 1 else (len(settings.eos_token_id) or 1) + 1

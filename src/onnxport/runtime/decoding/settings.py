@@ -182,13 +182,13 @@ def read_settings(folder: Path, defaults: Mapping[str, Any] | None = None, **ove
     Raises:
         UsageError: they ask for something that this run time does not do.
     """
-    return settings_from(said_by(folder), defaults, **overrides)
+    return settings_from(read_generation_config(folder), defaults, **overrides)
 
 
 def settings_from(
     said: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, **overrides: Any
 ) -> GenerationSettings:
-    """Settings by what `said_by` gives; the rest as for `read_settings`."""
+    """Settings by what `read_generation_config` gives; the rest as for `read_settings`."""
     for name in _ABSENT:
         if name in said and said[name] != _ABSENT[name] and name not in overrides:
             raise UsageError(
@@ -209,7 +209,7 @@ def settings_from(
     return GenerationSettings(**chosen)
 
 
-def said_by(folder: Path) -> dict[str, Any]:
+def read_generation_config(folder: Path) -> dict[str, Any]:
     """What the folder says about generating, without what it leaves open, and `positions` of config.json."""
     config, said = _read(folder / "config.json"), _read(folder / "generation_config.json")
     decoder: dict[str, Any] = next(

@@ -20,7 +20,7 @@ _MARGIN = 8
 Ids = NDArray[np.int64]
 
 
-class Texts:
+class FolderTokenizer:
     """Texts as tokens.
 
     Args:
@@ -109,7 +109,7 @@ class Texts:
         """
         if settings.num_return_sequences > 1:
             raise UsageError("A stream is one text.", hint="Give num_return_sequences=1.")
-        pieces = Pieces(self)
+        pieces = StreamDecoder(self)
         for tokens in generate_tokens(decoder, prompt, settings, stop=self.stop(settings.stop_strings)):
             if piece := pieces.add(int(tokens[0])):
                 yield piece
@@ -117,10 +117,10 @@ class Texts:
             yield rest
 
 
-class Pieces:
+class StreamDecoder:
     """The text of tokens as they come; each step looks at the last few alone."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: FolderTokenizer) -> None:
         from tokenizers.decoders import DecodeStream
 
         self._texts = texts

@@ -19,11 +19,11 @@ Ids = NDArray[np.int64]
 # Any of these makes a prompt of more than a start token.
 _SIGNS = ("lang_to_id", "task_to_id", "no_timestamps_token_id", "forced_decoder_ids")
 # First tokens -> the logits after them, (rows, vocabulary).
-Listen = Callable[[Ids], NDArray[np.float32]]
+DetectLanguage = Callable[[Ids], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpeechOptions:
     """What the caller knows of a recording.
 
     Attributes:
@@ -40,7 +40,7 @@ def has_prompt(said: Mapping[str, Any]) -> bool:
     return any(name in said for name in _SIGNS)
 
 
-def speech_prompt(said: Mapping[str, Any], first: int, rows: int, spoken: Spoken, listen: Listen) -> Ids:
+def speech_prompt(said: Mapping[str, Any], first: int, rows: int, spoken: SpeechOptions, listen: DetectLanguage) -> Ids:
     """The first tokens of every answer.
 
     Args:
@@ -70,7 +70,7 @@ def speech_prompt(said: Mapping[str, Any], first: int, rows: int, spoken: Spoken
     if language is not None:
         found = _languages(said, language, rows)
     elif "lang_to_id" in said and (len(tokens) == 1 or tokens[1][0] < 0):
-        found = _heard(said, listen(tokens[0][:, None]))
+        found = _detect_language(said, listen(tokens[0][:, None]))
     if found is not None:
         tokens[1:2] = [found]
     tasks = said.get("task_to_id") or {}
@@ -114,7 +114,7 @@ def _languages(said: Mapping[str, Any], language: str | Sequence[str], rows: int
     return np.array(found, np.int64)
 
 
-def _heard(said: Mapping[str, Any], logits: NDArray[np.float32]) -> Ids:
+def _detect_language(said: Mapping[str, Any], logits: NDArray[np.float32]) -> Ids:
     known = np.array(sorted(said["lang_to_id"].values()), np.int64)
     heard: Ids = known[logits[:, known].argmax(1)]
     return heard

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.sources.pytorch.source import TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
+from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,7 @@ class DecoderSource(TorchSource):
     def _work(self, inputs: Arrays) -> float:
         """Tokens alone pass through the weights: neither their past nor what is said about each."""
         return float(self.parameters) * max(
-            math.prod(value.shape[:2]) for name, value in inputs.items() if not name.startswith("past_")
+            math.prod(value.shape[:2]) for name, value in inputs.items() if not is_past(name)
         )
 
     def _find_states(self) -> tuple[State, ...]:

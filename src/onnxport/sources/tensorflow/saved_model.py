@@ -14,7 +14,7 @@ from onnxport.sources.base import Declared
 from onnxport.sources.tensorflow.reference_variables import without_reference_variables
 from onnxport.sources.tensorflow.saved_optimizers import register_saved_optimizers
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
-from onnxport.sources.tensorflow.unsafe_operators import require_no_reaching
+from onnxport.sources.tensorflow.unsafe_operators import reject_unsafe_operators
 from onnxport.system.library_errors import first_line
 
 DEFAULT = "serving_default"
@@ -52,7 +52,7 @@ def saved_model_sources(
     try:
         graphs = _graphs(folder)
         if not trusted:
-            require_no_reaching(folder, graphs)
+            reject_unsafe_operators(folder, graphs)
         loaded = tf.saved_model.load(str(folder), tags=_tags(graphs))
     except OnnxPortError:
         raise

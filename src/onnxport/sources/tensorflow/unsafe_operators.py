@@ -13,7 +13,7 @@ _WHERE = ("output_stream", "debug_urls")
 _HARMLESS = ("stderr", "stdout", "log(info)", "log(warning)", "log(error)", "")
 
 
-def require_no_reaching(folder: Path, graphs: list[Any]) -> None:
+def reject_unsafe_operators(folder: Path, graphs: list[Any]) -> None:
     """`tensorflow_files` looks for names in the bytes; here the graphs are parsed, whatever form they have.
 
     Args:

@@ -13,11 +13,11 @@ import numpy as np
 
 from onnxport.errors import UsageError, VerificationError
 from onnxport.graph.inputs import random_inputs
-from onnxport.graph.last_logits import KEEP
 from onnxport.runtime.session import OnnxSession, check_restriction
 from onnxport.specs import CaseCheck, Verification
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 from onnxport.variants.static_shapes.decoder_check import decoder_calls, decoder_of, fills_decoder
-from onnxport.variants.static_shapes.pair import Pair, Sessions, mask_with_ends
+from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
 from onnxport.verification.cases import Case
 from onnxport.verification.compare import TOLERANCES, check_case
 
@@ -31,7 +31,7 @@ _SHRUNK: tuple[Callable[[int], float], ...] = (
 )  # fmt: skip
 
 
-def paddable_axes(pair: Pair) -> frozenset[str]:
+def paddable_axes(pair: GraphPair) -> frozenset[str]:
     """The axes along which inputs may be filled up, and no number changes by it; found by trying.
 
     An axis is tried at many smaller sizes, once filled up as the run time does it and once with any numbers in the
@@ -42,7 +42,7 @@ def paddable_axes(pair: Pair) -> frozenset[str]:
     return frozenset(kept if len(kept) < 2 or _fills(pair, sessions, kept) else kept[:1])
 
 
-def _fills(pair: Pair, sessions: Sessions, axes: Sequence[str]) -> bool:
+def _fills(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
     assert sessions[1].fixed is not None
     sessions[1].fixed = replace(sessions[1].fixed, padded=frozenset(axes))
     if sessions[1].fixed.window is not None:
@@ -57,7 +57,7 @@ def _fills(pair: Pair, sessions: Sessions, axes: Sequence[str]) -> bool:
     return bool(checks)
 
 
-def check_fixed(pair: Pair) -> Verification:
+def check_fixed(pair: GraphPair) -> Verification:
     """Everything that is compared; the file says in its metadata along which axes it may be filled up.
 
     Raises:
@@ -90,7 +90,7 @@ def check_fixed(pair: Pair) -> Verification:
     return verification
 
 
-def _hint(pair: Pair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
+def _hint(pair: GraphPair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
     """What the cases that differ have in common."""
     fixed = session.fixed
     window = decoder_of(pair, session).window if fixed is not None and fixed.window is not None else None
@@ -105,7 +105,7 @@ def _hint(pair: Pair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
     return "Its positions or states follow from the length of the past: use the graph that takes any size."
 
 
-def _single_calls(pair: Pair, sessions: Sessions) -> Iterator[CaseCheck]:
+def _single_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     fixed = sessions[1].fixed
     assert fixed is not None
     cases = [(f"exactly these sizes, {seed + 1}", pair.plan.sizes, seed, False) for seed in range(_SEEDS)]
@@ -123,7 +123,9 @@ def _shown(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
-def _smaller(pair: Pair, axes: Sequence[str], most: int = _SEEDS) -> Iterator[tuple[str, dict[str, int], int, bool]]:
+def _smaller(
+    pair: GraphPair, axes: Sequence[str], most: int = _SEEDS
+) -> Iterator[tuple[str, dict[str, int], int, bool]]:
     """(name, sizes, seed, padded) with smaller sizes of `axes`, `most` at most."""
     seen = {tuple(pair.plan.sizes.items())}
     for number, shrink in enumerate(_SHRUNK):
@@ -135,7 +137,7 @@ def _smaller(pair: Pair, axes: Sequence[str], most: int = _SEEDS) -> Iterator[tu
             yield _shown(changes), sizes, 10 + number, False
 
 
-def _is_allowed(pair: Pair, sizes: Mapping[str, int]) -> bool:
+def _is_allowed(pair: GraphPair, sizes: Mapping[str, int]) -> bool:
     try:
         for limit in pair.plan.component.restrictions:
             check_restriction(limit, sizes)
@@ -145,7 +147,7 @@ def _is_allowed(pair: Pair, sizes: Mapping[str, int]) -> bool:
 
 
 def _call(
-    pair: Pair, sessions: Sessions, name: str, sizes: dict[str, int], seed: int, masked: bool,
+    pair: GraphPair, sessions: Sessions, name: str, sizes: dict[str, int], seed: int, masked: bool,
     any_number: bool = False,
 ) -> CaseCheck | None:  # fmt: skip
     """One call of both; None where the graph that takes any size does not take this one.
@@ -156,7 +158,7 @@ def _call(
     """
     component = pair.plan.component
     inputs = random_inputs(component.inputs, sizes, pair.vocabulary, seed)
-    inputs.pop(KEEP, None)
+    inputs.pop(NUM_LOGITS_TO_KEEP, None)
     if masked:
         inputs |= {n: mask_with_ends(value) for n, value in inputs.items() if _MASK in n and value.ndim == 2}
     try:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from onnxport.graph.inputs import random_inputs
-from onnxport.runtime.decoder import Decoder, present_name
+from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.static_cache import Window
 from onnxport.specs import CaseCheck
-from onnxport.variants.static_shapes.pair import Pair, Sessions, mask_with_ends
+from onnxport.tensor_names import is_past, present_name
+from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
 from onnxport.verification.cases import Case
 from onnxport.verification.compare import TOLERANCES, check_case
 from onnxport.verification.decoder_pair import compare_generation, left_padded
@@ -30,7 +31,7 @@ _SCALE = 0.5  # of random states, about that of keys and values of trained model
 _MASK = "attention_mask"
 
 
-def fills_decoder(pair: Pair, sessions: Sessions, axes: Sequence[str]) -> bool:
+def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
     """Of a decoder: axes of what an encoder gives alone. Rows and tokens are the window's."""
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
     others = [spec for spec in pair.plan.component.inputs if spec.name not in decoders[0].fixed]
@@ -46,7 +47,7 @@ def fills_decoder(pair: Pair, sessions: Sessions, axes: Sequence[str]) -> bool:
     return True
 
 
-def decoder_calls(pair: Pair, sessions: Sessions) -> Iterator[CaseCheck]:
+def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
     fixed, window = sessions[1].fixed, decoders[1].window
     assert fixed is not None and window is not None
@@ -55,7 +56,7 @@ def decoder_calls(pair: Pair, sessions: Sessions) -> Iterator[CaseCheck]:
         for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added else (False,):
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
-    for rows, length, chunk, steps in _runs(window, whole=decoders[0].whole_prompts):
+    for rows, length, chunk, steps in _runs(window, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], rows, fixed.padded)
         yield compare_generation(
             decoders, rows, length, chunk, pair.vocabulary, TOLERANCES["float32"], steps=steps, fixed=(given, given)
@@ -84,14 +85,14 @@ def _runs(window: Window, *, whole: bool) -> list[tuple[int, int, int, int]]:
     return [*runs, (window.rows, last, last, window.longest - last + 1)] if calls <= _MOST_CALLS else runs
 
 
-def decoder_of(pair: Pair, session: OnnxSession) -> Decoder:
+def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
     if pair.embeddings is None:
         return Decoder(session)
     return EmbeddedDecoder(session, OnnxSession(pair.embeddings), -1)
 
 
 def _given(
-    pair: Pair, decoder: Decoder, rows: int, smaller: Collection[str] = (), share: float = 1 / 3
+    pair: GraphPair, decoder: Decoder, rows: int, smaller: Collection[str] = (), share: float = 1 / 3
 ) -> Arrays:  # fmt: skip
     """In the place of what an encoder gives: random states, and a mask whose rows end at different places.
 
@@ -112,7 +113,7 @@ def _given(
 
 
 def _window_call(
-    pair: Pair, decoders: tuple[Decoder, Decoder], held: int, count: int, padded: bool, seed: int
+    pair: GraphPair, decoders: tuple[Decoder, Decoder], held: int, count: int, padded: bool, seed: int
 ) -> CaseCheck:
     """One call over random states: the graph that takes any size gets the used places alone."""
     portable, other = decoders
@@ -128,7 +129,7 @@ def _window_call(
     used: Arrays = {}
     for spec in pair.plan.component.inputs:
         present = present_name(spec.name)
-        if not spec.name.startswith("past_") or spec.name in other.fixed or present not in axes:
+        if not is_past(spec.name) or spec.name in other.fixed or present not in axes:
             continue
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes[spec.name]]
         states[spec.name] = (rng.standard_normal(shape) * _SCALE).astype(spec.dtype)
@@ -147,7 +148,7 @@ def _window_call(
         progress.mask = mask[:, :held]
     feeds = []
     for decoder, progress, given in zip(decoders, begun, (used, states), strict=True):
-        arrays = decoder.taken_in(progress, ids)
+        arrays = decoder.token_feeds(progress, ids)
         arrays |= {_MASK: mask, "position_ids": decoder.positions(progress, mask, held)}
         taken = {spec.name for spec in decoder.session.inputs}
         arrays = {n: value for n, value in arrays.items() if n in taken}

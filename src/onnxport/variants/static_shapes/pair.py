@@ -15,7 +15,7 @@ Sessions = tuple[OnnxSession, OnnxSession]
 
 
 @dataclass(frozen=True)
-class Pair:
+class GraphPair:
     """Two graphs of one model.
 
     Attributes:

@@ -10,9 +10,9 @@ from onnxport.artifact.manifest import Component
 from onnxport.axes import Observation, is_explained, names_in
 from onnxport.axes import evaluate as value_of
 from onnxport.errors import UsageError, did_you_mean
-from onnxport.graph.last_logits import KEEP, KEPT
 from onnxport.runtime.session import check_restriction
 from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 _EXAMPLES = {"num_choices": 4, "sequence_length": 128, "past_sequence_length": 512, "num_samples": 16000}
 _EXAMPLE, _STEP = 64, 1  # of other axes; of tokens a call, where there is a past
@@ -95,7 +95,13 @@ def derived_axes(component: Component) -> dict[str, str]:
 def free_axes(component: Component) -> list[str]:
     """Axes of its inputs that need a size, in their order."""
     derived = derived_axes(component)
-    names = [axis for spec in component.inputs if spec.name != KEEP for axis in spec.axes if isinstance(axis, str)]
+    names = [
+        axis
+        for spec in component.inputs
+        if spec.name != NUM_LOGITS_TO_KEEP
+        for axis in spec.axes
+        if isinstance(axis, str)
+    ]
     return [axis for axis in dict.fromkeys(names) if axis not in derived]
 
 
@@ -232,9 +238,10 @@ def _require_known(components: Sequence[Component], sizes: Mapping[str, int], fo
                 "Nothing was written.",
                 hint=example if free else "It takes one size alone as it is.",
             )
-        if axis == KEPT:
+        if axis == NUM_LOGITS:
             raise UsageError(
-                f"{KEPT}={size}: a graph of fixed sizes gives the logits of all tokens of a call. Nothing was written.",
+                f"{NUM_LOGITS}={size}: a graph with static shapes gives the logits of all tokens of a call. "
+                "Nothing was written.",
                 hint=example,
             )
         if not free:

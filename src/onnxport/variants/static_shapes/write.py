@@ -25,7 +25,7 @@ from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
 from onnxport.specs import Restriction, Verification
 from onnxport.system.output_capture import quiet
 from onnxport.variants.static_shapes.check import check_fixed, paddable_axes
-from onnxport.variants.static_shapes.pair import Pair
+from onnxport.variants.static_shapes.pair import GraphPair
 from onnxport.variants.static_shapes.plan import FixedPlan, example_command, plan_sizes
 
 SUFFIX = "fixed"
@@ -163,10 +163,10 @@ def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGrap
     )  # fmt: skip
 
 
-def _pair(root: Path, manifest: Manifest, plan: FixedPlan, target: Path) -> Pair:
+def _pair(root: Path, manifest: Manifest, plan: FixedPlan, target: Path) -> GraphPair:
     embeddings = next((one for one in manifest.components if one.name == _EMBEDDINGS), None)
     over = any(spec.name == "inputs_embeds" for spec in plan.component.inputs)
-    return Pair(
+    return GraphPair(
         plan, root / plan.component.file, target, vocabulary_size(root),
         root / embeddings.file if embeddings is not None and over else None,
     )  # fmt: skip

@@ -26,7 +26,7 @@ Sample = Mapping[Any, np.ndarray[Any, Any]]
 
 
 @contextmanager
-def answered_by(samples: Sequence[Sample]) -> Iterator[None]:
+def resolve_shape_branches(samples: Sequence[Sample]) -> Iterator[None]:
     """Symbolic tensors that depend on sizes alone can be asked whether they are true, where all samples agree.
 
     Args:

@@ -187,7 +187,7 @@ def _only_of_sizes(join: Any) -> Any:
     return joined
 
 
-def resize_as_now_said(model: Any) -> None:
+def fix_resize_coordinates(model: Any) -> None:
     """floor((i + 0.5) * scale), in place, without a word that ONNX took back.
 
     Upstream (tf2onnx 1.17): it writes `tf_half_pixel_for_nn` for the nearest pixel, which opset 13 removed; ONNX

@@ -17,7 +17,7 @@ from onnxport.sources.tensorflow.source import tensorflow
 
 
 @contextmanager
-def steps_as_rows() -> Iterator[None]:
+def batch_time_distributed() -> Iterator[None]:
     """While a function is traced: TimeDistributed calls its layer once."""
     layer = getattr(getattr(sys.modules.get("keras"), "layers", None), "TimeDistributed", None)
     if layer is None:  # Keras is not imported: no layer of it is traced

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxport.dummy_inputs import Sampler
-from onnxport.dummy_inputs.tensors import TensorSampler, as_sample
+from onnxport.dummy_inputs import InputGenerator
+from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
 from onnxport.errors import UsageError
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
@@ -18,18 +18,18 @@ from onnxport.tasks import MODULE, Task
 
 
 @dataclass
-class Subject:
+class ModelToExport:
     """Everything that the steps after loading need.
 
     Attributes:
-        nlp: the pipeline, or None for a plain module.
+        pipeline: the pipeline, or None for a plain module.
         parts: the graphs that it becomes, in the order in which they run.
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
     """
 
-    nlp: Any
+    pipeline: Any
     task: Task
     parts: tuple[Part, ...]
     name: str
@@ -43,9 +43,9 @@ class Subject:
         return self.parts[0].source
 
     @property
-    def sampler(self) -> Sampler:
+    def generator(self) -> InputGenerator:
         """What makes the user's inputs."""
-        return self.parts[0].sampler
+        return self.parts[0].generator
 
     @property
     def architecture(self) -> str:
@@ -58,21 +58,21 @@ class Subject:
 
     def release(self) -> None:
         """Let go of the model, so that its memory is free for ONNX Runtime; a live model stays the user's."""
-        self.nlp = None
+        self.pipeline = None
         for part in self.parts:
             part.source.release()
         gc.collect()  # modules refer to themselves in circles
 
 
-def load_subject(
+def load_model_to_export(
     framework: str | None, model: Any, tokenizer: Any, task: str, sample_inputs: Any, settings: dict[str, Any]
-) -> Subject:
+) -> ModelToExport:
     """Load whatever the user gave.
 
     Raises:
         OnnxPortError: as `loading.load`; UsageError: sample inputs without a live module, or the reverse.
     """
-    tensorflow = _tensorflow_subject(framework, model, sample_inputs, task, settings)
+    tensorflow = _from_tensorflow(framework, model, sample_inputs, task, settings)
     if tensorflow is not None:
         return tensorflow
     if framework == "tf" and not isinstance(model, (str, Path)) and not hasattr(model, "config"):
@@ -80,19 +80,19 @@ def load_subject(
             f"A {type(model).__name__} is no Keras model. Nothing was written.", hint="Leave --framework out."
         )
     if sample_inputs is not None:
-        return module_subject(model, sample_inputs, settings)
+        return from_module(model, sample_inputs, settings)
     from onnxport.loading.load import load
 
     loaded = load(task, framework, model, tokenizer, lazy=True, **settings)
     replaced = frozenset({"tokenizer"} if tokenizer is not None else ())
     name = loaded.checkpoint.source if loaded.checkpoint else type(model).__name__
     origin = loaded.checkpoint.path if loaded.checkpoint else None
-    return subject_of(loaded.nlp, loaded.framework, name, origin, loaded.notes, replaced)
+    return from_pipeline(loaded.pipeline, loaded.framework, name, origin, loaded.notes, replaced)
 
 
-def _tensorflow_subject(
+def _from_tensorflow(
     framework: str | None, model: Any, sample_inputs: Any, task: str, settings: dict[str, Any]
-) -> Subject | None:
+) -> ModelToExport | None:
     """A Keras model or a SavedModel, live or from a path; None for anything else.
 
     Raises:
@@ -122,23 +122,25 @@ def _tensorflow_subject(
         if sample_inputs is not None:
             raise UsageError(f"sample_inputs are for a live model, not for {files.path}. Nothing was written.")
         (parts, notes), architecture = file_parts(files, settings.get("signature"), trust_remote_code=trusted)
-    return Subject(None, MODULE, parts, name if files is not None else architecture, None, notes)
+    return ModelToExport(None, MODULE, parts, name if files is not None else architecture, None, notes)
 
 
-def subject_of(
-    nlp: Any,
+def from_pipeline(
+    pipeline: Any,
     framework: str,
     name: str = "",
     origin: Path | None = None,
     notes: tuple[str, ...] = (),
     replaced: frozenset[str] = frozenset(),
-) -> Subject:
+) -> ModelToExport:
     """A pipeline as a subject."""
-    parts = parts_of(nlp, framework)
-    return Subject(nlp, task_of(nlp), parts, name or parts[0].source.architecture, origin, notes, replaced)
+    parts = parts_of(pipeline, framework)
+    return ModelToExport(
+        pipeline, task_of(pipeline), parts, name or parts[0].source.architecture, origin, notes, replaced
+    )
 
 
-def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> Subject:
+def from_module(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> ModelToExport:
     """A plain `torch.nn.Module` as a subject.
 
     Raises:
@@ -167,5 +169,5 @@ def module_subject(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> 
     from onnxport.sources.pytorch.source import TorchSource
 
     source = TorchSource(model)
-    part = Part("model", source, TensorSampler(as_sample(given)))
-    return Subject(None, MODULE, (part,), source.architecture)
+    part = Part("model", source, TensorInputGenerator(as_sample(given)))
+    return ModelToExport(None, MODULE, (part,), source.architecture)
