@@ -198,7 +198,7 @@ def test_allow_mismatch_publishes_with_exit_1(
     monkeypatch.setattr(onnxport.verification.compare, "TOLERANCES", impossible)
     refused = run(capsys, "convert", source, tmp_path / "out")
     assert refused.code == 1
-    assert "Nothing was published" in refused.err
+    assert "Nothing was written" in refused.err
     assert not (tmp_path / "out").exists()
     outcome = run(capsys, "convert", source, tmp_path / "out", "--allow-mismatch", "--json")
     assert outcome.code == 1

@@ -87,7 +87,7 @@ class Killing(Silent):
 def test_a_crash_is_told(stand_in: Path, tmp_path: Path, number: int, words: str) -> None:
     # The worker is there to be killed: it waits for a graph that nobody writes.
     os.mkfifo(tmp_path / "model.onnx")
-    with pytest.raises(ManagedEnvironmentError, match=r"before it gave a result\. Nothing was written\.") as caught:
+    with pytest.raises(ManagedEnvironmentError, match=r"before it gave a result\.") as caught:
         call_in("stand-in", "verify", {"path": tmp_path / "model.onnx"}, Killing(stand_in, number))
     assert words in caught.value.message
     assert "stand-in" in caught.value.message
@@ -137,7 +137,7 @@ def test_live_objects_cannot_be_sent(stand_in: Path) -> None:
     arguments = {"framework": "tf", "model": "m", "output": "o", "tokenizer": [Silent()]}
     with pytest.raises(UsageError, match="`tokenizer` is an object of class Silent") as caught:
         call_in("stand-in", "convert", arguments, Silent())
-    assert "Nothing was written." in caught.value.message
+    assert caught.value.hint
     assert not (stand_in / "pid").exists()
 
 

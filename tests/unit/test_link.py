@@ -238,7 +238,7 @@ def test_a_link_to_another_file_system_is_refused(tmp_path: Path) -> None:
         pytest.skip("no second file system")
     (tmp_path / "w").write_text("x")
     target = other / f"onnxport-test-{os.getpid()}"
-    with pytest.raises(OutputError, match=r"different file systems\. Nothing was written") as caught:
+    with pytest.raises(OutputError, match=r"different file systems\.") as caught:
         link_file(tmp_path / "w", target)
     assert "leave --link-weights" in str(caught.value)
     assert not target.exists()

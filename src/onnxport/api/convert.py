@@ -15,7 +15,7 @@ from onnxport.api.publish import (
     publish,
 )
 from onnxport.artifact.results import Conversion
-from onnxport.errors import UsageError
+from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_destination, check_file_destination, check_free_space
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _QUANTIZER_COPIES = 3
 
 
+@nothing_written()
 def convert(
     framework: str | None,
     model: Any,
@@ -90,8 +91,7 @@ def convert(
         find_task(pipeline_name)  # a wrong name is told before anything is loaded
     if quantize and link_weights:
         raise UsageError(
-            "int8 quantization cannot read weights that are linked (onnx refuses files with two names). "
-            "Nothing was written.",
+            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
             hint="Leave --link-weights or --quantize out.",
         )
     output = Path(output).expanduser()
@@ -138,6 +138,7 @@ def convert(
             )  # fmt: skip
 
 
+@nothing_written()
 def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_external_format: bool = False) -> Verification:
     """Export a pipeline's model through torch.onnx to the graph file `output`, and verify it.
 
@@ -155,6 +156,7 @@ def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_externa
     return _convert_to_file(lambda: from_pipeline(nlp, "pt"), "pt", opset, output, use_external_format)
 
 
+@nothing_written()
 def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verification:
     """Export a model through tf2onnx to the graph file `output`, and verify it.
 
@@ -189,7 +191,7 @@ def _convert_to_file(
 
     output = Path(output).expanduser()
     if output.suffix != ".onnx":
-        raise UsageError(f"{output} does not end in .onnx. Nothing was written.", hint="`convert` writes folders.")
+        raise UsageError(f"{output} does not end in .onnx.", hint="`convert` writes folders.")
     opset = choose_opset(opset, framework)
     _require_exporter(framework)
     with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
@@ -229,7 +231,7 @@ def _require_one_graph(to_export: ModelToExport, output: Path) -> None:
     if len(to_export.parts) > 1:
         names = " and ".join(f"{part.name}.onnx" for part in to_export.parts)
         raise UsageError(
-            f"{to_export.architecture} becomes {names}, and {output.name} is one file. Nothing was written.",
+            f"{to_export.architecture} becomes {names}, and {output.name} is one file.",
             hint=f"Give a folder: {output.with_suffix('')}",
         )
 

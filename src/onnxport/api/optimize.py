@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from onnxport.errors import UsageError
+from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_rounded
 from onnxport.variants.rewrite import Rewrite, add_variant
 
 
+@nothing_written()
 def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int] | None = None) -> Path:
     """Store ONNX Runtime's fused graph: `onnx/model_optimized.onnx` in a folder, `-optimized` beside a file.
 
@@ -39,7 +40,7 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
 
         if for_ is not None:
             raise UsageError(
-                f"A graph is fused for {for_!r}, or of fixed sizes, not both. Nothing was written.",
+                f"A graph is fused for {for_!r}, or of fixed sizes, not both.",
                 hint="Call it twice: each graph is a file of its own.",
             )
         return fix_sizes(path, sizes)
@@ -50,6 +51,7 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
     return add_variant(Path(path).expanduser(), Rewrite("optimized", "float32", _one_by_one(optimize_graph)))
 
 
+@nothing_written()
 def quantize(path: str | Path, precision: str = "int8", *, float_activations: bool = False) -> Path:
     """Store graphs of smaller numbers beside the float32 ones: in a folder, or beside a file.
 
@@ -75,7 +77,7 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
     if bits is None:
         if float_activations:
             raise UsageError(
-                "Dynamic int8 quantizes activations by its nature. Nothing was written.",
+                "Dynamic int8 quantizes activations by its nature.",
                 hint="Float32 activations go with the precisions int4 and int8-weights.",
             )
         step = Rewrite(row.suffix, precision, _one_by_one(quantize_dynamic))

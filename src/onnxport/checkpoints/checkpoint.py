@@ -117,7 +117,7 @@ def inspect_checkpoint(
     model_folder = _transformer_folder(folder, modules)
     if (folder / "onnxport.json").is_file():
         raise CheckpointError(
-            f"{folder} is a folder that onnxport wrote: already converted. Nothing was written.",
+            f"{folder} is a folder that onnxport wrote: already converted.",
             hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
         )
     has_config = (model_folder / "config.json").is_file()
@@ -138,8 +138,7 @@ def inspect_checkpoint(
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict):
         raise CheckpointError(
-            f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}). "
-            "Nothing was written.",
+            f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
             hint="Convert the original float checkpoint; `onnxport quantize` makes the result small.",
         )
     return _describe(folder, str(path), model_folder, config, weights, bool(modules), custom_code, notes)
@@ -183,9 +182,7 @@ def _read_modules(folder: Path) -> list[Any]:
         return []
     modules = read_json(path)
     if not isinstance(modules, list) or not all(isinstance(entry, dict) for entry in modules):
-        raise CheckpointError(
-            "modules.json is not a list of modules. Nothing was written.", hint=f"Repair {path} or copy it again."
-        )
+        raise CheckpointError("modules.json is not a list of modules.", hint=f"Repair {path} or copy it again.")
     return modules
 
 
@@ -227,8 +224,7 @@ def _custom_code(
         )
         return custom_code, (note,)
     raise UntrustedCheckpointError(
-        f"Loading {folder} would run Python code from the checkpoint ({', '.join(custom_code[:3])}). "
-        "Nothing was run and nothing was written.",
+        f"Loading {folder} would run Python code from the checkpoint ({', '.join(custom_code[:3])}). Nothing was run.",
         hint="Read that code; if you trust it, add `--trust-remote-code`.",
     )
 
@@ -259,7 +255,7 @@ def _not_a_folder(path: Path) -> CheckpointError:
         ".hdf5": ("a Keras model", _NO_PIPELINE),
     }
     what, hint = known.get(path.suffix.lower(), ("a file", "Give the folder that holds config.json and the weights."))
-    return CheckpointError(f"{path} is {what}, not a checkpoint folder. Nothing was written.", hint=hint)
+    return CheckpointError(f"{path} is {what}, not a checkpoint folder.", hint=hint)
 
 
 def _no_config(folder: Path) -> CheckpointError:
@@ -267,9 +263,7 @@ def _no_config(folder: Path) -> CheckpointError:
     entries = sorted(folder.iterdir())
     names = [entry.name + ("/" if entry.is_dir() else "") for entry in entries]
     if not names:
-        return CheckpointError(
-            f"{folder} is empty. Nothing was written.", hint="Give a folder that holds config.json and weights."
-        )
+        return CheckpointError(f"{folder} is empty.", hint="Give a folder that holds config.json and weights.")
     inner = [entry.name for entry in entries if (entry / "config.json").is_file()]
     suffixes = {entry.suffix.lower() for entry in entries}
     what = f"has no config.json (it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
@@ -287,4 +281,4 @@ def _no_config(folder: Path) -> CheckpointError:
         what, hint = "holds an ONNX graph already", "`convert` takes the checkpoint that it was made from."
     if inner:
         hint = f"Did you mean {' or '.join(str(folder / name) for name in inner[:3])}?"
-    return CheckpointError(f"{folder} {what}. Nothing was written.", hint=hint)
+    return CheckpointError(f"{folder} {what}.", hint=hint)

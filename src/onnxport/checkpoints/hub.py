@@ -61,7 +61,7 @@ def resolve_folder(
         hint = "Give a folder that holds config.json and the weights."
         if close:
             hint = f"Did you mean {' or '.join(str(path.parent / other) for other in close)}?"
-        raise CheckpointError(f"There is no folder {str(name)!r}. Nothing was written.", hint=hint)
+        raise CheckpointError(f"There is no folder {str(name)!r}.", hint=hint)
     return _download(name, revision, token, allow_pickle, trust_remote_code, framework == "tf")
 
 
@@ -75,8 +75,7 @@ def _download(
 ) -> Path:
     if importlib.util.find_spec("huggingface_hub") is None:
         raise MissingDependencyError(
-            f"There is no folder {name!r} here, and fetching a model by name needs huggingface_hub. "
-            "Nothing was written.",
+            f"There is no folder {name!r} here, and fetching a model by name needs huggingface_hub.",
             hint='pip install "onnxport[pytorch]"',
         )
     import huggingface_hub
@@ -114,4 +113,4 @@ def _download(
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
         message = f"{no_model}the hub cannot be reached ({first_line(error)})."
         hint = "Give a local folder, or try again with a connection."
-    raise CheckpointError(f"{message} Nothing was written.", hint=hint)
+    raise CheckpointError(f"{message}", hint=hint)

@@ -101,7 +101,7 @@ def _h5(path: Path) -> TensorflowFiles:
         raise _fault(path, "is no HDF5 file")
     if (path.parent / "config.json").is_file() and path.name == "tf_model.h5":
         raise CheckpointError(
-            f"{path} holds only the weights of a checkpoint. Nothing was written.",
+            f"{path} holds only the weights of a checkpoint.",
             hint=f"Give the folder: {path.parent}",
         )
     return TensorflowFiles(path, "h5", (), path.stat().st_size)
@@ -132,7 +132,7 @@ def _saved_model(path: Path, trusted: bool) -> TensorflowFiles:
         if reaching:
             raise UntrustedCheckpointError(
                 f"Running {path} would reach out of the model ({', '.join(reaching)}: files, processes or Python). "
-                "Nothing was run and nothing was written.",
+                "Nothing was run.",
                 hint="If you trust where it comes from, add `--trust-remote-code`.",
             )
     weights = path / "variables"
@@ -156,4 +156,4 @@ def _libraries(config: Any) -> tuple[str, ...]:
 
 
 def _fault(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} {what}. Nothing was written.", hint="Copy or export it again.")
+    return CheckpointError(f"{path} {what}.", hint="Copy or export it again.")

@@ -113,9 +113,7 @@ def _hdf5(folder: Path) -> Weights | None:
     for file in files:
         fault = hdf5_fault(file)
         if fault is not None:
-            raise CheckpointError(
-                f"{file.name} of {folder} {fault}. Nothing was written.", hint="Copy or download the file again."
-            )
+            raise CheckpointError(f"{file.name} of {folder} {fault}.", hint="Copy or download the file again.")
     return Weights(files, "h5", "tf") if files else None
 
 
@@ -142,7 +140,7 @@ def gguf_weights(file: Path) -> Weights:
     parts = header.values.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise CheckpointError(
-            f"{file.name} is one of {parts} parts of a model. Nothing was written.",
+            f"{file.name} is one of {parts} parts of a model.",
             hint="Join them first: `llama-gguf-split --merge FIRST_PART WHOLE`.",
         )
     return Weights((file,), "gguf", "pt", header.dtype)
@@ -190,7 +188,7 @@ def _pickles(folder: Path, files: tuple[Path, ...], allow_pickle: bool) -> Weigh
     if not allow_pickle:
         raise UntrustedCheckpointError(
             f"{folder} has its weights only as pickle ({files[0].name}), a format that can run code when it is read. "
-            "Nothing was read and nothing was written.",
+            "Nothing was read.",
             hint="If you trust its origin, add `--allow-pickle`; or save it again with `save_pretrained`.",
         )
     for file in files:
@@ -198,14 +196,12 @@ def _pickles(folder: Path, files: tuple[Path, ...], allow_pickle: bool) -> Weigh
             start = opened.read(23)
         if start.startswith(b"version https://git-lfs"):
             raise CheckpointError(
-                f"{file.name} is a Git LFS pointer, not the weights. Nothing was written.",
+                f"{file.name} is a Git LFS pointer, not the weights.",
                 hint="Run `git lfs pull` in the folder.",
             )
         # torch has written zip archives since 1.6; their directory is at the end, the part that a cut takes first.
         if not start or (start.startswith(b"PK") and not zipfile.is_zipfile(file)):
-            raise CheckpointError(
-                f"{file.name} is cut off or empty. Nothing was written.", hint="Copy or download the file again."
-            )
+            raise CheckpointError(f"{file.name} is cut off or empty.", hint="Copy or download the file again.")
     return Weights(files, "pickle", "pt")
 
 
@@ -227,8 +223,7 @@ def _no_weights(folder: Path) -> CheckpointError:
         return _fault(folder, what, f"Rename {safetensors[0]} to model.safetensors if these are the ones to convert.")
     if pickles:
         return UntrustedCheckpointError(
-            f"{folder} has only pickled weights under a name of their own ({pickles[0]}). "
-            "Nothing was read and nothing was written.",
+            f"{folder} has only pickled weights under a name of their own ({pickles[0]}). Nothing was read.",
             hint="Load them in Python, if you trust their origin, and write the model with `save_pretrained`.",
         )
     if any(name.startswith("flax_model") for name in names):
@@ -238,7 +233,7 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 
 def _fault(folder: Path, what: str, hint: str = "Copy or download the checkpoint again.") -> CheckpointError:
-    return CheckpointError(f"{folder} {what}. Nothing was written.", hint=hint)
+    return CheckpointError(f"{folder} {what}.", hint=hint)
 
 
 def adapter_fault(folder: Path) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import typer
 
 from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
 from onnxport.cli.sizes import parse_size
-from onnxport.errors import UsageError
+from onnxport.errors import UsageError, nothing_written
 
 if TYPE_CHECKING:
     from onnxport.artifact.results import Conversion
@@ -152,7 +152,8 @@ def convert(
     if target is not None and conversion.passed:
         from onnxport.cli.target import write_target
 
-        written = write_target(shell, target, output)
+        with nothing_written(f"{output} was written and verified; the files for {target} were not."):
+            written = write_target(shell, target, output)
     _show(shell, conversion, written)
     return 0 if conversion.passed else 1
 
@@ -169,12 +170,12 @@ def _check_target(name: str, output: Path) -> None:
     find_target(name)
     if name in APART:
         raise UsageError(
-            f"A folder for {name} is another folder than the one that is converted. Nothing was written.",
+            f"A folder for {name} is another folder than the one that is converted.",
             hint=f"onnxport convert MODEL {output}, then onnxport target {name} {output} OTHER",
         )
     if output.suffix == ".onnx":
         raise UsageError(
-            f"--target {name} needs a folder, and {output.name} is one file. Nothing was written.",
+            f"--target {name} needs a folder, and {output.name} is one file.",
             hint=f"Give a folder: {output.with_suffix('')}",
         )
 

@@ -92,7 +92,7 @@ class Shell:
         """
         message, hint = str(error), None
         if isinstance(error, OnnxPortError):
-            message, hint = error.message, error.hint
+            message, hint = error.text, error.hint
         elif not expected:
             lines = message.strip().splitlines()
             message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

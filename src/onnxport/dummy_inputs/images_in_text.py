@@ -145,7 +145,7 @@ class ImagePrompts:
         if not self._marker:
             raise ExportError(
                 f"The processor of {name} ({type(processor).__name__}) puts no image token {image_token} into a text "
-                f"with an image. Nothing was written.",
+                f"with an image.",
                 hint="Check that the checkpoint and its processor belong together.",
             )
 
@@ -186,8 +186,7 @@ def image_generators(
     parts = [getattr(processor, part, None) for part in ("image_processor", "tokenizer")]
     if None in parts:
         raise ExportError(
-            f"The checkpoint of {name} has no processor for texts with images, so it cannot be tried as it is used. "
-            "Nothing was written.",
+            f"The checkpoint of {name} has no processor for texts with images, so it cannot be tried as it is used.",
             hint="Copy processor_config.json, preprocessor_config.json and the tokenizer beside the weights.",
         )
     assert source.image_token is not None

@@ -80,6 +80,6 @@ def as_sample(inputs: dict[str, Any]) -> Arrays:
     for name, value in inputs.items():
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
         if array.dtype == object:
-            raise ExportError(f"Sample input {name!r} is a {type(value).__name__}, not a tensor. Nothing was written.")
+            raise ExportError(f"Sample input {name!r} is a {type(value).__name__}, not a tensor.")
         arrays[name] = array
     return arrays

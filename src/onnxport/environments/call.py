@@ -68,7 +68,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
         raise error_of(last)
     if last["event"] == "unexpected":
         raise ManagedEnvironmentError(
-            f"In the environment {environment_name}: {last['class']}: {last['message']}. Nothing was written.",
+            f"In the environment {environment_name}: {last['class']}: {last['message']}.",
             hint="This is a bug in onnxport; the command line shows more of it with --verbose.",
         )
     return result_of(last)
@@ -157,7 +157,7 @@ def _ended(environment: str, code: int, said: str) -> ManagedEnvironmentError:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     words = f" The last line it printed: {lines[-1][:300]}" if lines else " It printed nothing."
     return ManagedEnvironmentError(
-        f"The process in the environment {environment} {how} before it gave a result. Nothing was written.{words}",
+        f"The process in the environment {environment} {how} before it gave a result.{words}",
         hint=hint,
     )
 

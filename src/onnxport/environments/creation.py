@@ -27,7 +27,7 @@ from onnxport.environments.state import (
     unmark,
     was_begun,
 )
-from onnxport.errors import ManagedEnvironmentError, OutputError, UsageError
+from onnxport.errors import ManagedEnvironmentError, OutputError, UsageError, nothing_written
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_free_space, check_parent, write_errors
 from onnxport.system.output_capture import quiet
@@ -51,12 +51,14 @@ def create(definition: Definition, reporter: Reporter | None = None) -> Status:
     folder = folder_of(definition.name)
     if state_of(definition) is State.WHOLE:
         return status_of(definition)
-    require_python(definition, sys.version_info[:2])
-    require_own(folder)
-    check_parent(folder)
+    with nothing_written():
+        require_python(definition, sys.version_info[:2])
+        require_own(folder)
+        check_parent(folder)
     with write_errors(folder), changing(definition.name) as held:
         if state_of(definition) is not State.WHOLE:  # another process may have made it meanwhile
-            _require_space(definition, folder)
+            with nothing_written():
+                _require_space(definition, folder)
             with quiet(), printed() as log:
                 _make(definition, folder, reporter, _Commands(log, held))
     return status_of(definition)
@@ -72,7 +74,7 @@ def require_python(definition: Definition, version: tuple[int, int]) -> None:
         (major, first), (_, below) = definition.python_from, definition.python_below
         raise ManagedEnvironmentError(
             f"The packages of {definition.name} exist for Python {major}.{first} to {major}.{below - 1}, and this is "
-            f"Python {version[0]}.{version[1]}. Nothing was written.",
+            f"Python {version[0]}.{version[1]}.",
             hint=f"Install onnxport with one of these, and run there: onnxport env create {definition.name}",
         )
 
@@ -85,7 +87,7 @@ def require_own(folder: Path) -> None:
     """
     if folder.is_symlink():
         raise OutputError(
-            f"{folder} is a symbolic link. Nothing was written.",
+            f"{folder} is a symbolic link.",
             hint=f"Delete it, and set {HOME_VARIABLE} to have environments on another disk.",
         )
 

@@ -28,7 +28,7 @@ def plain_arguments(environment: str, function: str, arguments: Mapping[str, Any
     """
     if function not in FUNCTIONS:
         raise UsageError(
-            f"`{function}` cannot be called in the environment {environment}. Nothing was written.",
+            f"`{function}` cannot be called in the environment {environment}.",
             hint=f"What can be called there: {', '.join(FUNCTIONS)}.",
         )
     return {name: _plain(value, name, environment) for name, value in arguments.items()}
@@ -45,7 +45,7 @@ def _plain(value: Any, name: str, environment: str) -> Any:
         return {key: _plain(item, name, environment) for key, item in value.items()}
     raise UsageError(
         f"`{name}` is an object of class {type(value).__name__}, and this runs in another process, in the environment "
-        f"{environment}: only names, paths, numbers and lists of them can be sent there. Nothing was written.",
+        f"{environment}: only names, paths, numbers and lists of them can be sent there.",
         hint="Give the name or the folder that it was loaded from.",
     )
 
@@ -114,6 +114,7 @@ def error_message(error: OnnxPortError) -> dict[str, Any]:
         "event": "error",
         "class": names[0],
         "message": error.message,
+        "outcome": error.outcome,
         "hint": error.hint,
         "verification": _evidence(error.verification) if isinstance(error, VerificationError) else None,
     }
@@ -124,8 +125,10 @@ def error_of(message: Mapping[str, Any]) -> OnnxPortError:
     cls = getattr(errors, str(message["class"]))
     if issubclass(cls, VerificationError):
         verification = _verification(message["verification"])
-        return cls(message["message"], hint=message["hint"], verification=verification)
-    found: OnnxPortError = cls(message["message"], hint=message["hint"])
+        found: OnnxPortError = cls(message["message"], hint=message["hint"], verification=verification)
+    else:
+        found = cls(message["message"], hint=message["hint"])
+    found.outcome = message["outcome"]
     return found
 
 

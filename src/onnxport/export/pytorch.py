@@ -77,7 +77,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
                 raise _failure(source, error) from error
         else:
             return Captured(program, _with_dims(signature, dims))
-    raise ExportError(f"{source.architecture}: torch.export asked for ever new axis bounds. Nothing was written.")
+    raise ExportError(f"{source.architecture}: torch.export asked for ever new axis bounds.")
 
 
 def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, deferred: bool) -> onnx_ir.Model:
@@ -315,7 +315,6 @@ def _cause(error: BaseException) -> BaseException:
 def _failure(source: TorchSource, error: Exception) -> ExportError:
     cause = _cause(error)
     return ExportError(
-        f"torch.export cannot capture {source.architecture}: {type(cause).__name__}: {first_line(cause)}. "
-        "Nothing was written.",
+        f"torch.export cannot capture {source.architecture}: {type(cause).__name__}: {first_line(cause)}.",
         hint="--verbose shows what torch said.",
     )

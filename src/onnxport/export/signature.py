@@ -180,7 +180,7 @@ def _start(source: Source, generator: InputGenerator) -> tuple[_Prober, Arrays, 
     made = unrestricted(generator)
     raise ExportError(
         f"{source.architecture} does not run on {getattr(made, 'made', 'its own preprocessing')}: "
-        f"{first_line(failure)}. Nothing was written.",
+        f"{first_line(failure)}.",
         hint=getattr(made, "advice", "Check that the checkpoint and its tokenizer or processor belong together."),
     ) from failure
 

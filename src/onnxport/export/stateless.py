@@ -37,7 +37,7 @@ def require_no_state(function: Any, architecture: str) -> None:
     if writing:
         raise ExportError(
             f"{architecture} writes to its own variables when it is run ({', '.join(sorted(writing))}): it keeps a "
-            "state from call to call, which a graph cannot. Nothing was written.",
+            "state from call to call, which a graph cannot.",
             hint="Make the state an input and an output: for recurrent layers stateful=False, return_state=True and "
             "initial_state.",
         )
@@ -93,6 +93,6 @@ def require_deterministic(proto: Any, architecture: str) -> None:
 def _chance(operators: set[str], architecture: str) -> ExportError:
     return ExportError(
         f"{architecture} draws random numbers when it is run ({', '.join(sorted(operators))}), so that no graph can be "
-        "held against it. Nothing was written.",
+        "held against it.",
         hint="Make the random numbers an input of the model, or leave them out when it is not trained.",
     )

@@ -49,7 +49,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             raise
         except Exception as error:  # tf2onnx fails with any type
             raise ExportError(
-                f"tf2onnx cannot convert {source.architecture}: {first_line(error)}. Nothing was written.",
+                f"tf2onnx cannot convert {source.architecture}: {first_line(error)}.",
                 hint="--verbose shows what it said.",
             ) from error
     _declare(model, signature)
@@ -84,7 +84,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
         return *_concrete(source, signature, [signature.sample]), signature
     except Exception as error:
         raise ExportError(
-            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. Nothing was written.",
+            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}.",
             hint="--verbose shows what it said.",
         ) from error
 
@@ -169,7 +169,7 @@ def _require_known_operators(proto: Any, opset: int) -> None:
     if unknown:
         said = ", ".join(f"{name} ({count}x)" if count > 1 else name for name, count in unknown.most_common())
         raise ExportError(
-            f"ONNX opset {opset} has no operator for TensorFlow's {said}. Nothing was written.",
+            f"ONNX opset {opset} has no operator for TensorFlow's {said}.",
             hint="Take that part out of the model and do it before or after the graph.",
         )
 

@@ -235,4 +235,4 @@ class _Reader:
 
 
 def _broken(path: Path, what: str, hint: str = _FETCH_AGAIN) -> CheckpointError:
-    return CheckpointError(f"{path.name} {what}. Nothing was written.", hint=hint)
+    return CheckpointError(f"{path.name} {what}.", hint=hint)

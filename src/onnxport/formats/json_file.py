@@ -23,9 +23,7 @@ def read_json(path: Path) -> Any:
         what = f"byte {error.start} is not UTF-8"
     except RecursionError:
         what = "it is nested too deeply"
-    raise CheckpointError(
-        f"{path.name} is not valid JSON ({what}). Nothing was written.", hint=f"Repair {path} or copy it again."
-    )
+    raise CheckpointError(f"{path.name} is not valid JSON ({what}).", hint=f"Repair {path} or copy it again.")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -37,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
     document = read_json(path)
     if not isinstance(document, dict):
         raise CheckpointError(
-            f"{path.name} holds a {type(document).__name__}, not a JSON object. Nothing was written.",
+            f"{path.name} holds a {type(document).__name__}, not a JSON object.",
             hint=f"Repair {path} or copy it again.",
         )
     return document

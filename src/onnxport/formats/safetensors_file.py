@@ -121,4 +121,4 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> SafetensorsHea
 
 
 def _broken(path: Path, what: str, hint: str = _FETCH_AGAIN) -> CheckpointError:
-    return CheckpointError(f"{path.name} {what}. Nothing was written.", hint=hint)
+    return CheckpointError(f"{path.name} {what}.", hint=hint)

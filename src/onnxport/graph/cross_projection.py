@@ -274,7 +274,6 @@ def _same(one: _Sizes, other: _Sizes) -> bool:
 
 def _refused(reason: str) -> ExportError:
     return ExportError(
-        f"The decoder cannot compute its cross-attention from the encoder's hidden states: {reason}. "
-        "Nothing was written.",
+        f"The decoder cannot compute its cross-attention from the encoder's hidden states: {reason}.",
         hint="The folder as it is runs in onnxport: `onnxport run FOLDER`.",
     )

@@ -96,7 +96,7 @@ def write_graph(
     if files.link and not link:
         raise UsageError(
             "No weight can be used where it is: all of them are converted or transposed, or are not in safetensors "
-            "files. Nothing was written.",
+            "files.",
             hint="Leave --link-weights out.",
         )
     external = files.external or shards is not None or bool(link) or needs_external(model)

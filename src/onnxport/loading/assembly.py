@@ -161,7 +161,7 @@ def _random_weights(spec: PipelineSpec, checkpoint: Checkpoint, loaded: LoadedMo
     made_for = f"The checkpoint is for {' or '.join(own[:3])}: choose that with `--task`. Or " if own else "To "
     return CheckpointError(
         f"The weights of {checkpoint.source} lack {len(loaded.missing)} parameters of "
-        f"{type(loaded.model).__name__}: {names} would be random. Nothing was written.",
+        f"{type(loaded.model).__name__}: {names} would be random.",
         hint=f"{made_for}convert it with random weights all the same: `--allow-missing-weights`.",
     )
 

@@ -91,7 +91,7 @@ def load_components(
             value = _load(name, loader, resolve_folder(value), trust_remote_code)
             if value is None:
                 raise CheckpointError(
-                    f"There is no {name.replace('_', ' ')} in {given[name]}. Nothing was written.",
+                    f"There is no {name.replace('_', ' ')} in {given[name]}.",
                     hint=f"Give a folder that has one, or leave `{name}` out.",
                 )
         elif value is None and wanted is not False and folder is not None:
@@ -123,17 +123,17 @@ def _load(name: str, loader: Callable[[Path, bool], Any], folder: Path, trust_re
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"The {what} of {folder} needs a library that is not installed ({first_line(error)}). Nothing was written.",
+            f"The {what} of {folder} needs a library that is not installed ({first_line(error)}).",
             hint=_install_hint(error),
         ) from error
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UntrustedCheckpointError(
-                f"The {what} of {folder} is Python code from the checkpoint. Nothing was run and nothing was written.",
+                f"The {what} of {folder} is Python code from the checkpoint. Nothing was run.",
                 hint=f"Read that code; if you trust it, add `--trust-remote-code`; or give another {what}.",
             ) from None
         raise CheckpointError(
-            f"The {what} of {folder} cannot be loaded ({first_line(error)}). Nothing was written.",
+            f"The {what} of {folder} cannot be loaded ({first_line(error)}).",
             hint=f"Copy or download its files again, or give another {what}.",
         ) from error
 

@@ -56,7 +56,7 @@ def find_process(framework: str | None, model: Any, settings: dict[str, Any]) ->
     if kind_of(model) is not None:
         if framework == "pt":
             raise UsageError(
-                f"{model} is a Keras file or a SavedModel, which are of TensorFlow. Nothing was written.",
+                f"{model} is a Keras file or a SavedModel, which are of TensorFlow.",
                 hint="Leave the framework out.",
             )
         return ConversionProcess("tf", _environment_of_keras_2(Path(model).expanduser()))
@@ -114,15 +114,13 @@ def is_tensorflow_checkpoint(framework: str | None, checkpoint: Checkpoint | Non
         is_keras = is_keras_model(model)
         if framework is not None and is_keras != (framework == "tf"):
             raise UsageError(
-                f"The given {type(model).__name__} is {'a TensorFlow' if is_keras else 'no TensorFlow'} model. "
-                "Nothing was written.",
+                f"The given {type(model).__name__} is {'a TensorFlow' if is_keras else 'no TensorFlow'} model.",
                 hint=f"Use framework={'tf' if is_keras else 'pt'!r}, or leave it out.",
             )
         return is_keras
     if framework == "pt" and checkpoint.framework == "tf":
         raise CheckpointError(
-            f"{checkpoint.source} has only TensorFlow weights ({checkpoint.weight_files[0].name}). "
-            "Nothing was written.",
+            f"{checkpoint.source} has only TensorFlow weights ({checkpoint.weight_files[0].name}).",
             hint="Give a checkpoint with PyTorch weights (model.safetensors), or `--framework tf`.",
         )
     return framework == "tf" or checkpoint.framework == "tf"

@@ -56,7 +56,7 @@ def identified(checkpoint: Checkpoint) -> Checkpoint:
         because = "" if unknown else f" ({first_line(error)})"
         raise CheckpointError(
             f"{file.name} has the architecture {architecture!r}, which transformers {__version__} cannot read "
-            f"from a GGUF file{because}. Nothing was written.",
+            f"from a GGUF file{because}.",
             hint=_ORIGINAL,
         ) from error
     if checkpoint.config:
@@ -167,7 +167,7 @@ def _require_packages(source: str) -> None:
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise MissingDependencyError(
-            f"{source} is a GGUF file, and reading it needs {' and '.join(absent)}. Nothing was written.",
+            f"{source} is a GGUF file, and reading it needs {' and '.join(absent)}.",
             hint='pip install "onnxport[gguf]"',
         )
 
@@ -180,8 +180,7 @@ def _check_config(name: str, header: GgufHeader, config: Any) -> None:
     """
     for key, stated, used in _differences(header, config.get_text_config()):
         raise CheckpointError(
-            f"{name} says {key} = {stated}, but transformers' config has {used}: the numbers would be another "
-            "model's. Nothing was written.",
+            f"{name} says {key} = {stated}, but transformers' config has {used}: the numbers would be another model's.",
             hint=_CONFIG_BESIDE,
         )
 
@@ -242,7 +241,7 @@ def _check_all_read(name: str, header: GgufHeader, model: torch.nn.Module, repor
     if unread > 0 and unread != stored.get("output.weight"):
         raise CheckpointError(
             f"{name} holds {unread} numbers that {type(model).__name__} has no parameter for; transformers does "
-            f"not read all of this {header.architecture!r} file. Nothing was written.",
+            f"not read all of this {header.architecture!r} file.",
             hint=_ORIGINAL,
         )
 

@@ -76,9 +76,7 @@ def load_model_to_export(
     if tensorflow is not None:
         return tensorflow
     if framework == "tf" and not isinstance(model, (str, Path)) and not hasattr(model, "config"):
-        raise UsageError(
-            f"A {type(model).__name__} is no Keras model. Nothing was written.", hint="Leave --framework out."
-        )
+        raise UsageError(f"A {type(model).__name__} is no Keras model.", hint="Leave --framework out.")
     if sample_inputs is not None:
         return from_module(model, sample_inputs, settings)
     from onnxport.loading.load import load
@@ -108,10 +106,10 @@ def _from_tensorflow(
         return None
     name = type(model).__name__ if files is None else files.path.resolve().name
     if framework == "pt":
-        raise UsageError(f"{name} is a TensorFlow model. Nothing was written.", hint="Use `--framework tf`.")
+        raise UsageError(f"{name} is a TensorFlow model.", hint="Use `--framework tf`.")
     if task not in ("auto", MODULE.name):
         raise UsageError(
-            f"{name} is a model without a tokenizer or processor: no task can be chosen for it. Nothing was written.",
+            f"{name} is a model without a tokenizer or processor: no task can be chosen for it.",
             hint="Leave --task out.",
         )
     from onnxport.loading.tensorflow_models import file_parts, keras_parts
@@ -120,7 +118,7 @@ def _from_tensorflow(
         (parts, notes), architecture = keras_parts(model, sample_inputs), type(model).__name__
     else:
         if sample_inputs is not None:
-            raise UsageError(f"sample_inputs are for a live model, not for {files.path}. Nothing was written.")
+            raise UsageError(f"sample_inputs are for a live model, not for {files.path}.")
         (parts, notes), architecture = file_parts(files, settings.get("signature"), trust_remote_code=trusted)
     return ModelToExport(None, MODULE, parts, name if files is not None else architecture, None, notes)
 
@@ -148,11 +146,11 @@ def from_module(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> Mod
     """
     if not (hasattr(model, "forward") and hasattr(model, "state_dict")):
         raise UsageError(
-            f"sample_inputs are for a live torch.nn.Module, not for {model!r}. Nothing was written.",
+            f"sample_inputs are for a live torch.nn.Module, not for {model!r}.",
             hint="Leave sample_inputs out: onnxport makes the inputs of a checkpoint itself.",
         )
     if settings:
-        raise UsageError(f"A live module takes no {', '.join(sorted(settings))}. Nothing was written.")
+        raise UsageError(f"A live module takes no {', '.join(sorted(settings))}.")
     model.eval()
     parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -161,7 +159,7 @@ def from_module(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> Mod
     else:
         values = sample_inputs if isinstance(sample_inputs, (tuple, list)) else (sample_inputs,)
         if len(values) > len(names):
-            raise UsageError(f"{len(values)} sample inputs for a forward of {len(names)}. Nothing was written.")
+            raise UsageError(f"{len(values)} sample inputs for a forward of {len(names)}.")
         given = dict(zip(names, values, strict=False))
     unknown = [name for name in given if names and name not in names]
     if unknown:

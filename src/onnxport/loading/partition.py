@@ -87,19 +87,19 @@ def _images_in_text(pipeline: Any, task: Task) -> tuple[Part, Part, Part]:
     name = architecture or type(model).__name__
     if is_encoder_decoder(model) or has_inner_decoder(model):
         raise TaskError(
-            f"{name} is an encoder-decoder: its image does not stand in the sequence of its text. Nothing was written.",
+            f"{name} is an encoder-decoder: its image does not stand in the sequence of its text.",
             hint="Use `--task image-to-text`.",
         )
     if not has_images_in_text(model):
         raise TaskError(
             f"{name} writes texts about images, but is neither an encoder-decoder, nor has a decoder that attends to "
             "what an encoder made of an image, nor puts features of an image in the places of image tokens. onnxport "
-            "cannot convert such models yet. Nothing was written.",
+            "cannot convert such models yet.",
         )
     if task.kind == "image":
         raise TaskError(
             f"{name} writes about an image and a text together: its tokens and its image share one sequence. "
-            f"{task.name} has an image alone. Nothing was written.",
+            f"{task.name} has an image alone.",
             hint="Use `--task image-text-to-text`.",
         )
     features = ImageFeaturesSource(model, architecture)

@@ -31,7 +31,7 @@ def tensorflow_parts(pipeline: Any) -> tuple[Part, ...]:
         raise
     except Exception as error:  # models refuse inputs with any exception
         raise ExportError(
-            f"{architecture} does not run on its own preprocessing: {first_line(error)}. Nothing was written.",
+            f"{architecture} does not run on its own preprocessing: {first_line(error)}.",
             hint="Check that the checkpoint and its tokenizer or processor belong together.",
         ) from error
 
@@ -42,7 +42,7 @@ def _parts(pipeline: Any, task: Task, architecture: str) -> tuple[Part, ...]:
     if task.generates and task.kind in ("image", "image-in-text"):
         raise TaskError(
             f"{architecture} writes texts about images, but is no encoder-decoder. Of TensorFlow onnxport cannot "
-            "convert such models. Nothing was written."
+            "convert such models."
         )
     dropped = getattr(pipeline, "dropped_outputs", ())
     outputs = tuple(name for name in task.outputs if name not in dropped)

@@ -292,6 +292,6 @@ def _dense(folder: Path, place: Path, settings: Mapping[str, Any], allow_pickle:
 
 def _fault(what: str) -> CheckpointError:
     return CheckpointError(
-        f"The sentence encoder cannot be built: {what}. Nothing was written.",
+        f"The sentence encoder cannot be built: {what}.",
         hint="`--task feature-extraction` on a copy without modules.json converts the transformer alone.",
     )

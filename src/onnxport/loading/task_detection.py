@@ -87,7 +87,7 @@ def choose_task(identity: Identity) -> DetectedTask:
     model_type, framework = known_model_type(identity), identity.framework
     if not identity.architectures:
         raise CheckpointError(
-            f"config.json of {identity.source} names no architecture, so its task is unknown. Nothing was written.",
+            f"config.json of {identity.source} names no architecture, so its task is unknown.",
             hint=f"Say what the model is for: `--task` {_either(tasks_of_type(model_type, identity.framework))}.",
         )
     for architecture in identity.architectures:
@@ -118,8 +118,7 @@ def choose_task(identity: Identity) -> DetectedTask:
         note = f"{architecture} has heads for several tasks; {row.name} was chosen, `--task` chooses another."
         return DetectedTask(row, (note,))
     raise TaskError(
-        f"{identity.source} is a {architecture}, which is for none of the tasks that can be converted. "
-        "Nothing was written.",
+        f"{identity.source} is a {architecture}, which is for none of the tasks that can be converted.",
         hint=f"Its family can be converted for {_either(possible)}: say so with `--task`."
         if possible
         else "`onnxport tasks` shows what can be converted.",
@@ -139,7 +138,7 @@ def check_task(task: Task, identity: Identity) -> None:
         return
     what = identity.architectures[0] if identity.architectures else f"{model_type!r} model"
     raise TaskError(
-        f"{identity.source} is a {what}, which cannot do {task.name}. Nothing was written.",
+        f"{identity.source} is a {what}, which cannot do {task.name}.",
         hint=f"Use `--task` {_either(possible)}." if possible else "`onnxport tasks` shows what can be converted.",
     )
 
@@ -180,12 +179,12 @@ def known_model_type(identity: Identity) -> str:
 
     if identity.model_type is None:
         raise CheckpointError(
-            f"config.json of {identity.source} has no model_type. Nothing was written.",
+            f"config.json of {identity.source} has no model_type.",
             hint="Give a folder written by transformers' `save_pretrained`.",
         )
     if identity.model_type not in CONFIG_MAPPING and not identity.remote:
         raise CheckpointError(
-            f"transformers {__version__} does not know the model type {identity.model_type!r}. Nothing was written.",
+            f"transformers {__version__} does not know the model type {identity.model_type!r}.",
             hint="A newer transformers may know it; see which versions this onnxport allows with `onnxport env`.",
         )
     return identity.model_type

@@ -42,8 +42,7 @@ def assemble_tensorflow(
     prepare_tensorflow()
     if checkpoint.is_sentence_transformers and task.name == "feature-extraction":
         raise CheckpointError(
-            f"{checkpoint.source} is a sentence encoder of several modules, for which there is no TF class. "
-            "Nothing was written.",
+            f"{checkpoint.source} is a sentence encoder of several modules, for which there is no TF class.",
             hint="Use `--framework pt` with PyTorch weights.",
         )
     loaded = load_tensorflow_model(checkpoint, task.auto, options)
@@ -164,7 +163,7 @@ def _judge_missing(
     made_for = f"The checkpoint is for {' or '.join(own[:3])}: choose that with `--task`. Or " if own else "To "
     raise CheckpointError(
         f"The weights of {checkpoint.source} lack {len(loaded.missing)} parameters of "
-        f"{type(loaded.model).__name__}: {names} would be random. Nothing was written.",
+        f"{type(loaded.model).__name__}: {names} would be random.",
         hint=f"{made_for}convert it with random weights all the same: `--allow-missing-weights`.",
     )
 

@@ -78,7 +78,7 @@ def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_co
         return (parts, notes), "SavedModel"
     if signature is not None:
         raise UsageError(
-            f"--signature is for SavedModels; {files.path.name} has none. Nothing was written.",
+            f"--signature is for SavedModels; {files.path.name} has none.",
             hint="Leave --signature out.",
         )
     from onnxport.sources.tensorflow.keras_file import load_keras_model

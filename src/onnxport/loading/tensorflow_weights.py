@@ -52,7 +52,7 @@ def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: 
 
     folder, settings = checkpoint.model_folder, dict(options.model_kwargs or {})
     if options.dtype not in (None, "float32", "auto"):
-        raise UsageError(f"TF models are loaded as float32, not as {options.dtype}. Nothing was written.")
+        raise UsageError(f"TF models are loaded as float32, not as {options.dtype}.")
     if checkpoint.weights_format == "h5":
         _check_hdf5(checkpoint)
     what = f"Holding the weights of {checkpoint.source}"
@@ -64,7 +64,7 @@ def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: 
         cls = tensorflow_class(auto, config)
         if cls is None:
             raise TaskError(
-                f"transformers has no TF class of {config.model_type} for {' or '.join(auto)}. Nothing was written.",
+                f"transformers has no TF class of {config.model_type} for {' or '.join(auto)}.",
                 hint="`onnxport tasks` shows the tasks.",
             )
         model, report = cls.from_pretrained(
@@ -111,11 +111,11 @@ def _check_hdf5(checkpoint: Checkpoint) -> None:
         except Exception as error:  # h5py fails with any type
             raise CheckpointError(
                 f"{path.name} of {checkpoint.source} cannot be read as HDF5 with the weights of layers "
-                f"({first_line(error)}). Nothing was written.",
+                f"({first_line(error)}).",
                 hint="Copy or download the file again.",
             ) from error
         if not named:
-            raise CheckpointError(f"{path.name} of {checkpoint.source} holds no weights. Nothing was written.")
+            raise CheckpointError(f"{path.name} of {checkpoint.source} holds no weights.")
 
 
 def _named(model: Any, missing: Sequence[str]) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
         auto_class = _auto_class(auto, config, options.trust_remote_code)
         if auto_class is None:
             raise TaskError(
-                f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}. Nothing was written.",
+                f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}.",
                 hint="`onnxport tasks` shows the tasks.",
             )
         route = choose_route(checkpoint, folder, auto_class, config, options)
@@ -91,8 +91,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
         model, report, gguf_notes = finish(checkpoint, auto_class, model, report)
     if report["error_msgs"]:
         raise CheckpointError(
-            f"The weights of {checkpoint.source} do not fit {type(model).__name__} ({report['error_msgs'][0]}). "
-            "Nothing was written.",
+            f"The weights of {checkpoint.source} do not fit {type(model).__name__} ({report['error_msgs'][0]}).",
             hint="config.json and the weights must come from the same model.",
         )
     shapes = {
@@ -124,7 +123,7 @@ def readable_errors(source: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"Loading {source} needs a library that is not installed ({first_line(error)}). Nothing was written.",
+            f"Loading {source} needs a library that is not installed ({first_line(error)}).",
             hint=f"pip install {error.name or 'the library it names'}",
         ) from error
     except TypeError as error:
@@ -137,7 +136,7 @@ def readable_errors(source: str) -> Iterator[None]:
 
 def _cannot_load(source: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{source} cannot be loaded: {first_line(error)}. Nothing was written.",
+        f"{source} cannot be loaded: {first_line(error)}.",
         hint="Check config.json against the weights, or copy the checkpoint again.",
     )
 

@@ -54,18 +54,18 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise OutputError(f"{path} is a file, not a folder. Nothing was written.", hint="Choose another destination.")
+        raise OutputError(f"{path} is a file, not a folder.", hint="Choose another destination.")
     if path.is_mount() or Path.cwd().is_relative_to(path):
         what = "a mount point" if path.is_mount() else "the working directory"
         raise OutputError(
-            f"{path} is {what}, which cannot be replaced in one step. Nothing was written.",
+            f"{path} is {what}, which cannot be replaced in one step.",
             hint=f"Choose a folder below it, such as {path / 'model'}.",
         )
     _list(path)
     if any(path.iterdir()):
         if not overwrite:
             raise OutputError(
-                f"{path} is not empty. Nothing was written.",
+                f"{path} is not empty.",
                 hint="Choose another destination, or replace it with --overwrite (overwrite=True).",
             )
         _check_ours(path)
@@ -84,13 +84,13 @@ def check_file_destination(path: Path, *, overwrite: bool) -> None:
     _check_entry(path, "file")
     check_parent(path)
     if path.is_dir():
-        raise OutputError(f"{path} is a folder, not a file. Nothing was written.", hint="Choose another name.")
+        raise OutputError(f"{path} is a folder, not a file.", hint="Choose another name.")
     # Staging folders of other conversions into the same place come and go by themselves.
     if overwrite or not path.parent.is_dir():
         return
     if any(not is_staging_name(entry.name) for entry in _list(path.parent)):
         raise OutputError(
-            f"The folder {path.parent} is not empty. Nothing was written.",
+            f"The folder {path.parent} is not empty.",
             hint="Choose another folder, or write into it with --overwrite (overwrite=True).",
         )
 
@@ -110,8 +110,7 @@ def check_free_space(path: Path, weight_bytes: int, other_bytes: int = 0) -> Non
     free = shutil.disk_usage(_existing_ancestor(absolute(path))).free
     if free < needed_bytes:
         raise OutputError(
-            f"No space for {path}: it needs about {_size(needed_bytes)}, and {_size(free)} are free. "
-            "Nothing was written.",
+            f"No space for {path}: it needs about {_size(needed_bytes)}, and {_size(free)} are free.",
             hint=f"Free {_size(needed_bytes - free)}, or choose a destination on another disk.",
         )
 
@@ -143,12 +142,12 @@ def output_error(path: Path, error: OSError) -> OutputError | None:
     ours = any(absolute(name).is_relative_to(path.parent) for name in named)
     if error.errno in _SPACE_ERRORS and (ours or not named):
         return OutputError(
-            f"{_SPACE_ERRORS[error.errno]}: nothing was written at {path}.",
+            f"{_SPACE_ERRORS[error.errno]}: {path} could not be written.",
             hint="Free some space, or choose a destination on another disk.",
         )
     if error.errno in _PATH_ERRORS and ours:
         return OutputError(
-            f"{_PATH_ERRORS[error.errno]}: nothing was written at {path}.", hint="Choose another destination."
+            f"{_PATH_ERRORS[error.errno]}: {path} could not be written.", hint="Choose another destination."
         )
     return None
 
@@ -162,12 +161,12 @@ def check_parent(path: Path) -> None:
     parent = _existing_ancestor(path.parent)
     if not parent.is_dir():
         raise OutputError(
-            f"{path} cannot be created, because {parent} is a file. Nothing was written.",
+            f"{path} cannot be created, because {parent} is a file.",
             hint="Choose another destination.",
         )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{path} cannot be created, because {parent} is not writable. Nothing was written.",
+            f"{path} cannot be created, because {parent} is not writable.",
             hint="Choose another destination, or change the permissions.",
         )
 
@@ -184,12 +183,10 @@ def _check_entry(path: Path, what: str) -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOTDIR:
             return
         reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(
-            f"{str(path)!r} cannot be a {what}: {reason}. Nothing was written.", hint="Choose another destination."
-        ) from error
+        raise OutputError(f"{str(path)!r} cannot be a {what}: {reason}.", hint="Choose another destination.") from error
     if link:
         raise OutputError(
-            f"{path} is a symbolic link. Nothing was written.",
+            f"{path} is a symbolic link.",
             hint=f"Name the {what} itself: {path.resolve()}",
         )
 
@@ -200,8 +197,7 @@ def _check_ours(path: Path) -> None:
     by_hand = "Choose another destination, or delete the folder yourself."
     if manifest.is_symlink() or not manifest.is_file():
         raise OutputError(
-            f"{path} was not written by onnxport (it has no {MANIFEST_NAME}), so it is not replaced. "
-            "Nothing was written.",
+            f"{path} was not written by onnxport (it has no {MANIFEST_NAME}), so it is not replaced.",
             hint=by_hand,
         )
     try:
@@ -211,13 +207,13 @@ def _check_ours(path: Path) -> None:
         present = set(walk_files(path, hidden=True))
     except (OSError, ValueError, TypeError, LookupError, RecursionError, FolderError) as error:
         raise OutputError(
-            f"{path} is not replaced, because what belongs to it cannot be told: {error}. Nothing was written.",
+            f"{path} is not replaced, because what belongs to it cannot be told: {error}.",
             hint=by_hand,
         ) from error
     if strangers := sorted(present - listed):
         more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
         raise OutputError(
-            f"{path} holds files that onnxport did not write: {', '.join(strangers[:3])}{more}. Nothing was written.",
+            f"{path} holds files that onnxport did not write: {', '.join(strangers[:3])}{more}.",
             hint="Move them away, or choose another destination.",
         )
 
@@ -232,9 +228,7 @@ def _list(path: Path) -> list[Path]:
     try:
         return list(path.iterdir())
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be read: {error.strerror}. Nothing was written.", hint="Choose another destination."
-        ) from error
+        raise OutputError(f"{path} cannot be read: {error.strerror}.", hint="Choose another destination.") from error
 
 
 def _size(count: int) -> str:

@@ -77,7 +77,7 @@ class Staging:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
                 raise OutputError(
-                    f"{self.destination} was written by somebody else in the meantime. It is unchanged.",
+                    f"{self.destination} was written by another process in the meantime, and is left as it is.",
                     hint="Choose another destination, or replace it with --overwrite (overwrite=True).",
                 ) from error
             if mapped := output_error(self.destination, error):

@@ -44,7 +44,7 @@ def link_file(source: Path, destination: Path) -> bool:
 
     Raises:
         OutputError: the two are on different file systems, this one has no links, or there is
-            another file at `destination`. Nothing was written.
+            another file at `destination`.
         OSError: the source cannot be read, or the destination cannot be written.
     """
     source = source.resolve(strict=True)
@@ -52,7 +52,7 @@ def link_file(source: Path, destination: Path) -> bool:
         if not destination.is_symlink() and destination.samefile(source):
             return False
         raise OutputError(
-            f"{destination} cannot be linked to {source}, because it exists. Nothing was written.",
+            f"{destination} cannot be linked to {source}, because it exists.",
             hint="Choose another destination.",
         )
     if _reflink(source, destination):
@@ -68,7 +68,7 @@ def link_file(source: Path, destination: Path) -> bool:
             else f"the system does not permit it ({error.strerror})"
         )
         raise OutputError(
-            f"{source} cannot be linked into {destination.parent}: {why}. Nothing was written.",
+            f"{source} cannot be linked into {destination.parent}: {why}.",
             hint="Choose a destination on the disk of the checkpoint, or leave --link-weights (link_weights=True) out.",
         ) from error
     return True

@@ -87,7 +87,7 @@ def write_model(
 
     Raises:
         OutputError: a model of 2 GiB cannot be one file, a file to be written is one that the
-            model's weights are being read from, or a file cannot be linked. Nothing was written.
+            model's weights are being read from, or a file cannot be linked.
         ExportError: a weight's bytes do not fit its type and shape, or its file is cut off.
         MissingDependencyError: onnx or onnx_ir is not installed.
         OSError: the files cannot be written.
@@ -271,7 +271,7 @@ def _require_onnx() -> None:
         import onnx_ir  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f"Writing ONNX files needs the package {error.name!r}, which is not installed. Nothing was written.",
+            f"Writing ONNX files needs the package {error.name!r}, which is not installed.",
             hint="pip install 'onnxport[pytorch]' or pip install 'onnxport[tensorflow]'",
         ) from error
 
@@ -341,7 +341,7 @@ def _refuse_own_source(model: ir.Model, targets: list[Path], linked: Mapping[str
             continue
         if any(_is_same(target, source) for source in sources):
             raise OutputError(
-                f"{target.name} holds the weights that are being converted. Nothing was written.",
+                f"{target.name} holds the weights that are being converted.",
                 hint="Write to another folder.",
             )
 

@@ -71,12 +71,12 @@ def check_written(folder: Path, written: WrittenModel) -> None:
     for record in damaged(folder, written.weights):
         if not (folder / record.file).is_file():
             raise OutputError(
-                f"{record.file}, which holds the weight {record.name!r}, is missing. Nothing was published.",
+                f"{record.file}, which holds the weight {record.name!r}, is missing.",
                 hint="Did another program remove it? Run the conversion again.",
             )
         raise OutputError(
             f"The weight {record.name!r} in {record.file} (bytes {record.offset:,} to "
-            f"{record.offset + record.length:,}) is not what was read from its source. Nothing was published.",
+            f"{record.offset + record.length:,}) is not what was read from its source.",
             hint="The disk or the memory may be faulty, or a file was changed meanwhile. Run the conversion again.",
         )
 

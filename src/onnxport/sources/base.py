@@ -134,8 +134,7 @@ def wanted_outputs(tensors: dict[str, Any], outputs: Sequence[str], architecture
     kept = {name: tensors[name] for name in outputs if name in tensors}
     if not kept:
         raise ExportError(
-            f"{architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of "
-            f"{', '.join(outputs)}. Nothing was written.",
+            f"{architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of {', '.join(outputs)}.",
             hint="Choose another task: `onnxport tasks` shows them.",
         )
     return kept

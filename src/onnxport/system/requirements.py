@@ -42,7 +42,7 @@ def require_transformers_tensorflow() -> None:
     else:
         return
     raise MissingDependencyError(
-        f"The model is one of transformers' TF classes, and {what}. Nothing was written.",
+        f"The model is one of transformers' TF classes, and {what}.",
         hint="onnxport env create hf-tensorflow",
     )
 
@@ -58,8 +58,7 @@ def _require(modules: tuple[str, ...], what: str, extra: str) -> None:
     missing = [name for name in modules if not _is_installed(name)]
     if missing:
         raise MissingDependencyError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, "
-            f"but the model is {what}. Nothing was written.",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, but the model is {what}.",
             hint=f'pip install "onnxport[{extra}]"',
         )
 

@@ -19,7 +19,13 @@ from onnxport.artifact.add_components import link_rest
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
-from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
+from onnxport.errors import (
+    FolderError,
+    MissingDependencyError,
+    UsageError,
+    VerificationError,
+    did_you_mean,
+)
 from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
@@ -60,7 +66,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         require_decoder(manifest, manifest.components[0])  # says why not
     if component not in known:
         raise UsageError(
-            f"{folder} has no graph {component!r}. Nothing was written.",
+            f"{folder} has no graph {component!r}.",
             hint=did_you_mean(component, known) or f"There are {', '.join(known)}.",
         )
     graph = known[component]
@@ -89,7 +95,7 @@ def require_genai() -> None:
     except ImportError as error:
         raise MissingDependencyError(
             f"Writing a folder for onnxruntime-genai needs the package {error.name!r}, which is not installed: the "
-            "folder is tried in it. Nothing was written.",
+            "folder is tried in it.",
             hint="pip install 'onnxport[pytorch,genai]'",
         ) from error
 
@@ -132,7 +138,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         model = genai.Model(str(root))
     except Exception as error:
         raise FolderError(
-            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)} Nothing was written."
+            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)}"
         ) from error
     words = int(config["model"]["vocab_size"])
     end = config["model"].get("eos_token_id", [])
@@ -145,7 +151,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         except Exception as error:
             raise VerificationError(
                 f"onnxruntime-genai {genai.__version__} cannot run {graph.file} on {rows} rows of {length} tokens: "
-                f"{_first_line(error)} Nothing was written."
+                f"{_first_line(error)}"
             ) from error
         _judge(decoder, prompt, found, ends, graph.file)
     return str(genai.__version__)
@@ -187,8 +193,7 @@ def _judge(decoder: Decoder, prompt: np.ndarray, found: np.ndarray, ends: Sequen
             row = int(np.flatnonzero(wrong)[0])
             raise VerificationError(
                 f"onnxruntime-genai writes other tokens with {file}: token {step + 1} of row {row} is {tokens[row]}, "
-                f"and onnxruntime's best, {int(logits[row].argmax())}, leads it by {behind[row]:.3g}. "
-                "Nothing was written.",
+                f"and onnxruntime's best, {int(logits[row].argmax())}, leads it by {behind[row]:.3g}.",
                 hint="Run the folder with onnxport.runtime.",
             )
         if step + 1 < found.shape[1]:

@@ -70,7 +70,7 @@ def _one_size(component: Component, past: Sequence[TensorSpec]) -> tuple[int, in
 
 def _refused(component: Component, reason: str) -> UsageError:
     return UsageError(
-        f"onnxruntime-genai cannot run {component.file}: {reason}. Nothing was written.",
+        f"onnxruntime-genai cannot run {component.file}: {reason}.",
         hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
     )
 

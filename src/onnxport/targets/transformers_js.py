@@ -71,12 +71,12 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
     require_onnx()
     if output is None:
         raise UsageError(
-            f"A folder for {NAME} is another folder: its files have the same names. Nothing was written.",
+            f"A folder for {NAME} is another folder: its files have the same names.",
             hint=f"onnxport target {NAME} FOLDER OUTPUT",
         )
     if component != "model":
         raise UsageError(
-            f"{NAME} chooses a graph by its dtype, so all of them are written. Nothing was written.",
+            f"{NAME} chooses a graph by its dtype, so all of them are written.",
             hint="Leave --component out.",
         )
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
@@ -105,8 +105,7 @@ def require_onnx() -> None:
         import onnx_ir  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f"Writing a folder for {NAME} needs the package {error.name!r}, which is not installed. Nothing was "
-            "written.",
+            f"Writing a folder for {NAME} needs the package {error.name!r}, which is not installed.",
             hint="pip install 'onnxport[pytorch]'",
         ) from error
 
@@ -130,11 +129,11 @@ def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
     decoders = [part for part in usable.values() if any(is_past(spec.name) for spec in part.inputs)]
     if len(usable) > len(decoders) > 0 or (usable and not decoders and "model" not in usable):
         raise UsageError(
-            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}). Nothing was written.",
+            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}).",
             hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
         )
     if not any(_is_optional_choice(part) for part in decoders):
-        raise UsageError(f"{NAME} needs nothing more than {folder} has. Nothing was written.", hint="Use it as it is.")
+        raise UsageError(f"{NAME} needs nothing more than {folder} has.", hint="Use it as it is.")
     for part in decoders:
         _require_inputs(_Pair(part))
     return [_Pair(part) for part in decoders]
@@ -150,7 +149,7 @@ def _require_inputs(pair: _Pair) -> None:
         _require_known(pair.decoder, _TOKENS)
         return
     if _STATES in {spec.name for spec in pair.decoder.inputs}:
-        raise UsageError(f"{pair.decoder.file} is one for {NAME} already. Nothing was written.")
+        raise UsageError(f"{pair.decoder.file} is one for {NAME} already.")
     # Texts alone come with a mask there.
     texts = any(spec.name == "input_ids" for spec in pair.encoder.inputs)
     _require_known(pair.encoder, _READ | _FILLED | ({"attention_mask"} if texts else set()))
@@ -161,7 +160,7 @@ def _require_known(part: Component, known: frozenset[str]) -> None:
     other = [spec.name for spec in part.inputs if spec.name not in known and not is_past(spec.name)]
     if other:
         raise UsageError(
-            f"{NAME} does not give {part.file} its input {other[0]}. Nothing was written.",
+            f"{NAME} does not give {part.file} its input {other[0]}.",
             hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
         )
 
@@ -189,8 +188,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(
-            f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}. Nothing was "
-            "written.",
+            f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}.",
             hint="The graphs are wrong, not inexact: report this model.",
             verification=next(check for check in checks if not check.passed),
         )

@@ -64,12 +64,12 @@ def optimize_for(path: Path, processor: str) -> Path:
     """
     if processor not in PROCESSORS:
         raise UsageError(
-            f"Graphs can be fused for {', '.join(PROCESSORS)}, not for {processor!r}. Nothing was written.",
+            f"Graphs can be fused for {', '.join(PROCESSORS)}, not for {processor!r}.",
             hint="ONNX Runtime's fused attention on other processors takes float16 only, and would not be verified.",
         )
     if path.suffix == ".onnx" and not path.is_dir():
         raise UsageError(
-            f"{path} is a single graph; a graph is fused in its folder. Nothing was written.",
+            f"{path} is a single graph; a graph is fused in its folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
     with quiet():
@@ -83,7 +83,7 @@ def _add(folder: Path, manifest: Manifest) -> Path:
     base = next((c for c in manifest.components if c.name == "model"), None)
     if base is None or not any(is_past(spec.name) for spec in base.inputs):
         raise FolderError(
-            f"{folder} holds no decoder alone, and only such graphs are fused for a processor. Nothing was written.",
+            f"{folder} holds no decoder alone, and only such graphs are fused for a processor.",
             hint="`onnxport optimize` without --for stores ONNX Runtime's own fusions of any graph.",
         )
     file = Path(base.file).with_name(f"{NAME}.onnx")
@@ -175,7 +175,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
         case = next(check for check in checks if not check.ok)
         raise VerificationError(
             f"{target.name} differs from {reference.name} in the case {case.name!r}: "
-            f"{case.error or f'by {verification.max_abs_error:.3g}'}. Nothing was written.",
+            f"{case.error or f'by {verification.max_abs_error:.3g}'}.",
             hint="Use model.onnx as it is.",
             verification=verification,
         )

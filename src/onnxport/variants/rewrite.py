@@ -55,7 +55,7 @@ def _add_components(folder: Path, step: Rewrite) -> Path:
     if step.fused_too:
         bases = rounded_bases(manifest)
     if not bases:
-        raise FolderError(f"{folder} has no float32 graph to start from. Nothing was written.")
+        raise FolderError(f"{folder} has no float32 graph to start from.")
     files = [Path(base.file).with_name(f"{Path(base.file).stem}_{step.suffix}.onnx") for base in bases]
     with stage(folder, overwrite=True) as staging:
         targets = [staging.path / file for file in files]
@@ -120,8 +120,7 @@ def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | No
             hint = "The graph is wrong, not inexact: report this model."
         raise VerificationError(
             f"{target.name} differs from {verification.source.removeprefix('the graph ')}{where}, by "
-            f"{verification.max_abs_error:.3g} at most ({verification.max_rel_error:.2g} of the scale). "
-            "Nothing was written.",
+            f"{verification.max_abs_error:.3g} at most ({verification.max_rel_error:.2g} of the scale).",
             hint=hint,
             verification=verification,
         )

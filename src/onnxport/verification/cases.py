@@ -45,18 +45,16 @@ def record(source: Source, signature: Signature) -> list[Case]:
             except Exception as error:  # models refuse sizes with any exception
                 refusal = error
                 if needed:
-                    raise ExportError(
-                        f"{source.architecture} does not run at {name}: {first_line(error)}. Nothing was written."
-                    ) from error
+                    raise ExportError(f"{source.architecture} does not run at {name}: {first_line(error)}.") from error
                 continue
             cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
     if len(cases) < _LEAST_CASES:
         raise ExportError(
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
-            f"{_LEAST_CASES} are needed: {first_line(refusal)}. Nothing was written."
+            f"{_LEAST_CASES} are needed: {first_line(refusal)}."
         )
     if not any(np.isfinite(value).any() for case in cases for value in case.outputs.values()):
-        raise ExportError(f"{source.architecture} gives no finite number itself. Nothing was written.")
+        raise ExportError(f"{source.architecture} gives no finite number itself.")
     return cases
 
 
@@ -101,7 +99,7 @@ def _edges(generator: InputGenerator, signature: Signature) -> dict[str, Sizes]:
         if dim.edges and dim.name in fixed:
             raise ExportError(
                 f"{dim.name} is {fixed[dim.name].rule} ({fixed[dim.name].reason}), but this task needs any, "
-                f"{', '.join(map(str, dim.edges))} too. Nothing was written."
+                f"{', '.join(map(str, dim.edges))} too."
             )
     return {f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edges}
 

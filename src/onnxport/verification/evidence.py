@@ -89,7 +89,7 @@ def require_agreement(verification: Verification, *, allow_mismatch: bool = Fals
     where = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
     if case.name == LOAD:
         raise VerificationError(
-            f"{case.error}. Nothing was published.",
+            f"{case.error}.",
             hint="Try another --opset, or another type of numbers in the model if it is no float32.",
             verification=verification,
         )
@@ -102,8 +102,7 @@ def require_agreement(verification: Verification, *, allow_mismatch: bool = Fals
             f"{output.tolerance:.3g} is allowed"
         )
     raise VerificationError(
-        f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}. "
-        "Nothing was published.",
+        f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}.",
         hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
         verification=verification,
     )

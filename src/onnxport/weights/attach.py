@@ -126,7 +126,7 @@ def attach(model: ir.Model, module: torch.nn.Module) -> None:
                 found = "none" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
                 raise ExportError(
                     f"The captured graph has a weight {name!r} ({list(raw.shape)} {raw.dtype}) for which the model "
-                    f"has no numbers (found: {found}). Nothing was written.",
+                    f"has no numbers (found: {found}).",
                     hint="Report this model.",
                 )
             value.const_value = weight(tensor, name)

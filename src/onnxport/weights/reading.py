@@ -125,6 +125,6 @@ def _read(stored: Stored, like: torch.Tensor) -> torch.Tensor:
 
 def _cut_off(stored: Stored) -> CheckpointError:
     return CheckpointError(
-        f"{stored.path.name} has become shorter while it was read ({stored.name}). Nothing was written.",
+        f"{stored.path.name} has become shorter while it was read ({stored.name}).",
         hint="Nothing else may write to the checkpoint during a conversion.",
     )

@@ -46,7 +46,7 @@ def write_fused_decoder(source: Path, target: Path, longest: int) -> Fused:
         attentions = group_attention(model, longest)
     except NotFusedError as error:
         raise ExportError(
-            f"{source.name} cannot be fused: {error}. Nothing was written.",
+            f"{source.name} cannot be fused: {error}.",
             hint="Use model.onnx as it is, or `onnxport optimize` without --for.",
         ) from error
     norms = fuse_skip_norms(model)

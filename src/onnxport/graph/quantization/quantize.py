@@ -52,7 +52,7 @@ def find_precision(name: str) -> Precision:
     """
     if name not in PRECISIONS:
         raise UsageError(
-            f"There is no precision {name!r}. Nothing was written.",
+            f"There is no precision {name!r}.",
             hint=did_you_mean(name, PRECISIONS) or f"There are {', '.join(PRECISIONS)}.",
         )
     return PRECISIONS[name]
@@ -118,7 +118,7 @@ def write_rounded(
         bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
         raise UsageError(
             f"{bare.name} has no weight that can be rounded: a matrix of at least 32 by 16 that only MatMul, Gemm "
-            "and Gather read. Nothing was written.",
+            "and Gather read.",
             hint="Dynamic int8 may do: `onnxport quantize PATH`.",
         )
     for graph in graphs:

@@ -89,7 +89,7 @@ def fix_graph(
         if value.shape is None or not value.shape.is_static():
             raise ExportError(
                 f"{source.name}: the size of {value.name} depends on what is in the inputs "
-                f"({', '.join(unsettled[:3]) or 'unknown operators'}), so it cannot be fixed. Nothing was written.",
+                f"({', '.join(unsettled[:3]) or 'unknown operators'}), so it cannot be fixed.",
                 hint="Use the graph that takes any size.",
             )
     for state in states.values():
@@ -171,7 +171,7 @@ def _states(
             if not isinstance(before, str) or ".encoder." in spec.name or tokens < 1:
                 raise ExportError(
                     f"{source.name}: {spec.name} has another size in the first call than in later ones, so one graph "
-                    "of fixed sizes cannot make both. Nothing was written.",
+                    "of fixed sizes cannot make both.",
                     hint="Use the graph that takes any size.",
                 )
             found[present] = _State(spec.name, present, before, place, size, tokens)
@@ -179,7 +179,7 @@ def _states(
     if short is not None:
         raise UsageError(
             f"{source.name}: {short.axis}={short.size} is less than the {short.tokens} tokens of a call, whose keys "
-            "and values would not fit. Nothing was written.",
+            "and values would not fit.",
             hint=f"Give {short.axis} at least {short.tokens}.",
         )
     return found
@@ -218,8 +218,7 @@ def _with_mask(
         return (*inputs, TensorSpec(MASK, "int64", (first.axes[0], f"{axis} + {tokens}")))
     raise ExportError(
         f"{source.name}: it has no {MASK} over past and new tokens, and its past does not go into the Attention "
-        "operator, where one could be added: unused places of a cache of a fixed size could not be hidden. "
-        "Nothing was written.",
+        "operator, where one could be added: unused places of a cache of a fixed size could not be hidden.",
         hint="Use the graph that takes any size.",
     )
 

@@ -78,9 +78,7 @@ class EncoderSource(TorchSource):
             reads.append(self._call(samples[0], 3))
         caches = [read.cache for read in reads]
         if not all(hasattr(cache, "cross_attention_cache") for cache in caches):
-            raise ExportError(
-                f"{self.architecture} keeps no cross-attention cache ({type(caches[0]).__name__}). Nothing was written."
-            )
+            raise ExportError(f"{self.architecture} keeps no cross-attention cache ({type(caches[0]).__name__}).")
         halves = [(cache.self_attention_cache, cache.cross_attention_cache) for cache in caches]
         self.own_states = find_states(halves[0][0], halves[1][0], self.architecture, "decoder")
         self.states: tuple[State, ...] = find_states(halves[0][1], halves[1][1], self.architecture, "encoder")

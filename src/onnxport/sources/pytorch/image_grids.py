@@ -45,7 +45,7 @@ def traced_patches(encoder: Any, patches: torch.Tensor, grid: torch.Tensor) -> t
     merge = getattr(encoder, "spatial_merge_size", None)
     if not isinstance(merge, int):
         raise ExportError(
-            f"{type(encoder).__name__} takes images with a grid, but has no spatial_merge_size. Nothing was written.",
+            f"{type(encoder).__name__} takes images with a grid, but has no spatial_merge_size.",
             hint="onnxport cannot convert such models yet.",
         )
     count = patches.shape[0]

@@ -142,8 +142,7 @@ def require_parts_suffice(
         found = _logits_of_parts(features, embeddings, decoder, prompt)
     except Exception as error:
         raise ExportError(
-            f"{decoder.architecture} does not run in parts, images and tokens apart: {first_line(error)}. "
-            "Nothing was written.",
+            f"{decoder.architecture} does not run in parts, images and tokens apart: {first_line(error)}.",
             hint="onnxport converts models that put image features in the places of image tokens, and no others.",
         ) from error
     off, scale = float(np.abs(found - whole).max()), float(np.abs(whole).max())

@@ -88,7 +88,7 @@ class InnerDecoderSource(CrossDecoderSource):
         if tuple(start.shape[1:]) != (1,) or len(set(start[:, 0].tolist())) > 1:
             raise ExportError(
                 f"{self.architecture} begins an answer with {start.shape[1]} tokens of its own ({start[0].tolist()}); "
-                "onnxport knows answers that begin with one. Nothing was written.",
+                "onnxport knows answers that begin with one.",
             )
         self.first_token = int(start[0, 0])
         said = {name: given[name] for name in _SETTINGS if given.get(name) is not None}

@@ -49,7 +49,7 @@ class TensorflowEncoder(TransformersSource):
         )
         hidden = results[0].get(_ENCODER_OUTPUT)
         if hidden is None:
-            raise ExportError(f"{self.architecture} does not give what its encoder made. Nothing was written.")
+            raise ExportError(f"{self.architecture} does not give what its encoder made.")
         self.width = int(hidden.shape[-1])
         self.states = self.layout.states("encoder")
         self.outputs = (HIDDEN, *(state.present for state in self.states))

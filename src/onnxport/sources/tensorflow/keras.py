@@ -36,7 +36,7 @@ def require_tensorflow_backend() -> None:
 
     if keras.config.backend() != "tensorflow":
         raise UsageError(
-            f"Keras runs on {keras.config.backend()!r} here, and is converted on TensorFlow. Nothing was written.",
+            f"Keras runs on {keras.config.backend()!r} here, and is converted on TensorFlow.",
             hint="Set KERAS_BACKEND=tensorflow before keras is imported, or give the path of a saved .keras file.",
         )
 
@@ -96,8 +96,7 @@ def _precision(model: Any) -> str:
     types = {str(getattr(layer, "compute_dtype", None)) for layer in layers}
     if "bfloat16" in types:
         raise UsageError(
-            f"{type(model).__name__} computes in bfloat16, which ONNX Runtime's CPU provider does not. "
-            "Nothing was written.",
+            f"{type(model).__name__} computes in bfloat16, which ONNX Runtime's CPU provider does not.",
             hint="In Python: for layer in model._flatten_layers(): layer.dtype_policy = 'float32'; then convert(None, "
             "model, output).",
         )
@@ -120,7 +119,7 @@ def _inputs_of(model: Any) -> Any:
         structure = structure[0]
     if structure is None or (isinstance(structure, (list, tuple)) and not structure):
         raise UsageError(
-            f"{type(model).__name__} declares no inputs: it is a subclassed model. Nothing was written.",
+            f"{type(model).__name__} declares no inputs: it is a subclassed model.",
             hint="Give inputs in Python: convert(None, model, output, sample_inputs={...}).",
         )
     return structure
@@ -151,7 +150,7 @@ def _declare(name: str, tensor: Any) -> Declared:
     if kind or dtype in (tf.string, tf.bfloat16):
         raise UsageError(
             f"The input {name!r} is a {kind or 'plain'} tensor of {dtype.name}; only plain tensors of numbers that "
-            "numpy has can be converted. Nothing was written.",
+            "numpy has can be converted.",
             hint="Convert the part of the model behind that input: keras.Model(tensors_behind_it, model.outputs).",
         )
     return Declared(name, str(np.dtype(dtype.as_numpy_dtype)), tuple(tensor.shape))

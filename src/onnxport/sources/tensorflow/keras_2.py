@@ -51,12 +51,12 @@ def load(path: Path, *, trusted: bool) -> Any:
     config = _read(path)[1]
     if config is None:
         raise CheckpointError(
-            f"{path} holds weights alone, not the model that they belong to. Nothing was written.",
+            f"{path} holds weights alone, not the model that they belong to.",
             hint="Save the whole model: model.save('model.keras').",
         )
     if not trusted and (found := code_in(config)):
         raise UntrustedCheckpointError(
-            f"Loading {path} would run Python code from the file ({found}). Nothing was run and nothing was written.",
+            f"Loading {path} would run Python code from the file ({found}). Nothing was run.",
             hint="If you trust where it comes from, add `--trust-remote-code`.",
         )
     tf_keras: Any = import_module(LIBRARY)

@@ -71,7 +71,7 @@ def _weights_through_disk() -> Iterator[None]:
 def _import(name: str, files: TensorflowFiles) -> None:
     if importlib.util.find_spec(name) is None:
         raise MissingDependencyError(
-            f"{files.path.name} is made of classes of {name}, which is not installed. Nothing was written.",
+            f"{files.path.name} is made of classes of {name}, which is not installed.",
             hint=f"pip install {_PIP_NAMES[name]}",
         )
     import_module(name)
@@ -89,7 +89,7 @@ def _preset(files: TensorflowFiles) -> Any:
     known = isinstance(kind, type) and issubclass(kind, keras_hub.models.Task)
     if not known:
         raise CheckpointError(
-            f"{files.path} holds a {name}, which the installed KerasHub does not know. Nothing was written.",
+            f"{files.path} holds a {name}, which the installed KerasHub does not know.",
             hint="pip install --upgrade keras-hub",
         )
     return kind.from_preset(str(files.path))
@@ -99,28 +99,26 @@ def _failure(files: TensorflowFiles, error: Exception, *, old: bool) -> Checkpoi
     message = str(error)
     if "safe_mode" in message or ("Lambda" in message and "arbitrary code" in message):
         return UntrustedCheckpointError(
-            f"Loading {files.path} would run Python code from the file (a Lambda layer). Nothing was run and nothing "
-            "was written.",
+            f"Loading {files.path} would run Python code from the file (a Lambda layer). Nothing was run.",
             hint="If you trust where it comes from, add `--trust-remote-code`.",
         )
     if "No model config" in message:
         return CheckpointError(
-            f"{files.path} holds weights alone, not the model that they belong to. Nothing was written.",
+            f"{files.path} holds weights alone, not the model that they belong to.",
             hint="Save the whole model: model.save('model.keras').",
         )
     if old and not keras_2.can_load():
         return CheckpointError(
-            f"{files.path} was written by Keras 2, and Keras 3 cannot read it: {first_line(error)[:200]}. "
-            "Nothing was written.",
+            f"{files.path} was written by Keras 2, and Keras 3 cannot read it: {first_line(error)[:200]}.",
             hint="onnxport env create hf-tensorflow; the environment has Keras 2, and `onnxport convert` uses it.",
         )
     unknown = _CLASS.search(message)
     if unknown is not None:
         return CheckpointError(
-            f"{files.path} is made of the class {unknown[1]!r}, which is not known here. Nothing was written.",
+            f"{files.path} is made of the class {unknown[1]!r}, which is not known here.",
             hint="In Python, where it is defined: convert(None, keras.saving.load_model(path), output).",
         )
     return CheckpointError(
-        f"{files.path} cannot be loaded by Keras: {first_line(error)[:300]}. Nothing was written.",
+        f"{files.path} cannot be loaded by Keras: {first_line(error)[:300]}.",
         hint="Copy or save it again; --verbose shows what Keras said.",
     )

@@ -58,19 +58,17 @@ def saved_model_sources(
         raise
     except Exception as error:  # of any type, about anything in the folder
         raise CheckpointError(
-            f"{folder} cannot be loaded as a SavedModel: {first_line(error)}. Nothing was written.",
+            f"{folder} cannot be loaded as a SavedModel: {first_line(error)}.",
             hint="Copy or export it again.",
         ) from error
     signatures = dict(getattr(loaded, "signatures", {}))
     if not signatures:
         raise CheckpointError(
-            f"{folder} is a SavedModel without signatures. Nothing was written.",
+            f"{folder} is a SavedModel without signatures.",
             hint="Save it with `tf.saved_model.save(model, path, signatures=...)`.",
         )
     if wanted is not None and wanted not in signatures:
-        raise UsageError(
-            f"{folder} has no signature {wanted!r}. Nothing was written.", hint=did_you_mean(wanted, signatures)
-        )
+        raise UsageError(f"{folder} has no signature {wanted!r}.", hint=did_you_mean(wanted, signatures))
     names = [wanted] if wanted is not None else sorted(signatures, key=lambda name: (name != DEFAULT, name))
     found: list[SignatureSource] = []
     notes = []
@@ -94,13 +92,13 @@ def _source(name: str, function: Any, loaded: Any, others: list[str]) -> Signatu
         if not isinstance(spec, tf.TensorSpec) or spec.dtype in (tf.string, tf.resource, tf.variant):
             raise UsageError(
                 f"The input {key!r} of the signature {name!r} is a {type(spec).__name__} of {spec.dtype.name}; only "
-                "tensors of numbers can be converted. Nothing was written.",
+                "tensors of numbers can be converted.",
                 hint="Save the part of the model behind that input"
                 + (f", or choose another signature: --signature {others[0]}." if others else "."),
             )
         if spec.shape.rank is None:
             raise UsageError(
-                f"The input {key!r} of the signature {name!r} has any number of axes. Nothing was written.",
+                f"The input {key!r} of the signature {name!r} has any number of axes.",
                 hint="Save the model with a signature that says how many.",
             )
         declared.append(Declared(key, str(np.dtype(spec.dtype.as_numpy_dtype)), tuple(spec.shape.as_list())))
@@ -140,8 +138,7 @@ def _tags(graphs: list[Any]) -> list[str] | None:
         return ["serve"]
     said = "; ".join(", ".join(tags) or "none" for tags in found)
     raise CheckpointError(
-        f"The SavedModel has {len(found)} graphs, and none with the tag 'serve' alone (tags: {said}). "
-        "Nothing was written.",
+        f"The SavedModel has {len(found)} graphs, and none with the tag 'serve' alone (tags: {said}).",
         hint="Save the graph that is meant with the tag 'serve'.",
     )
 

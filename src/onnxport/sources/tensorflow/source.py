@@ -108,7 +108,7 @@ class TensorflowSource:
                 kind = getattr(tensor, "dtype", None)
                 raise ExportError(
                     f"The output {name!r} of {self.architecture} is a {type(tensor).__name__} of {kind}, no tensor "
-                    "of numbers. Nothing was written."
+                    "of numbers."
                 )
         return wanted_outputs(tensors, self.outputs, self.architecture)
 

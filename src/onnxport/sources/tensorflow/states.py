@@ -74,9 +74,7 @@ def find_layout(
     first, second = caches
     if not isinstance(first, (tuple, list)) or not first:
         what = "nothing" if first is None else f"a {type(first).__name__} instead of keys and values"
-        raise ExportError(
-            f"{architecture} keeps {what} between two calls: as a decoder it cannot be converted. Nothing was written."
-        )
+        raise ExportError(f"{architecture} keeps {what} between two calls: as a decoder it cannot be converted.")
     stacked = hasattr(first[0], "shape")
     layers = []
     for index, (before, after) in enumerate(zip(first, second, strict=True)):
@@ -113,6 +111,5 @@ def _state(
 
 def _unknown(architecture: str, layer: int, what: str) -> ExportError:
     return ExportError(
-        f"{architecture} keeps {what} in layer {layer} of its cache, which onnxport cannot read as keys and values. "
-        "Nothing was written."
+        f"{architecture} keeps {what} in layer {layer} of its cache, which onnxport cannot read as keys and values."
     )

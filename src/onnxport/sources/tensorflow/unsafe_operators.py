@@ -27,7 +27,7 @@ def reject_unsafe_operators(folder: Path, graphs: list[Any]) -> None:
     if found:
         raise UntrustedCheckpointError(
             f"Running {folder} would reach out of the model ({', '.join(found)}: files, processes or Python). "
-            "Nothing was run and nothing was written.",
+            "Nothing was run.",
             hint="If you trust where it comes from, add `--trust-remote-code`.",
         )
 

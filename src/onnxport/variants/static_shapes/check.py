@@ -80,8 +80,7 @@ def check_fixed(pair: GraphPair) -> Verification:
     if bad is not None:
         what = bad.error or "by " + ", ".join(f"{o.max_abs_error:.3g} in {o.name}" for o in bad.outputs if not o.ok)
         raise VerificationError(
-            f"{pair.target.name} differs from {pair.reference.name} in the case {bad.name!r}: {what}. "
-            "Nothing was written.",
+            f"{pair.target.name} differs from {pair.reference.name} in the case {bad.name!r}: {what}.",
             hint=_hint(pair, sessions[1], checks)
             if not what.startswith(pair.refusal)
             else "The model may have no more positions: give smaller sizes.",

@@ -52,9 +52,9 @@ def parse_sizes(text: str) -> dict[str, int]:
     for pair in text.split(","):
         name, equals, number = (part.strip() for part in pair.partition("="))
         if not equals or not name or not number.isdecimal():
-            raise UsageError(f"--sizes {text}: {pair!r} is not AXIS=NUMBER. Nothing was written.", hint=hint)
+            raise UsageError(f"--sizes {text}: {pair!r} is not AXIS=NUMBER.", hint=hint)
         if name in sizes:
-            raise UsageError(f"--sizes {text}: {name} has two sizes. Nothing was written.", hint=hint)
+            raise UsageError(f"--sizes {text}: {name} has two sizes.", hint=hint)
         sizes[name] = int(number)
     return sizes
 
@@ -164,7 +164,7 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
     chosen = [(component, said) for component in components if (said := _said(component, sizes))]
     if not chosen:
         raise UsageError(
-            f"--sizes names no axis of a graph in {folder} that is free. Nothing was written.",
+            f"--sizes names no axis of a graph in {folder} that is free.",
             hint=example_command(folder, [one for one in components if free_axes(one)]),
         )
     missing = {
@@ -176,7 +176,7 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
             f"those of {component.name} are {', '.join(free_axes(component))}" for component, _ in chosen
         )
         raise UsageError(
-            f"All axes need a size, also {some} ({all_axes}). Nothing was written.",
+            f"All axes need a size, also {some} ({all_axes}).",
             hint=example_command(folder, [component for component, _ in chosen], sizes),
         )
     return [_plan(component, said, folder) for component, said in chosen]
@@ -198,7 +198,7 @@ def _plan(component: Component, said: dict[str, int], folder: str) -> FixedPlan:
     for axis, size in said.items():
         if sizes[axis] != size:
             raise UsageError(
-                f"{axis}={size} cannot be: it is {derived[axis]} = {sizes[axis]}. Nothing was written.",
+                f"{axis}={size} cannot be: it is {derived[axis]} = {sizes[axis]}.",
                 hint=f"Leave {axis} out: {example_command(folder, [component], given)}",
             )
     for limit in component.restrictions:
@@ -206,7 +206,7 @@ def _plan(component: Component, said: dict[str, int], folder: str) -> FixedPlan:
             check_restriction(limit, sizes)
         except UsageError as error:
             raise UsageError(
-                f"{component.name}: {error.message} Nothing was written.",
+                f"{component.name}: {error.message}",
                 hint=example_command(folder, [component], {a: s for a, s in given.items() if a != limit.axis}),
             ) from error
     return FixedPlan(component, sizes, given)
@@ -220,10 +220,10 @@ def _require_known(components: Sequence[Component], sizes: Mapping[str, int], fo
         graph, dot, axis = name.rpartition(".")
         of = [one for one in components if not dot or one.name == graph]
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UsageError(f"{name}={size}: a size is a number from 1 on. Nothing was written.", hint=example)
+            raise UsageError(f"{name}={size}: a size is a number from 1 on.", hint=example)
         if not of:
             raise UsageError(
-                f"{name}: there is no graph {graph!r}. Nothing was written.",
+                f"{name}: there is no graph {graph!r}.",
                 hint=did_you_mean(graph, [one.name for one in components]) or example,
             )
         if any(axis in axis_names(one.inputs) for one in of):
@@ -234,23 +234,20 @@ def _require_known(components: Sequence[Component], sizes: Mapping[str, int], fo
             continue  # as it is
         if fixed is not None:
             raise UsageError(
-                f"{name}={size}: the axis is not free, {fixed[0].name} is {fixed[1].rule} ({fixed[1].reason}). "
-                "Nothing was written.",
+                f"{name}={size}: the axis is not free, {fixed[0].name} is {fixed[1].rule} ({fixed[1].reason}).",
                 hint=example if free else "It takes one size alone as it is.",
             )
         if axis == NUM_LOGITS:
             raise UsageError(
-                f"{NUM_LOGITS}={size}: a graph with static shapes gives the logits of all tokens of a call. "
-                "Nothing was written.",
+                f"{NUM_LOGITS}={size}: a graph with static shapes gives the logits of all tokens of a call.",
                 hint=example,
             )
         if not free:
             raise UsageError(
-                f"{name}={size}: no graph of {folder} has a free axis; all sizes are fixed already. "
-                "Nothing was written.",
+                f"{name}={size}: no graph of {folder} has a free axis; all sizes are fixed already.",
                 hint="Use the graph as it is.",
             )
         raise UsageError(
-            f"{name}={size}: there is no axis {axis!r}. The axes are {', '.join(free)}. Nothing was written.",
+            f"{name}={size}: there is no axis {axis!r}. The axes are {', '.join(free)}.",
             hint=f"{did_you_mean(axis, free)} {example}".strip(),
         )

@@ -55,7 +55,7 @@ def fix_sizes(path: str | Path, sizes: Mapping[str, int]) -> Path:
     folder = Path(path).expanduser()
     if folder.suffix == ".onnx" and not folder.is_dir():
         raise UsageError(
-            f"{folder} is a single graph; sizes are fixed in a folder. Nothing was written.",
+            f"{folder} is a single graph; sizes are fixed in a folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
     with quiet():
@@ -95,9 +95,9 @@ def _add(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> Path:
     check_files(folder, manifest)
     bases = float_components(manifest)
     if not bases:
-        raise FolderError(f"{folder} has no float32 graph to start from. Nothing was written.")
+        raise FolderError(f"{folder} has no float32 graph to start from.")
     if not sizes:
-        raise UsageError("There are no sizes. Nothing was written.", hint=example_command(str(folder), bases))
+        raise UsageError("There are no sizes.", hint=example_command(str(folder), bases))
     plans = plan_sizes(bases, sizes, str(folder))
     files = [_file(plan.component) for plan in plans]
     # First: onnx refuses to read weights once they have a second name.
@@ -187,7 +187,7 @@ def _require_numbers(target: Path, graph: FixedGraph) -> None:
     for value in (*session.raw.get_inputs(), *session.raw.get_outputs()):
         if not all(isinstance(size, int) for size in value.shape):
             raise ExportError(
-                f"{target.name}: {value.name} came out as {value.shape}. Nothing was written.",
+                f"{target.name}: {value.name} came out as {value.shape}.",
                 hint="Use the graph that takes any size.",
             )
 
