@@ -200,8 +200,10 @@ def test_the_python_reference_names_what_is_public_and_exists() -> None:
     named = re.findall(r"^::: ([\w.]+)$", _text("docs/reference/python.md"), re.MULTILINE)
     for name in named:
         module, _, attribute = name.rpartition(".")
-        assert importlib.util.find_spec(name) if name == "onnxport.errors" else hasattr(
-            importlib.import_module(module), attribute
+        assert (
+            importlib.util.find_spec(name)
+            if name == "onnxport.errors"
+            else hasattr(importlib.import_module(module), attribute)
         ), name
     wanted = {f"onnxport.{name}" for name in onnxport.__all__} - {"onnxport.__version__", "onnxport.OnnxPortError"}
     assert wanted <= set(named)
