@@ -180,16 +180,13 @@ def tasks() -> str:
     parts = []
     for task in TASKS:
         other = ", ".join(f"`{alias}`" for alias in task.aliases) or "none"
-        parts += [f"## {task.name}", "", f"What it does: {task.summary}.", "", "| | |", "|---|---|"]
         parts += [
-            f"| other names | {other} |",
-            f"| kind of input | {task.kind} |",
-            f"| outputs, where the model has them | {', '.join(f'`{name}`' for name in task.outputs)} |",
-            f"| compared besides the numbers | {task.decision or 'nothing'} |",
-            f"| transformers auto classes | {', '.join(f'`{name}`' for name in task.auto)} |",
-            "",
-            f"```sh\nonnxport run FOLDER {task.example}\n```",
-            "",
+            f"## {task.name}\n\nWhat it does: {task.summary}.\n\n```sh\nonnxport run FOLDER {task.example}\n```\n",
+            f"- Other names: {other}",
+            f"- Kind of input: {task.kind}",
+            f"- Outputs, if the model has them: {', '.join(f'`{name}`' for name in task.outputs)}",
+            f"- Compared besides the values: {task.decision or 'nothing'}",
+            f"- Classes of transformers: {', '.join(f'`{name}`' for name in task.auto)}\n",
         ]
     return "\n".join(parts)
 
