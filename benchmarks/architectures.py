@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from onnxport import OnnxPortError, convert
-from onnxport.quiet import quiet
+from onnxport.system.output_capture import quiet
 from tests.tiny import TINY, save
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"

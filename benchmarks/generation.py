@@ -44,7 +44,7 @@ import transformers
 
 from benchmarks.turns import Times, Work, measure
 from onnxport import convert, optimize, quantize
-from onnxport.quiet import quiet
+from onnxport.system.output_capture import quiet
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 # (name, rows, tokens of the call, past)

@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from onnxport import OnnxPortError, convert
-from onnxport.quiet import quiet
+from onnxport.system.output_capture import quiet
 from tests import tiny_tokenizers
 from tests.tiny_decoders import DECODERS, save_decoder
 from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder

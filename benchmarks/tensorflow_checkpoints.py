@@ -79,7 +79,7 @@ def main(words: list[str]) -> None:
 def _be_in_the_environment() -> None:
     """Begin again with the interpreter that has TF classes, if this one has none."""
     from onnxport.environments import require
-    from onnxport.framework import HF_TENSORFLOW, has_tensorflow_classes
+    from onnxport.loading.framework import HF_TENSORFLOW, has_tensorflow_classes
 
     if not has_tensorflow_classes():
         python = str(require(HF_TENSORFLOW))
@@ -107,8 +107,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _families(words: list[str]) -> None:
-    from onnxport.quiet import quiet
-    from onnxport.sources.tensorflow import tensorflow
+    from onnxport.sources.tensorflow.source import tensorflow
+    from onnxport.system.output_capture import quiet
 
     tensorflow()
     from transformers.models.auto.modeling_tf_auto import TF_MODEL_MAPPING_NAMES
@@ -130,7 +130,7 @@ def _family(family: str) -> tuple[str, str]:
     import transformers
 
     from onnxport import OnnxPortError, convert
-    from onnxport.pipelines.families import class_named, class_names
+    from onnxport.loading.model_classes import class_named, class_names
     from onnxport.tasks import TASKS
     from tests.tiny_tensorflow import _draw
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.sources.tensorflow import tensorflow
+from onnxport.sources.tensorflow.source import tensorflow
 
 tf: Any = tensorflow()
 import keras  # noqa: E402 - after TensorFlow, which chooses its backend

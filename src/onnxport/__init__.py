@@ -13,12 +13,13 @@ from onnxport._version import __version__
 from onnxport.errors import OnnxPortError
 
 if TYPE_CHECKING:
-    from onnxport.after import optimize, quantize
-    from onnxport.check import verify
-    from onnxport.conversion import Conversion, convert, convert_pytorch, convert_tensorflow
-    from onnxport.loading import load_graph_from_args
+    from onnxport.api.convert import convert, convert_pytorch, convert_tensorflow
+    from onnxport.api.infer_shapes import infer_shapes
+    from onnxport.api.optimize import optimize, quantize
+    from onnxport.api.verify import verify
+    from onnxport.artifact.results import Conversion
+    from onnxport.loading.load import load_graph_from_args
     from onnxport.pipelines.factory import pipeline
-    from onnxport.shapes import infer_shapes
 
 __all__ = [
     "Conversion",
@@ -36,16 +37,16 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Conversion": "onnxport.conversion",
-    "convert": "onnxport.conversion",
-    "convert_pytorch": "onnxport.conversion",
-    "convert_tensorflow": "onnxport.conversion",
-    "infer_shapes": "onnxport.shapes",
-    "load_graph_from_args": "onnxport.loading",
-    "optimize": "onnxport.after",
+    "Conversion": "onnxport.artifact.results",
+    "convert": "onnxport.api.convert",
+    "convert_pytorch": "onnxport.api.convert",
+    "convert_tensorflow": "onnxport.api.convert",
+    "infer_shapes": "onnxport.api.infer_shapes",
+    "load_graph_from_args": "onnxport.loading.load",
+    "optimize": "onnxport.api.optimize",
     "pipeline": "onnxport.pipelines.factory",
-    "quantize": "onnxport.after",
-    "verify": "onnxport.check",
+    "quantize": "onnxport.api.optimize",
+    "verify": "onnxport.api.verify",
 }
 
 

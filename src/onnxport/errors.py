@@ -1,18 +1,27 @@
 """Every error that a user can meet.
 
-A message says what was wrong with the offending value, what was not written, and what to do
-next (`hint`). `exit_code` is what the command line returns (SPEC: 1 = the numbers differ,
-2 = could not convert or bad usage).
+An error has three parts: what was wrong, with the offending value (`message`); what became of the
+output (`outcome`); and the command to type or the thing to change next (`hint`). `exit_code` is what
+the command line returns: 1 = the numbers differ, 2 = could not convert, or bad usage.
+
+    >>> try:
+    ...     with nothing_written():
+    ...         raise UsageError("Opset 7 is too old.", hint="Use --opset 18.")
+    ... except UsageError as error:
+    ...     print(error)
+    Opset 7 is too old. Nothing was written.
+    Use --opset 18.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxport.artifact.manifest import Verification
+    from onnxport.specs import Verification
 
 
 class OnnxPortError(Exception):
@@ -21,6 +30,10 @@ class OnnxPortError(Exception):
     Args:
         message: what was wrong, with the offending value.
         hint: the next thing to type or to change, or None.
+
+    Attributes:
+        outcome: what became of the output, a sentence; empty where nothing was to be written.
+            `nothing_written` sets it, so no message says it itself.
     """
 
     exit_code = 2
@@ -29,9 +42,15 @@ class OnnxPortError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.outcome = ""
+
+    @property
+    def text(self) -> str:
+        """What was wrong and what became of the output, without the hint."""
+        return f"{self.message} {self.outcome}" if self.outcome else self.message
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        return f"{self.text}\n{self.hint}" if self.hint else self.text
 
 
 class UsageError(OnnxPortError):
@@ -85,6 +104,20 @@ class VerificationError(OnnxPortError):
     def __init__(self, message: str, *, hint: str | None = None, verification: Verification | None = None) -> None:
         super().__init__(message, hint=hint)
         self.verification = verification
+
+
+@contextmanager
+def nothing_written(outcome: str = "Nothing was written.") -> Iterator[None]:
+    """Within it, an error tells what became of the output. Around every function that writes.
+
+    Args:
+        outcome: the sentence. Of nested uses the innermost counts.
+    """
+    try:
+        yield
+    except OnnxPortError as error:
+        error.outcome = error.outcome or outcome
+        raise
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

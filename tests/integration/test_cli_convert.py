@@ -192,13 +192,13 @@ def test_tasks_that_take_several_texts(tmp_path: Path, capsys: Capture, name: st
 def test_allow_mismatch_publishes_with_exit_1(
     source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import onnxport.comparison
+    import onnxport.verification.compare
 
-    impossible = dict.fromkeys(onnxport.comparison.TOLERANCES, (0.0, 0.0))
-    monkeypatch.setattr(onnxport.comparison, "TOLERANCES", impossible)
+    impossible = dict.fromkeys(onnxport.verification.compare.TOLERANCES, (0.0, 0.0))
+    monkeypatch.setattr(onnxport.verification.compare, "TOLERANCES", impossible)
     refused = run(capsys, "convert", source, tmp_path / "out")
     assert refused.code == 1
-    assert "Nothing was published" in refused.err
+    assert "Nothing was written" in refused.err
     assert not (tmp_path / "out").exists()
     outcome = run(capsys, "convert", source, tmp_path / "out", "--allow-mismatch", "--json")
     assert outcome.code == 1

@@ -1,6 +1,6 @@
 """Every tiny checkpoint is converted; the graph is then compared with the source by this file's own code.
 
-Nothing of `onnxport.comparison` or of the samplers is used to judge: the inputs are made here, at
+Nothing of `onnxport.verification.compare` or of the samplers is used to judge: the inputs are made here, at
 sizes that no step of the conversion uses, and the source is loaded anew by transformers.
 """
 
@@ -168,7 +168,8 @@ def test_graphs_are_byte_identical_and_folders_whole(tmp_path):
 
 
 def test_a_checkpoint_is_looked_at_once(tmp_path, monkeypatch):
-    from onnxport import framework, loading
+    from onnxport.loading import framework
+    from onnxport.loading import load as loading
 
     source = save("bert-text-classification", tmp_path / "source")
     looked = []

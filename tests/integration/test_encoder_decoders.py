@@ -10,7 +10,7 @@ from PIL import Image
 
 from onnxport import convert, infer_shapes, pipeline
 from onnxport.errors import TaskError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.session import OnnxSession
 from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder
 

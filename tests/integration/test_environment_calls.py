@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from onnxport.api.convert import convert
 from onnxport.artifact.folder import read_folder
+from onnxport.artifact.results import Conversion
 from onnxport.cli.console import Console
-from onnxport.conversion import Conversion, convert
 from onnxport.environments import call_in
 from onnxport.errors import VerificationError
 from onnxport.progress import Silent

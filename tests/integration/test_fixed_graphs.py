@@ -14,11 +14,11 @@ from PIL import Image
 
 from onnxport import convert, optimize, pipeline, verify
 from onnxport.errors import ExportError, UsageError
-from onnxport.fixed import fix_sizes
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
 from onnxport.runtime.session import OnnxSession
+from onnxport.variants.static_shapes.write import fix_sizes
 from tests.files import files_of
 from tests.tiny import save
 from tests.tiny_encoder_decoders import save_encoder_decoder

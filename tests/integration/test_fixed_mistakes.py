@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from onnxport import convert, optimize
-from onnxport import fixed as fixed_module
 from onnxport.errors import ExportError, VerificationError
-from onnxport.graph import fixed_sizes
-from onnxport.runtime.fixed_cache import Window
+from onnxport.graph.static_shapes import fix as fixed_sizes
+from onnxport.runtime.static_cache import Window
+from onnxport.variants.static_shapes import write as fixed_module
 from tests.files import files_of
 from tests.tiny_decoders import save_decoder
 

@@ -19,11 +19,11 @@ import transformers
 
 from onnxport import convert, optimize, quantize, verify
 from onnxport.errors import UsageError, VerificationError
-from onnxport.fixed import fix_sizes
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.targets.genai_config import require_decoder
+from onnxport.variants.static_shapes.write import fix_sizes
 from tests import tiny_tokenizers
 from tests.files import files_of
 from tests.tiny_decoders import save_decoder
@@ -149,7 +149,7 @@ def test_texts_are_those_of_the_graph_that_takes_any_size(decoder):
 
 
 def portable_settings(folder):
-    from onnxport.runtime.generation_settings import read_settings
+    from onnxport.runtime.decoding.settings import read_settings
 
     return read_settings(folder)
 
@@ -305,21 +305,3 @@ def test_more_places_than_the_model_has_positions(tmp_path):
     with pytest.raises(VerificationError, match="does not run") as caught:
         optimize(tmp_path / "out", sizes=SIZES | {"past_sequence_length": 120})
     assert "no more positions" in str(caught.value.hint)
-
-
-def test_weights_of_large_models_stay_in_their_file(tmp_path, monkeypatch):
-    from onnxport import fixed_pair
-
-    source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, tmp_path / "out", use_external_format=True)
-    mapped = []
-    monkeypatch.setattr(fixed_pair, "MAPPED_FROM_BYTES", 1)
-    right = OnnxSession.__init__
-
-    def seen(self, *args, **kwargs):
-        mapped.append(kwargs.get("map_weights"))
-        right(self, *args, **kwargs)
-
-    monkeypatch.setattr(OnnxSession, "__init__", seen)
-    assert optimize(tmp_path / "out", sizes=SIZES).is_file()
-    assert mapped.count(True) == 4  # both graphs, for the axes and for the numbers

@@ -18,8 +18,8 @@ import transformers
 
 from onnxport import convert, optimize, verify
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
-from onnxport.graph import grouped_attention
-from onnxport.graph.mask_meaning import MaskMeaning
+from onnxport.graph.fusion import grouped_attention
+from onnxport.graph.fusion.mask_meaning import MaskMeaning
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows

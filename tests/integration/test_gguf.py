@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from onnxport import convert, pipeline
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError, MemoryLimitError, MissingDependencyError, TaskError
-from onnxport.loading import load
-from onnxport.memory import BASE_BYTES, memory_limit
-from onnxport.pipelines.route import _bytes_in_memory
+from onnxport.loading.load import load
+from onnxport.loading.weight_loading import _bytes_in_memory
+from onnxport.system.memory import BASE_BYTES, memory_limit
 from tests.integration.test_bad_input import refused
 
 pytest.importorskip("gguf")

@@ -13,16 +13,16 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 from onnxport import convert, pipeline
 from onnxport.cli.main import main
+from onnxport.dummy_inputs.images_in_text import ImagePrompts
 from onnxport.errors import ExportError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.export.signature import infer_signature
+from onnxport.loading.partition import parts_of
+from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.image_positions import image_positions, positions_behind
-from onnxport.runtime.image_prompt import slices_of
 from onnxport.runtime.image_text_generation import ImageTextGenerator
-from onnxport.samples.images_in_text import ImagePrompts
-from onnxport.shapes import infer_signature
-from onnxport.sources.choose import parts_of
-from onnxport.sources.image_grids import patch_positions, patch_windows
-from onnxport.sources.images_in_text import (
+from onnxport.runtime.prompts.images import slices_of
+from onnxport.sources.pytorch.image_grids import patch_positions, patch_windows
+from onnxport.sources.pytorch.images_in_text import (
     EmbeddingsDecoderSource,
     ImageFeaturesSource,
     TokenEmbeddingsSource,
@@ -145,14 +145,14 @@ def test_tiles_of_images_are_taken_one_by_one(tmp_path, name):
     source = save_image_text(name, tmp_path / "m")
     nlp = pipeline("image-text-to-text", model=str(source))
     vision, _, decoder = parts_of(nlp, "pt")  # held against `generate`
-    prompt = decoder.sampler.prompt(1, 5)
+    prompt = decoder.generator.prompt(1, 5)
     assert prompt["pixel_values"].shape[:2] == (1, 5)
     names = {name: prompt[name] for name in ("pixel_values", "pixel_attention_mask")}
     assert len(list(slices_of(names))) == 5
     found = np.concatenate([vision.source.run(tile)["image_features"] for tile in slices_of(names)])
     assert np.abs(found - vision.source.run(names)["image_features"]).max() < 1e-5
     assert len(found) == (prompt["input_ids"] == nlp.model.config.image_token_id).sum()
-    signature = infer_signature(vision.source, vision.sampler)
+    signature = infer_signature(vision.source, vision.generator)
     assert [spec.axes for spec in signature.inputs] == [(1, 1, 3, 32, 32), (1, 1, 32, 32)]
 
 

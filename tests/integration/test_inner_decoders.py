@@ -15,11 +15,11 @@ from PIL import Image
 from onnxport import convert, pipeline
 from onnxport.cli.main import main
 from onnxport.errors import TaskError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.sources.inner_decoder import inner_decoder
+from onnxport.sources.pytorch.inner_decoder import inner_decoder
 from tests.tiny_encoder_decoders import save_encoder_decoder
 
 pytestmark = pytest.mark.integration

@@ -88,13 +88,13 @@ def test_images_of_any_size(tmp_path: Path) -> None:
 
 
 def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
-    from onnxport.tensorflow_subject import keras_parts
+    from onnxport.loading.tensorflow_models import keras_parts
 
     ((part,), _) = keras_parts(tiny_keras.pixel_network())
-    image = part.sampler.make({"batch_size": 2})["input"]
+    image = part.generator.make({"batch_size": 2})["input"]
     assert image.min() >= 0 and 200 < image.max() <= 255
     ((part,), _) = keras_parts(tiny_keras.image_network())
-    assert part.sampler.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
+    assert part.generator.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
 
 
 @pytest.mark.parametrize("make", [tiny_keras.recurrent, tiny_keras.masked_recurrent])
@@ -246,7 +246,7 @@ def test_python_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 def test_a_class_that_is_not_registered_is_named(tmp_path: Path) -> None:
     program = (
-        "from onnxport.sources.tensorflow import tensorflow; tensorflow(); import keras\n"
+        "from onnxport.sources.tensorflow.source import tensorflow; tensorflow(); import keras\n"
         "class Mine(keras.layers.Layer):\n    def call(self, x): return x * 2\n"
         f"keras.Sequential([keras.Input((3,)), Mine()]).save({str(tmp_path / 'm.keras')!r})"
     )

@@ -11,7 +11,7 @@ import pytest
 from onnxport import convert
 from onnxport.artifact.folder import read_folder
 from onnxport.runtime.session import OnnxSession
-from onnxport.sources.tensorflow import tensorflow
+from onnxport.sources.tensorflow.source import tensorflow
 
 pytestmark = pytest.mark.integration
 tensorflow()

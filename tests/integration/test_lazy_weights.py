@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.pipelines import route
-from onnxport.pipelines.weights import LoadOptions, load_model
-from onnxport.quiet import quiet
+from onnxport.loading import weight_loading as route
+from onnxport.loading.options import LoadOptions
+from onnxport.loading.weights import load_model
+from onnxport.system.output_capture import capture_process
 from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import LazyTensor, Stored, copied_bytes, evaluate, hold, leaves
+from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, hold, leaves
+from onnxport.weights.origins import Stored
 from onnxport.weights.placeholders import new_mode, placeholders
-from onnxport.weights.stored import lazy_state_dict, maps_kept, read
+from onnxport.weights.reading import maps_kept
+from onnxport.weights.stored import lazy_state_dict
 from tests.tiny import save
 
 pytestmark = pytest.mark.integration
@@ -52,14 +55,14 @@ def _checkpoint(make: Callable[[], torch.nn.Module], folder: Path, dtype: torch.
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases start as ones and zeros, all alike
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    with quiet():
+    with capture_process():
         model.save_pretrained(folder, **how)
     return folder
 
 
 def _load(folder: Path, auto: str, *, lazy: bool, pickle: bool = False):
     checkpoint = inspect_checkpoint(folder, allow_pickle=pickle)
-    with quiet():
+    with capture_process():
         return load_model(folder, checkpoint, [auto], LoadOptions(lazy=lazy, allow_pickle=pickle))
 
 
@@ -77,7 +80,7 @@ def test_transformers_loads_lazy_tensors_without_reading_them(tmp_path, monkeypa
     assert len(list(folder.glob("*.safetensors"))) > 1
     plain = _load(folder, "AutoModelForCausalLM", lazy=False)
     with monkeypatch.context() as patch:
-        patch.setattr("onnxport.weights.stored.read", lambda tensor: pytest.fail(f"{tensor} was read"))
+        patch.setattr("onnxport.weights.reading.read", lambda stored, like: pytest.fail(f"{stored} was read"))
         lazy = _load(folder, "AutoModelForCausalLM", lazy=True)
     assert type(lazy.model) is type(plain.model)
     assert lazy.missing == plain.missing == ()
@@ -111,7 +114,7 @@ def test_buffers_and_parametrized_weights(tmp_path, name):
     states = [model.state_dict(keep_vars=True) for model in models]
     assert states[0].keys() == states[1].keys()
     for (key, plain), lazy in zip(states[0].items(), states[1].values(), strict=True):
-        assert torch.equal(plain, evaluate(lazy, read) if isinstance(lazy, LazyTensor) else lazy), key
+        assert torch.equal(plain, evaluate(lazy) if isinstance(lazy, LazyTensor) else lazy), key
 
 
 def test_pickled_weights_are_mapped(tmp_path):
@@ -151,7 +154,7 @@ def test_the_class_is_the_one_that_the_auto_class_takes(tmp_path, name):
     config = transformers.AutoConfig.from_pretrained(folder)
     for auto in (transformers.AutoModel, transformers.AutoModelForMaskedLM, transformers.AutoModelForImageSegmentation):
         if type(config) in auto._model_mapping:
-            with torch.device("meta"), quiet():
+            with torch.device("meta"), capture_process():
                 expected = type(auto.from_config(config))
             assert route.model_class(auto, config)[0] is expected
 
@@ -170,15 +173,15 @@ def test_a_file_that_shrinks_is_told(tmp_path):
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "x.safetensors").write_bytes(content[:-8])
     with pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
-        evaluate(tensor, read)
+        evaluate(tensor)
 
 
 def test_writing_into_a_parameter_does_not_reach_the_file(tmp_path):
     large = torch.randn(3 * 2**20)  # mapped, not read
     save_file({"x": large}, tmp_path / "x.safetensors")
     tensor = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")["x"]
-    evaluate(tensor, read).zero_()
-    assert torch.equal(evaluate(tensor, read), large)
+    evaluate(tensor).zero_()
+    assert torch.equal(evaluate(tensor), large)
 
 
 def test_placeholders_keep_ties_and_are_taken_back(tmp_path):
@@ -238,7 +241,7 @@ def test_any_record_in_any_blocks(tmp_path_factory, first, second, limit, data):
         torch.manual_seed(0)
         save_file({"pad": torch.ones(3, dtype=torch.uint8), "x": torch.randn(_SHAPE)}, file)
     tensor = lazy_state_dict([file], "safetensors")["x"]
-    expected = evaluate(tensor, read)
+    expected = evaluate(tensor)
     for step in (*first, *second):
         if expected.numel() > 3000:
             break
@@ -255,7 +258,7 @@ def test_any_record_in_any_blocks(tmp_path_factory, first, second, limit, data):
         length = data.draw(st.integers(1, tensor.shape[axis] - start))
         piece = narrow(tensor, axis, start, length)
         if piece is not None:
-            assert torch.equal(evaluate(piece, read), expected.narrow(axis, start, length))
+            assert torch.equal(evaluate(piece), expected.narrow(axis, start, length))
 
 
 def test_no_block_is_larger_than_it_must_be(tmp_path, monkeypatch):
@@ -286,11 +289,11 @@ def test_kept_maps_are_one_of_the_file(tmp_path):
     tensors = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
     with maps_kept():
         for name, wanted in values.items():
-            assert torch.equal(evaluate(tensors[name], read), wanted)
+            assert torch.equal(evaluate(tensors[name]), wanted)
         for name in ("small", "large"):
-            assert evaluate(tensors[name], read) is evaluate(tensors[name], read)
-        evaluate(tensors["small"], read).zero_()  # into a page of its own
-    assert torch.equal(evaluate(tensors["small"], read), values["small"])
+            assert evaluate(tensors[name]) is evaluate(tensors[name])
+        evaluate(tensors["small"]).zero_()  # into a page of its own
+    assert torch.equal(evaluate(tensors["small"]), values["small"])
 
 
 def test_a_file_that_shrank_is_told_where_maps_are_kept(tmp_path):
@@ -299,4 +302,4 @@ def test_a_file_that_shrank_is_told_where_maps_are_kept(tmp_path):
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "x.safetensors").write_bytes(content[:-8])
     with maps_kept(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
-        evaluate(tensor, read)
+        evaluate(tensor)

@@ -20,7 +20,7 @@ from onnxport.errors import (  # noqa: E402
     UntrustedCheckpointError,
     UsageError,
 )
-from onnxport.loading import load, load_graph_from_args  # noqa: E402
+from onnxport.loading.load import load, load_graph_from_args  # noqa: E402
 from tests.integration.small_models import TEXT, bert_config, save, tokenizer  # noqa: E402
 from tests.unit.checkpoints import hdf5_bytes  # noqa: E402
 
@@ -56,12 +56,12 @@ def error_of(kind: type[OnnxPortError], *args: Any, **kwargs: Any) -> str:
 
 def test_auto_task_is_that_of_the_class(masked: Path, classifier: Path) -> None:
     loaded = load("auto", None, masked)
-    assert loaded.task.name == loaded.nlp.task == "fill-mask"
-    assert type(loaded.nlp.model).__name__ == "BertForMaskedLM"
-    assert not loaded.nlp.model.training
+    assert loaded.task.name == loaded.pipeline.task == "fill-mask"
+    assert type(loaded.pipeline.model).__name__ == "BertForMaskedLM"
+    assert not loaded.pipeline.model.training
     assert loaded.checkpoint is not None
     assert (loaded.missing_weights, loaded.dropped_outputs, loaded.notes) == ((), (), ())
-    assert len(loaded.nlp("Ada wrote the [MASK].")) == 5
+    assert len(loaded.pipeline("Ada wrote the [MASK].")) == 5
     assert load("auto", "pt", str(classifier)).task.name == "text-classification"
 
 
@@ -85,7 +85,7 @@ def test_original_function_and_aliases(classifier: Path) -> None:
 def test_auto_task_of_a_class(tmp_path: Path, model_class: str, config: dict[str, Any], task: str) -> None:
     folder = save(tmp_path, model_class, bert_config(num_hidden_layers=1, **config))
     loaded = load("auto", None, folder)
-    assert loaded.task.name == loaded.nlp.task == task
+    assert loaded.task.name == loaded.pipeline.task == task
     assert bool(loaded.notes) == (model_class == "BertForPreTraining")
 
 
@@ -135,21 +135,21 @@ def test_head_that_the_checkpoint_lacks(masked: Path) -> None:
 def test_missing_weights_can_be_allowed(masked: Path) -> None:
     first, again = (load("text-classification", None, masked, allow_missing_weights=True) for _ in range(2))
     assert len(first.missing_weights) == 4
-    assert first.nlp.missing_weights == first.missing_weights
+    assert first.pipeline.missing_weights == first.missing_weights
     assert "Random" in first.notes[0]
-    assert torch.equal(first.nlp.model.classifier.weight, again.nlp.model.classifier.weight)
+    assert torch.equal(first.pipeline.model.classifier.weight, again.pipeline.model.classifier.weight)
 
 
 def test_output_without_weights_is_dropped(masked: Path) -> None:
     loaded = load("feature-extraction", None, masked)
-    assert loaded.dropped_outputs == loaded.nlp.dropped_outputs == ("pooler_output",)
+    assert loaded.dropped_outputs == loaded.pipeline.dropped_outputs == ("pooler_output",)
     assert loaded.missing_weights == ("pooler.dense.bias", "pooler.dense.weight")
     assert "pooler_output was left out" in loaded.notes[0]
-    assert all(parameter.requires_grad for parameter in loaded.nlp.model.parameters())
+    assert all(parameter.requires_grad for parameter in loaded.pipeline.model.parameters())
 
 
 def test_the_probe_leaves_the_weights_alone(masked: Path) -> None:
-    first, again = (load("feature-extraction", None, masked).nlp.model.state_dict() for _ in range(2))
+    first, again = (load("feature-extraction", None, masked).pipeline.model.state_dict() for _ in range(2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
@@ -173,29 +173,29 @@ def test_parameters_of_another_shape(classifier: Path) -> None:
 def test_half_precision_is_loaded_as_float32(tmp_path: Path) -> None:
     folder = save(tmp_path, "BertForMaskedLM", bert_config(), dtype=torch.bfloat16)
     loaded = load("auto", None, folder)
-    assert loaded.nlp.model.dtype == torch.float32
+    assert loaded.pipeline.model.dtype == torch.float32
     assert loaded.notes == ("The weights are stored as bfloat16 and were loaded as float32 (exactly).",)
-    assert load("auto", None, folder, dtype="auto").nlp.model.dtype == torch.bfloat16
-    assert load("auto", None, folder, dtype="float16").nlp.model.dtype == torch.float16
+    assert load("auto", None, folder, dtype="auto").pipeline.model.dtype == torch.bfloat16
+    assert load("auto", None, folder, dtype="float16").pipeline.model.dtype == torch.float16
     assert "'int8'" in error_of(UsageError, "auto", None, folder, dtype="int8")
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
     folder = save(tmp_path, "BertForMaskedLM", bert_config(), with_tokenizer=False)
     loaded = load("auto", None, folder)
-    assert loaded.nlp.tokenizer is None
+    assert loaded.pipeline.tokenizer is None
     assert loaded.notes == ("There is no tokenizer in the checkpoint; inputs are generated.",)
     ids = torch.tensor([[2, 5, 6, 3]])
-    assert loaded.nlp({"input_ids": ids})["logits"].shape == (1, 4, bert_config().vocab_size)
+    assert loaded.pipeline({"input_ids": ids})["logits"].shape == (1, 4, bert_config().vocab_size)
     with pytest.raises(UsageError, match="no tokenizer"):
-        loaded.nlp("a text")
+        loaded.pipeline("a text")
 
 
 def test_given_tokenizer(tmp_path: Path, masked: Path) -> None:
     folder = save(tmp_path / "plain", "BertForMaskedLM", bert_config(), with_tokenizer=False)
     for given in (tokenizer(), masked, str(masked)):
         loaded = load("auto", None, folder, given)
-        assert loaded.nlp.tokenizer is not None
+        assert loaded.pipeline.tokenizer is not None
         assert not loaded.notes
     assert "There is no tokenizer in" in error_of(CheckpointError, "auto", None, folder, folder)
     assert "There is no folder" in error_of(CheckpointError, "auto", None, folder, "./nowhere")
@@ -267,7 +267,7 @@ def test_custom_code_that_is_allowed(tmp_path: Path, masked: Path, monkeypatch: 
     (folder / "config.json").write_text(json.dumps(config))
     loaded = load("auto", None, folder, trust_remote_code=True)
     assert loaded.task.name == "fill-mask"
-    assert type(loaded.nlp.model).__name__ == "MyModel"
+    assert type(loaded.pipeline.model).__name__ == "MyModel"
 
 
 @pytest.mark.parametrize(
@@ -314,9 +314,9 @@ def test_live_model(masked: Path) -> None:
     model = transformers.AutoModelForMaskedLM.from_pretrained(masked)
     loaded = load("auto", None, model, tokenizer())
     assert loaded.task.name == "fill-mask"
-    assert loaded.nlp.model is model
+    assert loaded.pipeline.model is model
     assert loaded.checkpoint is None
-    assert load("auto", None, model).nlp.tokenizer is not None  # from the folder that it was loaded from
+    assert load("auto", None, model).pipeline.tokenizer is not None  # from the folder that it was loaded from
     assert "sample_inputs" in error_of(UsageError, "auto", None, torch.nn.Linear(2, 2))
 
 

@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from onnxport.artifact.folder import write_manifest  # noqa: E402
-from onnxport.artifact.manifest import Component, Manifest, TensorSpec  # noqa: E402
+from onnxport.artifact.manifest import Component, Manifest  # noqa: E402
 from onnxport.errors import FolderError, UsageError  # noqa: E402
 from onnxport.pipelines.factory import pipeline  # noqa: E402
+from onnxport.specs import TensorSpec  # noqa: E402
 from tests.integration.small_models import TEXT, bert_config, save  # noqa: E402
 
 pytestmark = pytest.mark.integration
@@ -58,7 +59,7 @@ def test_converted_folder_in_a_pipeline(converted: tuple[Path, Path]) -> None:
 
 
 def test_inputs_that_are_left_out(converted: tuple[Path, Path]) -> None:
-    from onnxport.pipelines.onnx_model import OnnxModel
+    from onnxport.pipelines.onnx.model import OnnxModel
 
     checkpoint, folder = converted
     model = OnnxModel(folder, threads=1)
@@ -72,7 +73,7 @@ def test_inputs_that_are_left_out(converted: tuple[Path, Path]) -> None:
 
 
 def test_folder_that_cannot_be_run(converted: tuple[Path, Path], tmp_path: Path) -> None:
-    from onnxport.pipelines.onnx_model import OnnxModel
+    from onnxport.pipelines.onnx.model import OnnxModel
 
     with pytest.raises(FolderError, match="no component 'model_fp16'"):
         OnnxModel(converted[1], "model_fp16")

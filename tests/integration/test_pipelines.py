@@ -98,8 +98,8 @@ def test_ways_to_ask(answering: Any) -> None:
 def test_windows_in_batches(answering: Any) -> None:
     items = [{"question": QUESTION, "context": TEXT}, {"question": "Who?", "context": "It was raining."}]
     settings = {"max_seq_len": 24, "doc_stride": 4, "top_k": 3}
-    alone, together = (answering(items, batch_size=size, **settings) for size in (1, 4))
-    for one, other in zip(alone, together, strict=True):
+    alone, infer_tied_axes = (answering(items, batch_size=size, **settings) for size in (1, 4))
+    for one, other in zip(alone, infer_tied_axes, strict=True):
         assert [answer["answer"] for answer in one] == [answer["answer"] for answer in other]
         np.testing.assert_allclose([a["score"] for a in one], [a["score"] for a in other], rtol=1e-4)
 

@@ -5,22 +5,22 @@ import weakref
 
 import pytest
 
-from onnxport.graph.build import build_graph
-from onnxport.quiet import quiet
-from onnxport.shapes import infer_signature
-from onnxport.subject import load_subject
+from onnxport.api.build_graph import build_graph
+from onnxport.export.signature import infer_signature
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.system.output_capture import capture_process
 from tests.tiny import save
 
 pytestmark = pytest.mark.integration
 
 
 def test_no_weight_survives_release(tmp_path):
-    with quiet():
-        subject = load_subject(None, save("bert-fill-mask", tmp_path / "m"), None, "auto", None, {})
-        weights = [weakref.ref(parameter) for parameter in subject.source.model.parameters()]
-        graph = build_graph(subject.source, infer_signature(subject.source, subject.sampler), 23)
+    with capture_process():
+        to_export = load_model_to_export(None, save("bert-fill-mask", tmp_path / "m"), None, "auto", None, {})
+        weights = [weakref.ref(parameter) for parameter in to_export.source.model.parameters()]
+        graph = build_graph(to_export.source, infer_signature(to_export.source, to_export.generator), 23)
         assert all(weight() is not None for weight in weights)
         graph.release()
-        subject.release()
+        to_export.release()
     gc.collect()
     assert [weight for weight in weights if weight() is not None] == []

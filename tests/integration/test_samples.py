@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.quiet import quiet
-from onnxport.samples.base import base_sizes
-from onnxport.subject import load_subject
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -31,40 +31,40 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_padding_and_seeds(name, tmp_path):
-    with quiet():
-        subject = load_subject(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
-    sampler = subject.sampler
-    base = base_sizes(sampler)
-    inputs = sampler.make(base)
-    assert set(inputs) <= (subject.source.accepts() or set(inputs))
+    with capture_process():
+        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+    generator = to_export.generator
+    base = base_sizes(generator)
+    inputs = generator.make(base)
+    assert set(inputs) <= (to_export.source.accepts() or set(inputs))
     lengths = {size for array in inputs.values() for size in array.shape}
-    for knob in sampler.knobs:
-        other = sampler.make({**base, knob.name: knob.others[0]})
+    for dim in generator.dims:
+        other = generator.make({**base, dim.name: dim.others[0]})
         moved = {
             (tensor, axis): (inputs[tensor].shape[axis], size)
             for tensor, array in other.items()
             for axis, size in enumerate(array.shape)
             if inputs[tensor].shape[axis] != size
         }
-        assert set(moved.values()) == {(base[knob.name], knob.others[0])}, knob.name
+        assert set(moved.values()) == {(base[dim.name], dim.others[0])}, dim.name
     assert set(base.values()) <= lengths
 
-    again = sampler.make(base)
+    again = generator.make(base)
     assert all(np.array_equal(again[tensor], array) for tensor, array in inputs.items())
-    different = sampler.make(base, seed=1)
-    main = "input_ids" if "input_ids" in inputs else subject.source.model.main_input_name
+    different = generator.make(base, seed=1)
+    main = "input_ids" if "input_ids" in inputs else to_export.source.model.main_input_name
     assert not np.array_equal(different[main], inputs[main])
 
     masks = [tensor for tensor in inputs if tensor.endswith("mask")]
-    assert sampler.can_pad == bool(masks)
-    rows = {**base, **{knob: 4 for knob in base if knob.endswith("batch_size")}}
+    assert generator.can_pad == bool(masks)
+    rows = {**base, **{dim: 4 for dim in base if dim.endswith("batch_size")}}
     if masks:
-        padded = sampler.make(rows, padded=True)
+        padded = generator.make(rows, padded=True)
         for mask in masks:
             lines = padded[mask].reshape(-1, base["sequence_length"]) if "num_choices" in base else padded[mask]
             assert (lines[0] == 1).all()  # the first row is full
             assert all((line == 0).any() for line in lines[1:]), mask  # every other is not
-            assert padded[mask].shape == sampler.make(rows)[mask].shape
-    if "input_ids" in inputs and subject.nlp.tokenizer is not None:
+            assert padded[mask].shape == generator.make(rows)[mask].shape
+    if "input_ids" in inputs and to_export.pipeline.tokenizer is not None:
         # The vocabulary is reached beyond the words of the sample sentences.
-        assert len(np.unique(sampler.make(rows)["input_ids"])) > 8
+        assert len(np.unique(generator.make(rows)["input_ids"])) > 8

@@ -80,7 +80,7 @@ def test_signatures_that_differ_in_a_number_alone_are_two(tmp_path: Path) -> Non
 
 def test_one_that_keras_2_saved_with_its_optimizer(tmp_path: Path) -> None:
     """What `saved_optimizers` registers: without it TensorFlow fails with "no attribute 'add_slot'"."""
-    from onnxport.sources.saved_optimizers import register_saved_optimizers
+    from onnxport.sources.tensorflow.saved_optimizers import register_saved_optimizers
     from tests.real.test_basic_pitch import SAVED_MODEL
 
     register_saved_optimizers()

@@ -14,9 +14,9 @@ import transformers
 
 from onnxport import convert, pipeline
 from onnxport.errors import FolderError, UsageError
-from onnxport.pipelines.onnx_model import load_onnx_model
+from onnxport.pipelines.onnx.load import load_onnx_model
+from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
-from onnxport.runtime.speech_prompt import Spoken
 from tests.tiny_base import randomize
 from tests.tiny_encoder_decoders import save_encoder_decoder
 
@@ -212,7 +212,7 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
     save_said(out, NAMES)
     sound = {"input_features": np.zeros((1, 16, 100), np.float32)}
     generator = SequenceGenerator(out)
-    for spoken, words in ((Spoken("it"), "no language 'it'"), (Spoken(task="sing"), "no task 'sing'")):
+    for spoken, words in ((SpeechOptions("it"), "no language 'it'"), (SpeechOptions(task="sing"), "no task 'sing'")):
         with pytest.raises(UsageError, match=words):
             generator.tokens(sound, generator.settings(), spoken=spoken)
     with pytest.raises(UsageError, match="needs input_features"):

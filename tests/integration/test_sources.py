@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import onnxport.sources.pytorch as sources
-from onnxport.quiet import quiet
-from onnxport.samples.base import base_sizes
-from onnxport.shapes import infer_signature
-from onnxport.subject import load_subject
+import onnxport.sources.pytorch.source as sources
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.export.signature import infer_signature
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -26,15 +26,15 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_probing_on_fake_tensors_finds_what_real_runs_find(name, tmp_path, monkeypatch):
-    with quiet():
-        subject = load_subject(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
-    source, sampler = subject.source, subject.sampler
-    inputs = sampler.make(base_sizes(sampler))
+    with capture_process():
+        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+    source, generator = to_export.source, to_export.generator
+    inputs = generator.make(base_sizes(generator))
     before = source.run(inputs)
-    real = infer_signature(source, sampler)
+    real = infer_signature(source, generator)
 
     monkeypatch.setattr(sources, "HEAVY_WORK", 0)  # now everything is heavy
-    fake = infer_signature(source, sampler)
+    fake = infer_signature(source, generator)
     assert (fake.inputs, fake.outputs, fake.accepted) == (real.inputs, real.outputs, real.accepted)
     assert [(r.axis, r.rule) for r in fake.restrictions] == [(r.axis, r.rule) for r in real.restrictions]
     monkeypatch.setattr(source, "run", None)  # a fall back to a real run would fail

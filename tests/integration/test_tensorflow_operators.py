@@ -9,7 +9,7 @@ import pytest
 
 from onnxport import convert
 from onnxport.runtime.session import OnnxSession
-from onnxport.sources.tensorflow import tensorflow
+from onnxport.sources.tensorflow.source import tensorflow
 
 pytestmark = pytest.mark.integration
 tf = tensorflow()

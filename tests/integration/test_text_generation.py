@@ -17,9 +17,10 @@ from transformers.generation import logits_process
 from onnxport import convert, optimize, pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.drawing import chosen_tokens, drawn_from
-from onnxport.runtime.generation import generate, generate_tokens, prefill
-from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.decoding.prefill import prefill
+from onnxport.runtime.decoding.sampling import sample_tokens, warp_logits
+from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
+from onnxport.runtime.generation import generate, generate_tokens
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from tests import tiny_tokenizers
@@ -259,7 +260,7 @@ def test_the_draw_is_over_the_tokens_that_transformers_keeps(name, seed):
     wanted = torch.from_numpy(scores.copy())
     for warper in warpers():
         wanted = warper(torch.zeros(4, 1, dtype=torch.int64), wanted)
-    found = drawn_from(scores, GenerationSettings(do_sample=True, **settings))
+    found = warp_logits(scores, GenerationSettings(do_sample=True, **settings))
     assert np.array_equal(np.isinf(found), np.isinf(wanted.numpy()))
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6)
 
@@ -267,11 +268,11 @@ def test_the_draw_is_over_the_tokens_that_transformers_keeps(name, seed):
 def test_draws_follow_the_distribution_and_the_seed():
     logits = np.log(np.array([[0.5, 0.3, 0.2, 1e-9]], np.float32)).repeat(4000, 0)
     settings = GenerationSettings(do_sample=True, top_k=3)
-    scores = drawn_from(logits, settings)
-    drawn = chosen_tokens(scores, settings, np.random.default_rng(1))
+    scores = warp_logits(logits, settings)
+    drawn = sample_tokens(scores, settings, np.random.default_rng(1))
     share = np.bincount(drawn, minlength=4) / 4000
     assert share[3] == 0 and np.abs(share[:3] - [0.5, 0.3, 0.2]).max() < 0.03
-    assert np.array_equal(drawn, chosen_tokens(scores, settings, np.random.default_rng(1)))
+    assert np.array_equal(drawn, sample_tokens(scores, settings, np.random.default_rng(1)))
 
 
 def test_a_seed_gives_the_same_text_and_another_gives_another(writer):

@@ -208,7 +208,7 @@ def test_graphs_of_int8(folders, tmp_path):
 @pytest.fixture(scope="module")
 def split(texts, tmp_path_factory):
     """The new folder of `texts` as if no file could hold more than 30 KB."""
-    from onnxport.artifact import onnxfile
+    from onnxport.serialization import onnxfile
 
     output = tmp_path_factory.mktemp("split") / "js"
     with pytest.MonkeyPatch.context() as patch:

@@ -114,7 +114,7 @@ def test_what_the_manifest_says_of_it(llama, tmp_path):
 
 
 def test_a_wrong_scale_is_found(llama, tmp_path, monkeypatch):
-    from onnxport.graph import block_tensors
+    from onnxport.graph.quantization import block_tensors
 
     right = block_tensors.quantize
 

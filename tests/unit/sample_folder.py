@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.manifest import MANIFEST_NAME, Manifest
-from onnxport.artifact.staging import stage
+from onnxport.publishing.staging import stage
 from tests.unit.sample_manifest import make_manifest
 
 

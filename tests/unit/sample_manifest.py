@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from onnxport.artifact.manifest import (
-    CaseCheck,
-    Component,
-    Manifest,
-    OutputCheck,
-    Restriction,
-    TensorSpec,
-    Verification,
-    WeightsChecksum,
-)
+from onnxport.artifact.manifest import Component, Manifest, WeightsChecksum
+from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
 
 
 def make_manifest() -> Manifest:

@@ -18,9 +18,10 @@ import yaml
 
 from onnxport.artifact.card import render_card
 from onnxport.artifact.card_calls import call_of, javascript_dtype
-from onnxport.artifact.manifest import CaseCheck, Component, Manifest, OutputCheck, TensorSpec
-from onnxport.artifact.onnxfile import write_model
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import FolderError, MissingDependencyError
+from onnxport.serialization.onnxfile import write_model
+from onnxport.specs import CaseCheck, OutputCheck, TensorSpec
 from onnxport.tasks import task_names
 from tests.unit.sample_manifest import make_manifest
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from onnxport import checkpoint as checkpoint_module
-from onnxport.checkpoint import inspect_checkpoint, transformers_knows
+from onnxport.checkpoints import checkpoint as checkpoint_module
+from onnxport.checkpoints.checkpoint import inspect_checkpoint, transformers_knows
+from onnxport.checkpoints.hub import looks_like_path
 from onnxport.errors import MissingDependencyError, UntrustedCheckpointError
-from onnxport.hub import looks_like_path
 from tests.unit.checkpoints import CONFIG, WEIGHTS, fails, folder, write_json
 
 __all__ = ["folder"]  # the fixture
@@ -34,7 +34,7 @@ def test_whole_checkpoint(folder: Path) -> None:
 
 def test_no_framework_is_imported(folder: Path) -> None:
     code = (
-        "import sys; from onnxport.checkpoint import inspect_checkpoint; "
+        "import sys; from onnxport.checkpoints.checkpoint import inspect_checkpoint; "
         f"inspect_checkpoint({str(folder)!r}); "
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'safetensors'} & set(sys.modules); "
         "assert not heavy, heavy"

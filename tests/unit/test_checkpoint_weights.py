@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from onnxport.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import UntrustedCheckpointError
-from onnxport.safetensors_file import read_header
+from onnxport.formats.safetensors_file import read_header
 from tests.unit.checkpoints import CONFIG, WEIGHTS, fails, folder, hdf5_bytes, safetensors_bytes, write_json
 
 __all__ = ["folder"]  # the fixture

@@ -120,7 +120,7 @@ def test_a_mismatch_is_exit_1(capsys: Capture, tmp_path: Path, monkeypatch: pyte
     def fail(*_: object, **__: object) -> None:
         raise VerificationError("off by 3", hint="Try another --opset.")
 
-    monkeypatch.setattr("onnxport.conversion.convert", fail)
+    monkeypatch.setattr("onnxport.api.convert.convert", fail)
     outcome = run(capsys, "convert", "model", tmp_path / "out")
     assert outcome.code == 1
     assert outcome.err == "error: off by 3\nhint: Try another --opset.\n"
@@ -133,7 +133,7 @@ def test_an_unexpected_error_is_one_line_and_exit_2(
         print("a library said this")
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr("onnxport.conversion.convert", fail)
+    monkeypatch.setattr("onnxport.api.convert.convert", fail)
     outcome = run(capsys, "convert", "model", tmp_path / "out")
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
@@ -150,7 +150,7 @@ def test_an_unexpected_error_is_one_line_and_exit_2(
 def test_a_library_that_exits_does_not_choose_the_exit_code(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxport.conversion.convert", lambda *_, **__: sys.exit(0))
+    monkeypatch.setattr("onnxport.api.convert.convert", lambda *_, **__: sys.exit(0))
     assert run(capsys, "convert", "model", tmp_path / "out").code == 2
 
 
@@ -158,7 +158,7 @@ def test_a_library_that_exits_does_not_choose_the_exit_code(
 def test_a_signal_is_exit_130(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr("onnxport.conversion.convert", lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr("onnxport.api.convert.convert", lambda *_, **__: os.kill(os.getpid(), number))
     outcome = run(capsys, "convert", "model", tmp_path / "out", "--json")
     assert outcome.code == 130
     assert "interrupted: nothing was written" in outcome.err
@@ -175,7 +175,7 @@ def test_a_signal_that_a_library_turns_into_an_error_is_still_130(
         except KeyboardInterrupt:
             raise ImportError("initialization failed") from None
 
-    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    monkeypatch.setattr("onnxport.api.convert.convert", convert)
     assert run(capsys, "convert", "model", tmp_path / "out").code == 130
 
 
@@ -186,7 +186,7 @@ def test_a_signal_after_publication_does_not_say_that_nothing_was_written(
         (tmp_path / "out").mkdir()
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    monkeypatch.setattr("onnxport.api.convert.convert", convert)
     outcome = run(capsys, "convert", "model", tmp_path / "out")
     assert outcome.code == 130
     assert "nothing was written" not in outcome.err

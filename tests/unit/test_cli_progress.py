@@ -15,7 +15,7 @@ from onnxport.cli import byte_progress
 from onnxport.cli.byte_progress import ByteProgress
 from onnxport.cli.console import Console, rendered, rich_console
 from onnxport.progress import Reporter, Silent, Step, counted
-from onnxport.timing import Stopwatch
+from onnxport.system.timing import Stopwatch
 
 
 class Terminal(io.StringIO):
@@ -226,7 +226,7 @@ def test_it_goes_through_a_stopwatch() -> None:
 
 def test_writing_a_model_moves_the_bar(tmp_path: Path) -> None:
     np = pytest.importorskip("numpy")
-    from onnxport.artifact.onnxfile import write_cost, write_model
+    from onnxport.serialization.onnxfile import write_cost, write_model
     from tests.unit.graphs import model_of, tensor
 
     model = model_of(tensor(np.ones(3_000_000, np.float32)), tensor(np.ones(9000, np.float32), "v"))

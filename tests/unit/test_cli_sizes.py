@@ -71,7 +71,7 @@ def test_anything_else_is_a_usage_error(text: str) -> None:
 def test_what_is_wrong_is_said(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         parse_size(text, "--shard-size")
-    assert "Nothing was written" in caught.value.message
+    assert caught.value.hint
 
 
 # ---------------------------------------------------------------- convert
@@ -86,7 +86,7 @@ def given_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(options)
         raise OnnxPortError("far enough")
 
-    monkeypatch.setattr("onnxport.conversion.convert", convert)
+    monkeypatch.setattr("onnxport.api.convert.convert", convert)
     return seen
 
 

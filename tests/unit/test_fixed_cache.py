@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.fixed_axes import FIXED_KEY, FixedAxes, read_fixed
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes, read_fixed
 
 KEY = "past_key_values.0.key"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from onnxport.artifact import moves
-from onnxport.artifact.destination import check_destination, check_file_destination
-from onnxport.artifact.leftovers import clean_leftovers
-from onnxport.artifact.staging import stage, stage_file
 from onnxport.errors import OutputError
+from onnxport.publishing import atomic_rename as moves
+from onnxport.publishing.destination import check_destination, check_file_destination
+from onnxport.publishing.leftovers import clean_leftovers
+from onnxport.publishing.staging import stage, stage_file
 from tests.unit.sample_folder import FOLDER, fill, publish, tree
 
 # ---------------------------------------------------------------- file systems that refuse
@@ -48,7 +48,7 @@ def test_full_disk(overwrite: bool, mounted: Callable[[str], Path]) -> None:
     if overwrite:
         publish(disk / "model", "old")
     before = tree(disk)
-    with pytest.raises(OutputError, match="No space left: nothing was written at") as caught:
+    with pytest.raises(OutputError, match=r"No space left: .* could not be written") as caught:
         with stage(disk / "model", overwrite=overwrite) as staging:
             fill(staging.path)
             with (staging.path / "weights").open("wb") as file:
@@ -99,7 +99,7 @@ def test_mount_points_are_refused_because_they_cannot_be_renamed(mounted: Callab
 SCRIPT = """
     import os, signal, sys, time
     from pathlib import Path
-    from onnxport.artifact.staging import stage, stage_file
+    from onnxport.publishing.staging import stage, stage_file
     destination, overwrite = Path(sys.argv[1]), sys.argv[2] == "True"
     with {stage}(destination, overwrite=overwrite) as staging:
         (staging.path / "model.onnx").write_text("new")
@@ -178,7 +178,7 @@ def test_many_processes_at_once(tmp_path: Path) -> None:
 def test_killed_between_the_renames_of_the_fallback(tmp_path: Path) -> None:
     publish(tmp_path / "model", "old")
     body = f"""
-        from onnxport.artifact import moves
+        from onnxport.publishing import atomic_rename as moves
         moves._renameat2 = lambda *_: False
         rename = Path.rename
         def die(self, target):
@@ -269,7 +269,7 @@ def test_killed_between_data_and_graph(moved_before_death: int, overwrite: bool,
     if overwrite:
         publish_graph(tmp_path / "model.onnx", "old")
     body = f"""
-        from onnxport.artifact import moves
+        from onnxport.publishing import atomic_rename as moves
         real = moves.os.replace if overwrite else moves.rename_new
         count = 0
         def die(source, target):

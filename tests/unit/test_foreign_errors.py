@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxport.foreign_errors import first_line
+from onnxport.system.library_errors import first_line
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from onnxport.artifact.manifest import Component, Manifest, TensorSpec
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import UsageError
+from onnxport.specs import TensorSpec
 from onnxport.targets.genai_config import make_config
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.graph.inputs import random_inputs
+from onnxport.specs import TensorSpec
 
 
 @pytest.mark.parametrize("patches", [4, 48, 60, 7])

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from onnxport.checkpoint import inspect_checkpoint
-from onnxport.checkpoint_weights import only_tensorflow
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
+from onnxport.checkpoints.weight_files import only_tensorflow
 from onnxport.errors import CheckpointError
-from onnxport.hdf5_file import hdf5_fault
+from onnxport.formats.hdf5_file import hdf5_fault
 from tests.unit.checkpoints import hdf5_bytes, safetensors_bytes
 
 

@@ -13,11 +13,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxport.api.inspect import inspect
 from onnxport.artifact.folder import write_manifest
-from onnxport.artifact.manifest import TensorSpec
-from onnxport.artifact.onnxfile import write_model
 from onnxport.errors import FolderError, MissingDependencyError
-from onnxport.inspection import inspect
+from onnxport.serialization.onnxfile import write_model
+from onnxport.specs import TensorSpec
 from tests.unit.sample_manifest import make_manifest
 
 _ROWS, _COLUMNS = 64, 32
@@ -81,7 +81,7 @@ def test_a_folder_needs_no_onnx_library(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "bert")
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch']))\n"
-        "from onnxport.inspection import inspect; inspect(sys.argv[1])"
+        "from onnxport.api.inspect import inspect; inspect(sys.argv[1])"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 

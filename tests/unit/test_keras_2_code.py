@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from onnxport.sources.keras_2 import code_in
+from onnxport.sources.tensorflow.keras_2 import code_in
 
 
 def _model(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.errors import UsageError
 from onnxport.graph.inputs import random_inputs
-from onnxport.graph.last_logits import KEEP, KEEP_SPEC, keep_last_logits, kept_axes
+from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, keep_last_logits, kept_axes
 from onnxport.runtime.session import OnnxSession
+from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 
 _HIDDEN, _WORDS = 6, 10
 _HEAD = """<ir_version: 10, opset_import: ["" : 23]>
@@ -103,9 +104,9 @@ def test_the_last_logits_are_the_last_of_all(kind: str, tmp_path: Path) -> None:
         }
         (wanted, _) = before.run(None, feed)
         assert np.array_equal(after.run(None, feed)[0], wanted)  # left out: all
-        assert np.array_equal(after.run(None, feed | {KEEP: np.array(0)})[0], wanted)
+        assert np.array_equal(after.run(None, feed | {NUM_LOGITS_TO_KEEP: np.array(0)})[0], wanted)
         for count in (1, 2, 40):
-            found = after.run(None, feed | {KEEP: np.array(count)})[0]
+            found = after.run(None, feed | {NUM_LOGITS_TO_KEEP: np.array(count)})[0]
             np.testing.assert_allclose(found, wanted[:, -count:], rtol=1e-5, atol=1e-6)
 
 
@@ -127,7 +128,9 @@ def test_hidden_states_that_are_read_elsewhere_stay_whole(tmp_path: Path) -> Non
     assert keep_last_logits(model)
     ir.save(model, tmp_path / "m.onnx")
     feed = {"hidden": np.ones((2, 5, _HIDDEN), np.float32), "past_x": np.zeros((2, 0), np.float32)}
-    logits, _, before = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, feed | {KEEP: np.array(1)})
+    logits, _, before = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(
+        None, feed | {NUM_LOGITS_TO_KEEP: np.array(1)}
+    )
     assert logits.shape == (2, 1, _WORDS) and before.shape == (2, 5, _HIDDEN)
 
 
@@ -143,10 +146,10 @@ def test_the_session_knows_that_it_may_be_left_out(tmp_path: Path) -> None:
     ir.save(model, tmp_path / "m.onnx")
     session = OnnxSession(tmp_path / "m.onnx")
     assert [spec.name for spec in session.inputs] == ["hidden", "past_x"]
-    assert session.optional == (KEEP_SPEC,)
+    assert session.optional == (NUM_LOGITS_TO_KEEP_SPEC,)
     feed = {"hidden": np.ones((2, 5, _HIDDEN), np.float32), "past_x": np.zeros((2, 0), np.float32)}
     assert session.run(feed)["logits"].shape == (2, 5, _WORDS)
-    assert session.run(feed | {KEEP: 3})["logits"].shape == (2, 3, _WORDS)
+    assert session.run(feed | {NUM_LOGITS_TO_KEEP: 3})["logits"].shape == (2, 3, _WORDS)
     with pytest.raises(UsageError, match="no input"):
         session.run(feed | {"num_logits": 3})
 
@@ -157,5 +160,5 @@ def test_the_axis_has_a_name_of_its_own_and_random_inputs_ask_for_it() -> None:
         TensorSpec("present.0.key", "float32", ("batch_size", 2, "past_sequence_length + sequence_length", 8)),
     )
     assert kept_axes(outputs)[0].axes == ("batch_size", "num_logits", 10) and kept_axes(outputs)[1] == outputs[1]
-    assert random_inputs([KEEP_SPEC], {"batch_size": 2}, 100, 0)[KEEP] == 0
-    assert random_inputs([KEEP_SPEC], {"num_logits": 3}, 100, 0)[KEEP] == 3
+    assert random_inputs([NUM_LOGITS_TO_KEEP_SPEC], {"batch_size": 2}, 100, 0)[NUM_LOGITS_TO_KEEP] == 0
+    assert random_inputs([NUM_LOGITS_TO_KEEP_SPEC], {"num_logits": 3}, 100, 0)[NUM_LOGITS_TO_KEEP] == 3

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxport import specs
 from onnxport.artifact import manifest as manifest_module
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
 from onnxport.artifact.manifest_json import from_json, to_json
@@ -189,7 +190,7 @@ def test_paths_that_leave_the_folder(path: str) -> None:
 def test_every_field_is_in_the_schema() -> None:
     classes = {
         cls.__name__: cls
-        for cls in vars(manifest_module).values()
+        for cls in (*vars(manifest_module).values(), *vars(specs).values())
         if isinstance(cls, type) and dataclasses.is_dataclass(cls)
     }
     definitions = {**SCHEMA["$defs"], "Manifest": SCHEMA}

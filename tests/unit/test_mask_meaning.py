@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.graph.mask_meaning import MaskMeaning, defined, mask_meaning
+from onnxport.graph.fusion.mask_meaning import MaskMeaning, defined, mask_meaning
 
 LOWEST = np.finfo(np.float32).min
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.graph.measured_shapes import measure_shapes
+from onnxport.graph.static_shapes.measured_shapes import measure_shapes
 
 
 def value(name, shape, kind=ir.DataType.FLOAT):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxport.errors import MemoryLimitError
-from onnxport.memory import BASE_BYTES, available_bytes, memory_limit, require_memory
+from onnxport.system.memory import BASE_BYTES, available_bytes, memory_limit, require_memory
 
 GIB = 2**30
 
@@ -66,15 +66,13 @@ def test_a_limit_is_kept():
             require_memory(3 * GIB - BASE_BYTES, "Holding x", "Do y.")
         with memory_limit(4 * GIB):
             require_memory(3 * GIB - BASE_BYTES, "Holding x", "Do y.")
-    assert refused.value.message == (
-        "Holding x needs about 3.0 GiB of memory, and the limit is 2.0 GiB. Nothing was written."
-    )
+    assert refused.value.message == ("Holding x needs about 3.0 GiB of memory, and the limit is 2.0 GiB.")
     assert refused.value.hint == "Do y. The limit is 80 % of what is free, or --memory-limit."
     require_memory(2**60, "Outside of a conversion", "")
 
 
 def test_the_limit_is_a_share_of_what_is_free(monkeypatch):
-    monkeypatch.setattr("onnxport.memory.available_bytes", lambda: 10 * GIB)
+    monkeypatch.setattr("onnxport.system.memory.available_bytes", lambda: 10 * GIB)
     with memory_limit(None):
         require_memory(8 * GIB - BASE_BYTES, "x", "y")
         with pytest.raises(MemoryLimitError):

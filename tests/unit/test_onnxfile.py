@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from onnxport.artifact.onnxfile import needs_external, write_model
-from onnxport.artifact.protobuf import varint
 from onnxport.errors import ExportError, MissingDependencyError, OutputError
+from onnxport.formats.protobuf_wire import varint
+from onnxport.serialization.onnxfile import needs_external, write_model
 from tests.unit.graphs import check_hashes, model_of, run, tensor, values_of
 
 RNG = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_an_old_data_file_does_not_stay_with_a_graph_without_one(tmp_path: Path)
 
 @pytest.mark.parametrize("external", [False, True])
 def test_progress_counts_every_streamed_byte(external: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxport.artifact.tensor_bytes.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("onnxport.serialization.tensor_bytes.BLOCK_BYTES", 1000)
     seen: list[int] = []
     big, turned = tensor(np.ones(700, np.float64), "a"), tensor(np.arange(4000).reshape(20, 200).T, "b")
     model = model_of(big, turned, tensor(np.ones(3), "c"))
@@ -287,7 +287,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
 def test_any_model(tmp_path: Path, arrays: list[np.ndarray[Any, Any]], block: int) -> None:
     model = model_of(*(tensor(array, f"w{index}") for index, array in enumerate(arrays)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxport.artifact.tensor_bytes.BLOCK_BYTES", block)
+        patch.setattr("onnxport.serialization.tensor_bytes.BLOCK_BYTES", block)
         write_model(model, tmp_path / "ours.onnx", external=False)
         write_model(model, tmp_path / "outside.onnx", external=True)
     ir.save(model, tmp_path / "theirs.onnx")
@@ -306,7 +306,7 @@ MEMORY_SCRIPT = """
     import resource, sys
     from pathlib import Path
     import numpy as np, onnx, onnx_ir as ir
-    from onnxport.artifact.onnxfile import write_model
+    from onnxport.serialization.onnxfile import write_model
 
     def peak():  # bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

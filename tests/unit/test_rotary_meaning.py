@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.graph.rotary_meaning import rotary_meaning
+from onnxport.graph.fusion.rotary_meaning import rotary_meaning
 
 HEADS, FEATURES, LONGEST = 2, 16, 90
 

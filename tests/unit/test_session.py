@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from onnxport.artifact.folder import write_manifest
-from onnxport.artifact.manifest import Component, Manifest, Restriction, TensorSpec
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.session import OnnxSession, check_sizes
+from onnxport.specs import Restriction, TensorSpec
 
 onnx = pytest.importorskip("onnx")
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxport.artifact.data_files import data_files, data_name
-from onnxport.artifact.layout import lay_out
-from onnxport.artifact.onnxfile import write_cost, write_model
-from onnxport.artifact.staging import stage_file
 from onnxport.errors import ExportError
+from onnxport.publishing.staging import stage_file
+from onnxport.serialization.layout import lay_out
+from onnxport.serialization.onnxfile import write_cost, write_model
 from tests.unit.graphs import check_hashes, locations, model_of, sum_model, tensor, values_of
 from tests.unit.sample_folder import tree
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from onnxport.graph.skip_norm import fuse_skip_norms
+from onnxport.graph.fusion.skip_norm import fuse_skip_norms
 
 FEATURES = 6
 

@@ -16,10 +16,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxport.artifact import tensor_bytes
-from onnxport.artifact.onnxfile import write_model
-from onnxport.artifact.tensor_bytes import StreamsBytes, tensor_blocks
 from onnxport.errors import ExportError
+from onnxport.serialization import tensor_bytes
+from onnxport.serialization.onnxfile import write_model
+from onnxport.serialization.tensor_bytes import StreamsBytes, tensor_blocks
 from tests.unit.graphs import Streaming, check_hashes, model_of, run, stored, tensor, values_of
 
 RNG = np.random.default_rng(2)
@@ -188,8 +188,8 @@ MEMORY_SCRIPT = """
     import resource, sys
     from pathlib import Path
     import numpy as np, onnx, onnx_ir as ir
-    from onnxport.artifact.onnxfile import write_model
-    from onnxport.artifact.written import check_written
+    from onnxport.serialization.onnxfile import write_model
+    from onnxport.serialization.written_model import check_written
     from tests.unit.graphs import model_of
 
     def peak():  # bytes

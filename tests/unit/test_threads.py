@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxport.threads import worth_threads
+from onnxport.system.threads import worth_threads
 
 
 def test_a_decoder_of_92m_parameters_reads_three_rows_of_71_tokens_on_one_thread():

@@ -6,18 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxport.samples.base import Arrays
-from onnxport.samples.declared import Declared, DeclaredSampler, declared_sampler
+from onnxport.dummy_inputs.base import Arrays
+from onnxport.dummy_inputs.declared import DeclaredInputGenerator
+from onnxport.dummy_inputs.input_ranges import declared_generator
+from onnxport.sources.base import Declared
 
 
-def _sampler(function: Callable[[Arrays], object], *inputs: Declared) -> DeclaredSampler:
+def _generator(function: Callable[[Arrays], object], *inputs: Declared) -> DeclaredInputGenerator:
     def runs(arrays: Arrays) -> Arrays | None:
         try:
             return {"y": np.asarray(function(arrays))}
         except Exception:
             return None
 
-    return declared_sampler(inputs, runs)
+    return declared_generator(inputs, runs)
 
 
 def _take(table: np.ndarray) -> Callable[[Arrays], object]:
@@ -30,17 +32,17 @@ def _take(table: np.ndarray) -> Callable[[Arrays], object]:
 
 
 def test_indices_stay_in_the_table() -> None:
-    sampler = _sampler(_take(np.ones(40)), Declared("ids", "int32", (None, None)))
+    generator = _generator(_take(np.ones(40)), Declared("ids", "int32", (None, None)))
     for seed in range(4):
-        ids = sampler.make({"batch_size": 3, "sequence_length": 50}, seed=seed)["ids"]
+        ids = generator.make({"batch_size": 3, "sequence_length": 50}, seed=seed)["ids"]
         assert ids.min() >= 0 and 20 <= ids.max() < 32
 
 
 def test_negative_numbers_and_small_ones_where_any_number_is_taken() -> None:
-    sampler = _sampler(lambda arrays: arrays["x"] // 3, Declared("x", "int64", (None, None)))
+    generator = _generator(lambda arrays: arrays["x"] // 3, Declared("x", "int64", (None, None)))
     sizes = {"batch_size": 4, "sequence_length": 60}
-    assert sampler.make(sizes, seed=2)["x"].min() >= 0
-    numbers = sampler.make(sizes, seed=3)["x"]
+    assert generator.make(sizes, seed=2)["x"].min() >= 0
+    numbers = generator.make(sizes, seed=3)["x"]
     assert 0.3 < (numbers < 0).mean() < 0.7
     assert (np.abs(numbers) < 10).sum() > 20 and np.abs(numbers).max() > 2**12
 
@@ -51,8 +53,8 @@ def test_no_zero_among_divisors() -> None:
             raise ZeroDivisionError
         return 1 / arrays["x"]
 
-    sampler = _sampler(function, Declared("x", "int32", (None, 8)))
-    assert all((sampler.make({"batch_size": 9}, seed=seed)["x"] != 0).all() for seed in range(4))
+    generator = _generator(function, Declared("x", "int32", (None, 8)))
+    assert all((generator.make({"batch_size": 9}, seed=seed)["x"] != 0).all() for seed in range(4))
 
 
 def test_an_index_into_another_input_is_small_enough_for_the_shortest() -> None:
@@ -61,14 +63,14 @@ def test_an_index_into_another_input_is_small_enough_for_the_shortest() -> None:
             raise IndexError
         return arrays["x"][:, arrays["index"]]
 
-    sampler = _sampler(function, Declared("x", "float32", (None, None)), Declared("index", "int32", (3,)))
-    assert sampler.make({"batch_size": 2, "sequence_length": 5})["index"].max() < 4
+    generator = _generator(function, Declared("x", "float32", (None, None)), Declared("index", "int32", (3,)))
+    assert generator.make({"batch_size": 2, "sequence_length": 5})["index"].max() < 4
 
 
 def test_axes_that_must_be_equal_share_a_knob_whatever_their_places() -> None:
     a, b = Declared("a", "float32", (None, 3, None)), Declared("b", "float32", (None, None, 4))
-    sampler = _sampler(lambda arrays: arrays["a"] @ arrays["b"], a, b)
-    assert sampler.places["a", 2] == sampler.places["b", 1] == "sequence_length"
+    generator = _generator(lambda arrays: arrays["a"] @ arrays["b"], a, b)
+    assert generator.places["a", 2] == generator.places["b", 1] == "sequence_length"
 
 
 def test_pairs_of_axes_get_names_of_their_own() -> None:
@@ -82,7 +84,7 @@ def test_pairs_of_axes_get_names_of_their_own() -> None:
         Declared("q", "float32", (None, None, 4)), Declared("k", "float32", (None, None, 4)),
         Declared("allowed", "bool", (None, None, None)),
     )  # fmt: skip
-    places = _sampler(function, *inputs).places
+    places = _generator(function, *inputs).places
     assert places["q", 1] == places["allowed", 1] != places["k", 1] == places["allowed", 2]
 
 
@@ -91,19 +93,19 @@ def test_a_mask_of_pairs_with_four_axes_is_no_image() -> None:
         return arrays["x"] @ arrays["x"].transpose(0, 2, 1) + arrays["attention_mask"][:, 0]
 
     mask = Declared("attention_mask", "float32", (None, 1, None, None))
-    places = _sampler(function, Declared("x", "float32", (None, None, 8)), mask).places
+    places = _generator(function, Declared("x", "float32", (None, None, 8)), mask).places
     assert places["x", 1] == places["attention_mask", 2] == places["attention_mask", 3]
 
 
 def test_names_of_axes_are_words() -> None:
     spec = Declared("my input-1", "float32", (None, 2, None))
-    assert _sampler(lambda arrays: arrays["my input-1"], spec).places["my input-1", 2] == "my_input_1_dim_2"
+    assert _generator(lambda arrays: arrays["my input-1"], spec).places["my input-1", 2] == "my_input_1_dim_2"
 
 
 def test_numbers_beyond_six_and_masks_of_pairs_with_gaps() -> None:
     inputs = (Declared("x", "float32", (None, 400)), Declared("attention_mask", "bool", (None, 20, 20)))
-    sampler = _sampler(lambda arrays: arrays["x"], *inputs)
-    first, second = (sampler.make({knob.name: 4 for knob in sampler.knobs}, seed=seed) for seed in (0, 1))
+    generator = _generator(lambda arrays: arrays["x"], *inputs)
+    first, second = (generator.make({dim.name: 4 for dim in generator.dims}, seed=seed) for seed in (0, 1))
     assert np.abs(first["x"]).max() < 6 < second["x"].max()
     assert first["attention_mask"].all() and 0.5 < second["attention_mask"].mean() < 0.9
     assert second["attention_mask"].any(-1).all()

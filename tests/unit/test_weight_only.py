@@ -10,8 +10,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from onnxport.graph import blocks
-from onnxport.graph.weight_only import (
+from onnxport.graph.quantization import blocks
+from onnxport.graph.quantization.weight_only import (
     FLOAT_ACTIVATIONS,
     find_weights,
     load_graph,

@@ -17,15 +17,9 @@ from typing import Any
 
 from onnxport.artifact.card_calls import call_of, javascript_dtype
 from onnxport.artifact.data_files import data_name
-from onnxport.artifact.manifest import (
-    CaseCheck,
-    Component,
-    Manifest,
-    OutputCheck,
-    TensorSpec,
-    Verification,
-)
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import FolderError, MissingDependencyError, TaskError
+from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.tasks import MODULE, find_task
 
 CARD_NAME = "README.md"

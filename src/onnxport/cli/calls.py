@@ -25,34 +25,34 @@ class Call:
     keywords: dict[str, Any] = field(default_factory=dict)
 
 
-def calls_for(task: Task, inputs: Sequence[str], nlp: Any) -> list[Call]:
+def calls_for(task: Task, inputs: Sequence[str], pipeline: Any) -> list[Call]:
     """One call for every input, or one for all of them where they belong together.
 
     Raises:
         UsageError: too few or too many inputs for the task, or a file that cannot be read.
     """
-    return _BY_TASK.get(task.name, _BY_KIND.get(task.kind, _texts))(task, list(inputs), nlp)
+    return _BY_TASK.get(task.name, _BY_KIND.get(task.kind, _texts))(task, list(inputs), pipeline)
 
 
-def _texts(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+def _texts(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(text, (text,)) for text in inputs]
 
 
-def _images(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+def _images(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(name, (read_image(name),)) for name in inputs]
 
 
-def _sounds(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+def _sounds(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     from onnxport.cli.sound import read_wav
 
-    rate = getattr(nlp.feature_extractor, "sampling_rate", None)
+    rate = getattr(pipeline.feature_extractor, "sampling_rate", None)
     if rate is None:
         raise UsageError("The folder does not say which sampling rate its model wants.")
     return [Call(name, ({"raw": read_wav(Path(name), rate), "sampling_rate": rate},)) for name in inputs]
 
 
 def _pair(first: str, second: str) -> Callable[[Task, list[str], Any], list[Call]]:
-    def build(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+    def build(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
         _expect(task, len(inputs) == 2)
         return [Call(inputs[0], keywords={first: inputs[0], second: inputs[1]})]
 
@@ -60,7 +60,7 @@ def _pair(first: str, second: str) -> Callable[[Task, list[str], Any], list[Call
 
 
 def _labelled(read: Callable[[str], Any]) -> Callable[[Task, list[str], Any], list[Call]]:
-    def build(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+    def build(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
         _expect(task, len(inputs) == 2)
         labels = [label.strip() for label in inputs[1].split(",") if label.strip()]
         _expect(task, bool(labels))
@@ -69,21 +69,21 @@ def _labelled(read: Callable[[str], Any]) -> Callable[[Task, list[str], Any], li
     return build
 
 
-def _choices(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+def _choices(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     _expect(task, len(inputs) > 2)
     return [Call(inputs[0], (inputs[0],), {"choices": inputs[1:]})]
 
 
-def _asked(task: Task, inputs: list[str], nlp: Any) -> list[Call]:
+def _asked(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     """An image, or several, and last what is asked about them."""
     _expect(task, len(inputs) > 1)
     images, text = [read_image(name) for name in inputs[:-1]], inputs[-1]
-    if getattr(nlp.processor, "chat_template", None):
+    if getattr(pipeline.processor, "chat_template", None):
         said = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
         return [Call(text, ([{"role": "user", "content": said}],), {"return_full_text": False})]
-    from onnxport.pipelines.image_marker import image_marker
+    from onnxport.dummy_inputs.image_marker import image_marker
 
-    marker = image_marker(nlp.processor, nlp.model.config.image_token_id, images[0])
+    marker = image_marker(pipeline.processor, pipeline.model.config.image_token_id, images[0])
     if marker not in text:
         text = f"{marker * len(images)}\n{text}"
     return [Call(inputs[-1], (images,), {"text": text, "return_full_text": False})]

@@ -9,10 +9,10 @@ import typer
 
 from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
 from onnxport.cli.sizes import parse_size
-from onnxport.errors import UsageError
+from onnxport.errors import UsageError, nothing_written
 
 if TYPE_CHECKING:
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion
 
 
 def convert(
@@ -131,7 +131,7 @@ def convert(
         options["memory_limit"] = parse_size(memory_limit, "--memory-limit")
     if target is not None:
         _check_target(target, output)
-    from onnxport.conversion import convert as convert_model
+    from onnxport.api.convert import convert as convert_model
 
     with shell.working() as reporter:
         conversion = convert_model(
@@ -152,7 +152,8 @@ def convert(
     if target is not None and conversion.passed:
         from onnxport.cli.target import write_target
 
-        written = write_target(shell, target, output)
+        with nothing_written(f"{output} was written and verified; the files for {target} were not."):
+            written = write_target(shell, target, output)
     _show(shell, conversion, written)
     return 0 if conversion.passed else 1
 
@@ -169,12 +170,12 @@ def _check_target(name: str, output: Path) -> None:
     find_target(name)
     if name in APART:
         raise UsageError(
-            f"A folder for {name} is another folder than the one that is converted. Nothing was written.",
+            f"A folder for {name} is another folder than the one that is converted.",
             hint=f"onnxport convert MODEL {output}, then onnxport target {name} {output} OTHER",
         )
     if output.suffix == ".onnx":
         raise UsageError(
-            f"--target {name} needs a folder, and {output.name} is one file. Nothing was written.",
+            f"--target {name} needs a folder, and {output.name} is one file.",
             hint=f"Give a folder: {output.with_suffix('')}",
         )
 

@@ -21,12 +21,12 @@ class Embedded:
     embedding: NDArray[np.float32] | None
 
 
-def embed(nlp: Any, texts: Sequence[str]) -> list[Embedded]:
+def embed(pipeline: Any, texts: Sequence[str]) -> list[Embedded]:
     """Run a feature-extraction pipeline's model on every text; all of its outputs are kept."""
     found = []
     for text in texts:
-        # `nlp(text)` would return the first output only.
-        outputs = nlp.forward(nlp.preprocess(text, truncation=True))
+        # `pipeline(text)` would return the first output only.
+        outputs = pipeline.forward(pipeline.preprocess(text, truncation=True))
         arrays = {name: np.asarray(value) for name, value in outputs.items()}
         sentence = arrays.get("sentence_embedding")
         shapes = {name: list(array.shape) for name, array in arrays.items()}

@@ -10,7 +10,7 @@ import typer
 from onnxport.cli.shell import Json, Verbose, shell_of
 
 if TYPE_CHECKING:
-    from onnxport.inspection import Inspection
+    from onnxport.api.inspect import Inspection
 
 
 def inspect(
@@ -21,7 +21,7 @@ def inspect(
 ) -> int:
     """Show inputs, outputs, axes, operators, size, parameters, precision and evidence."""
     shell = shell_of(context, json=json, verbose=verbose)
-    from onnxport.inspection import inspect as inspect_path
+    from onnxport.api.inspect import inspect as inspect_path
 
     with shell.working():
         found = inspect_path(path)

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from onnxport.cli import after, convert, env, inspect, run, target, tasks, verify
+from onnxport.cli import convert, env, inspect, optimize, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.shell import ClosedOutput, Shell
-from onnxport.errors import OnnxPortError
+from onnxport.errors import OnnxPortError, nothing_written
 
 _INTERRUPTED, _CLOSED, _UNEXPECTED = 130, 141, 2
 # typer brings its own copy of click or uses an installed one, and names these classes nowhere:
@@ -29,13 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("convert")(convert.convert)
+app.command("convert")(nothing_written()(convert.convert))
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
-app.command("optimize")(after.optimize)
-app.command("quantize")(after.quantize)
-app.command("target")(target.target)
+app.command("optimize")(nothing_written()(optimize.optimize))
+app.command("quantize")(nothing_written()(optimize.quantize))
+app.command("target")(nothing_written()(target.target))
 app.command("tasks")(tasks.tasks)
 app.add_typer(env.app, name="env")
 

@@ -48,7 +48,7 @@ def run(
     shell = shell_of(context, json=json, verbose=verbose)
     with shell.working():
         from onnxport.artifact.folder import read_folder
-        from onnxport.cli.writing import settings_of, write_texts, writes
+        from onnxport.cli.generate import settings_of, write_texts, writes
 
         folder = folder.expanduser()
         manifest = read_folder(folder)
@@ -72,9 +72,9 @@ def run(
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
-            nlp = _load(folder, component, row.name)
-            calls = calls_for(row, inputs, nlp)
-            answers = [_answering(nlp, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
+            pipeline = _load(folder, component, row.name)
+            calls = calls_for(row, inputs, pipeline)
+            answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
             document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
     if json:
@@ -112,7 +112,7 @@ def _load(folder: Path, component: str, task: str) -> Any:
 
     if component == "model":
         return pipeline(task, model=str(folder))
-    from onnxport.pipelines.onnx_model import load_onnx_model
+    from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder, component)
     # Where a live model was loaded from is where its tokenizer or processor is looked for.

@@ -54,9 +54,9 @@ class Shell:
     @contextmanager
     def working(self) -> Iterator[Console]:
         """Where library functions are called: what third parties print is kept, not shown."""
-        from onnxport.quiet import quiet
+        from onnxport.system.output_capture import capture_process
 
-        with quiet() as said:
+        with capture_process() as said:
             self._said = said
             yield self.console
 
@@ -92,7 +92,7 @@ class Shell:
         """
         message, hint = str(error), None
         if isinstance(error, OnnxPortError):
-            message, hint = error.message, error.hint
+            message, hint = error.text, error.hint
         elif not expected:
             lines = message.strip().splitlines()
             message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

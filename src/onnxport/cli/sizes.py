@@ -34,10 +34,10 @@ def parse_size(text: str, option: str) -> int:
     match = _SIZE.fullmatch(text)
     unit = _UNITS.get(match[2].lower()) if match is not None else None
     if match is None or unit is None:
-        raise UsageError(f"{option} {text!r} is not a size. Nothing was written.", hint=hint)
+        raise UsageError(f"{option} {text!r} is not a size.", hint=hint)
     # Digits without end would cost time; that many are too many in any unit.
     size = int(Decimal(match[1]) * unit) if len(match[1]) <= 40 else -1
     if not 1 <= size <= _LARGEST:
         what = "too small: it is less than one byte" if size == 0 else "too large"
-        raise UsageError(f"{option} {text!r} is {what}. Nothing was written.", hint=hint)
+        raise UsageError(f"{option} {text!r} is {what}.", hint=hint)
     return size

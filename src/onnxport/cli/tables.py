@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from onnxport.artifact.manifest import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
+from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
 from onnxport.tasks import Task
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from onnxport.api.inspect import GraphInspection
     from onnxport.environments import Status
-    from onnxport.inspection import GraphInspection
 
 _MOST_OPERATORS = 12
 _NUMBERS = ("abs error", "rel error", "tolerance")

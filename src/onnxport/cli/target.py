@@ -44,9 +44,7 @@ def write_target(shell: Shell, name: str, folder: Path, component: str = "model"
 
     write = find_target(name)
     if output is not None and name not in APART:
-        raise UsageError(
-            f"The target {name} writes into the folder itself. Nothing was written.", hint=f"Leave {output} out."
-        )
+        raise UsageError(f"The target {name} writes into the folder itself.", hint=f"Leave {output} out.")
     where = {"output": output} if name in APART else {}
     with shell.working() as reporter, reporter.step(f"Write for {name}") as line:
         file = write(folder, component=component, **where)

@@ -10,7 +10,7 @@ import typer
 from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
 
 if TYPE_CHECKING:
-    from onnxport.check import VerifiedFolder
+    from onnxport.artifact.results import VerifiedFolder
 
 
 def verify(
@@ -35,7 +35,7 @@ def verify(
 ) -> int:
     """Check the files of a folder against their recorded sha256, and the graph against its source."""
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
-    from onnxport.check import verify as verify_folder
+    from onnxport.api.verify import verify as verify_folder
 
     with shell.working() as reporter:
         result = verify_folder(

@@ -11,9 +11,8 @@ Nothing here imports a framework, or pip.
 from __future__ import annotations
 
 from onnxport.environments.call import call_in
-from onnxport.environments.creation import create
+from onnxport.environments.creation import create, remove
 from onnxport.environments.definition import ENVIRONMENTS, Definition, find_definition
-from onnxport.environments.removal import remove
 from onnxport.environments.state import State, Status, require, status_of, statuses
 
 __all__ = [

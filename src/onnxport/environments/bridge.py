@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnxport
-
 
 @contextmanager
 def bridge() -> Iterator[Path]:
     """A temporary folder to put on the path of a process: in it is `onnxport`, a link, or a copy where links fail."""
-    package = Path(onnxport.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory(prefix="onnxport-bridge-", ignore_cleanup_errors=True) as folder:
         target = Path(folder) / package.name
         try:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,14 +19,13 @@ from onnxport.environments.bridge import bridge
 from onnxport.environments.definition import find_definition
 from onnxport.environments.locks import using
 from onnxport.environments.processes import clean_variables, kill_group, printed, read_back
-from onnxport.environments.relay import Relay
 from onnxport.environments.state import require
 from onnxport.environments.wire import error_of, plain_arguments, result_of
 from onnxport.errors import ManagedEnvironmentError
-from onnxport.progress import Reporter
-from onnxport.quiet import quiet
+from onnxport.progress import Reporter, Step
+from onnxport.system.output_capture import capture_thread
 
-_WORKER = "onnxport.environments.worker"
+_WORKER = "onnxport._worker"
 # For a worker that was told to stop, or has given its result: staging folders are removed in it.
 GRACE_SECONDS = 30.0
 
@@ -54,7 +54,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
     request = json.dumps({"function": function, "arguments": sent}).encode() + b"\n"
     with using(environment_name) as held:
         python = require(environment_name)
-        with quiet(), printed() as log, bridge() as path:
+        with capture_thread(), printed() as log, bridge() as path:
             worker = _start(python, path, log, held)
             last = _converse(worker, request, reporter, log)
             said = read_back(log)
@@ -68,7 +68,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
         raise error_of(last)
     if last["event"] == "unexpected":
         raise ManagedEnvironmentError(
-            f"In the environment {environment_name}: {last['class']}: {last['message']}. Nothing was written.",
+            f"In the environment {environment_name}: {last['class']}: {last['message']}.",
             hint="This is a bug in onnxport; the command line shows more of it with --verbose.",
         )
     return result_of(last)
@@ -157,6 +157,54 @@ def _ended(environment: str, code: int, said: str) -> ManagedEnvironmentError:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     words = f" The last line it printed: {lines[-1][:300]}" if lines else " It printed nothing."
     return ManagedEnvironmentError(
-        f"The process in the environment {environment} {how} before it gave a result. Nothing was written.{words}",
+        f"The process in the environment {environment} {how} before it gave a result.{words}",
         hint=hint,
     )
+
+
+class _NotDone(Exception):
+    """Ends a step that failed in the worker; what it failed with follows as a message of its own."""
+
+
+class Relay:
+    """Opens and closes steps as messages say. Leaving the block closes what is still open, as failed."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._open: list[tuple[AbstractContextManager[Step], Step]] = []
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._close(ok=False)
+
+    def handle(self, message: Mapping[str, Any]) -> bool:
+        """Show a message; False if it is none about steps and notes."""
+        event = message["event"]
+        if event == "begin":
+            manager = self._reporter.step(message["title"])
+            self._open.append((manager, manager.__enter__()))
+        elif event == "advance" and self._open:
+            self._open[-1][1].advance(message["done"], message["total"])
+        elif event == "end" and self._open:
+            if message["summary"] is not None:
+                self._open[-1][1].done(message["summary"])
+            self._close(ok=message["ok"])
+        elif event == "note":
+            self._reporter.note(message["text"])
+        else:
+            return event in ("advance", "end")
+        return True
+
+    def _close(self, *, ok: bool) -> None:
+        manager, _ = self._open.pop()
+        if ok:
+            manager.__exit__(None, None, None)
+            return
+        error = _NotDone()
+        try:
+            manager.__exit__(_NotDone, error, None)
+        except _NotDone:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import sys
@@ -10,11 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from onnxport.artifact.destination import check_free_space, check_parent, write_errors
 from onnxport.environments.bridge import bridge
 from onnxport.environments.definition import Definition
 from onnxport.environments.locks import changing
-from onnxport.environments.packages import forget_unfinished, installed
 from onnxport.environments.places import HOME_VARIABLE, disk_bytes, folder_of, python_of
 from onnxport.environments.processes import clean_variables, printed, read_back, run
 from onnxport.environments.state import (
@@ -28,9 +27,10 @@ from onnxport.environments.state import (
     unmark,
     was_begun,
 )
-from onnxport.errors import ManagedEnvironmentError, OutputError
+from onnxport.errors import ManagedEnvironmentError, OutputError, UsageError, nothing_written
 from onnxport.progress import Reporter, Silent
-from onnxport.quiet import quiet
+from onnxport.publishing.destination import check_free_space, check_parent, write_errors
+from onnxport.system.output_capture import capture_thread
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 _MOST_MESSAGE = 500
@@ -51,13 +51,15 @@ def create(definition: Definition, reporter: Reporter | None = None) -> Status:
     folder = folder_of(definition.name)
     if state_of(definition) is State.WHOLE:
         return status_of(definition)
-    require_python(definition, sys.version_info[:2])
-    require_own(folder)
-    check_parent(folder)
+    with nothing_written():
+        require_python(definition, sys.version_info[:2])
+        require_own(folder)
+        check_parent(folder)
     with write_errors(folder), changing(definition.name) as held:
         if state_of(definition) is not State.WHOLE:  # another process may have made it meanwhile
-            _require_space(definition, folder)
-            with quiet(), printed() as log:
+            with nothing_written():
+                _require_space(definition, folder)
+            with capture_thread(), printed() as log:
                 _make(definition, folder, reporter, _Commands(log, held))
     return status_of(definition)
 
@@ -72,7 +74,7 @@ def require_python(definition: Definition, version: tuple[int, int]) -> None:
         (major, first), (_, below) = definition.python_from, definition.python_below
         raise ManagedEnvironmentError(
             f"The packages of {definition.name} exist for Python {major}.{first} to {major}.{below - 1}, and this is "
-            f"Python {version[0]}.{version[1]}. Nothing was written.",
+            f"Python {version[0]}.{version[1]}.",
             hint=f"Install onnxport with one of these, and run there: onnxport env create {definition.name}",
         )
 
@@ -85,7 +87,7 @@ def require_own(folder: Path) -> None:
     """
     if folder.is_symlink():
         raise OutputError(
-            f"{folder} is a symbolic link. Nothing was written.",
+            f"{folder} is a symbolic link.",
             hint=f"Delete it, and set {HOME_VARIABLE} to have environments on another disk.",
         )
 
@@ -183,3 +185,66 @@ def last_words(text: str) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     words = " ".join(errors[-3:] or lines[-2:]) or "it said nothing."
     return words if len(words) <= _MOST_MESSAGE else "... " + words[-_MOST_MESSAGE:]
+
+
+def remove(definition: Definition, reporter: Reporter | None = None) -> Status:
+    """Delete the environment. Interrupted, it leaves an incomplete one, which can be removed or completed.
+
+    Returns:
+        What was there.
+
+    Raises:
+        UsageError: there is none.
+        ManagedEnvironmentError: a process uses it.
+        OutputError: its folder is a link, or cannot be written.
+    """
+    reporter = reporter or Silent()
+    folder = folder_of(definition.name)
+    if not os.path.lexists(folder):
+        raise UsageError(
+            f"There is no environment {definition.name} at {folder}. Nothing was removed.", hint="onnxport env list"
+        )
+    require_own(folder)
+    with write_errors(folder), changing(definition.name):
+        status = status_of(definition)
+        with reporter.step("Remove environment") as step:
+            unmark(folder)
+            shutil.rmtree(folder)
+            step.done(f"{status.size_bytes / 1e6:.0f} MB")
+    return status
+
+
+def site_packages(folder: Path) -> list[Path]:
+    """The folders of the environment `folder` that hold packages."""
+    return [
+        path for path in (*folder.glob("lib/python*/site-packages"), folder / "Lib" / "site-packages") if path.is_dir()
+    ]
+
+
+def installed(folder: Path) -> list[Path]:
+    """The metadata folders of all packages in the environment `folder`."""
+    return sorted(path for place in site_packages(folder) for path in place.glob("*.dist-info"))
+
+
+def forget_unfinished(folder: Path) -> list[str]:
+    """Delete the metadata of packages that are not whole, so that pip installs them again.
+
+    Returns:
+        The names of these metadata folders.
+    """
+    unfinished = [path for path in installed(folder) if not _is_whole(path)]
+    for path in unfinished:
+        shutil.rmtree(path)
+    return [path.name for path in unfinished]
+
+
+def _is_whole(metadata: Path) -> bool:
+    try:
+        with (metadata / "RECORD").open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+        if f"{metadata.name}/INSTALLER" not in {row[0].replace("\\", "/") for row in rows}:
+            return False
+        # Files without a size are those that are made from others.
+        return all((metadata.parent / row[0]).stat().st_size == int(row[2]) for row in rows if len(row) > 2 and row[2])
+    except (OSError, ValueError, csv.Error):
+        return False

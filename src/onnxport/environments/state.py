@@ -87,7 +87,7 @@ def require(name: str) -> Path:
         State.OUTDATED: "was made for another version of onnxport",
     }[state]
     raise MissingDependencyError(
-        f"{definition.purpose} need the environment {name}, which {what}. Nothing was written.",
+        f"{definition.purpose} need the environment {name}, which {what}.",
         hint=f"onnxport env create {name}",
     )
 

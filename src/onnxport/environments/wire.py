@@ -11,9 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxport import errors
-from onnxport.artifact.manifest import Manifest, Verification
+from onnxport.artifact.manifest import Manifest
 from onnxport.artifact.manifest_json import from_plain, to_plain
 from onnxport.errors import OnnxPortError, UsageError, VerificationError
+from onnxport.specs import Verification
 
 # The public functions of onnxport that a worker calls, and no other.
 FUNCTIONS = ("convert", "verify")
@@ -27,7 +28,7 @@ def plain_arguments(environment: str, function: str, arguments: Mapping[str, Any
     """
     if function not in FUNCTIONS:
         raise UsageError(
-            f"`{function}` cannot be called in the environment {environment}. Nothing was written.",
+            f"`{function}` cannot be called in the environment {environment}.",
             hint=f"What can be called there: {', '.join(FUNCTIONS)}.",
         )
     return {name: _plain(value, name, environment) for name, value in arguments.items()}
@@ -44,7 +45,7 @@ def _plain(value: Any, name: str, environment: str) -> Any:
         return {key: _plain(item, name, environment) for key, item in value.items()}
     raise UsageError(
         f"`{name}` is an object of class {type(value).__name__}, and this runs in another process, in the environment "
-        f"{environment}: only names, paths, numbers and lists of them can be sent there. Nothing was written.",
+        f"{environment}: only names, paths, numbers and lists of them can be sent there.",
         hint="Give the name or the folder that it was loaded from.",
     )
 
@@ -55,8 +56,7 @@ def result_message(result: Any) -> dict[str, Any]:
     Raises:
         TypeError: a result of another class than the allowed functions have.
     """
-    from onnxport.check import VerifiedFolder
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion, VerifiedFolder
 
     if isinstance(result, Conversion):
         value: dict[str, Any] = {
@@ -84,8 +84,7 @@ def result_message(result: Any) -> dict[str, Any]:
 
 def result_of(message: Mapping[str, Any]) -> Any:
     """The result in a message."""
-    from onnxport.check import VerifiedFolder
-    from onnxport.conversion import Conversion
+    from onnxport.artifact.results import Conversion, VerifiedFolder
 
     value = message["value"]
     if message["class"] == "Conversion":
@@ -115,6 +114,7 @@ def error_message(error: OnnxPortError) -> dict[str, Any]:
         "event": "error",
         "class": names[0],
         "message": error.message,
+        "outcome": error.outcome,
         "hint": error.hint,
         "verification": _evidence(error.verification) if isinstance(error, VerificationError) else None,
     }
@@ -125,8 +125,10 @@ def error_of(message: Mapping[str, Any]) -> OnnxPortError:
     cls = getattr(errors, str(message["class"]))
     if issubclass(cls, VerificationError):
         verification = _verification(message["verification"])
-        return cls(message["message"], hint=message["hint"], verification=verification)
-    found: OnnxPortError = cls(message["message"], hint=message["hint"])
+        found: OnnxPortError = cls(message["message"], hint=message["hint"], verification=verification)
+    else:
+        found = cls(message["message"], hint=message["hint"])
+    found.outcome = message["outcome"]
     return found
 
 

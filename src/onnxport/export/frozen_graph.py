@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from onnxport.sources.tensorflow import tensorflow
+from onnxport.sources.tensorflow.source import tensorflow
 
 # Elements; the same as `graph.simplify`: smaller ones are folded as numbers.
 _LARGE = 8192

@@ -47,7 +47,7 @@ def choose_opset(requested: int | None, framework: str = "pt") -> int:
         return usual
     if not oldest <= requested <= limit:
         raise UsageError(
-            f"Opset {requested} is out of range: {oldest} to {limit} can be written and run here. Nothing was written.",
+            f"Opset {requested} is out of range: {oldest} to {limit} can be written and run here.",
             hint=f"Use --opset {oldest if requested < oldest else limit}, or leave it out for {usual}.",
         )
     return requested
@@ -71,7 +71,7 @@ def require_opset(model: onnx_ir.Model, opset: int) -> None:
         version_converter.convert_version(model, opset, fallback=True)
     if model.opset_imports.get("") != opset:
         raise ExportError(
-            f"torch.onnx could not write opset {opset} for this model; it gave {captured}. Nothing was written.",
+            f"torch.onnx could not write opset {opset} for this model; it gave {captured}.",
             hint=f"Use --opset {captured}.",
         )
 

@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.manifest import Restriction
 from onnxport.errors import ExportError
-from onnxport.export.capture import Captured
+from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.shapes import Signature, axis_values, first_line, infer_signature
-from onnxport.sources.pytorch import TorchSource, selected_outputs, without_cache
+from onnxport.export.signature import Signature, axis_values, first_line, infer_signature
+from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
+from onnxport.specs import Restriction
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -57,7 +57,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
     Raises:
         ExportError: torch cannot capture the model; nothing was written.
     """
-    sampler = signature.sampler
+    generator = signature.generator
     dims = _Dims(_known_bounds(signature) | _joint_bounds(signature), dict(signature.multiples))
     deferred = False
     for _ in range(_ATTEMPTS):
@@ -69,7 +69,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
                 continue
             learned = _learn(str(error), dims, signature)
             if learned:
-                signature = infer_signature(source, sampler, (*_lasting(signature), *learned))
+                signature = infer_signature(source, generator, (*_lasting(signature), *learned))
                 dims.multiples.update(signature.multiples)
             elif learned is None and not deferred:
                 deferred = True  # guards on values become checks at run time, which ONNX does not carry
@@ -77,7 +77,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
                 raise _failure(source, error) from error
         else:
             return Captured(program, _with_dims(signature, dims))
-    raise ExportError(f"{source.architecture}: torch.export asked for ever new axis bounds. Nothing was written.")
+    raise ExportError(f"{source.architecture}: torch.export asked for ever new axis bounds.")
 
 
 def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, deferred: bool) -> onnx_ir.Model:
@@ -184,15 +184,15 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 
     torch takes each of those for two at least, and refuses a sum that may be less, after a whole trace.
     """
-    sampler, traced = signature.sampler, signature.traced
+    generator, traced = signature.generator, signature.traced
     bounds = {}
-    for (tensor, axis), name in sampler.joint_axes.items():
+    for (tensor, axis), name in generator.joint_axes.items():
         if tensor not in signature.sample:
             continue
         size = signature.sample[tensor].shape[axis]
-        other = {knob: sampler.make({**traced, knob: sizes[1]}) for knob, sizes in signature.accepted.items()}
-        movers = [knob for knob, arrays in other.items() if arrays[tensor].shape[axis] != size]
-        if len(movers) > 1 and size == sum(traced[knob] for knob in movers):
+        other = {dim: generator.make({**traced, dim: sizes[1]}) for dim, sizes in signature.accepted.items()}
+        movers = [dim for dim, arrays in other.items() if arrays[tensor].shape[axis] != size]
+        if len(movers) > 1 and size == sum(traced[dim] for dim in movers):
             bounds[name] = {"min": 2 * len(movers)}
     return bounds
 
@@ -247,9 +247,9 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
 
 def _is_made_in(signature: Signature, axis: str, multiple: int) -> bool:
     """Whether the axis is one of what the preprocessing makes, and comes in these multiples at every size tried."""
-    sampler = signature.sampler
-    sizes = [{**signature.traced, knob: size} for knob, tried in signature.accepted.items() for size in tried]
-    values = [axis_values(signature.inputs, sampler.make(one)).get(axis) for one in sizes]
+    generator = signature.generator
+    sizes = [{**signature.traced, dim: size} for dim, tried in signature.accepted.items() for size in tried]
+    values = [axis_values(signature.inputs, generator.make(one)).get(axis) for one in sizes]
     return bool(values) and all(value is not None and value % multiple == 0 for value in values)
 
 
@@ -315,7 +315,6 @@ def _cause(error: BaseException) -> BaseException:
 def _failure(source: TorchSource, error: Exception) -> ExportError:
     cause = _cause(error)
     return ExportError(
-        f"torch.export cannot capture {source.architecture}: {type(cause).__name__}: {first_line(cause)}. "
-        "Nothing was written.",
+        f"torch.export cannot capture {source.architecture}: {type(cause).__name__}: {first_line(cause)}.",
         hint="--verbose shows what torch said.",
     )

@@ -13,18 +13,18 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
-from onnxport.export.capture import Captured
-from onnxport.export.fixed_function import require_no_chance, require_no_state
-from onnxport.export.fixes.tensorflow_branches import answered_by
-from onnxport.export.fixes.tensorflow_recurrent import recurrent_operators
-from onnxport.export.fixes.tensorflow_time_distributed import steps_as_rows
+from onnxport.export.captured import Captured
+from onnxport.export.fixes.tensorflow.branches import resolve_shape_branches
+from onnxport.export.fixes.tensorflow.recurrent import recurrent_operators
+from onnxport.export.fixes.tensorflow.time_distributed import batch_time_distributed
 from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
-from onnxport.export.settled_names import settle_names
-from onnxport.foreign_errors import first_line
-from onnxport.shapes import Signature, infer_signature
+from onnxport.export.signature import Signature, infer_signature
+from onnxport.export.stable_names import settle_names
+from onnxport.export.stateless import require_deterministic, require_no_state
 from onnxport.sources.base import Arrays
-from onnxport.sources.tensorflow import TensorflowSource, tensorflow
+from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,7 +38,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
     Raises:
         ExportError: TensorFlow cannot trace the function with free axes, or it has operators that ONNX lacks.
     """
-    with recurrent_operators(), steps_as_rows():
+    with recurrent_operators(), batch_time_distributed():
         function, outputs, signature = _trace(source, signature)
         require_no_state(function, source.architecture)
         try:
@@ -49,7 +49,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             raise
         except Exception as error:  # tf2onnx fails with any type
             raise ExportError(
-                f"tf2onnx cannot convert {source.architecture}: {first_line(error)}. Nothing was written.",
+                f"tf2onnx cannot convert {source.architecture}: {first_line(error)}.",
                 hint="--verbose shows what it said.",
             ) from error
     _declare(model, signature)
@@ -71,7 +71,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
     except Exception as error:
         known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
         reason = f"TensorFlow: {first_line(error)[:200]}"
-        from onnxport.artifact.manifest import Restriction
+        from onnxport.specs import Restriction
 
         fixed = [
             Restriction(axis, f"fixed at {signature.accepted[axis][0]}", reason)
@@ -79,12 +79,12 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
             if axis in signature.accepted
         ]
     if fixed:
-        signature = infer_signature(source, signature.sampler, (*known, *fixed))
+        signature = infer_signature(source, signature.generator, (*known, *fixed))
     try:
         return *_concrete(source, signature, [signature.sample]), signature
     except Exception as error:
         raise ExportError(
-            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}. Nothing was written.",
+            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}.",
             hint="--verbose shows what it said.",
         ) from error
 
@@ -92,7 +92,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
 def _samples(signature: Signature) -> list[Arrays]:
     """The traced sample, and one of the smallest sizes that were probed and one of the largest."""
     sizes = [{name: pick(seen) for name, seen in signature.accepted.items()} for pick in (min, max)]
-    return [signature.sample, *(signature.sampler.make({**signature.traced, **one}) for one in sizes)]
+    return [signature.sample, *(signature.generator.make({**signature.traced, **one}) for one in sizes)]
 
 
 def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()) -> tuple[Any, list[str]]:
@@ -104,7 +104,7 @@ def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[
     def flat(*tensors: Any) -> tuple[Any, ...]:
         named = dict(zip(names, tensors, strict=True))
         samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in decided]
-        with answered_by(samples) if samples else nullcontext():
+        with resolve_shape_branches(samples) if samples else nullcontext():
             found = source.outputs_of(named)
         outputs[:] = found
         # A tensor that is two outputs, or an input that is one, needs a node of its own.
@@ -122,7 +122,7 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, 
     from tf2onnx import tf_loader
     from tf2onnx.convert import _convert_common
 
-    from onnxport.export.fixes.tensorflow_operators import register_operators, resize_as_now_said
+    from onnxport.export.fixes.tensorflow.operators import fix_resize_coordinates, register_operators
 
     tf = tensorflow()
     register_operators()
@@ -137,9 +137,9 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, 
         tensors_to_rename=renamed, continue_on_error=True,
     )  # fmt: skip
     _require_known_operators(proto, opset)
-    require_no_chance(proto, architecture)
+    require_deterministic(proto, architecture)
     model = ir.from_proto(proto)
-    resize_as_now_said(model)
+    fix_resize_coordinates(model)
     _attach(model, frozen)
     return model
 
@@ -169,7 +169,7 @@ def _require_known_operators(proto: Any, opset: int) -> None:
     if unknown:
         said = ", ".join(f"{name} ({count}x)" if count > 1 else name for name, count in unknown.most_common())
         raise ExportError(
-            f"ONNX opset {opset} has no operator for TensorFlow's {said}. Nothing was written.",
+            f"ONNX opset {opset} has no operator for TensorFlow's {said}.",
             hint="Take that part out of the model and do it before or after the graph.",
         )
 

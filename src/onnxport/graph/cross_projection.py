@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from onnxport.errors import ExportError
+from onnxport.tensor_names import past_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -171,7 +172,7 @@ def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places], cached:
     graph = decoder.graph
     given = {str(value.name): value for value in graph.inputs}
     names = [str(value.name) for value in cut.outputs]
-    found = [given.get(name.replace("present.", "past_key_values.", 1)) for name in names]
+    found = [given.get(past_name(name)) for name in names]
     if any(past is None for past in found) or len(found) != sum(".encoder." in name for name in given):
         raise _refused("encoder and decoder do not have the same layers")
     pasts = cast("list[ir.Value]", found)
@@ -273,7 +274,6 @@ def _same(one: _Sizes, other: _Sizes) -> bool:
 
 def _refused(reason: str) -> ExportError:
     return ExportError(
-        f"The decoder cannot compute its cross-attention from the encoder's hidden states: {reason}. "
-        "Nothing was written.",
+        f"The decoder cannot compute its cross-attention from the encoder's hidden states: {reason}.",
         hint="The folder as it is runs in onnxport: `onnxport run FOLDER`.",
     )

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.tensor_names import is_past
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -118,7 +120,7 @@ def sample_call(inputs: Sequence[ir.Value], mask: np.ndarray, new: int, position
         "position_ids": positions.astype(np.int64),
     }
     for value in inputs:
-        if value.name is not None and value.name.startswith("past_") and value.shape is not None:
+        if value.name is not None and is_past(value.name) and value.shape is not None:
             shape = [rows, 0, total - new, 0] if len(value.shape) == 4 else [rows] + [0] * (len(value.shape) - 1)
             arrays[value.name] = np.zeros(shape, value.dtype.numpy() if value.dtype is not None else np.float32)
     return arrays

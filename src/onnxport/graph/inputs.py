@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.manifest import Component, TensorSpec
+from onnxport.artifact.manifest import Component
 from onnxport.axes import evaluate
-from onnxport.graph.last_logits import KEEP, KEPT
+from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,8 +61,8 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
     arrays: Arrays = {}
     for spec in inputs:
         shape = tuple(evaluate(axis, sizes) for axis in spec.axes)
-        if spec.name == KEEP:
-            value: np.ndarray = np.array(sizes.get(KEPT, 0))
+        if spec.name == NUM_LOGITS_TO_KEEP:
+            value: np.ndarray = np.array(sizes.get(NUM_LOGITS, 0))
         elif spec.dtype.startswith("float"):
             value = rng.standard_normal(shape)
         elif "mask" in spec.name or spec.dtype == "bool":

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from onnxport.artifact.manifest import TensorSpec
+from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP, is_past
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-KEEP = "num_logits_to_keep"
-# The axis of the logits; as many as there are tokens, or as are kept.
-KEPT = "num_logits"
-KEEP_SPEC = TensorSpec(KEEP, "int64", ())
+NUM_LOGITS_TO_KEEP_SPEC = TensorSpec(NUM_LOGITS_TO_KEEP, "int64", ())
 
 _LOGITS, _TOKENS, _ALL = "logits", "sequence_length", 2**63 - 1
 _UNARY = frozenset({"Cast", "Identity", "Tanh", "Neg", "Clip", "Sigmoid"})
@@ -41,7 +39,7 @@ def keep_last_logits(model: ir.Model) -> bool:
         Whether it has the input now: False for what is no decoder, or computes logits in another way.
     """
     logits = next((value for value in model.graph.outputs if value.name == _LOGITS), None)
-    generates = any(str(value.name).startswith("past_") for value in model.graph.inputs)
+    generates = any(is_past(str(value.name)) for value in model.graph.inputs)
     if logits is None or not generates or not _is_by_token(logits):
         return False
     found = _source(logits)
@@ -54,7 +52,7 @@ def keep_last_logits(model: ir.Model) -> bool:
 def kept_axes(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """The outputs as `keep_last_logits` leaves them."""
     return tuple(
-        replace(spec, axes=tuple(KEPT if axis == _TOKENS else axis for axis in spec.axes))
+        replace(spec, axes=tuple(NUM_LOGITS if axis == _TOKENS else axis for axis in spec.axes))
         if spec.name == _LOGITS
         else spec
         for spec in outputs
@@ -147,8 +145,8 @@ def _slice(model: ir.Model, data: ir.Value, users: list[ir.Node]) -> None:
     import onnx_ir as ir
 
     keep = ir.Value(
-        name=KEEP, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(np.array(0, np.int64), name=KEEP),
+        name=NUM_LOGITS_TO_KEEP, shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64),
+        const_value=ir.tensor(np.array(0, np.int64), name=NUM_LOGITS_TO_KEEP),
     )  # fmt: skip
     model.graph.inputs.append(keep)
     model.graph.register_initializer(keep)  # an input with a default
@@ -158,7 +156,7 @@ def _slice(model: ir.Model, data: ir.Value, users: list[ir.Node]) -> None:
     bounds = [start, _numbers(model, "end", _ALL), _numbers(model, "axis", 1)]
     kept = tape.op("Slice", [data, *bounds])
     for number, made in enumerate(tape.nodes):
-        made.name = made.outputs[0].name = f"{KEEP}.{number}"
+        made.name = made.outputs[0].name = f"{NUM_LOGITS_TO_KEEP}.{number}"
     kept.shape, kept.type = _renamed(cast("ir.Shape", data.shape)), data.type
     before = data.producer()
     if before is not None:
@@ -182,7 +180,7 @@ def _slice(model: ir.Model, data: ir.Value, users: list[ir.Node]) -> None:
 def _numbers(model: ir.Model, what: str, *numbers: int) -> ir.Value:
     import onnx_ir as ir
 
-    tensor = ir.tensor(np.array(numbers, np.int64), name=f"{KEEP}.{what}")
+    tensor = ir.tensor(np.array(numbers, np.int64), name=f"{NUM_LOGITS_TO_KEEP}.{what}")
     value = ir.Value(
         name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
@@ -194,4 +192,4 @@ def _renamed(shape: ir.Shape) -> ir.Shape:
     import onnx_ir as ir
 
     sizes = [size if isinstance(size, int) else _name(size) for size in shape]
-    return ir.Shape([_WORD.sub(KEPT, size) if isinstance(size, str) else size for size in sizes])
+    return ir.Shape([_WORD.sub(NUM_LOGITS, size) if isinstance(size, str) else size for size in sizes])

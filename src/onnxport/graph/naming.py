@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.errors import ExportError
+from onnxport.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -31,9 +31,7 @@ def name_axes(model: onnx_ir.Model, inputs: Sequence[TensorSpec], outputs: Seque
         for axis, (size, wanted) in enumerate(zip(value.shape, spec.axes, strict=True)):
             if isinstance(wanted, str):
                 if isinstance(size, int):
-                    raise ExportError(
-                        f"Axis {axis} of {spec.name} ({wanted}) came out fixed at {size}. Nothing was written."
-                    )
+                    raise ExportError(f"Axis {axis} of {spec.name} ({wanted}) came out fixed at {size}.")
                 if size.value is not None and _SYMBOL.fullmatch(size.value):
                     names.setdefault(size.value, wanted)
     for graph in model.graphs():
@@ -72,4 +70,4 @@ def check_outputs(model: onnx_ir.Model, outputs: Sequence[TensorSpec]) -> None:
     found = [value.name for value in model.graph.outputs]
     wanted = [spec.name for spec in outputs]
     if found != wanted:
-        raise ExportError(f"The graph's outputs are {found}, expected {wanted}. Nothing was written.")
+        raise ExportError(f"The graph's outputs are {found}, expected {wanted}.")

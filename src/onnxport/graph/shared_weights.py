@@ -10,12 +10,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from onnxport.artifact.tensor_bytes import tensor_blocks
+from onnxport.serialization.tensor_bytes import tensor_blocks
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxport.artifact.written import WrittenModel
+    from onnxport.serialization.written_model import WrittenModel
 
 # What is smaller is not worth a file of its own.
 _WORTH_BYTES = 2**16

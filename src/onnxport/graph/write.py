@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from onnxport.artifact.destination import check_free_space
 from onnxport.errors import UsageError
 from onnxport.graph.shared_weights import refer_to, shared_files, shared_weights
 from onnxport.progress import Step, counted
+from onnxport.publishing.destination import check_free_space
 
 if TYPE_CHECKING:
-    from onnxport.artifact.written import WrittenModel
+    from onnxport.serialization.written_model import WrittenModel
 
 
 class Graph(Protocol):
@@ -88,15 +88,15 @@ def write_graph(
         OutputError: no space, or a file cannot be linked.
         OSError: the files cannot be written.
     """
-    from onnxport.artifact.layout import link_names
-    from onnxport.artifact.onnxfile import needs_external, streamed_tensors, write_cost, write_model
+    from onnxport.serialization.layout import link_names
+    from onnxport.serialization.onnxfile import needs_external, streamed_tensors, write_cost, write_model
 
     model, shards = graph.model, files.shard_bytes
     link = link_names(streamed_tensors(model), destination) if files.link else shared
     if files.link and not link:
         raise UsageError(
             "No weight can be used where it is: all of them are converted or transposed, or are not in safetensors "
-            "files. Nothing was written.",
+            "files.",
             hint="Leave --link-weights out.",
         )
     external = files.external or shards is not None or bool(link) or needs_external(model)

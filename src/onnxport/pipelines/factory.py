@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.artifact.folder import read_folder
-from onnxport.checkpoint import inspect_checkpoint
-from onnxport.checkpoint_weights import only_tensorflow
+from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import UsageError
-from onnxport.pipelines.assembly import Assembled, assemble, finish, make_pipeline
-from onnxport.pipelines.components import load_components
-from onnxport.pipelines.registry import PipelineSpec, find_spec
-from onnxport.pipelines.requirements import require_pytorch
-from onnxport.pipelines.weights import LoadOptions
+from onnxport.loading.assembly import Assembled, assemble, finish, from_live_model, make_pipeline
+from onnxport.loading.components import load_components
+from onnxport.loading.framework import is_tensorflow
+from onnxport.loading.options import LoadOptions
+from onnxport.loading.registry import PipelineSpec, find_spec
+from onnxport.system.requirements import require_pytorch
 from onnxport.tasks import find_task
 
 
@@ -66,13 +66,13 @@ def pipeline(
     if framework not in (None, "pt", "tf"):
         raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
     if model is not None and is_tensorflow(framework, model):
-        from onnxport.loading import load
+        from onnxport.loading.load import load
 
         settings = {**dict(model_kwargs or {}), **({"config": config} if config is not None else {}), **kwargs}
         return load(
             task or "auto", "tf", model, tokenizer, revision=revision, token=token, image_processor=image_processor,
             feature_extractor=feature_extractor, trust_remote_code=bool(trust_remote_code), **settings,
-        ).nlp  # fmt: skip
+        ).pipeline  # fmt: skip
     require_pytorch()
     dtype = kwargs.pop("dtype", None)
     settings = dict(model_kwargs or {})
@@ -102,14 +102,14 @@ def pipeline(
             raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
         model = spec.default_model
     if not isinstance(model, (str, Path)):
-        return from_live_model(spec, model, given, options, pipeline_class, kwargs).nlp
+        return from_live_model(spec, model, given, options, pipeline_class, kwargs).pipeline
     if (Path(model).expanduser() / "onnxport.json").is_file():
         folder = Path(model).expanduser()
         if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
-            from onnxport.pipelines.text_generation import ConvertedTextGeneration
+            from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
 
             return ConvertedTextGeneration(folder)
-        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).nlp
+        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).pipeline
     checkpoint = inspect_checkpoint(
         model,
         allow_pickle=options.allow_pickle,
@@ -117,50 +117,15 @@ def pipeline(
         revision=revision,
         token=token,
     )
-    from onnxport.pipelines.gguf import identified
+    from onnxport.loading.gguf import identified
 
     checkpoint = identified(checkpoint)
     if spec is None:
-        from onnxport.pipelines.choice import choose_task, identity_of
+        from onnxport.loading.task_detection import choose_task, identity_of
 
         choice = choose_task(identity_of(checkpoint, trust_remote_code=options.trust_remote_code))
         spec = find_spec(choice.task.name)
-    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).nlp
-
-
-def from_live_model(
-    spec: PipelineSpec | None,
-    model: Any,
-    given: Mapping[str, Any],
-    options: LoadOptions,
-    pipeline_class: type[Any] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> Assembled:
-    """A pipeline around a model that is in memory; its components come from where it was loaded.
-
-    Raises:
-        UsageError: no transformers model.
-        TaskError: no task given, and the model's class is for none.
-    """
-    if not hasattr(model, "config") or not callable(model):
-        raise UsageError(
-            f"A {type(model).__name__} is not a transformers model, so there is no pipeline for it.",
-            hint="`convert(model, ..., sample_inputs=...)` takes any torch.nn.Module.",
-        )
-    notes: tuple[str, ...] = ()
-    if spec is None:
-        from onnxport.pipelines.choice import choose_task, identity_of_model
-
-        choice = choose_task(identity_of_model(model))
-        spec, notes = find_spec(choice.task.name), choice.notes
-    origin = getattr(model.config, "_name_or_path", "") or getattr(model, "name_or_path", "")
-    folder = Path(origin) if origin and Path(origin).is_dir() else None
-    cls = pipeline_class or spec.load_class()
-    components = load_components(folder, cls, dict(given), trust_remote_code=options.trust_remote_code)
-    if hasattr(model, "eval"):
-        model.eval()
-    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
-    return finish(nlp, spec, notes=(*notes, *components.notes))
+    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).pipeline
 
 
 def _from_converted(
@@ -172,26 +137,12 @@ def _from_converted(
     arguments: Mapping[str, Any],
 ) -> Assembled:
     """A pipeline that runs a converted folder on ONNX Runtime."""
-    from onnxport.pipelines.onnx_model import load_onnx_model
+    from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder)
     if spec is None:
         spec = find_spec(model.manifest.task)
     cls = pipeline_class or spec.load_class()
     components = load_components(folder, cls, dict(given), trust_remote_code=False)
-    nlp = make_pipeline(spec, model, components, cls, options.device, arguments)
-    return finish(nlp, spec, notes=(*model.manifest.notes, *components.notes))
-
-
-def is_tensorflow(framework: str | None, model: Any) -> bool:
-    """Whether TF classes are to be used: said so, a live TF model, or a folder with weights for nothing else."""
-    from onnxport.sources.keras import is_keras_model
-
-    if isinstance(model, (str, Path)):
-        folder = Path(model).expanduser()
-        if (folder / "onnxport.json").is_file():  # of whatever framework it was
-            return False
-        return only_tensorflow(folder) if framework is None else framework == "tf"
-    if framework is not None:
-        return framework == "tf"
-    return is_keras_model(model)
+    pipeline = make_pipeline(spec, model, components, cls, options.device, arguments)
+    return finish(pipeline, spec, notes=(*model.manifest.notes, *components.notes))

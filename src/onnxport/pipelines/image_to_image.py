@@ -9,7 +9,7 @@ from transformers.image_utils import load_image
 
 
 class ImageToImagePipeline(Pipeline):
-    """`nlp(image)` gives a PIL image; an image is a path, an address or a PIL image."""
+    """`pipeline(image)` gives a PIL image; an image is a path, an address or a PIL image."""
 
     _load_processor = False
     _load_image_processor = True

@@ -13,7 +13,7 @@ from onnxport.pipelines.inputs import accepted_inputs
 
 
 class ImageToTextPipeline(Pipeline):
-    """`nlp(image)` gives [{"generated_text": str}]; `prompt=` is the beginning of the text.
+    """`pipeline(image)` gives [{"generated_text": str}]; `prompt=` is the beginning of the text.
 
     An image is a path, an address or a PIL image. Other arguments go to `generate`.
     """

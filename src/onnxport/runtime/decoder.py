@@ -9,20 +9,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.manifest import TensorSpec
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError
-from onnxport.runtime.fixed_cache import Window, joined
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows, with_room
+from onnxport.runtime.static_cache import Window, joined
+from onnxport.specs import TensorSpec
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past, present_name
 
-_PAST = "past_"
 # What an encoder-decoder's decoder is given once: the keys and values of its cross-attention.
 _CROSS = ".encoder."
 # Of a decoder that makes these itself, of what the encoder read.
 _HIDDEN = "encoder_hidden_states"
 # Of a graph that can leave out logits: how many tokens of the call are wanted, from the end.
-_KEPT = "num_logits_to_keep"
 
 
 @dataclass
@@ -58,13 +57,13 @@ class Decoder:
     """
 
     token_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "decoder_input_ids")
-    more_inputs: ClassVar[tuple[str, ...]] = ()  # what `taken_in` gives beside them
-    whole_prompts = False  # a prompt must come in one call
+    more_inputs: ClassVar[tuple[str, ...]] = ()  # what `token_feeds` gives beside them
+    needs_full_prefill = False  # a prompt must come in one call
 
     def __init__(self, session: OnnxSession) -> None:
         self.session = session
         self._specs = {spec.name: _portable(session, spec) for spec in (*session.inputs, *session.optional)}
-        self._states = [name for name in self._specs if name.startswith(_PAST) and _CROSS not in name]
+        self._states = [name for name in self._specs if is_past(name) and _CROSS not in name]
         self._packed = packed_rows(session)
         self._ids = next((name for name in self.token_inputs if name in self._specs), "")
         if not self._states or not self._ids:
@@ -78,7 +77,7 @@ class Decoder:
         axes = self._specs[self._ids].axes
         self._one_by_one = len(axes) > 1 and axes[1] == 1
         self._rows = str(axes[0])
-        own = {self._ids, *self.more_inputs, "attention_mask", "position_ids", _KEPT, *self._states}
+        own = {self._ids, *self.more_inputs, "attention_mask", "position_ids", NUM_LOGITS_TO_KEEP, *self._states}
         self.fixed = tuple(spec.name for spec in session.inputs if spec.name not in own)
 
     def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> Progress:
@@ -157,11 +156,11 @@ class Decoder:
         past = progress.mask.shape[1]
         whole = np.concatenate([progress.mask, new], 1)
         positions = self.positions(progress, whole, past)
-        given = {**self.taken_in(progress, input_ids), "attention_mask": whole, "position_ids": positions}
+        given = {**self.token_feeds(progress, input_ids), "attention_mask": whole, "position_ids": positions}
         feed = {name: _value(array, self._specs[name].dtype) for name, array in given.items() if name in self._specs}
-        if _KEPT in self._specs:
-            shape = [1] * len(self._specs[_KEPT].axes)
-            feed[_KEPT] = _value(np.ones(shape), self._specs[_KEPT].dtype)
+        if NUM_LOGITS_TO_KEEP in self._specs:
+            shape = [1] * len(self._specs[NUM_LOGITS_TO_KEEP].axes)
+            feed[NUM_LOGITS_TO_KEEP] = _value(np.ones(shape), self._specs[NUM_LOGITS_TO_KEEP].dtype)
         shared: dict[str, Any] = {}
         if self._packed is not None:
             self._packed.check(whole)
@@ -184,7 +183,7 @@ class Decoder:
     ) -> NDArray[np.float32]:
         """As `_step`, of a graph of fixed sizes; in as many calls as the tokens need."""
         again = next((value.shape[1] for value in progress.again.values()), 0)
-        if self.whole_prompts and input_ids.shape[1] > window.new:
+        if self.needs_full_prefill and input_ids.shape[1] > window.new:
             raise UsageError(
                 f"This model takes a prompt in one call, and {self.session.file.name} is fixed at {window.new} "
                 f"tokens a call; there are {input_ids.shape[1]}.",
@@ -198,7 +197,7 @@ class Decoder:
         self, window: Window, progress: Progress, input_ids: NDArray[np.int64], new: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         whole = np.concatenate([progress.mask, new], 1)
-        taken = self.taken_in(progress, input_ids)
+        taken = self.token_feeds(progress, input_ids)
         taken[self._ids] = joined(progress.again, taken[self._ids], self._ids)
         count = taken[self._ids].shape[1]
         held = whole.shape[1] - count
@@ -277,7 +276,7 @@ class Decoder:
         if fixed:
             progress.fixed = {name: _rows(value, rows) for name, value in progress.fixed.items()}
 
-    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def token_feeds(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the graph gets of tokens, by the names of its inputs: here the tokens."""
         return {self._ids: input_ids}
 
@@ -301,13 +300,6 @@ def _portable(session: OnnxSession, spec: TensorSpec) -> TensorSpec:
     """An input with the names of its axes, also of a graph of fixed sizes."""
     fixed = session.fixed
     return spec if fixed is None else replace(spec, axes=fixed.axes.get(spec.name, spec.axes))
-
-
-def present_name(past: str) -> str:
-    """The output that a state's next input comes from: `past_key_values.0.key` from `present.0.key`."""
-    if past.startswith("past_key_values."):
-        return past.replace("past_key_values.", "present.")
-    return past.replace(_PAST, "present_", 1)
 
 
 def _value(array: Any, dtype: str) -> Any:

@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder, Progress
-from onnxport.runtime.generation import Prompt
+from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.image_positions import AXES, positions_behind
-from onnxport.runtime.image_prompt import (
-    FEATURES,
-    POSITIONS,
-    TYPES,
-    Floats,
-    image_prompt,
-    slices_of,
-    with_features,
-)
+from onnxport.runtime.prompts.images import FEATURES, POSITIONS, TYPES, Floats, image_prompt, slices_of, with_features
 from onnxport.runtime.session import OnnxSession
 
 
@@ -61,7 +53,7 @@ class EmbeddedDecoder(Decoder):
         self.typed = any(spec.name == TYPES for spec in session.inputs)
         self.on_three_axes = any(spec.name == "position_ids" and len(spec.axes) == 3 for spec in session.inputs)
         # Tokens of one image attend to each other, also to those after them: all must be there.
-        self.whole_prompts = self.typed
+        self.needs_full_prefill = self.typed
 
     def start(self, rows: int, fixed: Mapping[str, Any] | None = None) -> EmbeddedProgress:
         """As `Decoder.start`, for what `image_prompt` gives as `fixed`.
@@ -95,7 +87,7 @@ class EmbeddedDecoder(Decoder):
         text = super().positions(progress, mask, past)
         return positions_behind(text, mask, progress.positions) if self.on_three_axes else text
 
-    def taken_in(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def token_feeds(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Embeddings (rows, tokens, hidden) of tokens, image tokens take the features that wait; and the types of
         all tokens up to these, (rows, tokens so far)."""
         assert isinstance(progress, EmbeddedProgress)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
+from onnxport.tensor_names import past_name
 
 _DECODER_MASK = "encoder_attention_mask"
 _AS_INPUT = {"last_hidden_state": "encoder_hidden_states"}
@@ -51,7 +52,7 @@ class Encoder:
                 shape = (like.shape[0], *like.shape[2:]) if name == "pixel_mask" else like.shape
                 given[name] = np.ones(shape, np.int64)
         made = self.session.run(given)
-        fixed = {_AS_INPUT.get(name, name.replace("present.", "past_key_values.")): made[name] for name in made}
+        fixed = {_AS_INPUT.get(name, past_name(name)): made[name] for name in made}
         mask = given.get("attention_mask", inputs.get("attention_mask"))
         if mask is not None and _DECODER_MASK not in fixed:  # unless the encoder made a shorter one of it
             fixed[_DECODER_MASK] = np.asarray(mask)

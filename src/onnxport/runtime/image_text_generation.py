@@ -8,14 +8,15 @@ from typing import Any
 
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.json_file import read_object
+from onnxport.formats.json_file import read_object
+from onnxport.runtime.decoding.prefill import Stop
+from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
-from onnxport.runtime.generation import Stop, generate
-from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.generation import generate
 from onnxport.runtime.graph_choice import choose_graphs
+from onnxport.runtime.prompts.tokenizer import FolderTokenizer
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import grouped
-from onnxport.runtime.texts import Texts
 
 GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 _MODEL = "model"
@@ -45,16 +46,16 @@ class ImageTextGenerator:
         vision, embeddings, decoder = (OnnxSession(self.folder, name, threads) for name in names)
         self.reader = ImageReader(vision)
         self.decoder = EmbeddedDecoder(decoder, embeddings, _image_token(self.folder))
-        self._texts: Texts | None = None
+        self._texts: FolderTokenizer | None = None
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> FolderTokenizer:
         """The folder's tokenizer.
 
         Raises:
             FolderError: it has no tokenizer.json.
         """
-        self._texts = self._texts or Texts(self.folder)
+        self._texts = self._texts or FolderTokenizer(self.folder)
         return self._texts
 
     def settings(self, **settings: Any) -> GenerationSettings:

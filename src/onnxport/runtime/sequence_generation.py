@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from onnxport.artifact.folder import read_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.json_file import read_object
+from onnxport.formats.json_file import read_object
 from onnxport.runtime.decoder import Decoder
+from onnxport.runtime.decoding.prefill import Prompt, Stop, prefill
+from onnxport.runtime.decoding.settings import GenerationSettings, known_settings, read_generation_config, settings_from
 from onnxport.runtime.encoder import Encoder
-from onnxport.runtime.generation import Prompt, Stop, generate, prefill
-from onnxport.runtime.generation_settings import GenerationSettings, known_settings, said_by, settings_from
+from onnxport.runtime.generation import generate
 from onnxport.runtime.graph_choice import choose_graphs
-from onnxport.runtime.languages import Languages
+from onnxport.runtime.prompts.languages import Languages
+from onnxport.runtime.prompts.tokenizer import FolderTokenizer
+from onnxport.runtime.prompts.whisper import SpeechOptions, has_prompt, speech_prompt
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.speech_prompt import Spoken, has_prompt, speech_prompt
 from onnxport.runtime.text_generation import grouped
-from onnxport.runtime.texts import Texts
 
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 _MODEL = "model"
@@ -47,17 +48,17 @@ class SequenceGenerator:
         encoder, decoder = _components(self.folder, component)
         self.encoder = Encoder(OnnxSession(self.folder, encoder, threads))
         self.decoder = Decoder(OnnxSession(self.folder, decoder, threads))
-        self.said = said_by(self.folder)
-        self._texts: Texts | None = None
+        self.said = read_generation_config(self.folder)
+        self._texts: FolderTokenizer | None = None
 
     @property
-    def texts(self) -> Texts:
+    def texts(self) -> FolderTokenizer:
         """The folder's tokenizer.
 
         Raises:
             FolderError: it has no tokenizer.json.
         """
-        self._texts = self._texts or Texts(self.folder)
+        self._texts = self._texts or FolderTokenizer(self.folder)
         return self._texts
 
     def settings(self, defaults: Mapping[str, Any] | None = None, **settings: Any) -> GenerationSettings:
@@ -70,7 +71,7 @@ class SequenceGenerator:
         settings: GenerationSettings,
         first: NDArray[np.int64] | None = None,
         stop: Stop | None = None,
-        spoken: Spoken | None = None,
+        spoken: SpeechOptions | None = None,
     ) -> list[list[int]]:
         """Answers as token ids without what they begin with, `num_return_sequences` for each row.
 
@@ -87,27 +88,27 @@ class SequenceGenerator:
         return generate(self.decoder, prompt, settings, stop=stop)
 
     @property
-    def speaks(self) -> bool:
+    def has_speech_prompt(self) -> bool:
         """Whether answers begin with tokens for a language and a task."""
         return has_prompt(self.said)
 
     def __call__(self, inputs: Any, language: Any = None, task: str | None = None, **settings: Any) -> Any:
-        """Texts for the rows of `inputs`; as for `tokens`, with `language` and `task` of `Spoken`."""
-        return self._texts_of(inputs, self.settings(**settings), Spoken(language, task))
+        """Texts for the rows of `inputs`; as for `tokens`, with `language` and `task` of `SpeechOptions`."""
+        return self._texts_of(inputs, self.settings(**settings), SpeechOptions(language, task))
 
     def _begun(
         self,
         inputs: Mapping[str, Any],
         settings: GenerationSettings,
         first: NDArray[np.int64] | None = None,
-        spoken: Spoken | None = None,
+        spoken: SpeechOptions | None = None,
     ) -> tuple[Prompt, GenerationSettings]:
         """The encoder's part of the work."""
         rows = self.encoder.rows(inputs)
         fixed = self.encoder.encode(inputs)
         if first is None:
             first = self._first(settings, rows, fixed, spoken)
-        if self.speaks and settings.max_new_tokens is None and settings.max_length is not None:
+        if self.has_speech_prompt and settings.max_new_tokens is None and settings.max_length is not None:
             # Here max_length is without what the answer begins with, as Whisper's `generate` has it.
             longest = settings.max_length + first.shape[1]
             settings = settings.changed(max_length=min(longest, settings.positions or longest))
@@ -115,15 +116,15 @@ class SequenceGenerator:
         return Prompt(first, fixed=fixed, read=read), settings
 
     def _first(
-        self, settings: GenerationSettings, rows: int, fixed: Mapping[str, Any], spoken: Spoken | None
+        self, settings: GenerationSettings, rows: int, fixed: Mapping[str, Any], spoken: SpeechOptions | None
     ) -> NDArray[np.int64]:
         start = settings.first_token()
-        if self.speaks:
+        if self.has_speech_prompt:
             return speech_prompt(
                 self.said,
                 start,
                 rows,
-                spoken or Spoken(),
+                spoken or SpeechOptions(),
                 lambda ids: prefill(self.decoder, Prompt(ids, fixed=fixed))[1],
             )
         if spoken is not None and (spoken.language is not None or spoken.task is not None):
@@ -131,7 +132,7 @@ class SequenceGenerator:
         return np.full((rows, 1), start, np.int64)
 
     def _texts_of(
-        self, inputs: Mapping[str, Any], settings: GenerationSettings, spoken: Spoken | None = None
+        self, inputs: Mapping[str, Any], settings: GenerationSettings, spoken: SpeechOptions | None = None
     ) -> list[Any]:
         rows = self.tokens(inputs, settings, stop=self.texts.stop(settings.stop_strings), spoken=spoken)
         return grouped([self.texts.decode(row) for row in rows], settings.num_return_sequences)
@@ -161,7 +162,7 @@ class TextToTextGenerator(SequenceGenerator):
         self.defaults = dict(defaults or {})
         self.prefix, own = _task_settings(self.folder)
         self.said |= own
-        self._texts = Texts(self.folder)
+        self._texts = FolderTokenizer(self.folder)
         self.languages = Languages(self.folder, self._texts.tokenizer)
 
     def __call__(  # type: ignore[override]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
+from onnxport.tensor_names import is_past
 
 # Keys of a graph's metadata; of the first also the value.
 CACHE_KEY, PACKED = "onnxport.cache", "packed rows"
@@ -109,7 +110,7 @@ def run_packed(run: Callable[[dict[str, Any]], dict[str, Any]], inputs: Arrays) 
     mask = inputs["attention_mask"]
     past = mask.shape[1] - inputs["input_ids"].shape[1]
     order = np.argsort(mask[:, :past] == 0, axis=1, kind="stable")
-    given = {name: _taken(value, order) if name.startswith("past_") else value for name, value in inputs.items()}
+    given = {name: _taken(value, order) if is_past(name) else value for name, value in inputs.items()}
     found = run(given)
     place = np.maximum(mask.cumsum(1) - 1, 0)
     return real_only({n: _taken(v, place) if n.startswith("present") else v for n, v in found.items()}, mask)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.runtime.decoder import Decoder
-from onnxport.runtime.generation import Prompt, generate
-from onnxport.runtime.generation_settings import GenerationSettings, read_settings
+from onnxport.runtime.decoding.prefill import Prompt
+from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
+from onnxport.runtime.generation import generate
+from onnxport.runtime.prompts.tokenizer import FolderTokenizer
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.texts import Texts
 
 Message = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ class TextGenerator:
     def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.decoder = Decoder(OnnxSession(self.folder, component, threads))
-        self.texts = Texts(self.folder)
+        self.texts = FolderTokenizer(self.folder)
 
     def __call__(self, prompt: str | Sequence[str], **settings: Any) -> Any:
         """The new text of a prompt, or a list for a list of them.
@@ -63,7 +64,7 @@ class TextGenerator:
 
     def prompt_of(self, messages: Sequence[Message], **variables: Any) -> str:
         """The prompt that the folder's chat template makes of messages; raises as `chat` does."""
-        from onnxport.runtime.chat import render
+        from onnxport.runtime.prompts.chat_template import render
 
         return render(self.folder, messages, **variables)
 

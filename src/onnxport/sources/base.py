@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -133,8 +134,36 @@ def wanted_outputs(tensors: dict[str, Any], outputs: Sequence[str], architecture
     kept = {name: tensors[name] for name in outputs if name in tensors}
     if not kept:
         raise ExportError(
-            f"{architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of "
-            f"{', '.join(outputs)}. Nothing was written.",
+            f"{architecture} gave {', '.join(tensors) or 'no tensor'}, but the task needs one of {', '.join(outputs)}.",
             hint="Choose another task: `onnxport tasks` shows them.",
         )
     return kept
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One input.
+
+    Attributes:
+        name: of the input.
+        dtype: numpy name of its type.
+        axes: sizes; None is free.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | None, ...]
+
+    @property
+    def is_mask(self) -> bool:
+        return "mask" in self.name.lower()
+
+
+def first_token(model: Any) -> int:
+    """`decoder_start_token_id`, or the beginning of a text, as `generate` chooses it; a model of either framework."""
+    known = [
+        getattr(part, name, None)
+        for name in ("decoder_start_token_id", "bos_token_id")
+        for part in (model.generation_config, model.config, model.config.get_text_config(decoder=True))
+    ]
+    return next((int(token) for token in known if isinstance(token, int)), 0)

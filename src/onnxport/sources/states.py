@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
-from onnxport.runtime.decoder import present_name
+from onnxport.tensor_names import present_name
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ def find_states(short: Any, long: Any, architecture: str, branch: str = "") -> t
             dtype = str(tensor.dtype).removeprefix("torch.")
             states.append(State(index, kind, number, tuple(tensor.shape), dtype, growing, branch))
     if not states:
-        raise ExportError(f"{architecture} keeps nothing between two calls: it has no cache. Nothing was written.")
+        raise ExportError(f"{architecture} keeps nothing between two calls: it has no cache.")
     return tuple(states)
 
 
@@ -137,10 +137,7 @@ def _layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
 def _layers(cache: Any, architecture: str) -> list[Any]:
     layers = getattr(cache, "layers", None)
     if not layers:
-        raise ExportError(
-            f"{architecture} keeps its states in a {type(cache).__name__}, which onnxport cannot read. "
-            "Nothing was written."
-        )
+        raise ExportError(f"{architecture} keeps its states in a {type(cache).__name__}, which onnxport cannot read.")
     return list(layers)
 
 

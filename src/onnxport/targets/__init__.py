@@ -24,7 +24,7 @@ def find_target(name: str) -> Callable[..., Path]:
     """
     if name not in TARGETS:
         raise UsageError(
-            f"There is no target {name!r}. Nothing was written.",
+            f"There is no target {name!r}.",
             hint=did_you_mean(name, TARGETS) or f"There are {', '.join(TARGETS)}.",
         )
     if name == "transformers.js":

@@ -15,18 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.extend import link_rest
+from onnxport.artifact.add_components import link_rest
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
-from onnxport.artifact.staging import stage
-from onnxport.errors import FolderError, MissingDependencyError, UsageError, VerificationError, did_you_mean
-from onnxport.graph.last_logits import KEEP
-from onnxport.quiet import quiet
+from onnxport.errors import (
+    FolderError,
+    MissingDependencyError,
+    UsageError,
+    VerificationError,
+    did_you_mean,
+)
+from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
+from onnxport.system.memory import memory_limit
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 
 _RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt
 _TOKENS = 16
@@ -60,13 +66,13 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         require_decoder(manifest, manifest.components[0])  # says why not
     if component not in known:
         raise UsageError(
-            f"{folder} has no graph {component!r}. Nothing was written.",
+            f"{folder} has no graph {component!r}.",
             hint=did_you_mean(component, known) or f"There are {', '.join(known)}.",
         )
     graph = known[component]
     require_decoder(manifest, graph)
     file = _own_name(graph)
-    with quiet(), stage(folder, overwrite=True) as staging:
+    with memory_limit(), stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
         if not _write_last_logits(staging.path / graph.file, staging.path / file):
             file = graph.file
@@ -89,7 +95,7 @@ def require_genai() -> None:
     except ImportError as error:
         raise MissingDependencyError(
             f"Writing a folder for onnxruntime-genai needs the package {error.name!r}, which is not installed: the "
-            "folder is tried in it. Nothing was written.",
+            "folder is tried in it.",
             hint="pip install 'onnxport[pytorch,genai]'",
         ) from error
 
@@ -108,11 +114,11 @@ def _write_last_logits(source: Path, target: Path) -> bool:
 
     small = graph_without_weights(source)
     model: Any = onnx.load(source, load_external_data=False) if small is None else onnx.load_model_from_string(small)
-    default = next((tensor for tensor in model.graph.initializer if tensor.name == KEEP), None)
+    default = next((tensor for tensor in model.graph.initializer if tensor.name == NUM_LOGITS_TO_KEEP), None)
     if default is None:
         return False
-    default.CopyFrom(numpy_helper.from_array(np.array(1), KEEP))
-    inputs = [value for value in model.graph.input if value.name != KEEP]  # a constant now
+    default.CopyFrom(numpy_helper.from_array(np.array(1), NUM_LOGITS_TO_KEEP))
+    inputs = [value for value in model.graph.input if value.name != NUM_LOGITS_TO_KEEP]  # a constant now
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     logits = next(value for value in model.graph.output if value.name == "logits")
@@ -132,7 +138,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         model = genai.Model(str(root))
     except Exception as error:
         raise FolderError(
-            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)} Nothing was written."
+            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)}"
         ) from error
     words = int(config["model"]["vocab_size"])
     end = config["model"].get("eos_token_id", [])
@@ -145,7 +151,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         except Exception as error:
             raise VerificationError(
                 f"onnxruntime-genai {genai.__version__} cannot run {graph.file} on {rows} rows of {length} tokens: "
-                f"{_first_line(error)} Nothing was written."
+                f"{_first_line(error)}"
             ) from error
         _judge(decoder, prompt, found, ends, graph.file)
     return str(genai.__version__)
@@ -187,8 +193,7 @@ def _judge(decoder: Decoder, prompt: np.ndarray, found: np.ndarray, ends: Sequen
             row = int(np.flatnonzero(wrong)[0])
             raise VerificationError(
                 f"onnxruntime-genai writes other tokens with {file}: token {step + 1} of row {row} is {tokens[row]}, "
-                f"and onnxruntime's best, {int(logits[row].argmax())}, leads it by {behind[row]:.3g}. "
-                "Nothing was written.",
+                f"and onnxruntime's best, {int(logits[row].argmax())}, leads it by {behind[row]:.3g}.",
                 hint="Run the folder with onnxport.runtime.",
             )
         if step + 1 < found.shape[1]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.manifest import Component, Manifest, TensorSpec
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import UsageError
 from onnxport.runtime.shared_cache import PackedRows
+from onnxport.specs import TensorSpec
+from onnxport.tensor_names import is_past
 
 CONFIG_NAME = "genai_config.json"
 _PAST, _PRESENT = "past_key_values.%d.", "present.%d."
@@ -38,7 +40,7 @@ def require_decoder(manifest: Manifest, component: Component) -> tuple[int, int,
         other.name.startswith("encoder_") for other in manifest.components
     ):
         raise _refused(component, "it is one half of an encoder-decoder, and only decoders alone are written for it")
-    past = [spec for spec in component.inputs if spec.name.startswith("past_")]
+    past = [spec for spec in component.inputs if is_past(spec.name)]
     if not past or "input_ids" not in names:
         raise _refused(component, "it writes no text: it has no states between two calls")
     if any(isinstance(spec.axes[2], int) for spec in past if _STATE.fullmatch(spec.name) and len(spec.axes) == _RANK):
@@ -68,7 +70,7 @@ def _one_size(component: Component, past: Sequence[TensorSpec]) -> tuple[int, in
 
 def _refused(component: Component, reason: str) -> UsageError:
     return UsageError(
-        f"onnxruntime-genai cannot run {component.file}: {reason}. Nothing was written.",
+        f"onnxruntime-genai cannot run {component.file}: {reason}.",
         hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
     )
 

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.artifact.add_components import replace_card
 from onnxport.artifact.card_calls import javascript_dtype
-from onnxport.artifact.extend import replace_card
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
-from onnxport.artifact.staging import stage
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
+from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import evidence_sizes, vocabulary_size
-from onnxport.graph.last_logits import KEEP
-from onnxport.json_file import read_object
-from onnxport.quiet import quiet
+from onnxport.publishing.staging import stage
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
+from onnxport.system.memory import memory_limit
+from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,8 +37,8 @@ _SETTINGS, _DATA_FILES, _DTYPE = "transformers.js_config", "use_external_data_fo
 # What it gives to an encoder, and fills in where the caller does not.
 _READ = frozenset({"input_ids", "input_features", "input_values", "pixel_values"})
 _FILLED = frozenset({"pixel_mask", "token_type_ids"})
-_TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", KEEP})
-_CROSS = frozenset({"input_ids", "encoder_attention_mask", KEEP})
+_TOKENS = frozenset({"input_ids", "attention_mask", "position_ids", NUM_LOGITS_TO_KEEP})
+_CROSS = frozenset({"input_ids", "encoder_attention_mask", NUM_LOGITS_TO_KEEP})
 _STATES = "encoder_hidden_states"
 
 
@@ -71,19 +71,19 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
     require_onnx()
     if output is None:
         raise UsageError(
-            f"A folder for {NAME} is another folder: its files have the same names. Nothing was written.",
+            f"A folder for {NAME} is another folder: its files have the same names.",
             hint=f"onnxport target {NAME} FOLDER OUTPUT",
         )
     if component != "model":
         raise UsageError(
-            f"{NAME} chooses a graph by its dtype, so all of them are written. Nothing was written.",
+            f"{NAME} chooses a graph by its dtype, so all of them are written.",
             hint="Leave --component out.",
         )
     folder, output = Path(folder).expanduser(), Path(output).expanduser()
     manifest = read_folder(folder)
     check_files(folder, manifest)
     pairs = _pairs(folder, manifest)
-    with quiet(), stage(output) as staging:
+    with memory_limit(), stage(output) as staging:
         made = [part for pair in pairs for part in _write(folder, staging.path, pair)]
         known = dict.fromkeys(part.file for part in made)
         components = tuple(next(part for part in made if part.file == file) for file in known)
@@ -105,8 +105,7 @@ def require_onnx() -> None:
         import onnx_ir  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            f"Writing a folder for {NAME} needs the package {error.name!r}, which is not installed. Nothing was "
-            "written.",
+            f"Writing a folder for {NAME} needs the package {error.name!r}, which is not installed.",
             hint="pip install 'onnxport[pytorch]'",
         ) from error
 
@@ -127,21 +126,21 @@ def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
         for pair in pairs:
             _require_inputs(pair)
         return pairs
-    decoders = [part for part in usable.values() if any(spec.name.startswith("past_") for spec in part.inputs)]
+    decoders = [part for part in usable.values() if any(is_past(spec.name) for spec in part.inputs)]
     if len(usable) > len(decoders) > 0 or (usable and not decoders and "model" not in usable):
         raise UsageError(
-            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}). Nothing was written.",
+            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}).",
             hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
         )
     if not any(_is_optional_choice(part) for part in decoders):
-        raise UsageError(f"{NAME} needs nothing more than {folder} has. Nothing was written.", hint="Use it as it is.")
+        raise UsageError(f"{NAME} needs nothing more than {folder} has.", hint="Use it as it is.")
     for part in decoders:
         _require_inputs(_Pair(part))
     return [_Pair(part) for part in decoders]
 
 
 def _is_optional_choice(part: Component) -> bool:
-    return any(spec.name == KEEP for spec in part.inputs)
+    return any(spec.name == NUM_LOGITS_TO_KEEP for spec in part.inputs)
 
 
 def _require_inputs(pair: _Pair) -> None:
@@ -150,7 +149,7 @@ def _require_inputs(pair: _Pair) -> None:
         _require_known(pair.decoder, _TOKENS)
         return
     if _STATES in {spec.name for spec in pair.decoder.inputs}:
-        raise UsageError(f"{pair.decoder.file} is one for {NAME} already. Nothing was written.")
+        raise UsageError(f"{pair.decoder.file} is one for {NAME} already.")
     # Texts alone come with a mask there.
     texts = any(spec.name == "input_ids" for spec in pair.encoder.inputs)
     _require_known(pair.encoder, _READ | _FILLED | ({"attention_mask"} if texts else set()))
@@ -158,10 +157,10 @@ def _require_inputs(pair: _Pair) -> None:
 
 
 def _require_known(part: Component, known: frozenset[str]) -> None:
-    other = [spec.name for spec in part.inputs if spec.name not in known and not spec.name.startswith("past_")]
+    other = [spec.name for spec in part.inputs if spec.name not in known and not is_past(spec.name)]
     if other:
         raise UsageError(
-            f"{NAME} does not give {part.file} its input {other[0]}. Nothing was written.",
+            f"{NAME} does not give {part.file} its input {other[0]}.",
             hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
         )
 
@@ -175,7 +174,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     import onnx_ir as ir
 
     from onnxport.graph.cross_projection import move_projections
-    from onnxport.targets.transformers_js_check import Pair, compare_pairs
+    from onnxport.targets.transformers_js_check import GraphFiles, compare_pairs
 
     parts = [part for part in (pair.encoder, pair.decoder) if part is not None]
     models = [ir.load(folder / part.file) for part in parts]
@@ -184,13 +183,12 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     _settle_choice(models[-1], required=pair.encoder is None)
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
-    old, new = (Pair(names[-1], names[0] if pair.encoder is not None else None) for names in files)
+    old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
     checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(
-            f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}. Nothing was "
-            "written.",
+            f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}.",
             hint="The graphs are wrong, not inexact: report this model.",
             verification=next(check for check in checks if not check.passed),
         )
@@ -215,9 +213,9 @@ def _settle_choice(decoder: ir.Model, *, required: bool) -> None:
             that do not know the input run them too.
     """
     graph = decoder.graph
-    value = next((value for value in graph.inputs if value.name == KEEP), None)
+    value = next((value for value in graph.inputs if value.name == NUM_LOGITS_TO_KEEP), None)
     if value is not None and required:
-        graph.initializers.pop(KEEP)
+        graph.initializers.pop(NUM_LOGITS_TO_KEEP)
         value.const_value = None
     elif value is not None:
         graph.inputs.remove(value)
@@ -225,10 +223,10 @@ def _settle_choice(decoder: ir.Model, *, required: bool) -> None:
 
 def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
     """Write it with its weights inside, or beside it in files of less than 2 GB where it cannot hold them."""
-    from onnxport.artifact.onnxfile import EMBEDDED_LIMIT_BYTES, needs_external, write_model
-    from onnxport.artifact.weights_file import write_weights
     from onnxport.graph.stats import graph_stats
     from onnxport.runtime.session import OnnxSession
+    from onnxport.serialization.onnxfile import EMBEDDED_LIMIT_BYTES, needs_external, write_model
+    from onnxport.serialization.weights_file import write_weights
 
     target = root / part.file
     target.parent.mkdir(parents=True, exist_ok=True)

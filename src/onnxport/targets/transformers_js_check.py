@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxport.artifact.manifest import CaseCheck, OutputCheck, Verification
-from onnxport.comparison import TOLERANCES
 from onnxport.graph.inputs import random_inputs
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
+from onnxport.specs import CaseCheck, OutputCheck, Verification
+from onnxport.verification.compare import TOLERANCES
 
 # Rows, and tokens that a generation begins with.
 _RUNS = ((1, 1), (3, 4))
@@ -24,7 +24,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Pair:
+class GraphFiles:
     """Files of graphs: a decoder's, and of an encoder-decoder the encoder's."""
 
     decoder: Path
@@ -34,7 +34,7 @@ class Pair:
 class _Writer:
     """A pair that is loaded."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: GraphFiles) -> None:
         self.decoder = Decoder(OnnxSession(pair.decoder))
         self.encoder = Encoder(OnnxSession(pair.encoder)) if pair.encoder is not None else None
 
@@ -43,7 +43,7 @@ class _Writer:
 
 
 def compare_pairs(
-    old: Pair, new: Pair, sizes: Sequence[Mapping[str, int]], vocabulary: int, precision: str
+    old: GraphFiles, new: GraphFiles, sizes: Sequence[Mapping[str, int]], vocabulary: int, precision: str
 ) -> list[Verification]:
     """Let both write the old pair's greedy tokens, from random inputs, and compare logits at every step.
 

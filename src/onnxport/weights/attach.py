@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from onnxport.errors import ExportError
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import IDENTITIES, Call, Held, LazyTensor, Stored, evaluate, hold, leaves, place
-from onnxport.weights.stored import read
+from onnxport.weights.lazy import IDENTITIES, LazyTensor, evaluate, hold, leaves, stored_location
+from onnxport.weights.origins import Call, Held, Stored
 
 _aten = torch.ops.aten
 # Smaller ones are read at once: constant folding looks at them again and again.
@@ -77,7 +77,7 @@ class StreamedTensor(_Moves, ir.LazyTensor):
 
     def __init__(self, lazy: LazyTensor, name: str) -> None:
         super().__init__(
-            lambda: ir.tensor_adapters.TorchTensor(evaluate(lazy, read).contiguous(), name=name),
+            lambda: ir.tensor_adapters.TorchTensor(evaluate(lazy).contiguous(), name=name),
             dtype=ir.tensor_adapters.from_torch_dtype(lazy.dtype),
             shape=ir.Shape(lazy.shape),
             name=name,
@@ -126,7 +126,7 @@ def attach(model: ir.Model, module: torch.nn.Module) -> None:
                 found = "none" if tensor is None else f"{list(tensor.shape)} {tensor.dtype}"
                 raise ExportError(
                     f"The captured graph has a weight {name!r} ({list(raw.shape)} {raw.dtype}) for which the model "
-                    f"has no numbers (found: {found}). Nothing was written.",
+                    f"has no numbers (found: {found}).",
                     hint="Report this model.",
                 )
             value.const_value = weight(tensor, name)
@@ -137,8 +137,8 @@ def weight(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
     tensor = tensor.detach()
     lazy = tensor if isinstance(tensor, LazyTensor) else hold(tensor, f"memory: {name}")
     if lazy.numel() * lazy.element_size() < _LAZY_FROM_BYTES:
-        return ir.tensor_adapters.TorchTensor(evaluate(lazy, read).contiguous(), name=name)
-    stored = place(lazy)
+        return ir.tensor_adapters.TorchTensor(evaluate(lazy).contiguous(), name=name)
+    stored = stored_location(lazy)
     return CheckpointTensor(lazy, stored, name) if stored is not None else StreamedTensor(lazy, name)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from onnxport.weights.lazy import Call, Held, LazyTensor, Stored, evaluate, hold, record
-from onnxport.weights.stored import read
+from onnxport.weights.lazy import LazyTensor, evaluate, hold, record
+from onnxport.weights.origins import Call, Held, Stored
 
 # Smaller strips of a matrix touch each page of it more often (4 MiB: half as fast).
 BLOCK_BYTES = 8 * 2**20
@@ -40,16 +40,16 @@ def blocks(tensor: LazyTensor, axis: int = 0) -> Iterator[torch.Tensor]:
     """
     size = tensor.numel() * tensor.element_size()
     if size <= BLOCK_BYTES or axis == tensor.dim():
-        yield evaluate(tensor, read).contiguous()
+        yield evaluate(tensor).contiguous()
         return
     length = tensor.shape[axis]
     step = max(1, BLOCK_BYTES * length // size)
     if length > 1 and narrow(tensor, axis, 0, step) is None:
-        tensor = hold(evaluate(tensor, read))
+        tensor = hold(evaluate(tensor))
     for start in range(0, length, step):
         piece = narrow(tensor, axis, start, min(step, length - start)) if length > 1 else tensor
         assert piece is not None
-        yield from blocks(piece, axis + 1) if step == 1 else (evaluate(piece, read).contiguous(),)
+        yield from blocks(piece, axis + 1) if step == 1 else (evaluate(piece).contiguous(),)
 
 
 def narrow(tensor: LazyTensor, axis: int, start: int, length: int) -> LazyTensor | None:

@@ -13,12 +13,13 @@ operation needs it and let go right after, so that memory never holds more than 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_map
+
+from onnxport.weights import reading
+from onnxport.weights.origins import Call, Held, Stored
 
 _aten = torch.ops.aten
 
@@ -51,35 +52,7 @@ _RECORDED = frozenset(
 _VIEWS = frozenset({_aten.view.default, _aten._unsafe_view.default})
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A tensor in a file: C-order little-endian bytes from `begin`, counted from the file's start."""
-
-    path: Path
-    name: str
-    begin: int
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A tensor in memory, or mapped by somebody else."""
-
-    tensor: torch.Tensor
-    name: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """The result of an operator; `index` tells which one where it gives several."""
-
-    operator: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    index: int | None = None
-
-
 Origin = Stored | Held | Call
-Reader = Callable[["LazyTensor"], torch.Tensor]
 
 
 class LazyTensor(torch.Tensor):
@@ -129,21 +102,16 @@ def record(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = Non
     return [LazyTensor(result, Call(func, args, kwargs, index)) for index, result in enumerate(results)]
 
 
-def evaluate(tensor: LazyTensor, read: Reader) -> torch.Tensor:
-    """The numbers of `tensor`, by replaying its record on what `read` gives for its leaves.
-
-    Args:
-        tensor: any lazy tensor.
-        read: gets a lazy tensor whose origin is `Stored`, returns its numbers.
-    """
+def evaluate(tensor: LazyTensor) -> torch.Tensor:
+    """The numbers of `tensor`, by replaying its record on the numbers of its leaves."""
     origin = tensor.origin
     if isinstance(origin, Held):
         return origin.tensor
     if isinstance(origin, Stored):
-        return read(tensor)
+        return reading.read(origin, tensor)
 
     def computed(value: Any) -> Any:
-        return evaluate(value, read) if isinstance(value, LazyTensor) else value
+        return evaluate(value) if isinstance(value, LazyTensor) else value
 
     result = origin.operator(*_each(computed, origin.args), **_each(computed, origin.kwargs))
     value: torch.Tensor = result if origin.index is None else result[origin.index]
@@ -167,7 +135,7 @@ def leaves(tensor: LazyTensor) -> Iterator[Stored | Held]:
             yield from leaves(value)
 
 
-def place(tensor: LazyTensor) -> Stored | None:
+def stored_location(tensor: LazyTensor) -> Stored | None:
     """Where the bytes of `tensor` lie, if they lie in a file as they are."""
     origin = _behind_identities(tensor)
     return origin if isinstance(origin, Stored) else None
@@ -221,9 +189,8 @@ def _each(function: Callable[[Any], Any], values: Any) -> Any:
 def _computed(value: Any) -> Any:
     if not isinstance(value, LazyTensor):
         return value
-    from onnxport.weights.stored import read
 
-    return evaluate(value, read)
+    return evaluate(value)
 
 
 def _meta(value: Any) -> Any:

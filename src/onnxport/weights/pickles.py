@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
-from onnxport.foreign_errors import first_line
+from onnxport.system.library_errors import first_line
 
 # How torch names what it refuses: "Unsupported global: GLOBAL a.b was not ...", "unsupported GLOBAL a.b whose ...".
 _REFUSED = re.compile(r"GLOBAL\s+`?([\w.]*\w)")
@@ -40,7 +40,7 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
         inside = next((name for name, value in items.items() if isinstance(value, dict) and value), None)
         what = f"a {type(state).__name__}" if inside is None else f"a training state (weights under {inside!r}?)"
         raise CheckpointError(
-            f"{file.name} holds {what}, not tensors by name. Nothing was written.",
+            f"{file.name} holds {what}, not tensors by name.",
             hint="Load it with the code that wrote it, and save the model with `save_pretrained`.",
         )
     return tensors
@@ -61,12 +61,12 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
     if refused is not None:
         return UntrustedCheckpointError(
             f"{file.name} holds more than tensors ({refused[1]}), which only running its code could read; "
-            "`--allow-pickle` does not allow that. Nothing was run and nothing was written.",
+            "`--allow-pickle` does not allow that. Nothing was run.",
             hint="Get the weights as safetensors from where you got this file, or from a source that you trust.",
         )
     # The first line of an unpickler's message is advice about how to run the file.
     reason = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""
     return CheckpointError(
-        f"{file.name} is damaged, or not a file of tensors that torch wrote{reason}. Nothing was written.",
+        f"{file.name} is damaged, or not a file of tensors that torch wrote{reason}.",
         hint="Copy or download the file again.",
     )

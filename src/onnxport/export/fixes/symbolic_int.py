@@ -46,7 +46,7 @@ def _floor(number: Any) -> Any:
 
     node = number.node
     expression = node.expr.replace(IntTrueDiv, lambda p, q: p / q).replace(ToFloat, lambda value: value)
-    above, below = sympy.fraction(sympy.together(sympy.nsimplify(expression, rational=True)))
+    above, below = sympy.fraction(sympy.infer_tied_axes(sympy.nsimplify(expression, rational=True)))
     if not below.is_Integer or not above.is_integer:
         return None
     return node.shape_env.create_symintnode(FloorDiv(above, below), hint=builtins.int(node.hint))

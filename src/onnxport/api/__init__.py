@@ -1,0 +1,1 @@
+"""The public functions as a user calls them: one module each."""

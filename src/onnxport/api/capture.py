@@ -1,0 +1,77 @@
+"""The middle of the recipe: axes, reference numbers and graphs of every part of a model, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxport.api.build_graph import Graph, build_graph
+from onnxport.export.signature import Signature, infer_signature
+from onnxport.loading.model_to_export import ModelToExport
+from onnxport.specs import Verification
+from onnxport.system.timing import Stopwatch
+from onnxport.verification.evidence import Evidence, record_evidence, verify_graph
+
+
+@dataclass(frozen=True)
+class CapturedGraph:
+    """A graph before it is written, and what it will be held against.
+
+    Attributes:
+        name: of the component in the folder.
+    """
+
+    name: str
+    graph: Graph
+    evidence: Evidence
+
+
+def capture_graphs(
+    to_export: ModelToExport, opset: int, watch: Stopwatch, *, keep_stored: bool = False
+) -> list[CapturedGraph]:
+    """The graphs of `to_export`. The reference is computed before the exporter touches the model.
+
+    Args:
+        opset: of the graphs.
+        watch: told about the steps.
+        keep_stored: as for `build_graph`.
+
+    Raises:
+        ExportError: the model does not run, or cannot be captured.
+    """
+    parts = to_export.parts
+    with watch.step("infer shapes", "Infer shapes") as step, to_export.source.weights_kept():
+        signatures = [infer_signature(part.source, part.generator) for part in parts]
+        step.done(_axes_summary(signatures))
+    with watch.step("reference", "Run the source model") as step:
+        evidence = [record_evidence(part, signature) for part, signature in zip(parts, signatures, strict=True)]
+        step.done(f"{sum(len(e.cases) + len(e.greedy) for e in evidence)} sets of inputs")
+    with watch.step("export", f"Export to opset {opset}") as step:
+        graphs: list[Graph] = []
+        for part, signature in zip(parts, signatures, strict=True):
+            graphs.append(build_graph(part.source, signature, opset, keep_stored=keep_stored, others=graphs))
+        step.done(f"{sum(sum(graph.stats.operators.values()) for graph in graphs)} nodes")
+    for index, (before, graph) in enumerate(zip(signatures, graphs, strict=True)):
+        after = graph.signature
+        if after.accepted != before.accepted or after.multiples != before.multiples:
+            with watch.step("reference", "Run the source model again, at the axes that the export allows"):
+                evidence[index] = record_evidence(parts[index], after)
+    return [CapturedGraph(part.name, graph, e) for part, graph, e in zip(parts, graphs, evidence, strict=True)]
+
+
+def verify_captured(
+    captured: CapturedGraph, file: Path, files: Sequence[Path], precision: str = "float32"
+) -> Verification:
+    """Run what was written for `captured` in `file`, one of `files`, which run in this order."""
+    before = tuple(files[: files.index(file)])
+    return verify_graph(file, captured.evidence, captured.graph.signature.outputs, precision=precision, before=before)
+
+
+def _axes_summary(signatures: Sequence[Signature]) -> str:
+    inputs = [spec for signature in signatures for spec in signature.inputs]
+    dynamic = list(dict.fromkeys(axis for spec in inputs for axis in spec.axes if isinstance(axis, str)))
+    return (
+        f"{len(inputs)} inputs, {sum(len(signature.outputs) for signature in signatures)} outputs, "
+        + (f"dynamic: {', '.join(dynamic)}" if dynamic else "all axes fixed")
+    )  # fmt: skip

@@ -1,0 +1,250 @@
+"""The recipe: from a checkpoint to a verified ONNX folder.
+
+`convert` reads top to bottom as the steps that the user sees. Nothing is published before
+source and graph agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.api.publish import (
+    manifest_of,
+    publish,
+)
+from onnxport.artifact.results import Conversion
+from onnxport.errors import UsageError, nothing_written
+from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
+from onnxport.graph.write import WeightFiles, write_graphs
+from onnxport.progress import Reporter, Silent
+from onnxport.publishing.destination import check_destination, check_file_destination, check_free_space
+from onnxport.publishing.staging import Staging, stage, stage_file
+from onnxport.specs import Verification
+from onnxport.system.garbage_collection import collector_paused
+from onnxport.system.memory import memory_limit as memory_limited
+from onnxport.system.memory import require_memory
+from onnxport.system.timing import Stopwatch
+from onnxport.tasks import find_task
+
+if TYPE_CHECKING:
+    from onnxport.loading.model_to_export import ModelToExport
+
+
+@nothing_written()
+def convert(
+    framework: str | None,
+    model: Any,
+    output: str | Path,
+    opset: int | None = None,
+    tokenizer: Any = None,
+    use_external_format: bool = False,
+    pipeline_name: str = "auto",
+    *,
+    overwrite: bool = False,
+    quantize: bool = False,
+    allow_mismatch: bool = False,
+    sample_inputs: Any = None,
+    shard_size: int | None = None,
+    link_weights: bool = False,
+    memory_limit: int | None = None,
+    reporter: Reporter | None = None,
+    **model_kwargs: Any,
+) -> Conversion:
+    """Convert a model to ONNX, and publish it only if its numbers are the source's.
+
+    Args:
+        framework: "pt", "tf", or None: found from the checkpoint.
+        model: a folder, a model of the hub, a `.keras` or `.h5` file, a SavedModel folder, a live transformers
+            or Keras model, or with `sample_inputs` any torch.nn.Module.
+        output: a folder to make; or a path ending in `.onnx`: then the graph alone is written there.
+        opset: None is the newest that the installed ONNX Runtime runs at full speed; of TensorFlow, that
+            tf2onnx writes.
+        tokenizer: the model's by default.
+        use_external_format: weights beside the graph; beyond 2 GB that happens by itself.
+        pipeline_name: a task, or "auto": read from the checkpoint's architecture.
+        overwrite: replace a folder that onnxport wrote.
+        quantize: also write a dynamically quantized int8 graph, verified with its own tolerance.
+        allow_mismatch: publish a graph whose numbers differ; the evidence says so.
+        sample_inputs: for a plain module or Keras model: a tensor, a tuple in the forward's order, or a dict.
+        shard_size: most bytes of one weights file; one file of any size by default.
+        link_weights: link the checkpoint's weight files instead of copying them, and use them as they are.
+        memory_limit: most bytes of memory to take; 80 % of what is free by default.
+        reporter: told about every step; silent by default.
+        model_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`
+            and what `from_pretrained` takes; `signature` of a SavedModel.
+
+    Raises:
+        OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.
+    """
+    from onnxport.api.capture import capture_graphs
+    from onnxport.environments import call_in
+    from onnxport.export.opset import choose_opset
+    from onnxport.loading.framework import find_process
+    from onnxport.loading.model_to_export import load_model_to_export
+
+    if pipeline_name != "auto":
+        find_task(pipeline_name)  # a wrong name is told before anything is loaded
+    if quantize and link_weights:
+        raise UsageError(
+            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
+            hint="Leave --link-weights or --quantize out.",
+        )
+    output = Path(output).expanduser()
+    check = check_file_destination if output.suffix == ".onnx" else check_destination
+    check(output, overwrite=overwrite)
+    process = find_process(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
+    opset = choose_opset(opset, process.framework)
+    if process.environment is not None:
+        return call_in(
+            process.environment, "convert",
+            dict(
+                framework=process.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
+                use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
+                quantize=quantize, allow_mismatch=allow_mismatch, sample_inputs=sample_inputs, shard_size=shard_size,
+                link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
+            ),
+            reporter or Silent(),
+        )  # fmt: skip
+    _require_exporter(process.framework)
+
+    files = WeightFiles(use_external_format, shard_size, link_weights)
+    watch = Stopwatch(reporter or Silent())
+    with collector_paused(), memory_limited(memory_limit):
+        with watch.step("load", "Load") as step:
+            # Not looked at twice: of a model of the hub that would be asked for twice, too.
+            found = process.checkpoint if sample_inputs is None else None
+            to_export = load_model_to_export(
+                process.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
+            )  # fmt: skip
+            step.done(
+                f"{to_export.architecture}, {to_export.task.name}, {_count(to_export.source.parameters)} parameters"
+            )
+        for note in to_export.notes:
+            watch.reporter.note(note)
+        if output.suffix == ".onnx":
+            _require_one_graph(to_export, output)
+        _check_resources(to_export, output, files, quantize)
+        captured_graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
+        manifest = manifest_of(to_export)
+        with _stage(output, overwrite) as staging:
+            return publish(
+                staging, output, to_export, captured_graphs, manifest, watch,
+                files=files, quantized=quantize, allow_mismatch=allow_mismatch,
+            )  # fmt: skip
+
+
+@nothing_written()
+def convert_pytorch(nlp: Any, opset: int | None, output: str | Path, use_external_format: bool = False) -> Verification:
+    """Export a pipeline's model through torch.onnx to the graph file `output`, and verify it.
+
+    Args:
+        nlp: a pipeline, as `load_graph_from_args` or `pipeline` returns it.
+        opset: None is the default of `convert`.
+        output: path of the graph; an existing graph there is replaced.
+        use_external_format: weights in `<output>_data`; beyond 2 GB that happens by itself.
+
+    Raises:
+        OnnxPortError: as `convert`; nothing was written.
+    """
+    from onnxport.loading.model_to_export import from_pipeline
+
+    return _convert_to_file(lambda: from_pipeline(nlp, "pt"), "pt", opset, output, use_external_format)
+
+
+@nothing_written()
+def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verification:
+    """Export a model through tf2onnx to the graph file `output`, and verify it.
+
+    Args:
+        nlp: a Keras model, a `.keras` or `.h5` file, a SavedModel folder, or a pipeline of transformers' TensorFlow
+            classes (transformers 4).
+        opset: None is the default of `convert`.
+        output: path of the graph; an existing graph there is replaced. Beyond 2 GB its weights are in
+            `<output>_data`.
+
+    Raises:
+        OnnxPortError: as `convert`; nothing was written.
+    """
+    from onnxport.loading.model_to_export import from_pipeline, load_model_to_export
+
+    def load() -> ModelToExport:
+        return (
+            from_pipeline(nlp, "tf")
+            if hasattr(nlp, "task")
+            else load_model_to_export("tf", nlp, None, "auto", None, {})
+        )
+
+    return _convert_to_file(load, "tf", opset, output, external=False)
+
+
+def _convert_to_file(
+    load: Callable[[], ModelToExport], framework: str, opset: int | None, output: str | Path, external: bool
+) -> Verification:
+    from onnxport.api.capture import capture_graphs, verify_captured
+    from onnxport.export.opset import choose_opset
+    from onnxport.verification.evidence import require_agreement
+
+    output = Path(output).expanduser()
+    if output.suffix != ".onnx":
+        raise UsageError(f"{output} does not end in .onnx.", hint="`convert` writes folders.")
+    opset = choose_opset(opset, framework)
+    _require_exporter(framework)
+    with collector_paused(), memory_limited(), stage_file(output, overwrite=True) as staging:
+        to_export = load()
+        _require_one_graph(to_export, output)
+        (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
+        file = staging.path / output.name
+        with Silent().step("write") as step:
+            write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+        verification = verify_captured(captured, file, [file])
+        require_agreement(verification)
+        staging.publish()
+    return verification
+
+
+def _check_resources(to_export: ModelToExport, output: Path, files: WeightFiles, quantize: bool) -> None:
+    """Memory and disk, before the long steps.
+
+    Raises:
+        MemoryLimitError, OutputError: there is too little; nothing was written.
+    """
+    weights = to_export.source.weight_bytes
+    require_memory(
+        to_export.source.largest_copy_bytes + (QUANTIZER_COPIES * weights if quantize else 0),
+        f"Converting {to_export.name}",
+        "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
+    )
+    check_free_space(output, (0 if files.link else weights) + (weights // 4 if quantize else 0))
+
+
+def _require_one_graph(to_export: ModelToExport, output: Path) -> None:
+    """A file holds one graph.
+
+    Raises:
+        UsageError: the model becomes several.
+    """
+    if len(to_export.parts) > 1:
+        names = " and ".join(f"{part.name}.onnx" for part in to_export.parts)
+        raise UsageError(
+            f"{to_export.architecture} becomes {names}, and {output.name} is one file.",
+            hint=f"Give a folder: {output.with_suffix('')}",
+        )
+
+
+def _stage(output: Path, overwrite: bool) -> Staging:
+    return stage_file(output, overwrite=overwrite) if output.suffix == ".onnx" else stage(output, overwrite=overwrite)
+
+
+def _require_exporter(framework: str) -> None:
+    from onnxport.system.requirements import require_pytorch, require_tensorflow
+
+    if framework == "tf":
+        require_tensorflow()
+    else:
+        require_pytorch()
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number / 1e3:.0f} k"

@@ -1,0 +1,1 @@
+"""What a checkpoint holds: read before any framework is imported."""

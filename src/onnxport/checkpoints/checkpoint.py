@@ -1,0 +1,284 @@
+"""A look at a checkpoint before any framework is imported, so that its faults are told at once.
+
+Standard library only. Everything that can be wrong with the files themselves is found here:
+a missing or broken file, a cut-off download, weights that only pickle can read, code that the
+checkpoint wants to bring along. Nothing of the checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxport.checkpoints.hub import resolve_folder
+from onnxport.checkpoints.weight_files import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
+from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.formats.json_file import read_json, read_object
+
+# Read by the loaders; a broken one would surface deep inside a library.
+_JSON_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+_CODE_CONFIGS = (
+    "config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+_NO_PIPELINE = "`convert` and `infer_shapes` take it; it has no tokenizer or processor, so there is no pipeline for it."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A local checkpoint whose files are whole.
+
+    Attributes:
+        path: the folder (or GGUF file) that was given, or the local copy of the hub's model.
+        source: what the user typed, shortened to the folder's name for a path.
+        model_folder: where config.json and the weights lie; `path`, but for old
+            sentence-transformers layouts.
+        config: config.json; {} where only a GGUF file tells (`pipelines/gguf.py` fills it in).
+        architectures: class names from config.json, often one: ("BertForMaskedLM",).
+        model_type: transformers' name of the family ("bert"), or None if config.json has none.
+        weight_files: the files that will be read.
+        weights_format: "safetensors", "pickle", "gguf" or "h5".
+        framework: "pt" or "tf".
+        total_bytes: size of the weight files.
+        dtype: the weights' main type as numpy and torch spell it ("float32", "bfloat16"), None if unknown.
+        is_sentence_transformers: the folder has a modules.json.
+        custom_code: classes that the checkpoint brings along, "config.json: modeling_x.XModel".
+        notes: what a user should know.
+    """
+
+    path: Path
+    source: str
+    model_folder: Path
+    config: dict[str, Any]
+    architectures: tuple[str, ...]
+    model_type: str | None
+    weight_files: tuple[Path, ...]
+    weights_format: str
+    framework: str
+    total_bytes: int
+    dtype: str | None
+    is_sentence_transformers: bool = False
+    custom_code: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def inspect_checkpoint(
+    path: str | Path,
+    *,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    framework: str | None = None,
+) -> Checkpoint:
+    """Find out what a checkpoint is, and that its files are whole.
+
+    Args:
+        path: a folder, a GGUF file, or a model of the hub ("user/model"), which is then downloaded.
+        allow_pickle: accept pickled weights (pytorch_model.bin).
+        trust_remote_code: accept classes that the checkpoint brings along.
+        revision: branch, tag or commit of a hub model.
+        token: access token of a hub model.
+        framework: "tf" where TF classes will read the weights.
+
+    Raises:
+        CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
+        UntrustedCheckpointError: pickled weights or custom code without permission.
+    """
+    folder = resolve_folder(
+        path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
+        framework=framework,
+    )  # fmt: skip
+    if folder.is_file() and folder.suffix.lower() == ".gguf":
+        # What lies beside it may belong to another model: only the file itself counts.
+        return _describe(folder, str(path), folder.parent, {}, gguf_weights(folder), False, (), ())
+    if not folder.is_dir():
+        raise _not_a_folder(folder)
+    modules = _read_modules(folder)
+    model_folder = _transformer_folder(folder, modules)
+    if (folder / "onnxport.json").is_file():
+        raise CheckpointError(
+            f"{folder} is a folder that onnxport wrote: already converted.",
+            hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
+        )
+    has_config = (model_folder / "config.json").is_file()
+    gguf = None if has_config else find_gguf(model_folder)
+    if not has_config and gguf is None:
+        raise _no_config(model_folder)
+    config = read_object(model_folder / "config.json") if has_config else {}
+    for name in _JSON_FILES:
+        for place in dict.fromkeys((folder, model_folder)):
+            if (place / name).is_file():
+                read_json(place / name)
+
+    weights = (
+        gguf_weights(gguf) if gguf
+        else find_weights(model_folder, config, allow_pickle=allow_pickle, framework=framework)
+    )  # fmt: skip
+    custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
+    quantized = config.get("quantization_config")
+    if isinstance(quantized, dict):
+        raise CheckpointError(
+            f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
+            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small.",
+        )
+    return _describe(folder, str(path), model_folder, config, weights, bool(modules), custom_code, notes)
+
+
+def _describe(
+    folder: Path,
+    typed: str,
+    model_folder: Path,
+    config: dict[str, Any],
+    weights: Weights,
+    has_modules: bool,
+    custom_code: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> Checkpoint:
+    architectures = config.get("architectures") or []
+    model_type = config.get("model_type")
+    declared = config.get("dtype") or config.get("torch_dtype")
+    return Checkpoint(
+        path=folder,
+        source=Path(typed).resolve().name if Path(typed).expanduser().exists() else typed,
+        model_folder=model_folder,
+        config=config,
+        architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (str(architectures),),
+        model_type=model_type if isinstance(model_type, str) and model_type else None,
+        weight_files=weights.files,
+        weights_format=weights.format,
+        framework=weights.framework,
+        total_bytes=sum(file.stat().st_size for file in weights.files),
+        dtype=weights.dtype or (declared if isinstance(declared, str) else None),
+        is_sentence_transformers=has_modules,
+        custom_code=custom_code,
+        notes=notes,
+    )
+
+
+def _read_modules(folder: Path) -> list[Any]:
+    """The entries of modules.json (sentence-transformers), or [] where there is none."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(entry, dict) for entry in modules):
+        raise CheckpointError("modules.json is not a list of modules.", hint=f"Repair {path} or copy it again.")
+    return modules
+
+
+def _transformer_folder(folder: Path, modules: list[Any]) -> Path:
+    """Where the transformer lies: sentence-transformers once kept it in "0_Transformer"."""
+    if modules and not (folder / "config.json").is_file():
+        inside = folder / str(modules[0].get("path") or "")
+        if inside.resolve().is_relative_to(folder.resolve()) and inside.is_dir():
+            return inside
+    return folder
+
+
+def _custom_code(
+    folder: Path, config: dict[str, Any], trust_remote_code: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(classes that the checkpoint brings along, notes).
+
+    Raises:
+        UntrustedCheckpointError: there are some, they are needed, and permission was not given.
+    """
+    found: list[str] = []
+    for name in _CODE_CONFIGS:
+        document = config if name == "config.json" else None
+        if document is None and (folder / name).is_file():
+            document = read_json(folder / name)
+        references = document.get("auto_map") if isinstance(document, dict) else None
+        values = references.values() if isinstance(references, dict) else references or ()
+        for value in values:
+            classes = value if isinstance(value, list) else [value]
+            found.extend(f"{name}: {reference}" for reference in classes if reference)
+    custom_code = tuple(dict.fromkeys(found))
+    if not custom_code or trust_remote_code:
+        return custom_code, ()
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and transformers_knows(model_type):
+        note = (
+            f"The checkpoint brings its own code ({custom_code[0]}), which was not run: "
+            f"transformers' own {model_type!r} was used."
+        )
+        return custom_code, (note,)
+    raise UntrustedCheckpointError(
+        f"Loading {folder} would run Python code from the checkpoint ({', '.join(custom_code[:3])}). Nothing was run.",
+        hint="Read that code; if you trust it, add `--trust-remote-code`.",
+    )
+
+
+def transformers_knows(model_type: str) -> bool:
+    """Whether the installed transformers has its own code for `model_type`.
+
+    Read from the text of its tables, because importing it costs seconds. True where transformers
+    is not installed: then that is what the user must be told, not that code would be run.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return True
+    tables = Path(spec.origin).parent / "models" / "auto"
+    entry = re.compile(rf"[(\[]\s*\"{re.escape(model_type)}\",")
+    return any(
+        table.is_file() and entry.search(table.read_text(encoding="utf-8")) is not None
+        for table in (tables / "auto_mappings.py", tables / "configuration_auto.py")
+    )
+
+
+def _not_a_folder(path: Path) -> CheckpointError:
+    """The error for a file where a folder was expected."""
+    known = {
+        ".onnx": ("an ONNX graph already", "`onnxport optimize`, `quantize` and `verify` take it; `convert` does not."),
+        ".keras": ("a Keras model", _NO_PIPELINE),
+        ".h5": ("a Keras model", _NO_PIPELINE),
+        ".hdf5": ("a Keras model", _NO_PIPELINE),
+    }
+    what, hint = known.get(path.suffix.lower(), ("a file", "Give the folder that holds config.json and the weights."))
+    return CheckpointError(f"{path} is {what}, not a checkpoint folder.", hint=hint)
+
+
+def _no_config(folder: Path) -> CheckpointError:
+    """The error for a folder without config.json: what it is instead, or what it holds."""
+    entries = sorted(folder.iterdir())
+    names = [entry.name + ("/" if entry.is_dir() else "") for entry in entries]
+    if not names:
+        return CheckpointError(f"{folder} is empty.", hint="Give a folder that holds config.json and weights.")
+    inner = [entry.name for entry in entries if (entry / "config.json").is_file()]
+    suffixes = {entry.suffix.lower() for entry in entries}
+    what = f"has no config.json (it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+    hint = "Give a folder written by `save_pretrained`."
+    if "adapter_config.json" in names:
+        what, hint = adapter_fault(folder)
+    elif "model_index.json" in names:
+        what = "is a diffusers pipeline: several models, none of them in this folder itself"
+    elif "saved_model.pb" in names:
+        what, hint = "is a TensorFlow SavedModel", _NO_PIPELINE
+    elif ".keras" in suffixes:
+        name = next(name for name in names if name.lower().endswith(".keras"))
+        what, hint = "holds a Keras model, no config.json", f"Give that file: {folder / name}"
+    elif ".onnx" in suffixes:
+        what, hint = "holds an ONNX graph already", "`convert` takes the checkpoint that it was made from."
+    if inner:
+        hint = f"Did you mean {' or '.join(str(folder / name) for name in inner[:3])}?"
+    return CheckpointError(f"{folder} {what}.", hint=hint)

@@ -1,0 +1,159 @@
+"""What a path holds for TensorFlow: Keras files and SavedModels, looked at before TensorFlow is imported.
+
+Standard library only. Nothing of the model is executed here; what would be executed when it is loaded is found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxport.errors import CheckpointError, UntrustedCheckpointError
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
+# Operators of TensorFlow that reach out of the model: files, processes, Python.
+REACHING = (
+    "WriteFile", "ReadFile", "MatchingFiles", "WholeFileReaderV2", "DebugIdentityV2", "PyFunc", "EagerPyFunc",
+    "PyFuncStateless", "WholeFileReader", "TextLineReader", "TextLineReaderV2", "FixedLengthRecordReader",
+    "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader", "TextLineDataset",
+    "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "CSVDataset",
+    "SqlDataset", "GeneratorDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset", "CacheDataset", "CacheDatasetV2",
+    "SnapshotDataset", "SnapshotDatasetV2", "DataServiceDataset", "DataServiceDatasetV2", "RegisterDataset",
+    "DeleteFile", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "RpcServer", "RpcClient", "RpcCall",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorflowFiles:
+    """A model of TensorFlow that is no checkpoint of transformers.
+
+    Attributes:
+        path: the file or folder.
+        kind: "keras" (.keras), "h5" (a whole model in an old .h5 file), "keras_hub" (a preset folder) or
+            "saved_model".
+        libraries: modules that must be imported before it is loaded, because they register its classes.
+        total_bytes: size of its files.
+    """
+
+    path: Path
+    kind: str
+    libraries: tuple[str, ...] = ()
+    total_bytes: int = 0
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What lies at `path`, by names alone: as `TensorflowFiles.kind`, or None."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return {".keras": "keras", ".h5": "h5", ".hdf5": "h5"}.get(path.suffix.lower())
+    if (path / "saved_model.pb").is_file() or (path / "saved_model.pbtxt").is_file():
+        return "saved_model"
+    if (path / "metadata.json").is_file() and (path / "config.json").is_file():
+        return "keras_hub"
+    return None
+
+
+def find_tensorflow_files(path: str | Path, *, trust_remote_code: bool = False) -> TensorflowFiles | None:
+    """What lies at `path`, or None: it is nothing of this kind.
+
+    Raises:
+        CheckpointError: it is, but broken.
+        UntrustedCheckpointError: loading it would run code, and that was not allowed.
+    """
+    path = Path(path).expanduser()
+    match kind_of(path):
+        case "keras":
+            return _keras(path)
+        case "h5":
+            return _h5(path)
+        case "saved_model":
+            return _saved_model(path, trust_remote_code)
+        case "keras_hub":
+            return _preset(path)
+    return None
+
+
+def _keras(path: Path) -> TensorflowFiles:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            missing = [name for name in _KERAS_PARTS if name not in names]
+            if missing:
+                raise _fault(path, f"is a .keras file without {', '.join(missing)}")
+            broken = archive.testzip()
+            if broken is not None:
+                raise _fault(path, f"is damaged: {broken} in it does not have the checksum that was written")
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _fault(path, f"is no .keras file, or cut off ({error})") from error
+    return TensorflowFiles(path, "keras", _libraries(config), path.stat().st_size)
+
+
+def _h5(path: Path) -> TensorflowFiles:
+    with path.open("rb") as file:
+        start = file.read(len(_HDF5))
+    if start != _HDF5:
+        raise _fault(path, "is no HDF5 file")
+    if (path.parent / "config.json").is_file() and path.name == "tf_model.h5":
+        raise CheckpointError(
+            f"{path} holds only the weights of a checkpoint.",
+            hint=f"Give the folder: {path.parent}",
+        )
+    return TensorflowFiles(path, "h5", (), path.stat().st_size)
+
+
+def _preset(path: Path) -> TensorflowFiles | None:
+    """A folder of KerasHub's `save_to_preset`."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or not isinstance(metadata, dict) or "keras_version" not in metadata:
+        return None
+    if not any(path.glob("*.weights.h5")):
+        raise _fault(path, "is a folder of KerasHub without weights (model.weights.h5)")
+    total = sum(file.stat().st_size for file in path.rglob("*.h5"))
+    return TensorflowFiles(path, "keras_hub", ("keras_hub",), total)
+
+
+def _saved_model(path: Path, trusted: bool) -> TensorflowFiles:
+    graph = path / "saved_model.pb"
+    if graph.is_file():
+        content = graph.read_bytes()
+        if not content:
+            raise _fault(path, "is a SavedModel whose saved_model.pb is empty")
+        reaching = [] if trusted else _reaching_operators(content)
+        if reaching:
+            raise UntrustedCheckpointError(
+                f"Running {path} would reach out of the model ({', '.join(reaching)}: files, processes or Python). "
+                "Nothing was run.",
+                hint="If you trust where it comes from, add `--trust-remote-code`.",
+            )
+    weights = path / "variables"
+    if weights.is_dir() and any(weights.iterdir()) and not (weights / "variables.index").is_file():
+        raise _fault(path, "is a SavedModel whose variables/variables.index is missing")
+    return TensorflowFiles(path, "saved_model", (), sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
+
+
+def _reaching_operators(content: bytes) -> list[str]:
+    """Names of operators in the graph that read or write files or call Python.
+
+    In a NodeDef the operator is field 2, a string: its length and its letters follow the byte 0x12.
+    """
+    return [name for name in REACHING if b"\x12" + bytes([len(name)]) + name.encode() in content]
+
+
+def _libraries(config: Any) -> tuple[str, ...]:
+    """Libraries whose classes a configuration names; only those that are known are ever imported."""
+    names = re.findall(r'"registered_name": "(\w+)>', json.dumps(config))
+    return ("keras_hub",) if "keras_hub" in names or "keras_nlp" in names else ()
+
+
+def _fault(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path} {what}.", hint="Copy or export it again.")

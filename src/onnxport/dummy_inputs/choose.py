@@ -1,0 +1,47 @@
+"""Which sampler fits a pipeline: by the task's kind and the model's main input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from onnxport.dummy_inputs.audio import AudioInputGenerator
+from onnxport.dummy_inputs.base import InputGenerator
+from onnxport.dummy_inputs.decoder import DecoderInputGenerator
+from onnxport.dummy_inputs.image import ImageInputGenerator
+from onnxport.dummy_inputs.joint import JointInputGenerator
+from onnxport.dummy_inputs.text import TextInputGenerator
+from onnxport.sources.states import State
+from onnxport.tasks import Task
+
+_BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+
+
+def generator_for(
+    pipeline: Any, task: Task, accepts: frozenset[str] | None, states: Sequence[State] = ()
+) -> InputGenerator:
+    """The sampler of a transformers pipeline.
+
+    Args:
+        pipeline: the pipeline.
+        task: its row of the table.
+        accepts: names of the forward's parameters.
+        states: what a decoder carries from call to call.
+    """
+    config = pipeline.model.config
+    kind = task.kind
+    if task.auto == ("AutoModel",):  # one task name, every modality: the model says what it eats
+        kind = _BY_MAIN_INPUT.get(getattr(pipeline.model, "main_input_name", "input_ids"), kind)
+    image_processor = getattr(pipeline, "image_processor", None)
+    if kind == "image":
+        return ImageInputGenerator(image_processor, config, accepts)
+    if kind == "audio":
+        return AudioInputGenerator(getattr(pipeline, "feature_extractor", None), config, accepts)
+    if kind == "image+texts":
+        text = TextInputGenerator(pipeline.tokenizer, config, "text", accepts, batch="text_batch_size")
+        return JointInputGenerator(
+            text, ImageInputGenerator(image_processor, config, accepts, batch="image_batch_size")
+        )
+    if kind == "decoder":
+        return DecoderInputGenerator(TextInputGenerator(pipeline.tokenizer, config), states, accepts)
+    return TextInputGenerator(pipeline.tokenizer, config, kind, accepts, image_processor=image_processor)

@@ -1,0 +1,1 @@
+"""Fuse attention and normalization of a decoder into operators of ONNX Runtime."""

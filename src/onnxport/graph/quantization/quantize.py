@@ -1,0 +1,138 @@
+"""Graphs of smaller numbers: dynamic int8 through onnxruntime, weight-only int4 and int8 in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.artifact.data_files import graph_bytes
+from onnxport.errors import UsageError, did_you_mean
+from onnxport.system.memory import require_memory
+
+if TYPE_CHECKING:
+    from onnxport.serialization.written_model import WrittenModel
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One row of `PRECISIONS`.
+
+    Attributes:
+        suffix: of the graph's name, "model_q4.onnx"; what transformers.js calls its dtype.
+        bits: of a weight alone; None where activations are quantized too, at run time.
+        title: what is done, for people.
+    """
+
+    suffix: str
+    bits: int | None
+    title: str
+
+
+PRECISIONS = {
+    "int8": Precision("quantized", None, "Quantize to int8"),
+    "int4": Precision("q4", 4, "Round weights to int4"),
+    "int8-weights": Precision("int8", 8, "Round weights to int8"),
+}
+
+
+# Names of those that round weights alone.
+ROUNDED = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
+
+
+# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
+QUANTIZER_COPIES = 3
+
+
+@dataclass
+class _Held:
+    model: Any
+
+
+def find_precision(name: str) -> Precision:
+    """The row of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(
+            f"There is no precision {name!r}.",
+            hint=did_you_mean(name, PRECISIONS) or f"There are {', '.join(PRECISIONS)}.",
+        )
+    return PRECISIONS[name]
+
+
+def quantized_name(name: str, *, single: bool) -> str:
+    """`model_quantized.onnx` in a folder (what transformers.js reads), `model-quantized.onnx` beside a
+    single graph (what the original script wrote). The suffix goes before the last extension."""
+    path = Path(name)
+    return f"{path.stem}{'-' if single else '_'}quantized{path.suffix}"
+
+
+def quantize_dynamic(source: Path, target: Path) -> None:
+    """Write `target`: weights of MatMul and Gemm as int8 per column, activations quantized at run time.
+
+    Signed weights with a reduced range lose less on processors without VNNI, where the 16-bit
+    sums of two unsigned by signed products saturate.
+    """
+    require_memory(
+        QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
+        "Quantize its weights alone, one at a time: onnxport quantize PATH --precision int8-weights",
+    )  # fmt: skip
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization import quantize_dynamic as quantize
+
+    quantize(
+        str(source),
+        str(target),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+    )
+
+
+def write_rounded(
+    sources: Sequence[Path], targets: Sequence[Path], bits: int, *, float_activations: bool = False
+) -> list[WrittenModel]:
+    """Write graphs of one folder with weights of 4 or 8 bits in blocks; one that two of them read is stored once.
+
+    One weight is in memory at a time. Weights go beside the graph where they are beside a source.
+
+    Args:
+        sources: float32 graphs.
+        targets: a file for each, in one folder.
+        bits: of a weight.
+        float_activations: products take their inputs in float32, instead of rounding them to 8 bits.
+
+    Raises:
+        UsageError: no weight can be rounded.
+        OutputError: no space.
+    """
+    from onnxport.artifact.data_files import data_files
+    from onnxport.graph.quantization.weight_only import (
+        FLOAT_ACTIVATIONS,
+        ROUNDED_ACTIVATIONS,
+        load_graph,
+        round_weights,
+    )
+    from onnxport.graph.strip import strip
+    from onnxport.graph.write import WeightFiles, write_graphs
+    from onnxport.progress import Silent
+
+    graphs = [_Held(load_graph(source)) for source in sources]
+    level = FLOAT_ACTIVATIONS if float_activations else ROUNDED_ACTIVATIONS
+    counts = [round_weights(graph.model, bits, level) for graph in graphs]
+    if not all(counts):
+        bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
+        raise UsageError(
+            f"{bare.name} has no weight that can be rounded: a matrix of at least 32 by 16 that only MatMul, Gemm "
+            "and Gather read.",
+            hint="Dynamic int8 may do: `onnxport quantize PATH`.",
+        )
+    for graph in graphs:
+        strip(graph.model)
+    external = any(data_files(source) for source in sources)
+    with Silent().step("write") as step:
+        return write_graphs(graphs, targets, targets[0], WeightFiles(external=external), step)

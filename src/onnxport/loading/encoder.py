@@ -1,0 +1,54 @@
+"""Loading a sentence-transformers checkpoint into one module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.loading.options import LoadOptions
+from onnxport.loading.weights import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What sentence-transformers sets on a tokenizer: the longest input (tokens), and lower case."""
+
+    max_length: int | None
+    lower_case: bool
+
+    def apply(self, tokenizer: Any) -> None:
+        """Change `tokenizer` in place, so that it cuts and spells as the model was trained."""
+        if self.max_length is not None:
+            tokenizer.model_max_length = self.max_length
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if self.lower_case and backend is not None:
+            from tokenizers.normalizers import Lowercase, Sequence
+
+            own = backend.normalizer
+            backend.normalizer = Lowercase() if own is None else Sequence([Lowercase(), own])
+
+
+def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedModel, TokenizerSettings]:
+    """The transformer and the modules after it as a SentenceEncoder, and what its tokenizer needs.
+
+    Raises:
+        CheckpointError: a module that is unknown or incomplete; weights that cannot be read.
+    """
+    from onnxport.loading.sentence_transformers import SentenceEncoder, read_sentence_settings
+
+    settings = read_sentence_settings(checkpoint, allow_pickle=options.allow_pickle)
+    # Of an encoder-decoder (T5) only the encoder reads sentences.
+    is_pair = bool(checkpoint.config.get("is_encoder_decoder"))
+    auto = ("AutoModelForTextEncoding", "AutoModel") if is_pair else ("AutoModel",)
+    loaded = load_model(checkpoint.model_folder, checkpoint, auto, options)
+    encoder = SentenceEncoder(loaded.model, settings.layers).to(loaded.model.device, loaded.model.dtype)
+    encoder.eval()
+    missing = tuple(f"transformer.{name}" for name in loaded.missing)
+    shapes = {f"transformer.{name}": text for name, text in (loaded.shapes or {}).items()}
+    notes = (*loaded.notes, *settings.notes)
+    max_length = settings.max_length
+    if max_length is None:
+        longest = getattr(loaded.model.config, "max_position_embeddings", None)
+        max_length = longest if isinstance(longest, int) else None
+    return LoadedModel(encoder, missing, shapes, notes), TokenizerSettings(max_length, settings.lower_case)

@@ -1,0 +1,216 @@
+"""Which task a checkpoint is for, read from its architecture through transformers' tables.
+
+The tables map a model type ("bert") to class names; nothing of the model is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import CheckpointError, TaskError
+from onnxport.loading.model_classes import class_named, class_names
+from onnxport.tasks import TASKS, Task, find_task
+
+# Their checkpoints write text; a row that happens to know the class for something else (BART
+# fills masks) must not be chosen for them without being asked.
+_IMAGE_TEXT = "AutoModelForImageTextToText"
+_GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", _IMAGE_TEXT)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the choice of a task looks at.
+
+    Attributes:
+        source: how messages call it.
+        model_type: transformers' name of the family ("bert"), or None.
+        architectures: class names, most often one.
+        is_sentence_transformers: a sentence encoder by its modules.json.
+        remote: auto classes that the checkpoint's own code serves, where that code was allowed.
+        framework: whose classes are meant, "pt" or "tf".
+    """
+
+    source: str
+    model_type: str | None
+    architectures: tuple[str, ...]
+    is_sentence_transformers: bool = False
+    remote: tuple[str, ...] = ()
+    framework: str = "pt"
+
+
+def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, framework: str = "pt") -> Identity:
+    """The identity of a checkpoint on disk."""
+    auto_map = checkpoint.config.get("auto_map") if trust_remote_code else None
+    remote = tuple(map(str, auto_map)) if isinstance(auto_map, dict) else ()
+    return Identity(
+        checkpoint.source,
+        checkpoint.model_type,
+        checkpoint.architectures,
+        checkpoint.is_sentence_transformers,
+        remote,
+        framework,
+    )
+
+
+def identity_of_model(model: Any, framework: str = "pt") -> Identity:
+    """The identity of a live transformers model (or of anything with a `config`)."""
+    name = type(model).__name__
+    architecture = name.removeprefix("TF") if framework == "tf" else name
+    return Identity(
+        f"the given {name}", getattr(model.config, "model_type", None), (architecture,), framework=framework
+    )
+
+
+@dataclass(frozen=True)
+class DetectedTask:
+    """A task, and what the user should know about how it was chosen."""
+
+    task: Task
+    notes: tuple[str, ...] = ()
+
+
+def choose_task(identity: Identity) -> DetectedTask:
+    """The task of a checkpoint (`--task auto`).
+
+    The first row of the table whose auto class holds the architecture; for base models what
+    they take in decides; sentence-transformers folders are feature extractors.
+
+    Raises:
+        CheckpointError: config.json does not name a model type or class, or transformers does not know it.
+        TaskError: a class that is for none of the table's tasks.
+    """
+    if identity.is_sentence_transformers:
+        return DetectedTask(find_task("feature-extraction"))
+    model_type, framework = known_model_type(identity), identity.framework
+    if not identity.architectures:
+        raise CheckpointError(
+            f"config.json of {identity.source} names no architecture, so its task is unknown.",
+            hint=f"Say what the model is for: `--task` {_either(tasks_of_type(model_type, identity.framework))}.",
+        )
+    for architecture in identity.architectures:
+        generative = any(architecture in class_names(auto, model_type, framework) for auto in _GENERATIVE)
+        if architecture in class_names(_IMAGE_TEXT, model_type, framework) and _in_text(architecture, framework):
+            alone = architecture in class_names("AutoModelForCausalLM", model_type, framework)
+            note = f"{architecture} can be taken without its images too: `--task text-generation`."
+            return DetectedTask(find_task("image-text-to-text"), (note,) if alone else ())
+        for row in TASKS:
+            for auto in row.auto:
+                if architecture not in class_names(auto, model_type, framework):
+                    continue
+                if auto == "AutoModel" and not _takes(architecture, row, framework):
+                    continue
+                if generative and auto not in _GENERATIVE:
+                    continue
+                return DetectedTask(row)
+    remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
+    if remote:
+        # Of own code only the auto classes are known; a base model is taken to read text.
+        return DetectedTask(next((row for row in remote if row.auto != ("AutoModel",)), remote[-1]))
+    architecture = identity.architectures[0]
+    possible = tasks_of_type(model_type, identity.framework)
+    base = [row for row in possible if row.name == "fill-mask" or row.auto == ("AutoModel",)]
+    if architecture.endswith("ForPreTraining") and base:
+        # Trained for several heads at once: the masked words if it has them, else its features.
+        row = base[0]
+        note = f"{architecture} has heads for several tasks; {row.name} was chosen, `--task` chooses another."
+        return DetectedTask(row, (note,))
+    raise TaskError(
+        f"{identity.source} is a {architecture}, which is for none of the tasks that can be converted.",
+        hint=f"Its family can be converted for {_either(possible)}: say so with `--task`."
+        if possible
+        else "`onnxport tasks` shows what can be converted.",
+    )
+
+
+def check_task(task: Task, identity: Identity) -> None:
+    """Make sure that the checkpoint's family has a head for `task`.
+
+    Raises:
+        CheckpointError: transformers does not know the family.
+        TaskError: it has none; names the tasks that it has.
+    """
+    model_type = known_model_type(identity)
+    possible = tasks_of_type(model_type, identity.framework)
+    if task in possible or set(task.auto) & set(identity.remote):
+        return
+    what = identity.architectures[0] if identity.architectures else f"{model_type!r} model"
+    raise TaskError(
+        f"{identity.source} is a {what}, which cannot do {task.name}.",
+        hint=f"Use `--task` {_either(possible)}." if possible else "`onnxport tasks` shows what can be converted.",
+    )
+
+
+def tasks_of_type(model_type: str, framework: str = "pt") -> list[Task]:
+    """The rows that the family `model_type` has a class for, in table order."""
+    rows = []
+    for row in TASKS:
+        names = [name for auto in row.auto for name in class_names(auto, model_type, framework)]
+        if "AutoModel" in row.auto:
+            names = [name for name in names if _takes(name, row, framework)]
+        if names:
+            rows.append(row)
+    return rows
+
+
+def own_tasks(identity: Identity) -> list[str]:
+    """Names of the tasks that the checkpoint's own class is for, not only its family."""
+    model_type = identity.model_type or ""
+    return [
+        row.name
+        for row in TASKS
+        if any(
+            name in class_names(auto, model_type, identity.framework)
+            for auto in row.auto
+            for name in identity.architectures
+        )
+    ]
+
+
+def known_model_type(identity: Identity) -> str:
+    """The checkpoint's model type, if transformers has it (or its own code was allowed).
+
+    Raises:
+        CheckpointError: none, or an unknown one.
+    """
+    from transformers import CONFIG_MAPPING, __version__
+
+    if identity.model_type is None:
+        raise CheckpointError(
+            f"config.json of {identity.source} has no model_type.",
+            hint="Give a folder written by transformers' `save_pretrained`.",
+        )
+    if identity.model_type not in CONFIG_MAPPING and not identity.remote:
+        raise CheckpointError(
+            f"transformers {__version__} does not know the model type {identity.model_type!r}.",
+            hint="A newer transformers may know it; see which versions this onnxport allows with `onnxport env`.",
+        )
+    return identity.model_type
+
+
+def _in_text(architecture: str, framework: str) -> bool:
+    """Whether the class puts its images into the sequence of its text; an encoder-decoder does not."""
+    model_class = class_named(architecture, framework)
+    config_class = getattr(model_class, "config_class", None)
+    return hasattr(model_class, "get_image_features") and not getattr(config_class, "is_encoder_decoder", False)
+
+
+def _takes(architecture: str, row: Task, framework: str) -> bool:
+    """Whether a base model takes what the row's samples are made of: text, or an image."""
+    model_class = class_named(architecture, framework)
+    if model_class is None:
+        return False
+    # CLIP and its like are in the table of base models too, but take an image and texts together.
+    model_type = getattr(getattr(model_class, "config_class", None), "model_type", "")
+    paired = (auto for other in TASKS if other.kind == "image+texts" for auto in other.auto)
+    if any(architecture in class_names(auto, model_type, framework) for auto in paired):
+        return False
+    main_input: str = getattr(model_class, "main_input_name", "input_ids")
+    return main_input == ("pixel_values" if row.kind == "image" else "input_ids")
+
+
+def _either(tasks: Iterable[Task]) -> str:
+    names = [task.name for task in tasks]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "with one of `onnxport tasks`"

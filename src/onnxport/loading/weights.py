@@ -1,0 +1,168 @@
+"""Loading a model so that no parameter is silently random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
+from onnxport.loading.gguf import finish, gguf_config
+from onnxport.loading.options import LoadOptions, torch_dtype
+from onnxport.loading.weight_loading import choose_route, computed_notes
+from onnxport.system.library_errors import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+_SHOWN = 4  # names of parameters in a message
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode.
+
+    Attributes:
+        model: the torch module.
+        missing: parameters that the checkpoint lacks or has in another shape, random now.
+        shapes: for those of another shape, "checkpoint 3x16, model 5x16".
+        notes: what a user should know.
+    """
+
+    model: torch.nn.Module
+    missing: tuple[str, ...] = ()
+    shapes: Mapping[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions) -> LoadedModel:
+    """Load the weights in `folder` into the first of the auto classes `auto` that has the model's family.
+
+    Raises:
+        TaskError: none of them has it.
+        CheckpointError: config or weights cannot be read.
+        MissingDependencyError: the model needs a library that is not installed.
+        UsageError: an unknown dtype or argument.
+    """
+    import torch
+    import transformers
+
+    settings = dict(options.model_kwargs or {})
+    dtype = torch_dtype(options.dtype)
+    with readable_errors(checkpoint.source):
+        config = settings.pop("config", None) or gguf_config(checkpoint)
+        if not isinstance(config, transformers.PreTrainedConfig):
+            # As the auto classes do it: what is a setting of the config (num_labels) goes there.
+            config, settings = transformers.AutoConfig.from_pretrained(
+                folder if config is None else config,
+                return_unused_kwargs=True,
+                trust_remote_code=options.trust_remote_code,
+                **settings,
+            )
+        auto_class = _auto_class(auto, config, options.trust_remote_code)
+        if auto_class is None:
+            raise TaskError(
+                f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}.",
+                hint="`onnxport tasks` shows the tasks.",
+            )
+        route = choose_route(checkpoint, folder, auto_class, config, options)
+        # A fixed seed: if random parameters are accepted, the same command still gives the same file.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, report = route.cls.from_pretrained(
+                route.location,
+                config=route.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                weights_only=True,
+                dtype=dtype,
+                trust_remote_code=options.trust_remote_code,
+                local_files_only=True,
+                **route.settings,
+                **settings,
+            )
+    gguf_notes: tuple[str, ...] = ()
+    if checkpoint.weights_format == "gguf":
+        model, report, gguf_notes = finish(checkpoint, auto_class, model, report)
+    if report["error_msgs"]:
+        raise CheckpointError(
+            f"The weights of {checkpoint.source} do not fit {type(model).__name__} ({report['error_msgs'][0]}).",
+            hint="config.json and the weights must come from the same model.",
+        )
+    shapes = {
+        name: f"checkpoint {_size(stored)}, model {_size(expected)}"
+        for name, stored, expected in report["mismatched_keys"]
+    }
+    missing = tuple(sorted({*report["missing_keys"], *shapes}))
+    model.eval()
+    if route.is_lazy and model.can_generate() and (folder / "generation_config.json").is_file():
+        with readable_errors(checkpoint.source):  # transformers reads it only together with the weights
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    held = computed_notes(model, missing) if route.is_lazy else ()
+    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *route.notes, *held))
+
+
+def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = None) -> str:
+    """The first few names, for a message."""
+    names = list(missing)
+    shown = [f"{name} ({shapes[name]})" if shapes and name in shapes else name for name in names[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+@contextmanager
+def readable_errors(source: str) -> Iterator[None]:
+    """Turn whatever a loader raises into an error of ours that names the checkpoint (`source`)."""
+    try:
+        yield
+    except OnnxPortError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Loading {source} needs a library that is not installed ({first_line(error)}).",
+            hint=f"pip install {error.name or 'the library it names'}",
+        ) from error
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise UsageError(f"{first_line(error)}.", hint="Leave that argument out.") from error
+        raise _cannot_load(source, error) from error
+    except Exception as error:
+        raise _cannot_load(source, error) from error
+
+
+def _cannot_load(source: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{source} cannot be loaded: {first_line(error)}.",
+        hint="Check config.json against the weights, or copy the checkpoint again.",
+    )
+
+
+def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool) -> Any:
+    """The first auto class that has a class for `config`, or None."""
+    import transformers
+
+    remote = getattr(config, "auto_map", None) or {}
+    for name in auto:
+        auto_class = getattr(transformers, name, None)
+        if auto_class is None:
+            continue
+        if type(config) in auto_class._model_mapping or (trust_remote_code and name in remote):
+            return auto_class
+    return None
+
+
+def _dtype_notes(checkpoint: Checkpoint, dtype: Any) -> tuple[str, ...]:
+    """Say so where the weights are not loaded in the type that they are stored in."""
+    name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+    if checkpoint.dtype is None or name in {"auto", checkpoint.dtype}:
+        return ()
+    exact = " (exactly)" if name == "float32" and checkpoint.dtype in {"float16", "bfloat16"} else ""
+    return (f"The weights are stored as {checkpoint.dtype} and were loaded as {name}{exact}.",)
+
+
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(str(length) for length in shape) or "scalar"

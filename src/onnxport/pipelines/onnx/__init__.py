@@ -1,0 +1,1 @@
+"""A converted folder behind transformers' pipelines."""

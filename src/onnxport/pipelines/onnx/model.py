@@ -1,0 +1,109 @@
+"""A converted folder in the place of a model: transformers' pipelines run it on ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import ModelOutput
+
+from onnxport.artifact.folder import read_folder
+from onnxport.artifact.manifest import Manifest
+from onnxport.errors import UsageError
+from onnxport.runtime.session import OnnxSession
+from onnxport.specs import TensorSpec
+
+# Inputs that preprocessing often leaves out, and what they then mean.
+_ONES = {"attention_mask": "input_ids", "pixel_mask": "pixel_values", "pixel_attention_mask": "pixel_values"}
+_ZEROS = {"token_type_ids": "input_ids"}
+_MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
+
+
+class OnnxModel:
+    """A model object that runs a folder's graph; has what pipelines ask a model for.
+
+    Args:
+        folder: a folder that onnxport wrote.
+        component: name of the graph in it.
+        threads: threads of one operator; None lets ONNX Runtime choose.
+
+    Raises:
+        FolderError: no onnxport folder, or its graph cannot be loaded.
+    """
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+    training = False
+
+    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        self.manifest: Manifest = read_folder(self.folder)
+        self.config = folder_config(self.folder)
+        self._look_at(OnnxSession(self.folder, component, threads))
+
+    def _look_at(self, session: OnnxSession) -> None:
+        """Take names and types of inputs from a graph."""
+        self.session = session
+        names = [spec.name for spec in self.session.inputs]
+        self.main_input_name = next((name for name in _MAIN_INPUTS if name in names), names[0])
+        self.input_modalities: tuple[str, ...] = ("image",) if self.main_input_name == "pixel_values" else ("text",)
+        floats = [spec.dtype for spec in self.session.inputs if spec.dtype.startswith("float")]
+        if floats:
+            self.dtype = getattr(torch, floats[0])
+
+    def __call__(self, **tensors: Any) -> ModelOutput:
+        return self.forward(**tensors)
+
+    def forward(self, **tensors: Any) -> ModelOutput:
+        """Run the graph.
+
+        Args:
+            tensors: torch tensors by name; those that the graph does not take are ignored, and
+                masks and token types that it wants and were left out are filled in.
+
+        Returns:
+            Every output as a torch tensor on the CPU.
+
+        Raises:
+            UsageError: an input is missing, or has a size that the graph cannot take.
+        """
+        feed = {spec.name: self._input(spec, tensors) for spec in self.session.inputs}
+        outputs = self.session.run(feed)
+        return ModelOutput({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in outputs.items()})
+
+    def _input(self, spec: TensorSpec, tensors: dict[str, Any]) -> Any:
+        value = tensors.get(spec.name)
+        if value is None:
+            like = tensors.get(_ONES.get(spec.name) or _ZEROS.get(spec.name) or "")
+            if like is None:
+                raise UsageError(f"The graph needs {spec.name!r}, which was not given.")
+            # A mask of pixels has no channels: (batch, channels, height, width) to (batch, height, width).
+            shape = [like.shape[0], *like.shape[2:]] if _ONES.get(spec.name) == "pixel_values" else like.shape
+            value = torch.full(tuple(shape), int(spec.name in _ONES))
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        return array.astype(spec.dtype, copy=False)
+
+    def to(self, *_: Any, **__: Any) -> OnnxModel:
+        """Nothing to move: the session runs on the CPU."""
+        return self
+
+    def eval(self) -> OnnxModel:
+        """Nothing to switch: a graph has no training mode."""
+        return self
+
+    def can_generate(self) -> bool:
+        return False
+
+
+def folder_config(folder: Path) -> PreTrainedConfig:
+    """The folder's config; a plain one where transformers does not know the family."""
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError):
+        config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        config = PreTrainedConfig()
+    return config

@@ -1,0 +1,29 @@
+"""A converted decoder, called as transformers' text-generation pipeline is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxport.runtime.text_generation import TextGenerator
+
+
+class ConvertedTextGeneration:
+    """`nlp("a text")` gives [{"generated_text": str}], the text and what comes after it.
+
+    A list of texts gives a list of such lists. `return_full_text=False` leaves the prompt out; other
+    arguments are those of `onnxport.runtime.decoding.settings.GenerationSettings`.
+    """
+
+    task = "text-generation"
+
+    def __init__(self, folder: Path) -> None:
+        self.generator = TextGenerator(folder)
+
+    def __call__(self, texts: str | Sequence[str], return_full_text: bool = True, **settings: Any) -> list[Any]:
+        prompts = [texts] if isinstance(texts, str) else list(texts)
+        new = self.generator(prompts, **settings)
+        whole = [prompt + text if return_full_text else text for prompt, text in zip(prompts, new, strict=True)]
+        answers = [[{"generated_text": text}] for text in whole]
+        return answers[0] if isinstance(texts, str) else answers

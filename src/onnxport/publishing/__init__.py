@@ -1,0 +1,1 @@
+"""Write beside the destination, and rename into place what is whole."""

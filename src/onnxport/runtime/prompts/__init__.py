@@ -1,0 +1,1 @@
+"""From text, chats, sounds and images to the prompt of a model."""

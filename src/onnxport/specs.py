@@ -1,0 +1,102 @@
+"""Tensors with their axes, restrictions of axes, and the record of a verification. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: tensor name in the graph.
+        dtype: numpy name of the element type ("int64", "float32", "bool").
+        axes: one entry per axis: an int for a static axis, a name ("batch_size") for a dynamic
+            one, or for outputs an expression of input axes ("height // 16 * width // 16 + 1").
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """An axis that is not free, and why (what the model, processor or exporter said)."""
+
+    axis: str
+    rule: str  # "fixed at 224", "multiple of 32", "at most 512"
+    reason: str
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """Source against ONNX for one output of one case.
+
+    `max_abs_error` = max |onnx - source|; `scale` = max |source|;
+    `max_rel_error` = max_abs_error / scale; passes if max_abs_error <= tolerance.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    max_abs_error: float
+    max_rel_error: float
+    scale: float
+    tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class CaseCheck:
+    """One set of input sizes at which source and ONNX were compared."""
+
+    name: str  # "traced", "batch of one", "longer, padded rows"
+    sizes: dict[str, int]  # input axis -> value
+    outputs: tuple[OutputCheck, ...]
+    decision: str | None = None  # what a user sees: "label", "token", "span", "box", "class map"
+    decision_agreement: float | None = None  # share of decisions that are equal, 0 to 1
+    error: str | None = None  # why the case could not be run in ONNX Runtime
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a graph of rounded weights is from the graph that it was made from; for information, nothing is judged.
+
+    Attributes:
+        source: "the graph model.onnx (float32)".
+        max_abs_error, max_rel_error: as in `OutputCheck`, over all cases.
+        decision: what a user sees, as in `CaseCheck`; None where the task has none.
+        agreement: share of these decisions that are equal, 0 to 1.
+        greedy_agreement: of a decoder, the share of greedily written tokens that are equal up to the first that
+            is not.
+    """
+
+    source: str
+    max_abs_error: float
+    max_rel_error: float
+    decision: str | None = None
+    agreement: float | None = None
+    greedy_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All cases of one graph against its source."""
+
+    passed: bool
+    source: str  # "torch 2.13.0" ...
+    runtime: str  # "onnxruntime 1.32.0 (CPUExecutionProvider)"
+    absolute_tolerance: float
+    relative_tolerance: float
+    cases: tuple[CaseCheck, ...]
+    distance: Distance | None = None  # of rounded weights
+
+    @property
+    def max_abs_error(self) -> float:
+        return max((o.max_abs_error for c in self.cases for o in c.outputs), default=float("nan"))
+
+    @property
+    def max_rel_error(self) -> float:
+        return max((o.max_rel_error for c in self.cases for o in c.outputs), default=float("nan"))

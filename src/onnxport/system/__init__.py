@@ -1,0 +1,1 @@
+"""The process and the machine: memory, threads, output of other libraries, installed packages."""

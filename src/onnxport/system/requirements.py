@@ -1,0 +1,70 @@
+"""Whether the libraries that a framework's models need can be imported; nothing is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+
+from onnxport.errors import MissingDependencyError
+
+
+def require_pytorch() -> None:
+    """Make sure that torch and transformers can be imported.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    _require(("torch", "transformers"), "a PyTorch model", "pytorch")
+
+
+def require_tensorflow() -> None:
+    """Make sure that tensorflow and tf2onnx can be imported.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    _require(("tensorflow", "tf2onnx"), "a TensorFlow model", "tensorflow")
+
+
+def require_transformers_tensorflow() -> None:
+    """Make sure that transformers' TF classes can be imported.
+
+    Raises:
+        MissingDependencyError: transformers has none (they ended with version 5), or something that they need is
+            not installed.
+    """
+    version = _version("transformers")
+    lacks = [name for name in ("tensorflow", "tf_keras", "tf2onnx") if not _is_installed(name)]
+    if version is None or int(version.partition(".")[0]) >= 5:
+        what = "transformers is not installed" if version is None else f"transformers {version} has no TF classes"
+    elif lacks:
+        what = f"{' and '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} not installed"
+    else:
+        return
+    raise MissingDependencyError(
+        f"The model is one of transformers' TF classes, and {what}.",
+        hint="onnxport env create hf-tensorflow",
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _require(modules: tuple[str, ...], what: str, extra: str) -> None:
+    missing = [name for name in modules if not _is_installed(name)]
+    if missing:
+        raise MissingDependencyError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, but the model is {what}.",
+            hint=f'pip install "onnxport[{extra}]"',
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # imported, without a spec
+        return False

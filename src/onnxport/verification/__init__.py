@@ -1,0 +1,1 @@
+"""Is the graph the model? Run both on the same inputs and compare."""

@@ -1,0 +1,108 @@
+"""What a source made of inputs, and whether a graph makes the same of them.
+
+`record_evidence` runs before the exporter touches the model; `verify_graph` runs the written graph, also
+when the source is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxport.errors import VerificationError
+from onnxport.export.signature import Signature
+from onnxport.loading.parts import Part
+from onnxport.sources.base import Generates
+from onnxport.specs import TensorSpec, Verification
+from onnxport.verification.cases import Case, record
+from onnxport.verification.compare import LOAD, TOLERANCES, compare
+from onnxport.verification.greedy import GreedyCase, check_greedy, record_greedy
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Inputs, and what the source made of them.
+
+    Attributes:
+        cases: single calls.
+        greedy: whole generations, where the part is a decoder.
+        decision: what a user sees in the outputs (`Task.decision`).
+        source: name and version of what ran.
+        precision: what it computes in, a row of `comparison.TOLERANCES`.
+    """
+
+    cases: list[Case]
+    greedy: list[GreedyCase]
+    decision: str | None
+    source: str
+    precision: str = "float32"
+
+
+def record_evidence(part: Part, signature: Signature) -> Evidence:
+    """Run the source.
+
+    Raises:
+        ExportError: as `comparison.record`.
+    """
+    source = part.source
+    cases = record(source, signature)
+    greedy = record_greedy(source, signature.generator) if isinstance(source, Generates) else []
+    precision = getattr(source, "precision", "float32")
+    return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})", precision)
+
+
+def verify_graph(
+    file: Path,
+    evidence: Evidence,
+    outputs: Sequence[TensorSpec],
+    *,
+    precision: str = "float32",
+    before: Sequence[Path] = (),
+) -> Verification:
+    """Run a graph on everything that the source was run on.
+
+    Args:
+        outputs: with their axes as declared.
+        precision: of the graph, a row of `comparison.TOLERANCES`; float32 is what the source computes in.
+        before: the graphs that run before a decoder's.
+    """
+    precision = evidence.precision if precision == "float32" else precision
+    found = compare(
+        file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source, precision=precision
+    )
+    checks = check_greedy(evidence.greedy, file, before, TOLERANCES[precision]) if evidence.greedy else ()
+    return replace(
+        found, cases=(*found.cases, *checks), passed=found.passed and all(check.ok for check in checks)
+    )  # fmt: skip
+
+
+def require_agreement(verification: Verification, *, allow_mismatch: bool = False) -> None:
+    """Go on only with a graph that holds.
+
+    Raises:
+        VerificationError: names the first case and output that differ.
+    """
+    if verification.passed or allow_mismatch:
+        return
+    case = next(case for case in verification.cases if not case.ok)
+    where = ", ".join(f"{name} {size}" for name, size in case.sizes.items())
+    if case.name == LOAD:
+        raise VerificationError(
+            f"{case.error}.",
+            hint="Try another --opset, or another type of numbers in the model if it is no float32.",
+            verification=verification,
+        )
+    if case.error is not None:
+        what = case.error
+    else:
+        output = next(output for output in case.outputs if not output.ok)
+        what = (
+            f"{output.name} {list(output.shape)} is off by {output.max_abs_error:.3g} at most, "
+            f"{output.tolerance:.3g} is allowed"
+        )
+    raise VerificationError(
+        f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}.",
+        hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
+        verification=verification,
+    )
