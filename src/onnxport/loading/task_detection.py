@@ -72,7 +72,7 @@ class DetectedTask:
     notes: tuple[str, ...] = ()
 
 
-def choose_task(identity: Identity) -> DetectedTask:
+def detect_task(identity: Identity) -> DetectedTask:
     """The task of a checkpoint (`--task auto`).
 
     The first row of the table whose auto class holds the architecture; for base models what
