@@ -20,6 +20,7 @@ from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
+from onnxport.system.library_errors import first_line
 from onnxport.system.output_capture import quiet
 
 
@@ -87,7 +88,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
         try:
             outputs = session.run(arrays)
         except Exception as error:
-            raise FolderError(f"{file.name} does not run at {case}: {str(error).splitlines()[0]}") from error
+            raise FolderError(f"{file.name} does not run at {case}: {first_line(error)}.") from error
         for spec in component.outputs:
             value = outputs[spec.name]
             for axis, declared in enumerate(spec.axes):
