@@ -119,14 +119,16 @@ def load_pipeline(resolved: ResolvedModel, task: str, options: LoadOptions) -> L
         prepare_tensorflow()
     else:
         require_pytorch()
-    from onnxport.loading.gguf import identified
+    from onnxport.loading.gguf import with_described_config
+    from onnxport.loading.transformers_version import newer_note, written_by
 
     if resolved.checkpoint is not None:
-        resolved = replace(resolved, checkpoint=identified(resolved.checkpoint))
+        resolved = replace(resolved, checkpoint=with_described_config(resolved.checkpoint))
     task, notes = _choose_task(resolved, task, options)
     assembled = _assemble_tensorflow if resolved.framework == "tf" else _assemble
     pipeline = assembled(resolved, task, options)
-    pipeline.notes = (*notes, *pipeline.notes)
+    newer = newer_note(written_by(resolved.checkpoint.config)) if resolved.checkpoint is not None else None
+    pipeline.notes = (*notes, *((newer,) if newer else ()), *pipeline.notes)
     return LoadedPipeline(pipeline, resolved)
 
 

@@ -12,6 +12,7 @@ from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
 from onnxport.loading.gguf import finish, gguf_config
 from onnxport.loading.options import LoadOptions, torch_dtype
+from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
 from onnxport.loading.weight_loading import computed_notes, plan_loading
 from onnxport.system.library_errors import first_line
 
@@ -54,7 +55,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
 
     settings = dict(options.model_kwargs)
     dtype = torch_dtype(options.dtype)
-    with readable_errors(checkpoint.source):
+    with readable_errors(checkpoint.source, written_by(checkpoint.config)):
         config = settings.pop("config", None) or gguf_config(checkpoint)
         if not isinstance(config, transformers.PreTrainedConfig):
             # As the auto classes do it: what is a setting of the config (num_labels) goes there.
@@ -118,8 +119,13 @@ def describe_shapes(stored: Iterable[int], expected: Iterable[int]) -> str:
 
 
 @contextmanager
-def readable_errors(source: str) -> Iterator[None]:
-    """Turn whatever a loader raises into an error of ours that names the checkpoint (`source`)."""
+def readable_errors(source: str, written_by: str | None = None) -> Iterator[None]:
+    """Turn whatever a loader raises into an error of ours.
+
+    Args:
+        source: how the message calls the checkpoint.
+        written_by: the version of transformers that wrote it.
+    """
     try:
         yield
     except OnnxPortError:
@@ -132,12 +138,18 @@ def readable_errors(source: str) -> Iterator[None]:
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{first_line(error)}.", hint="Leave that argument out.") from error
-        raise _cannot_load(source, error) from error
+        raise _cannot_load(source, error, written_by) from error
     except Exception as error:
-        raise _cannot_load(source, error) from error
+        raise _cannot_load(source, error, written_by) from error
 
 
-def _cannot_load(source: str, error: Exception) -> CheckpointError:
+def _cannot_load(source: str, error: Exception, written: str | None) -> CheckpointError:
+    if written is not None and is_newer(written):
+        return CheckpointError(
+            f"{source} cannot be loaded: {first_line(error)}. It was written by transformers {written}, which is newer "
+            "than the installed one.",
+            hint=upgrade_hint(written),
+        )
     return CheckpointError(
         f"{source} cannot be loaded: {first_line(error)}.",
         hint="Check config.json against the weights, or copy the checkpoint again.",
