@@ -21,7 +21,7 @@ from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
 from onnxport.system.library_errors import first_line
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 
 
 def verify(
@@ -65,7 +65,7 @@ def verify(
         manifest = read_folder(path)
         check_files(path, manifest)
         step.done(f"{len(manifest.files)} files as recorded")
-    with quiet():
+    with memory_limit():
         for component in manifest.components:
             with reporter.step(f"Run {component.file}") as step:
                 count = _runs(path / component.file, component, vocabulary_size(path))
@@ -166,7 +166,7 @@ def _verify_file(
     """Check that a bare graph loads and runs, and with a source model that its outputs match."""
     from onnxport.runtime.session import OnnxSession
 
-    with quiet():
+    with memory_limit():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
             if resolved is None:
