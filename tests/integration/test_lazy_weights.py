@@ -143,7 +143,7 @@ def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
     checkpoint = inspect_checkpoint(folder, allow_pickle=False)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.quantization_config = {"quant_method": "fp8"}
-    way = route.choose_route(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
+    way = route.plan_loading(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
     assert (way.is_lazy, way.location) == (False, folder)
     assert way.notes == ("The weights were loaded into memory: they are quantized.",)
 

@@ -7,6 +7,7 @@ import pytest
 
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.resolve import resolve_model
 from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
@@ -32,7 +33,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_padding_and_seeds(name, tmp_path):
     with capture_process():
-        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+        to_export = load_model_to_export(resolve_model(save(name, tmp_path / "m")), TINY[name].task)
     generator = to_export.generator
     base = base_sizes(generator)
     inputs = generator.make(base)

@@ -15,8 +15,8 @@ import numpy as np
 
 from onnxport.axes import evaluate
 from onnxport.dummy_inputs.base import Arrays, Sizes
-from onnxport.export.signature import first_line
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 from onnxport.verification.cases import Case
 from onnxport.verification.sessions import session_for
