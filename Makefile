@@ -10,11 +10,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test graphs lint format clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
 	@echo "make test    all tests (make test ARGS=tests/unit for some)"
+	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   delete what the others wrote, but not .venv"
@@ -25,6 +26,9 @@ demo: .venv/.demo-installed
 # One thread an operator: with two processes more would only wait for each other.
 test: .venv/.test-installed .venv/.environments-created
 	OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+graphs: .venv/.test-installed
+	$(BIN)/python -m tests.graphs.record $(ARGS)
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .
