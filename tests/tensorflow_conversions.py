@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from onnxport import OnnxPortError, convert, verify
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 
 
 def carried_out(call: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +28,6 @@ def carried_out(call: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with quiet():
+    with capture_process():
         found = [carried_out(call) for call in json.loads(sys.argv[1])]
     print(json.dumps(found))

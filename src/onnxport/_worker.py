@@ -25,7 +25,7 @@ import onnxport
 from onnxport.environments.wire import FUNCTIONS, error_message, result_message
 from onnxport.errors import OnnxPortError
 from onnxport.progress import Step
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 
 _ADVANCE_SECONDS = 0.1
 
@@ -161,7 +161,7 @@ def _answer(request: dict[str, Any], messages: Messages, stop: Stop) -> dict[str
         if request["function"] not in FUNCTIONS:
             raise ValueError(f"{request['function']} is not to be called from outside")
         function = getattr(onnxport, request["function"])
-        with quiet(_Through()):
+        with capture_process(_Through()):
             return result_message(function(**request["arguments"], reporter=Reporting(messages, stop)))
     except KeyboardInterrupt:
         return {"event": "interrupted"}

@@ -7,7 +7,7 @@ import pytest
 
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.loading.model_to_export import load_model_to_export
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_padding_and_seeds(name, tmp_path):
-    with quiet():
+    with capture_process():
         to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
     generator = to_export.generator
     base = base_sizes(generator)

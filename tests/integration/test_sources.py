@@ -10,7 +10,7 @@ import onnxport.sources.pytorch.source as sources
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.export.signature import infer_signature
 from onnxport.loading.model_to_export import load_model_to_export
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_probing_on_fake_tensors_finds_what_real_runs_find(name, tmp_path, monkeypatch):
-    with quiet():
+    with capture_process():
         to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
     source, generator = to_export.source, to_export.generator
     inputs = generator.make(base_sizes(generator))

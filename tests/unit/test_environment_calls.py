@@ -33,7 +33,7 @@ from onnxport.errors import (
 )
 from onnxport.progress import Silent, Step
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests.unit.environment_samples import this_python
 from tests.unit.sample_manifest import make_manifest
 
@@ -63,7 +63,7 @@ def test_relative_paths_mean_the_same_there(stand_in: Path, tmp_path: Path, monk
 
 
 def test_an_unexpected_exception_names_itself_and_its_traceback_is_kept(stand_in: Path) -> None:
-    with quiet() as said, pytest.raises(ManagedEnvironmentError) as caught:
+    with capture_process() as said, pytest.raises(ManagedEnvironmentError) as caught:
         call_in("stand-in", "convert", {"framework": None}, Silent())
     assert caught.value.message.startswith("In the environment stand-in: TypeError: convert() missing")
     assert "This is a bug in onnxport" in str(caught.value.hint)
@@ -128,7 +128,7 @@ def test_what_is_printed_before_the_worker_has_its_streams_is_no_message(stand_i
     python.write_text(
         "#!/bin/sh\necho banner\n" + python.read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8"
     )
-    with quiet() as said, pytest.raises(FolderError):
+    with capture_process() as said, pytest.raises(FolderError):
         call_in("stand-in", "verify", {"path": tmp_path / "absent"}, Silent())
     assert "banner" in said.getvalue()
 

@@ -16,6 +16,7 @@ from onnxport.api.publish import (
 )
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
+from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_destination, check_file_destination, check_free_space
@@ -24,15 +25,11 @@ from onnxport.specs import Verification
 from onnxport.system.garbage_collection import collector_paused
 from onnxport.system.memory import memory_limit as memory_limited
 from onnxport.system.memory import require_memory
-from onnxport.system.output_capture import quiet
 from onnxport.system.timing import Stopwatch
 from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
-
-# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
-_QUANTIZER_COPIES = 3
 
 
 @nothing_written()
@@ -114,7 +111,7 @@ def convert(
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
-    with quiet(), collector_paused(), memory_limited(memory_limit):
+    with collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
             # Not looked at twice: of a model of the hub that would be asked for twice, too.
             found = process.checkpoint if sample_inputs is None else None
@@ -194,7 +191,7 @@ def _convert_to_file(
         raise UsageError(f"{output} does not end in .onnx.", hint="`convert` writes folders.")
     opset = choose_opset(opset, framework)
     _require_exporter(framework)
-    with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
+    with collector_paused(), memory_limited(), stage_file(output, overwrite=True) as staging:
         to_export = load()
         _require_one_graph(to_export, output)
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
@@ -215,7 +212,7 @@ def _check_resources(to_export: ModelToExport, output: Path, files: WeightFiles,
     """
     weights = to_export.source.weight_bytes
     require_memory(
-        to_export.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        to_export.source.largest_copy_bytes + (QUANTIZER_COPIES * weights if quantize else 0),
         f"Converting {to_export.name}",
         "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
     )

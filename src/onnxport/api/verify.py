@@ -19,7 +19,7 @@ from onnxport.graph.quantization.quantize import PRECISIONS, ROUNDED
 from onnxport.loading.framework import ConversionProcess, find_process
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 
 
 def verify(
@@ -62,7 +62,7 @@ def verify(
         manifest = read_folder(path)
         check_files(path, manifest)
         step.done(f"{len(manifest.files)} files as recorded")
-    with quiet():
+    with memory_limit():
         for component in manifest.components:
             with reporter.step(f"Run {component.file}") as step:
                 count = _runs(path / component.file, component, vocabulary_size(path))
@@ -169,7 +169,7 @@ def _verify_file(
     """The original's check: the graph loads. With a source, which has a place then, its numbers too."""
     from onnxport.runtime.session import OnnxSession
 
-    with quiet():
+    with memory_limit():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
             if process is None:

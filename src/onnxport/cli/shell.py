@@ -54,9 +54,9 @@ class Shell:
     @contextmanager
     def working(self) -> Iterator[Console]:
         """Where library functions are called: what third parties print is kept, not shown."""
-        from onnxport.system.output_capture import quiet
+        from onnxport.system.output_capture import capture_process
 
-        with quiet() as said:
+        with capture_process() as said:
             self._said = said
             yield self.console
 

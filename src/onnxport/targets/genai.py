@@ -30,7 +30,7 @@ from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 
@@ -72,7 +72,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
     graph = known[component]
     require_decoder(manifest, graph)
     file = _own_name(graph)
-    with quiet(), stage(folder, overwrite=True) as staging:
+    with memory_limit(), stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
         if not _write_last_logits(staging.path / graph.file, staging.path / file):
             file = graph.file

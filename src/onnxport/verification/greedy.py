@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.dummy_inputs.base import Arrays, InputGenerator, unrestricted
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, prefill
@@ -23,7 +24,6 @@ from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck
 from onnxport.system.threads import worth_threads
-from onnxport.verification.sessions import graph_bytes
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Generates
