@@ -5,6 +5,7 @@
         assert tiny.conversion.passed
 
 The fixture is in conftest.py. Tests of the conversion itself call `onnxport.convert`; this is for all that comes after.
+A test that changes what a conversion does asks for its folder first: others get the same one.
 """
 
 from __future__ import annotations
