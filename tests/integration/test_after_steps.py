@@ -17,23 +17,14 @@ from tests.tiny import save
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return save("bert-text-classification", tmp_path_factory.mktemp("source") / "m")
+@pytest.fixture
+def source(converted):
+    return converted("bert-text-classification").source
 
 
 @pytest.fixture
-def folder(source, tmp_path, converted):
-    import shutil
-
-    return shutil.copytree(converted, tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def converted(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "out"
-    convert(None, source, output)
-    return output
+def folder(converted, tmp_path):
+    return converted("bert-text-classification").copy(tmp_path / "out")
 
 
 def run(file, inputs):
