@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
-from onnxport.variants.components import float_components
 from onnxport.quiet import quiet
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as by_onnxruntime
@@ -47,6 +46,7 @@ from onnxport.graph.inputs import evidence_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import find_saturations
 from onnxport.graph.quantization.weight_only import load_graph
+from onnxport.variants.components import float_components
 
 # (rows, tokens, calls in a turn)
 CELLS = ((1, 16, 10), (1, 128, 3), (8, 128, 1))
