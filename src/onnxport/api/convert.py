@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.api.publish import (
-    manifest_of,
-    publish,
-)
+from onnxport.api.publish import Output, publish
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.write import WeightFiles, write_graphs
@@ -85,19 +82,13 @@ def convert(
     from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
     from onnxport.loading.framework import find_process
-    from onnxport.loading.model_to_export import load_model_to_export
 
-    if pipeline_name != "auto":
-        find_task(pipeline_name)  # a wrong name is told before anything is loaded
-    if quantize and link_weights:
-        raise UsageError(
-            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
-            hint="Leave --link-weights or --quantize out.",
-        )
+    # Whatever can be wrong is told before anything is loaded.
     output = Path(output).expanduser()
-    check = check_file_destination if output.suffix == ".onnx" else check_destination
-    check(output, overwrite=overwrite)
-    process = find_process(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
+    _require_task(pipeline_name)
+    _require_weights_to_quantize(quantize=quantize, link_weights=link_weights)
+    _require_destination(output, overwrite=overwrite)
+    process = find_process(framework, model, model_kwargs)
     opset = choose_opset(opset, process.framework)
     if process.environment is not None:
         return call_in(
@@ -115,27 +106,49 @@ def convert(
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with quiet(), collector_paused(), memory_limited(memory_limit):
-        with watch.step("load", "Load") as step:
-            # Not looked at twice: of a model of the hub that would be asked for twice, too.
-            found = process.checkpoint if sample_inputs is None else None
-            to_export = load_model_to_export(
-                process.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
-            )  # fmt: skip
-            step.done(
-                f"{to_export.architecture}, {to_export.task.name}, {_count(to_export.source.parameters)} parameters"
-            )
-        for note in to_export.notes:
-            watch.reporter.note(note)
-        if output.suffix == ".onnx":
-            _require_one_graph(to_export, output)
+        # A checkpoint is not looked at twice: a model of the hub would be asked for twice, too.
+        found = process.checkpoint if sample_inputs is None else None
+        arguments = (found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
+        to_export = _load(process.framework, arguments, watch)
+        _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
-        captured_graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
-        manifest = manifest_of(to_export)
+        graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
         with _stage(output, overwrite) as staging:
-            return publish(
-                staging, output, to_export, captured_graphs, manifest, watch,
-                files=files, quantized=quantize, allow_mismatch=allow_mismatch,
-            )  # fmt: skip
+            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, watch)
+
+
+def _require_task(name: str) -> None:
+    if name != "auto":
+        find_task(name)
+
+
+def _require_weights_to_quantize(*, quantize: bool, link_weights: bool) -> None:
+    if quantize and link_weights:
+        raise UsageError(
+            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
+            hint="Leave --link-weights or --quantize out.",
+        )
+
+
+def _require_destination(output: Path, *, overwrite: bool) -> None:
+    check = check_file_destination if output.suffix == ".onnx" else check_destination
+    check(output, overwrite=overwrite)
+
+
+def _load(framework: str, arguments: tuple[Any, ...], watch: Stopwatch) -> ModelToExport:
+    """The model, and on the way what a user must know of it.
+
+    Args:
+        arguments: of `load_model_to_export`, behind the framework.
+    """
+    from onnxport.loading.model_to_export import load_model_to_export
+
+    with watch.step("load", "Load") as step:
+        found = load_model_to_export(framework, *arguments)
+        step.done(f"{found.architecture}, {found.task.name}, {_count(found.source.parameters)} parameters")
+    for note in found.notes:
+        watch.reporter.note(note)
+    return found
 
 
 @nothing_written()
@@ -226,9 +239,9 @@ def _require_one_graph(to_export: ModelToExport, output: Path) -> None:
     """A file holds one graph.
 
     Raises:
-        UsageError: the model becomes several.
+        UsageError: the output is a file, and the model becomes several graphs.
     """
-    if len(to_export.parts) > 1:
+    if output.suffix == ".onnx" and len(to_export.parts) > 1:
         names = " and ".join(f"{part.name}.onnx" for part in to_export.parts)
         raise UsageError(
             f"{to_export.architecture} becomes {names}, and {output.name} is one file.",

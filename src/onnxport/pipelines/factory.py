@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import UsageError
 from onnxport.loading.assembly import Assembled, assemble, finish, from_live_model, make_pipeline
@@ -46,7 +47,7 @@ def pipeline(
     Args:
         task: its name; None reads it from the model.
         model: a folder, a model of the hub, a live transformers model, or a folder that onnxport
-            wrote: that one runs on ONNX Runtime.
+            wrote, by its path or as `artifact.folder.Folder`: that one runs on ONNX Runtime.
         config: a transformers config, or a folder to read it from, instead of the model's.
         tokenizer, feature_extractor, image_processor: live objects or folders; the model's by default.
         framework: "pt", "tf", or None: found from the checkpoint.
@@ -65,7 +66,9 @@ def pipeline(
     """
     if framework not in (None, "pt", "tf"):
         raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
-    if model is not None and is_tensorflow(framework, model):
+    if isinstance(model, (str, Path)) and (Path(model).expanduser() / MANIFEST_NAME).is_file():
+        model = open_folder(model)
+    if model is not None and not isinstance(model, Folder) and is_tensorflow(framework, model):
         from onnxport.loading.load import load
 
         settings = {**dict(model_kwargs or {}), **({"config": config} if config is not None else {}), **kwargs}
@@ -101,15 +104,14 @@ def pipeline(
         if spec.default_model is None:
             raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
         model = spec.default_model
-    if not isinstance(model, (str, Path)):
-        return from_live_model(spec, model, given, options, pipeline_class, kwargs).pipeline
-    if (Path(model).expanduser() / "onnxport.json").is_file():
-        folder = Path(model).expanduser()
-        if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
+    if isinstance(model, Folder):
+        if find_task(spec.task if spec is not None and spec.row else model.manifest.task).kind == "decoder":
             from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
 
-            return ConvertedTextGeneration(folder)
-        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).pipeline
+            return ConvertedTextGeneration(model)
+        return _from_converted(spec, model, given, options, pipeline_class, kwargs).pipeline
+    if not isinstance(model, (str, Path)):
+        return from_live_model(spec, model, given, options, pipeline_class, kwargs).pipeline
     checkpoint = inspect_checkpoint(
         model,
         allow_pickle=options.allow_pickle,
@@ -130,7 +132,7 @@ def pipeline(
 
 def _from_converted(
     spec: PipelineSpec | None,
-    folder: Path,
+    folder: Folder,
     given: Mapping[str, Any],
     options: LoadOptions,
     pipeline_class: type[Any] | None,
@@ -143,6 +145,6 @@ def _from_converted(
     if spec is None:
         spec = find_spec(model.manifest.task)
     cls = pipeline_class or spec.load_class()
-    components = load_components(folder, cls, dict(given), trust_remote_code=False)
+    components = load_components(folder.path, cls, dict(given), trust_remote_code=False)
     pipeline = make_pipeline(spec, model, components, cls, options.device, arguments)
     return finish(pipeline, spec, notes=(*model.manifest.notes, *components.notes))
