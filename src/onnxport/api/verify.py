@@ -229,8 +229,9 @@ def _require(found: dict[str, Verification | None]) -> None:
     for name, verification in found.items():
         if verification is not None and not verification.passed:
             bad = [case.name for case in verification.cases if not case.ok]
+            base = verification.source if verification.source.startswith("the graph ") else "the source model"
             raise VerificationError(
-                f"{name} disagrees with the source model in {len(bad)} of {len(verification.cases)} cases "
+                f"{name} disagrees with {base} in {len(bad)} of {len(verification.cases)} cases "
                 f"({', '.join(bad)}); largest error {verification.max_abs_error:.3g}.",
                 hint="Was the folder converted from this model? Convert it again with `onnxport convert`.",
                 verification=verification,

@@ -21,7 +21,7 @@ from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
 from onnxport.specs import Limit, Restriction, Verification
 from onnxport.variants.components import converted_components
 from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
-from onnxport.variants.static_shapes.check import check_fixed, paddable_axes
+from onnxport.variants.static_shapes.check import compare_static, paddable_axes, require_equal
 from onnxport.variants.static_shapes.pair import GraphPair
 from onnxport.variants.static_shapes.plan import FixedPlan, example_command, plan_sizes
 
@@ -67,7 +67,6 @@ def check_again(folder: Folder, component: Component) -> Verification:
     """A graph with static shapes against the one that it was made from, as before it was published.
 
     Raises:
-        VerificationError: the outputs differ.
         FolderError: the file does not say what its sizes are.
     """
     base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).fixed
@@ -77,7 +76,7 @@ def check_again(folder: Folder, component: Component) -> Verification:
             hint=f"Make it again: onnxport optimize {folder.path} --sizes ...",
         )
     plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.given))
-    return check_fixed(_pair(folder.path, folder.manifest, plan, folder.file(component)))
+    return compare_static(_pair(folder.path, folder.manifest, plan, folder.file(component)))
 
 
 def _add(folder: Folder, sizes: Mapping[str, int]) -> Path:
@@ -138,7 +137,8 @@ def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, g
     pair = _pair(root, manifest, plan, target)
     said = replace(said, padded=paddable_axes(pair))
     graph.write(target, {FIXED_KEY: said.dumped()})
-    verification = check_fixed(pair)
+    verification = compare_static(pair)
+    require_equal(pair, verification)
     _require_static(target)
     return new.component(
         root, verification, data_files=base.data_files, inputs=graph.inputs, outputs=graph.outputs,
