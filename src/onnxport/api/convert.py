@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.api.publish import Output, publish
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
+from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_destination, check_file_destination, check_free_space
@@ -21,15 +22,13 @@ from onnxport.specs import Verification
 from onnxport.system.garbage_collection import collector_paused
 from onnxport.system.memory import memory_limit as memory_limited
 from onnxport.system.memory import require_memory
-from onnxport.system.output_capture import quiet
 from onnxport.system.timing import Stopwatch
 from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
-
-# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
-_QUANTIZER_COPIES = 3
+    from onnxport.loading.options import LoadOptions
+    from onnxport.loading.resolve import ResolvedModel
 
 
 @nothing_written()
@@ -81,35 +80,34 @@ def convert(
     from onnxport.api.capture import capture_graphs
     from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
-    from onnxport.loading.framework import find_process
+    from onnxport.loading.options import load_options
+    from onnxport.loading.resolve import resolve_model
 
     # Whatever can be wrong is told before anything is loaded.
     output = Path(output).expanduser()
     _require_task(pipeline_name)
     _require_weights_to_quantize(quantize=quantize, link_weights=link_weights)
     _require_destination(output, overwrite=overwrite)
-    process = find_process(framework, model, model_kwargs)
-    opset = choose_opset(opset, process.framework)
-    if process.environment is not None:
+    options = load_options({"tokenizer": tokenizer, **model_kwargs})
+    resolved = resolve_model(model, framework, options, sample_inputs)
+    opset = choose_opset(opset, resolved.framework)
+    if resolved.environment is not None:
         return call_in(
-            process.environment, "convert",
+            resolved.environment, "convert",
             dict(
-                framework=process.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
+                framework=resolved.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
                 use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
-                quantize=quantize, allow_mismatch=allow_mismatch, sample_inputs=sample_inputs, shard_size=shard_size,
+                quantize=quantize, allow_mismatch=allow_mismatch, shard_size=shard_size,
                 link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
             ),
             reporter or Silent(),
         )  # fmt: skip
-    _require_exporter(process.framework)
+    _require_exporter(resolved.framework)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
-    with quiet(), collector_paused(), memory_limited(memory_limit):
-        # A checkpoint is not looked at twice: a model of the hub would be asked for twice, too.
-        found = process.checkpoint if sample_inputs is None else None
-        arguments = (found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs)
-        to_export = _load(process.framework, arguments, watch)
+    with collector_paused(), memory_limited(memory_limit):
+        to_export = _load(resolved, pipeline_name, options, watch)
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
@@ -135,16 +133,12 @@ def _require_destination(output: Path, *, overwrite: bool) -> None:
     check(output, overwrite=overwrite)
 
 
-def _load(framework: str, arguments: tuple[Any, ...], watch: Stopwatch) -> ModelToExport:
-    """The model, and on the way what a user must know of it.
-
-    Args:
-        arguments: of `load_model_to_export`, behind the framework.
-    """
+def _load(resolved: ResolvedModel, task: str, options: LoadOptions, watch: Stopwatch) -> ModelToExport:
+    """The model, and on the way what a user must know of it."""
     from onnxport.loading.model_to_export import load_model_to_export
 
     with watch.step("load", "Load") as step:
-        found = load_model_to_export(framework, *arguments)
+        found = load_model_to_export(resolved, task, options)
         step.done(f"{found.architecture}, {found.task.name}, {_count(found.source.parameters)} parameters")
     for note in found.notes:
         watch.reporter.note(note)
@@ -183,16 +177,9 @@ def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verif
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
-    from onnxport.loading.model_to_export import from_pipeline, load_model_to_export
+    from onnxport.loading.model_to_export import from_pipeline_or_model
 
-    def load() -> ModelToExport:
-        return (
-            from_pipeline(nlp, "tf")
-            if hasattr(nlp, "task")
-            else load_model_to_export("tf", nlp, None, "auto", None, {})
-        )
-
-    return _convert_to_file(load, "tf", opset, output, external=False)
+    return _convert_to_file(lambda: from_pipeline_or_model(nlp, "tf"), "tf", opset, output, external=False)
 
 
 def _convert_to_file(
@@ -207,7 +194,7 @@ def _convert_to_file(
         raise UsageError(f"{output} does not end in .onnx.", hint="`convert` writes folders.")
     opset = choose_opset(opset, framework)
     _require_exporter(framework)
-    with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
+    with collector_paused(), memory_limited(), stage_file(output, overwrite=True) as staging:
         to_export = load()
         _require_one_graph(to_export, output)
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
@@ -228,7 +215,7 @@ def _check_resources(to_export: ModelToExport, output: Path, files: WeightFiles,
     """
     weights = to_export.source.weight_bytes
     require_memory(
-        to_export.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        to_export.source.largest_copy_bytes + (QUANTIZER_COPIES * weights if quantize else 0),
         f"Converting {to_export.name}",
         "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ from onnxport.environments import call_in
 from onnxport.errors import FolderError, UsageError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantization.quantize import ROUNDED
-from onnxport.loading.framework import ConversionProcess, find_process
+from onnxport.loading.options import LoadOptions, load_options
+from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.library_errors import first_line
+from onnxport.system.memory import memory_limit
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
@@ -39,8 +42,9 @@ def verify(
     """Check a converted folder or a single graph.
 
     Without `against`: every file has the recorded sha256, every graph loads in ONNX Runtime and runs
-    at the sizes of the evidence, with the declared shapes and finite numbers. With it, the source
-    model is run again and every output compared.
+    at the sizes of the evidence, with the declared shapes and finite numbers, and the sums of int8 products
+    fit on every processor, not only on this one. With it, the source model is run again and every output
+    compared.
 
     Args:
         path: a folder, or an `.onnx` file.
@@ -51,33 +55,65 @@ def verify(
 
     Raises:
         FolderError: damaged, or it does not run.
-        VerificationError: its outputs differ from those of `against`.
+        VerificationError: its outputs differ from those of `against`, or an int8 graph is wrong on some processors.
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
     folder = None if path.suffix == ".onnx" and not path.is_dir() else open_folder(path)
-    process = None
+    resolved, sample_inputs = None, model_kwargs.pop("sample_inputs", None)
+    options = load_options(model_kwargs)
     if against is not None:
-        process = find_process(folder.manifest.framework if folder else None, against, model_kwargs)
-        if process.environment is not None:
+        resolved = resolve_model(against, folder.manifest.framework if folder else None, options, sample_inputs)
+        if resolved.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
-            return call_in(process.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
+            return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if folder is None:
-        return _verify_file(path, against, process, task, reporter, model_kwargs)
+        return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
         check_files(path, folder.manifest)
         step.done(f"{len(folder.manifest.files)} files as recorded")
-    with quiet():
-        for component in folder.manifest.components:
-            with reporter.step(f"Run {component.file}") as step:
-                count = _runs(folder.file(component), component, vocabulary_size(path))
-                step.done(f"{count} sets of sizes")
+    with memory_limit():
+        notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
         found: dict[str, Verification | None] = {component.name: None for component in folder.manifest.components}
-        if against is not None:
-            found |= _against(folder, against, reporter, model_kwargs)
+        if resolved is not None:
+            found |= _against(folder, resolved, reporter, options)
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
-    return VerifiedFolder(path, len(folder.manifest.files), found, True, (note,))
+    return VerifiedFolder(path, len(folder.manifest.files), found, True, (*notes, note))
+
+
+def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[str]:
+    """Run a graph of the folder; what there is to say of it.
+
+    Raises:
+        FolderError: it does not run.
+        VerificationError: it is wrong on some processors.
+    """
+    file = folder.file(component)
+    with reporter.step(f"Run {component.file}") as step:
+        count = _runs(file, component, vocabulary_size(folder.path))
+        step.done(f"{count} sets of sizes")
+    if component.precision == "int8":
+        with reporter.step(f"Bound the sums of {component.file}") as step:
+            bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
+            step.done(bounds or "it has no integer products")
+        if bounds:
+            yield f"{component.file}: {bounds}"
+
+
+def _bound_sums(file: Path, hint: str) -> str | None:
+    """That a graph is right on every processor, in words; None where it has no integer products.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    missing = [name for name in ("onnx", "onnx_ir") if find_spec(name) is None]
+    if missing:
+        return f"sums of integer products not bounded without {' and '.join(missing)}: pip install 'onnxport[pytorch]'"
+    from onnxport.graph.quantization.saturation import require_exact_sums
+
+    count = require_exact_sums(file, hint)
+    return f"the sums of {count} integer products fit on every processor" if count else None
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
@@ -90,7 +126,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
         try:
             outputs = session.run(arrays)
         except Exception as error:
-            raise FolderError(f"{file.name} does not run at {case}: {str(error).splitlines()[0]}") from error
+            raise FolderError(f"{file.name} does not run at {case}: {first_line(error)}.") from error
         for spec in component.outputs:
             value = outputs[spec.name]
             for axis, declared in enumerate(spec.axes):
@@ -105,16 +141,14 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 
 def _against(
-    folder: Folder, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
+    folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
 ) -> dict[str, Verification]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
 
     with reporter.step("Run the source model") as step:
-        sample = model_kwargs.pop("sample_inputs", None)
-        manifest = folder.manifest
-        to_export = load_model_to_export(manifest.framework, against, None, manifest.task, sample, model_kwargs)
-        evidence = _record(to_export, manifest)
+        to_export = load_model_to_export(resolved, folder.manifest.task, options)
+        evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
     found = {}
     for component in folder.manifest.components:
@@ -201,28 +235,27 @@ def _against_base(folder: Folder, component: Component) -> Verification:
 
 
 def _verify_file(
-    path: Path,
-    against: Any,
-    process: ConversionProcess | None,
-    task: str | None,
-    reporter: Reporter,
-    model_kwargs: dict[str, Any],
+    path: Path, resolved: ResolvedModel | None, task: str | None, reporter: Reporter, options: LoadOptions
 ) -> VerifiedFolder:
-    """A single graph: does it load and run, and with a source model (which has a `process`), do its outputs match?"""
+    """Check that a bare graph loads and runs, and with a source model that its outputs match."""
     from onnxport.runtime.session import OnnxSession
 
-    with quiet():
+    with memory_limit():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
-            if process is None:
+            if resolved is None:
                 session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
+            base = path.with_name(path.name.replace("-quantized", ""))
+            again = base if base != path and base.is_file() else "GRAPH.onnx"
+            bounds = _bound_sums(path, f"Make it again from the float32 graph: onnxport quantize {again}")
         found: dict[str, Verification | None] = {path.name: None}
-        if process is not None:
+        if resolved is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
-            manifest = Manifest(task or "auto", process.framework, "", "", {}, (component,))
-            found = {**_against(Folder(path.parent, manifest), against, reporter, model_kwargs)}
+            manifest = Manifest(task or "auto", resolved.framework, "", "", {}, (component,))
+            found = {**_against(Folder(path.parent, manifest), resolved, reporter, options)}
     _require(found)
-    return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))
+    notes = (*([bounds] if bounds else []), "a single graph: no manifest to check")
+    return VerifiedFolder(path, 0, found, True, notes)
 
 
 def _require(found: dict[str, Verification | None]) -> None:

@@ -19,7 +19,8 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
@@ -28,6 +29,7 @@ from onnxport.errors import FolderError
 from onnxport.specs import Restriction
 
 _T = TypeVar("_T")
+_Order = Callable[[Any], list[Any]]
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RULED = ("axis", "rule", "reason")  # the fields of a restriction in JSON, all of them texts
@@ -74,12 +76,15 @@ def from_json(text: str) -> Manifest:
 
 
 def to_plain(cls: type[_T], value: _T) -> Any:
-    """A dataclass of `manifest.py` as JSON types, for documents other than the manifest.
+    """A dataclass as JSON types, for documents other than the manifest. Mappings keep their order.
+
+    Args:
+        cls: its class; the fields are what those of the manifest are, or paths.
 
     Raises:
         TypeError: a value does not have the type that its field declares.
     """
-    return _encode(cls, value, cls.__name__)
+    return _encode(cls, value, cls.__name__, order=list)
 
 
 def from_plain(cls: type[_T], data: Any) -> _T:
@@ -176,19 +181,20 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _encode(hint: Any, value: Any, where: str) -> Any:
-    """`value` of declared type `hint` as JSON types."""
+def _encode(hint: Any, value: Any, where: str, order: _Order = sorted) -> Any:
+    """`value` of declared type `hint` as JSON types; the keys of a mapping as `order` puts them."""
+    encode = functools.partial(_encode, order=order)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
-        return _encode_object(hint, value, where)
+        return _encode_object(hint, value, where, order)
     if origin is tuple and isinstance(value, tuple | list):
-        return [_encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {str(key): _encode(args[1], value[key], f"{where}[{key!r}]") for key in sorted(value)}
+        return {str(key): encode(args[1], value[key], f"{where}[{key!r}]") for key in order(value)}
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
-        return _encode(_member(args, value), value, where)
+        return encode(_member(args, value), value, where)
     return _encode_scalar(hint, value, where)
 
 
@@ -199,15 +205,15 @@ def _member(union: tuple[Any, ...], value: Any) -> Any:
     return next((member for member in union if member not in (str, type(None))), str)
 
 
-def _encode_object(cls: type, value: Any, where: str) -> dict[str, Any]:
+def _encode_object(cls: type, value: Any, where: str, order: _Order) -> dict[str, Any]:
     if cls is Restriction:
         return {name: _encode(str, getattr(value, name), f"{where}.{name}") for name in _RULED}
     hints = _hints(cls)
-    return {name: _encode(hints[name], getattr(value, name), f"{where}.{name}") for name in hints}
+    return {name: _encode(hints[name], getattr(value, name), f"{where}.{name}", order) for name in hints}
 
 
 def _encode_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is str and isinstance(value, str):
+    if hint in (str, Path) and isinstance(value, hint):
         return str(value)
     # Numbers may be numpy scalars; `item` makes plain ones of them without importing numpy.
     plain = value.item() if hasattr(value, "item") else value
@@ -268,9 +274,9 @@ def _required(cls: type) -> tuple[str, ...]:
 
 
 def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is str:
+    if hint in (str, Path):
         if isinstance(value, str):
-            return value
+            return hint(value)
         raise _wrong(where, "a string", value)
     if hint is bool:
         if isinstance(value, bool):

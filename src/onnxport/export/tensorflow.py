@@ -71,7 +71,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
         return *_concrete(source, signature, _samples(signature)), signature
     except Exception as error:
         known = [r for r in signature.restrictions if r.limit in LASTING_LIMITS]
-        reason = f"TensorFlow: {first_line(error)[:200]}"
+        reason = f"TensorFlow: {first_line(error)}"
         fixed = [
             Restriction(axis, Limit.FIXED, signature.accepted[axis][0], reason)
             for axis in _SIDES

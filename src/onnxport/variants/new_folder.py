@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.artifact.card import replace_card
-from onnxport.artifact.data_files import data_files
+from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import Folder, write_manifest
 from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import FolderError
-from onnxport.graph.stats import file_bytes, file_operators
+from onnxport.graph.stats import file_operators
 from onnxport.publishing.staging import Staging, stage
 from onnxport.serialization.weights_file import weights_path
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class NewGraph:
             "file": self.file,
             "verification": verification,
             "operators": file_operators(target),
-            "size_bytes": file_bytes(target),
+            "size_bytes": graph_bytes(target),
             "data_files": tuple(path.relative_to(root).as_posix() for path in data_files(target)),
             "weights_checksum": None,
             "derived_from": self.base.name,
@@ -148,7 +148,7 @@ def new_folder(source: Folder, own: Collection[str], output: Path | None = None)
     for graph in (source.path / path for path in own if path.endswith(".onnx")):
         beside = (*data_files(graph), weights_path(graph))
         stale.update(path.relative_to(source.path).as_posix() for path in beside)
-    with quiet(), stage(output or source.path, overwrite=output is None) as staging:
+    with memory_limit(), stage(output or source.path, overwrite=output is None) as staging:
         for path in own:
             (staging.path / path).parent.mkdir(parents=True, exist_ok=True)
         yield NewFolder(source, staging, frozenset(stale), link=output is None)

@@ -15,7 +15,7 @@ from onnxport.publishing.staging import stage_file
 from onnxport.serialization.weights_file import write_weights
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.variants.components import converted_components, encoder_of, graph_under_test, weight_only_bases
 from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
 from onnxport.variants.weight_only_check import EXACT_SUFFIX, GraphUnderTest, check_rounded, first_failure
@@ -51,7 +51,7 @@ def add_variant(path: Path, step: Rewrite) -> Path:
         VerificationError: a new graph's outputs differ from those of the graph that it was made from.
     """
     if path.suffix == ".onnx":
-        with quiet():
+        with memory_limit():
             return _add_file(path, step)
     return _add_components(open_folder(path), step)
 

@@ -57,5 +57,5 @@ def compare_call(
     try:
         wanted = run(inputs)
     except Exception as error:  # whatever the run time says
-        return first_line(error)[:200]
+        return first_line(error)
     return check_case(other[0], Case(name, dict(sizes), other[1], wanted), decision, outputs, *tolerance)
