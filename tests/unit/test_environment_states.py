@@ -211,3 +211,11 @@ def test_last_words() -> None:
     assert last_words("a\nb\n\nc\n") == "b c"
     assert last_words("") == "it said nothing."
     assert len(last_words("x" * 5000)) < 600
+
+
+def test_every_package_of_the_lock_has_a_version_and_a_hash() -> None:
+    text = ENVIRONMENTS["hf-tensorflow"].lock.read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=[A-Za-z])", re.sub(r"^#.*\n", "", text, flags=re.M).strip())
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.match(r"[\w.-]+==[\w.]+", entry) and "--hash=sha256:" in entry, entry
