@@ -14,8 +14,8 @@ from onnxport.artifact.results import VerifiedFolder
 from onnxport.axes import evaluate, names_in
 from onnxport.environments import call_in
 from onnxport.errors import FolderError, VerificationError
-from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
-from onnxport.graph.quantization.quantize import PRECISIONS, ROUNDED
+from onnxport.graph.inputs import guess_sizes, random_inputs, verified_sizes, vocabulary_size
+from onnxport.graph.quantization.quantize import PRECISIONS, WEIGHT_ONLY
 from onnxport.loading.framework import ConversionProcess, find_process
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
@@ -79,7 +79,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
     from onnxport.runtime.session import OnnxSession
 
     session = OnnxSession(file)
-    sizes = evidence_sizes(component)
+    sizes = verified_sizes(component)
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)
         try:
@@ -122,7 +122,7 @@ def _against(
         names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
         first = [part.name for part in to_export.parts[: list(evidence).index(names[0])]]
         with reporter.step(f"Compare {component.file}") as step:
-            if component.precision in ROUNDED:
+            if component.precision in WEIGHT_ONLY:
                 verification = _against_base(path, manifest, component)
             elif is_fixed(component, manifest):
                 verification = check_again(path, manifest, component)

@@ -1,21 +1,24 @@
-"""Messages of exceptions that other libraries raise, made short."""
+"""Shorten messages of exceptions that other libraries raise."""
 
 from __future__ import annotations
 
 import re
 
-# Keras puts it before what a layer raised.
+# Keras writes this line before the message of a layer.
 _FRAME = "Exception encountered when calling "
-# Colours of a terminal, and where in itself TensorFlow was.
+# Terminal colours, and TensorFlow's internal locations.
 _NOISE = re.compile(r"\x1b\[[0-9;]*m|\{\{function_node [^}]*\}\}\s*|\s*\[Op:\w+\]( name:)?")
-# Characters; what follows are links and advice about the library's own use.
+# Characters. Longer messages end in links and advice about the library's own use.
 _LONG = 300
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message without its full stop, or the name of its class.
+    """Return the first line of an exception's message without its full stop, or the name of its class.
 
-    Of a long line the first sentences.
+    A line above 300 characters is cut at the end of a sentence.
+
+    Args:
+        error: the exception.
     """
     lines = [line.strip() for line in _NOISE.sub("", str(error)).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith(_FRAME):

@@ -1,7 +1,7 @@
-"""How much memory a conversion may take, and refusing what would take more. Standard library only.
+"""Limit how much memory a conversion may take, and refuse what would take more. Standard library only.
 
-A process that takes more than its container has is killed without a word; a conversion that knows
-beforehand says so instead.
+A process that exceeds the memory of its container is killed without a message. onnxport estimates the need first and
+raises an error instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from onnxport.errors import MemoryLimitError
 
-# Of what is free; the rest is for others, and for what estimates forget.
+# Share of free memory. The rest is for other processes and for errors of the estimate.
 _SHARE = 0.8
 # Libraries, traced graph and activations: 510 to 680 MiB were measured (`benchmarks/scale.py`).
 BASE_BYTES = 700 * 2**20
@@ -24,7 +24,11 @@ _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 @contextmanager
 def memory_limit(limit: int | None) -> Iterator[None]:
-    """Within it `require_memory` refuses what needs more than `limit` bytes; None is 80 % of what is free."""
+    """Set the limit that `require_memory` checks inside the block.
+
+    Args:
+        limit: in bytes; None is 80 % of the free memory.
+    """
     if limit is None:
         free = available_bytes()
         limit = None if free is None else int(free * _SHARE)
@@ -36,31 +40,31 @@ def memory_limit(limit: int | None) -> Iterator[None]:
 
 
 def require_memory(needed: int, what: str, hint: str) -> None:
-    """Whether `needed` bytes fit beside what every conversion takes.
+    """Check that `needed` bytes fit in the limit, in addition to what every conversion takes.
 
     Args:
-        needed: bytes, in memory at the same time.
-        what: what they are for, "holding the weights".
-        hint: what a user can do.
+        needed: bytes in memory at the same time.
+        what: what needs them: "holding the weights".
+        hint: what the user can do.
 
     Raises:
-        MemoryLimitError: they do not.
+        MemoryLimitError: they do not fit.
     """
     limit = _limit.get()
     if limit is not None and BASE_BYTES + needed > limit:
         raise MemoryLimitError(
-            f"{what} needs about {_size(BASE_BYTES + needed)} of memory, and the limit is {_size(limit)}.",
-            hint=f"{hint} The limit is 80 % of what is free, or --memory-limit.",
+            f"{what} needs about {_size(BASE_BYTES + needed)} of memory, but the limit is {_size(limit)}.",
+            hint=f"{hint} The limit is 80 % of the free memory, or --memory-limit.",
         )
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still get, in bytes: of the machine, or of its container if that has less.
+    """Return the memory that this process can still use, in bytes; None if the system does not report it.
 
-    None where the system does not tell.
+    It is the free memory of the machine, or of the container if that has less.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: folder that contains `proc` and `sys`.
     """
     known = [value for value in (_machine(root / "proc/meminfo"), _container(root)) if value is not None]
     return min(known, default=_by_sysconf() if root == Path("/") else None)
@@ -74,8 +78,8 @@ def _machine(meminfo: Path) -> int | None:
 
 
 def _container(root: Path) -> int | None:
-    """What the innermost of this process's memory groups, and those around it, leave (cgroup v1 and v2)."""
-    left: list[int] = []
+    """Return the free memory of this process's innermost memory cgroup and its parents, the smallest (v1 and v2)."""
+    free: list[int] = []
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -91,12 +95,12 @@ def _container(root: Path) -> int | None:
                 break
             limit, used = _number(group / names[0]), _number(group / names[1])
             if limit is not None and used is not None and limit < 2**60:
-                left.append(max(0, limit - used + _page_cache(group, names[2])))
-    return min(left, default=None)
+                free.append(max(0, limit - used + _page_cache(group, names[2])))
+    return min(free, default=None)
 
 
 def _page_cache(group: Path, key: str) -> int:
-    """File pages that the group is charged for; the system takes them back."""
+    """Return the bytes of file pages that the cgroup is charged for; the system can take them back."""
     for line in _lines(group / "memory.stat"):
         name, _, value = line.partition(" ")
         if name == key:

@@ -1,6 +1,6 @@
-"""Keep third parties quiet: banners, progress bars, registration and future warnings.
+"""Capture the output of other libraries: banners, progress bars, warnings.
 
-What they said is kept, so that an error can show it on request.
+The output is kept, so that an error can show it on request.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ _depth = 0
 
 
 @contextmanager
-def quiet(said: io.StringIO | None = None) -> Iterator[io.StringIO]:
-    """Everything printed, logged or warned inside goes to the yielded buffer, `said` if it is given. Nests.
+def quiet(output: io.StringIO | None = None) -> Iterator[io.StringIO]:
+    """Send everything that is printed, logged or warned inside the block to a buffer. Blocks can be nested.
 
-    A console that shall stay visible must hold its own stream, taken before.
+    A console that must stay visible has to keep its own stream, taken before the block.
+
+    Args:
+        output: the buffer; by default a new one.
+
+    Yields:
+        The buffer.
     """
     global _depth
-    said = said if said is not None else io.StringIO()
+    output = output if output is not None else io.StringIO()
     if _depth:
-        yield said
+        yield output
         return
     _depth += 1
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
+        with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
             warnings.simplefilter("ignore")
-            yield said
+            yield output
     finally:
         logging.disable(before)
         _depth -= 1

@@ -21,7 +21,7 @@ from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
-from onnxport.graph.inputs import evidence_sizes, vocabulary_size
+from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.publishing.staging import stage
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
 from onnxport.system.output_capture import quiet
@@ -184,7 +184,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
     old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
-    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
+    checks = compare_pairs(old, new, verified_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import TaskError
-from onnxport.graph.inputs import evidence_sizes, vocabulary_size
+from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.tasks import find_task
 from onnxport.variants.fused import NAME as FUSED_NAME
 from onnxport.variants.weight_only_check import GraphUnderTest
@@ -41,6 +41,6 @@ def graph_under_test(folder: Path, manifest: Manifest, component: Component) -> 
     except TaskError:  # a plain module
         decision = None
     return GraphUnderTest(
-        folder / component.file, component.inputs, component.outputs, evidence_sizes(component),
+        folder / component.file, component.inputs, component.outputs, verified_sizes(component),
         vocabulary_size(folder), decision, (folder / encoder.file, encoder.inputs) if encoder else None,
     )  # fmt: skip

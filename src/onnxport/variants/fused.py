@@ -28,7 +28,7 @@ from onnxport.system.output_capture import quiet
 from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
-    from onnxport.graph.fusion.fused_decoder import Fused
+    from onnxport.graph.fusion.fused_decoder import FusedDecoder
     from onnxport.runtime.session import OnnxSession
     from onnxport.verification.cases import Case
 
@@ -104,11 +104,13 @@ def _add(folder: Path, manifest: Manifest) -> Path:
 
 
 def _component(
-    base: Component, file: Path, target: Path, fused: Fused, verification: Verification, root: Path
+    base: Component, file: Path, target: Path, fused: FusedDecoder, verification: Verification, root: Path
 ) -> Component:
     limits = [
         Restriction(
-            "total_sequence_length", f"at most {fused.attentions.longest}", "masks and positions are proved up to there"
+            "total_sequence_length",
+            f"at most {fused.attention.max_tokens}",
+            "masks and positions are proved up to there",
         ),
         Restriction(
             "past_sequence_length",
@@ -116,7 +118,7 @@ def _component(
             "a row of the cache begins with its first token, not with padding",
         ),
     ]
-    if fused.attentions.windows:
+    if fused.attention.windows:
         limits.append(
             Restriction("total_sequence_length", "padded on the left", "a sliding window counts tokens, not padding")
         )
@@ -141,7 +143,7 @@ def _longest(folder: Path) -> int:
     return _USUAL
 
 
-def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, vocabulary: int) -> Verification:
+def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDecoder, vocabulary: int) -> Verification:
     """Single calls and generations of both graphs.
 
     Args:
@@ -182,13 +184,13 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
     return verification
 
 
-def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case]:
+def _cases(session: OnnxSession, fused: FusedDecoder, vocabulary: int) -> Iterator[Case]:
     from onnxport.verification.cases import Case
     from onnxport.verification.decoder_pair import left_padded
 
-    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attentions.windows for more in (-2, 5))]
+    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attention.windows for more in (-2, 5))]
     for number, (rows, new, past, padded) in enumerate(calls):
-        if past < 0 or past + new > fused.attentions.longest:
+        if past < 0 or past + new > fused.attention.max_tokens:
             continue
         mask = left_padded(rows, past + new) if padded else np.ones((rows, past + new), np.int64)
         rng = np.random.default_rng(number)

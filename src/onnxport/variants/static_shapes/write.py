@@ -17,7 +17,7 @@ from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import vocabulary_size
-from onnxport.graph.static_shapes.fix import FixedGraph, fix_graph
+from onnxport.graph.static_shapes.static_graph import StaticGraph, make_static
 from onnxport.graph.stats import file_bytes, file_operators
 from onnxport.publishing.staging import stage
 from onnxport.runtime.session import OnnxSession
@@ -115,20 +115,20 @@ def _file(base: Component) -> str:
     return file.with_name(f"{file.stem}_{SUFFIX}.onnx").as_posix()
 
 
-def _graphs(folder: Path, plan: FixedPlan) -> list[FixedGraph]:
+def _graphs(folder: Path, plan: FixedPlan) -> list[StaticGraph]:
     """What is tried, in this order: of a decoder that has no mask, nothing says where its positions come from."""
     base = plan.component
-    graph = fix_graph(folder / base.file, base, plan.sizes)
+    graph = make_static(folder / base.file, base, plan.sizes)
     if not _added(graph, base):
         return [graph]
-    return [graph, fix_graph(folder / base.file, base, plan.sizes, count_places=True)]
+    return [graph, make_static(folder / base.file, base, plan.sizes, positions_from_mask=True)]
 
 
-def _added(graph: FixedGraph, base: Component) -> frozenset[str]:
+def _added(graph: StaticGraph, base: Component) -> frozenset[str]:
     return frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs})
 
 
-def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[FixedGraph]) -> Component:
+def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[StaticGraph]) -> Component:
     """The first of the graphs whose numbers are right.
 
     Raises:
@@ -144,10 +144,10 @@ def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[Fix
     raise failed
 
 
-def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
+def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: StaticGraph) -> Component:
     base, target = plan.component, root / _file(plan.component)
     said = FixedAxes(
-        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
+        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.cache_axis, base.name,
         _added(graph, base),
     )  # fmt: skip
     graph.write(target, {FIXED_KEY: said.dumped()})
@@ -181,7 +181,7 @@ def _fill(root: Path, base: Component) -> dict[str, int]:
     return {spec.name: padding for spec in base.inputs if spec.name in _TOKEN_INPUTS}
 
 
-def _require_numbers(target: Path, graph: FixedGraph) -> None:
+def _require_numbers(target: Path, graph: StaticGraph) -> None:
     """What ONNX Runtime reads in the file: a number for every axis of every input and output."""
     session = OnnxSession(target)
     for value in (*session.raw.get_inputs(), *session.raw.get_outputs()):
@@ -192,7 +192,7 @@ def _require_numbers(target: Path, graph: FixedGraph) -> None:
             )
 
 
-def _restrictions(plan: FixedPlan, said: FixedAxes, graph: FixedGraph) -> tuple[Restriction, ...]:
+def _restrictions(plan: FixedPlan, said: FixedAxes, graph: StaticGraph) -> tuple[Restriction, ...]:
     limits = []
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
@@ -207,12 +207,12 @@ def _restrictions(plan: FixedPlan, said: FixedAxes, graph: FixedGraph) -> tuple[
                 "attention_mask hides them; the outputs are the last places, and the next call's past",
             )
         )
-    if graph.unsettled:
+    if graph.data_dependent:
         limits.append(
             Restriction(
                 "tensors inside",
-                f"{len(graph.unsettled)} are not of a fixed size",
-                f"they depend on what is in the inputs: {_some(graph.unsettled)}",
+                f"{len(graph.data_dependent)} are not of a fixed size",
+                f"they depend on what is in the inputs: {_some(graph.data_dependent)}",
             )
         )
     return tuple(limits)
