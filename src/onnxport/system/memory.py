@@ -53,7 +53,7 @@ def require_memory(needed: int, what: str, hint: str) -> None:
     limit = _limit.get()
     if limit is not None and BASE_BYTES + needed > limit:
         raise MemoryLimitError(
-            f"{what} needs about {_size(BASE_BYTES + needed)} of memory, but the limit is {_size(limit)}.",
+            f"{what} needs about {_size(BASE_BYTES + needed)} of memory, and the limit is {_size(limit)}.",
             hint=f"{hint} The limit is 80 % of the free memory, or --memory-limit.",
         )
 
