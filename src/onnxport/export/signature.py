@@ -26,7 +26,7 @@ from onnxport.dummy_inputs.base import (
 )
 from onnxport.errors import ExportError, OnnxPortError
 from onnxport.specs import Restriction, TensorSpec
-from onnxport.system.library_errors import first_line as message_of
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Source
@@ -351,12 +351,3 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
     except Exception:  # use the base sizes
         return dict(prober.base)
     return traced
-
-
-def first_line(error: BaseException | None) -> str:
-    """Return the first line of a message, at most 300 characters (see `system.library_errors`).
-
-    Args:
-        error: an exception, or None.
-    """
-    return message_of(error)[:300] if error is not None else "None"

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnxport.artifact.data_files import graph_bytes
+from onnxport.system.memory import require_memory
+
+# ONNX Runtime holds the weights of the source and of the optimized graph.
+_COPIES = 2
+
 
 def optimize_graph(source: Path, target: Path) -> None:
     """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
@@ -14,9 +20,16 @@ def optimize_graph(source: Path, target: Path) -> None:
     Args:
         source: a graph file; its weights may be in a `_data` file beside it.
         target: the file to write, with a `_data` file beside it if the source has one.
+
+    Raises:
+        MemoryLimitError: the weights do not fit in memory.
     """
     import onnxruntime
 
+    require_memory(
+        _COPIES * graph_bytes(source), f"Optimizing {source.name}", "Use the graph as it is: ONNX Runtime optimizes it "
+        "at every load."
+    )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)

@@ -1,7 +1,8 @@
-"""Limit how much memory a conversion may take, and refuse what would take more. Standard library only.
+"""Limit how much memory an operation may take, and refuse what would take more. Standard library only.
 
 A process that exceeds the memory of its container is killed without a message. onnxport estimates the need first and
-raises an error instead.
+raises an error instead. Anonymous memory is counted (`RssAnon` in /proc/self/status): the system can take back pages of
+mapped files when memory is short.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ _SHARE = 0.8
 # Libraries, traced graph and activations: 510 to 680 MiB were measured (`benchmarks/scale.py`).
 BASE_BYTES = 700 * 2**20
 
+# In an operation with a limit, a graph of this size or more runs over mapped weights.
+MAPPED_FROM_BYTES = 2**28
+# Bytes that a session holds for each byte of its weights: the file's content, and a copy packed for matrix products.
+_PACKED_COPIES = 2
+
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
 @contextmanager
-def memory_limit(limit: int | None) -> Iterator[None]:
-    """Set the limit that `require_memory` checks inside the block.
+def memory_limit(limit: int | None = None) -> Iterator[None]:
+    """Set the limit that `require_memory` and `may_pack` check inside the block.
 
     Args:
-        limit: in bytes; None is 80 % of the free memory.
+        limit: in bytes. None is the limit of the enclosing block, or 80 % of the free memory.
     """
+    if limit is None:
+        limit = _limit.get()
     if limit is None:
         free = available_bytes()
         limit = None if free is None else int(free * _SHARE)
@@ -37,6 +45,24 @@ def memory_limit(limit: int | None) -> Iterator[None]:
         yield
     finally:
         _limit.reset(token)
+
+
+def may_pack(weight_bytes: int) -> bool:
+    """Return whether a session may hold its weights in memory, packed for matrix products, instead of mapping their
+    file.
+
+    Mapped weights take almost no memory and load at once, but products with many rows take about twice as long. Outside
+    of `memory_limit`, where a user runs a model, weights are packed unless memory is short. Inside, only small weights
+    that fit in addition to the current memory of the process are packed.
+
+    Args:
+        weight_bytes: size of the graph's files.
+    """
+    needed, limit = _PACKED_COPIES * weight_bytes, _limit.get()
+    if limit is None:
+        free = available_bytes()
+        return free is None or needed <= free * _SHARE
+    return weight_bytes < MAPPED_FROM_BYTES and (anonymous_bytes() or BASE_BYTES) + needed <= limit
 
 
 def require_memory(needed: int, what: str, hint: str) -> None:
@@ -56,6 +82,18 @@ def require_memory(needed: int, what: str, hint: str) -> None:
             f"{what} needs about {_size(BASE_BYTES + needed)} of memory, and the limit is {_size(limit)}.",
             hint=f"{hint} The limit is 80 % of the free memory, or --memory-limit.",
         )
+
+
+def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
+    """Return the memory of this process that the system cannot take back, in bytes; None if it is not reported.
+
+    Args:
+        status: the file to read.
+    """
+    for line in _lines(status):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:

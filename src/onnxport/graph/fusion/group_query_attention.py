@@ -126,7 +126,7 @@ def _mask_pattern(evaluator: Evaluator, layer: Layer, max_tokens: int) -> MaskPa
             lambda given, new: evaluator.run(mask, sample_call(inputs, given, new)), max_tokens=max_tokens
         )
     except Exception as error:  # ONNX Runtime raises many types
-        raise NotFusedError(f"the mask cannot be evaluated alone: {first_line(error)[:200]}") from error
+        raise NotFusedError(f"the mask cannot be evaluated alone: {first_line(error)}") from error
     if pattern is None:
         raise NotFusedError("the mask is neither causal nor a sliding window")
     return pattern
