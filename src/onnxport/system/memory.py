@@ -48,12 +48,11 @@ def memory_limit(limit: int | None = None) -> Iterator[None]:
 
 
 def may_pack(weight_bytes: int) -> bool:
-    """Return whether a session may hold its weights in memory, packed for matrix products, instead of mapping their
-    file.
+    """Return whether a session may keep its weights in memory, packed, instead of mapping their file.
 
-    Mapped weights take almost no memory and load at once, but products with many rows take about twice as long. Outside
-    of `memory_limit`, where a user runs a model, weights are packed unless memory is short. Inside, only small weights
-    that fit in addition to the current memory of the process are packed.
+    Mapped weights take almost no memory and load at once, but matrix products with many rows take about twice as long.
+    Outside of `memory_limit`, where a user runs a model, weights are packed unless memory is short. Inside, only small
+    weights that fit in addition to the current memory of the process are packed.
 
     Args:
         weight_bytes: size of the graph's files.
