@@ -66,7 +66,7 @@ def _plan(generator: InputGenerator, signature: Signature) -> Iterator[tuple[str
     Raises:
         ExportError: a size without which the graph is of no use is not free.
     """
-    base = {dim.name: dim.base for dim in generator.dims}
+    base = {dim.name: dim.base_size for dim in generator.dims}
     rows = [name for name in base if name.endswith("batch_size") and name in signature.accepted]
     free = [name for name in signature.accepted if name not in rows]
     unseen = {name: _unseen(name, generator, signature) for name in free}
@@ -98,12 +98,14 @@ def _edges(generator: InputGenerator, signature: Signature) -> dict[str, Sizes]:
     """
     fixed = {r.axis: r for r in signature.restrictions if r.limit is Limit.FIXED}
     for dim in generator.dims:
-        if dim.edges and dim.name in fixed:
+        if dim.edge_sizes and dim.name in fixed:
             raise ExportError(
                 f"{dim.name} is {fixed[dim.name].rule} ({fixed[dim.name].reason}), but this task needs any, "
-                f"{', '.join(map(str, dim.edges))} too."
+                f"{', '.join(map(str, dim.edge_sizes))} too."
             )
-    return {f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edges}
+    return {
+        f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edge_sizes
+    }
 
 
 def _unseen(name: str, generator: InputGenerator, signature: Signature) -> tuple[int, int]:
