@@ -23,7 +23,7 @@ def carried_out(call: dict[str, Any]) -> dict[str, Any]:
             return {"passed": verify(**call).ok}
         conversion = convert(call.pop("framework", None), call.pop("model"), call.pop("output"), **call)
     except OnnxPortError as error:
-        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        return {"error": type(error).__name__, "message": error.text, "hint": error.hint}
     return {"passed": conversion.passed, "notes": list(conversion.manifest.notes)}
 
 

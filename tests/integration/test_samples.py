@@ -7,6 +7,7 @@ import pytest
 
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.resolve import resolve_model
 from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
@@ -32,21 +33,21 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_padding_and_seeds(name, tmp_path):
     with capture_process():
-        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+        to_export = load_model_to_export(resolve_model(save(name, tmp_path / "m")), TINY[name].task)
     generator = to_export.generator
     base = base_sizes(generator)
     inputs = generator.make(base)
     assert set(inputs) <= (to_export.source.accepts() or set(inputs))
     lengths = {size for array in inputs.values() for size in array.shape}
     for dim in generator.dims:
-        other = generator.make({**base, dim.name: dim.others[0]})
+        other = generator.make({**base, dim.name: dim.probe_sizes[0]})
         moved = {
             (tensor, axis): (inputs[tensor].shape[axis], size)
             for tensor, array in other.items()
             for axis, size in enumerate(array.shape)
             if inputs[tensor].shape[axis] != size
         }
-        assert set(moved.values()) == {(base[dim.name], dim.others[0])}, dim.name
+        assert set(moved.values()) == {(base[dim.name], dim.probe_sizes[0])}, dim.name
     assert set(base.values()) <= lengths
 
     again = generator.make(base)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.dummy_inputs import InputGenerator, generator_for
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.errors import TaskError, UsageError
-from onnxport.loading.parts import Part, is_encoder_decoder, task_of
+from onnxport.loading.parts import Part, exported_outputs, is_encoder_decoder, task_of
 from onnxport.tasks import Task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _encoder_and_decoder(pipeline: Any, task: Task) -> tuple[Part, Part]:
     inner = not is_encoder_decoder(model)
     generator = generator_for(pipeline, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
     base = base_sizes(generator)
-    others = {dim.name: dim.others[0] for dim in generator.dims[1:] if dim.others}
+    others = {dim.name: dim.probe_sizes[0] for dim in generator.dims[1:] if dim.probe_sizes}
     samples = (generator.make(base), generator.make(base | others))
     encoder: EncoderSource
     decoder: CrossDecoderSource
@@ -127,9 +127,7 @@ def source_of(pipeline: Any, framework: str) -> TorchSource:
     from onnxport.sources.pytorch.source import TorchSource
 
     kind = DecoderSource if task_of(pipeline).kind == "decoder" else TorchSource
-    dropped = getattr(pipeline, "dropped_outputs", ())
-    outputs = tuple(name for name in task_of(pipeline).outputs if name not in dropped)
-    return kind(pipeline.model, outputs, getattr(pipeline.model, "architecture", None))
+    return kind(pipeline.model, exported_outputs(pipeline), getattr(pipeline.model, "architecture", None))
 
 
 def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:
@@ -142,5 +140,5 @@ def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:
     generator = generator_for(pipeline, task_of(pipeline), source.accepts(), states)
     recurrent = any(state.growing is None for state in states)
     if recurrent and isinstance(generator, DecoderInputGenerator) and isinstance(source, DecoderSource):
-        return generator if goes_on(source, generator) else generator.one_by_one()
+        return generator if goes_on(source, generator) else generator.single_token()
     return generator

@@ -9,7 +9,7 @@ from onnxport.dummy_inputs.base import base_sizes
 from onnxport.dummy_inputs.cross_decoder import CrossDecoderInputGenerator
 from onnxport.dummy_inputs.decoder import DecoderInputGenerator
 from onnxport.errors import ExportError, OnnxPortError, TaskError
-from onnxport.loading.parts import Part, is_encoder_decoder, task_of
+from onnxport.loading.parts import Part, exported_outputs, is_encoder_decoder, task_of
 from onnxport.loading.recurrence import goes_on
 from onnxport.sources.tensorflow.encoder_decoder import TensorflowCrossDecoder, TensorflowEncoder
 from onnxport.sources.tensorflow.transformers import CachedSource, TransformersSource
@@ -44,8 +44,7 @@ def _parts(pipeline: Any, task: Task, architecture: str) -> tuple[Part, ...]:
             f"{architecture} writes texts about images, but is no encoder-decoder. Of TensorFlow onnxport cannot "
             "convert such models."
         )
-    dropped = getattr(pipeline, "dropped_outputs", ())
-    outputs = tuple(name for name in task.outputs if name not in dropped)
+    outputs = exported_outputs(pipeline)
     if task.kind == "decoder":
         decoder = CachedSource(pipeline.model, outputs, architecture)
         return (Part("model", decoder, _tokens(pipeline, task, decoder), task.decision),)
@@ -59,7 +58,7 @@ def _encoder_and_decoder(pipeline: Any, task: Task, architecture: str) -> tuple[
         pipeline, task, frozenset(name for name in encoder_inputs if not name.startswith("decoder_"))
     )
     base = base_sizes(generator)
-    others = {dim.name: dim.others[0] for dim in generator.dims if dim.others}
+    others = {dim.name: dim.probe_sizes[0] for dim in generator.dims if dim.probe_sizes}
     encoder = TensorflowEncoder(pipeline.model, (generator.make(base), generator.make(base | others)), architecture)
     decoder = TensorflowCrossDecoder(pipeline.model, encoder, task.outputs, architecture)
     vocabulary = pipeline.model.config.get_text_config(decoder=True).vocab_size
@@ -77,4 +76,4 @@ def _tokens(pipeline: Any, task: Task, decoder: CachedSource) -> InputGenerator:
         several = goes_on(decoder, generator)
     except Exception:  # it refuses several tokens after others
         several = False
-    return generator if several else generator.one_by_one()
+    return generator if several else generator.single_token()
