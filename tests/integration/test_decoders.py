@@ -22,7 +22,7 @@ from onnxport.errors import VerificationError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from tests.sample import sampled
-from tests.tiny_decoders import save_decoder
+from tests.tiny_decoders import VOCABULARY, save_decoder
 
 pytestmark = pytest.mark.integration
 
