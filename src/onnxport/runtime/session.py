@@ -1,4 +1,4 @@
-"""One ONNX graph on ONNX Runtime, with errors that say what was wrong with an input.
+"""Run one ONNX graph with ONNX Runtime, with errors that tell what is wrong with an input.
 
 numpy and onnxruntime only.
 """
@@ -18,7 +18,7 @@ from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
 from onnxport.runtime.mapped_weights import graph_without_weights
-from onnxport.runtime.static_axes import FixedAxes, read_fixed
+from onnxport.runtime.static_axes import StaticAxes, read_static_axes
 from onnxport.specs import Restriction, TensorSpec
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
@@ -31,7 +31,11 @@ _RULE = re.compile(r"(fixed at|multiple of|at most|at least|equal to) (\w+)")
 
 
 class OnnxSession:
-    """A graph that is loaded and can be run.
+    """A loaded graph.
+
+    Example:
+        session = OnnxSession("out/bert")
+        outputs = session.run({"input_ids": ids, "attention_mask": mask})
 
     Args:
         folder_or_file: a folder that onnxport wrote, or a single .onnx file.
@@ -44,7 +48,7 @@ class OnnxSession:
     Attributes:
         inputs, outputs: their axes.
         optional: inputs that have a default.
-        fixed: of a graph of fixed sizes, which inputs may be smaller; None for one that takes other sizes too.
+        static_axes: of a graph with static shapes, which inputs are padded; None for a graph with dynamic shapes.
 
     Raises:
         FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
@@ -91,7 +95,7 @@ class OnnxSession:
             ) from error
         recorded = self.component
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.fixed: FixedAxes | None = read_fixed(metadata, self.file.name)
+        self.static_axes: StaticAxes | None = read_static_axes(metadata, self.file.name)
         self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
         optional = self._session.get_overridable_initializers()
         self.optional: tuple[TensorSpec, ...] = _specs(optional, recorded.inputs if recorded else ())
@@ -109,10 +113,10 @@ class OnnxSession:
         Args:
             inputs: name -> array, exactly the graph's inputs; those in `optional` may be left out.
                 Integers of another width and floats of another precision are converted; other types are refused.
-                Of a graph of fixed sizes they may be smaller where `fixed` says so.
+                A graph with static shapes also takes smaller ones where `static_axes` says so; they are padded.
 
         Returns:
-            Every output, in the graph's order; without what was filled up.
+            Every output, in the graph's order; without padding.
 
         Raises:
             UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
@@ -128,9 +132,10 @@ class OnnxSession:
             if name not in names:
                 raise UsageError(f"The graph has no input {name!r}.", hint=did_you_mean(name, names))
         feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in known if spec.name in inputs}
-        smaller = self.fixed.sizes_of(feed) if self.fixed is not None else {}
-        if self.fixed is not None:
-            feed = {name: self.fixed.filled(name, array) for name, array in feed.items()}
+        static = self.static_axes
+        smaller = static.sizes_of(feed) if static is not None else {}
+        if static is not None:
+            feed = {name: static.pad(name, array) for name, array in feed.items()}
         check_sizes([spec for spec in known if spec.name in feed], self.restrictions, feed)
         try:
             values = self._session.run(None, feed)
@@ -141,7 +146,7 @@ class OnnxSession:
                 hint="Other sizes may work; onnxport.json lists those that were verified.",
             ) from error
         found = {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
-        return found if self.fixed is None else self.fixed.cut(found, smaller)
+        return found if static is None else static.unpad(found, smaller)
 
 
 def check_sizes(

@@ -27,9 +27,9 @@ from onnxport.errors import (
     did_you_mean,
 )
 from onnxport.publishing.staging import stage
+from onnxport.runtime.cache.packed_rows import read_packed_rows
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.shared_cache import packed_rows
 from onnxport.system.output_capture import quiet
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
@@ -77,7 +77,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         if not _write_last_logits(staging.path / graph.file, staging.path / file):
             file = graph.file
         session = OnnxSession(staging.path / graph.file)
-        config = make_config(staging.path, manifest, graph, file, packed_rows(session))
+        config = make_config(staging.path, manifest, graph, file, read_packed_rows(session))
         (staging.path / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
         version = _compare(staging.path, Decoder(session), graph, config)
         notes = tuple(note for note in manifest.notes if not note.startswith(_NOTE))

@@ -82,7 +82,7 @@ class OnnxSequenceModel(OnnxModel):
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         chosen = self.generator.settings(**settings)
         first = None if decoder_input_ids is None else decoder_input_ids.cpu().numpy()
-        answers = self.generator.tokens(arrays, chosen, first, spoken=SpeechOptions(_code(language), task))
+        answers = self.generator.tokens(arrays, chosen, first, speech=SpeechOptions(_code(language), task))
         begun: list[list[int]] = [[] for _ in answers]
         if first is not None:
             begun = first.repeat(chosen.num_return_sequences, 0).tolist()

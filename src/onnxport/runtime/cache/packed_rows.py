@@ -1,9 +1,7 @@
-"""The cache of a fused decoder: packed rows, in buffers that are both past and present.
+"""The layout of a fused graph's cache: each row's real tokens first, without padding between them.
 
-A fused graph says in its metadata that it is one. Its cache is not that of the portable graph: each
-row's real tokens lie at its beginning, in the order they came, and what lies behind them means
-nothing. How many there are the graph reads from `attention_mask`. The operator writes new tokens
-behind the old ones in place, so a step copies no cache.
+The metadata of a fused graph says that its cache is laid out like this. The real tokens of a row are at indices 0, 1,
+... in their order; later entries are undefined. The graph reads from `attention_mask` how many tokens a row has.
 
 numpy and onnxruntime only.
 """
@@ -11,6 +9,7 @@ numpy and onnxruntime only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,99 +24,75 @@ CACHE_KEY, PACKED = "onnxport.cache", "packed rows"
 LONGEST_KEY = "onnxport.longest"
 WINDOW_KEY = "onnxport.window"
 
-_LEAST_COLUMNS = 256
-_COLUMNS = 2  # the axis of (rows, heads, columns, features)
+SEQUENCE_AXIS = 2  # of (rows, heads, tokens, features)
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
 class PackedRows:
-    """What a fused graph takes.
+    """The limits of a fused graph.
 
     Attributes:
-        longest: most columns of its mask, or None.
-        windowed: a layer sees only the last tokens.
+        longest: most tokens of its mask; None for no limit.
+        windowed: a layer has sliding-window attention.
     """
 
-    def __init__(self, longest: int | None, *, windowed: bool) -> None:
-        self.longest, self.windowed = longest, windowed
+    longest: int | None
+    windowed: bool
 
     def check(self, mask: NDArray[np.int64]) -> None:
-        """Refuse what the portable graph can do and this one cannot.
+        """Refuse masks that the portable graph takes and this one does not.
+
+        Args:
+            mask: (rows, tokens) of all tokens.
 
         Raises:
-            UsageError: more columns than the graph takes, or padding between tokens and a sliding window,
-                which counts padding in one graph and not in the other.
+            UsageError: more tokens than the graph takes; or, with a sliding window, padding between tokens: the
+                portable graph counts padding in its window and this one does not.
         """
         if self.longest is not None and mask.shape[1] > self.longest:
             raise UsageError(
-                f"The text has {mask.shape[1]} tokens with padding, this graph takes at most {self.longest}.",
+                f"The text has {mask.shape[1]} tokens with padding; this graph takes at most {self.longest}.",
                 hint='Use the component "model".',
             )
         if self.windowed and (np.diff(mask, axis=1) < 0).any():
             raise UsageError(
-                "attention_mask has padding behind a token, and this graph has a sliding window.",
+                "attention_mask has padding after a token, which this graph with a sliding window does not support.",
                 hint='Pad on the left, or use the component "model".',
             )
 
 
-def packed_rows(session: OnnxSession) -> PackedRows | None:
-    """What the graph's metadata says; None for a portable graph."""
-    found = session.raw.get_modelmeta().custom_metadata_map
-    if found.get(CACHE_KEY) != PACKED:
+def read_packed_rows(session: OnnxSession) -> PackedRows | None:
+    """What the graph's metadata says about its cache; None for a graph that is not fused."""
+    metadata = session.raw.get_modelmeta().custom_metadata_map
+    if metadata.get(CACHE_KEY) != PACKED:
         return None
-    longest = found.get(LONGEST_KEY, "")
-    return PackedRows(int(longest) if longest.isdigit() else None, windowed=WINDOW_KEY in found)
-
-
-def with_room(states: Mapping[str, Any], columns: int, longest: int | None = None) -> dict[str, Any]:
-    """Buffers with room for so many columns: those that there are, or copies that are twice as long.
-
-    Args:
-        states: OrtValues, (rows, heads, columns, features) each.
-        columns: those that there will be after the call.
-        longest: most columns that are ever needed, or None.
-    """
-    import onnxruntime
-
-    found = {}
-    for name, value in states.items():
-        shape = list(value.shape())
-        held = shape[_COLUMNS]
-        if held < columns:
-            wanted = max(_LEAST_COLUMNS, 2 * held)
-            while wanted < columns:
-                wanted *= 2
-            shape[_COLUMNS] = max(columns, min(wanted, longest or wanted))
-            old = value.numpy()
-            new = np.zeros(shape, old.dtype)
-            new[:, :, :held] = old
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(new)
-        found[name] = value
-    return found
+    longest = metadata.get(LONGEST_KEY, "")
+    return PackedRows(int(longest) if longest.isdigit() else None, windowed=WINDOW_KEY in metadata)
 
 
 def run_packed(run: Callable[[dict[str, Any]], dict[str, Any]], inputs: Arrays) -> dict[str, Any]:
-    """Run a fused graph on a portable graph's inputs, and give what that graph would.
+    """Run a fused graph on the inputs of the portable graph, and return the outputs of the portable graph.
 
     Args:
         run: runs the fused graph.
-        inputs: with `attention_mask`; a past has padding where the mask says so.
+        inputs: with `attention_mask`; the past has padding where the mask is 0.
 
     Returns:
-        The outputs; caches with their tokens where the mask has them, and zeros where it has padding.
+        The outputs; the cache has its tokens where the mask is 1, and zeros where it is 0.
     """
     mask = inputs["attention_mask"]
     past = mask.shape[1] - inputs["input_ids"].shape[1]
     order = np.argsort(mask[:, :past] == 0, axis=1, kind="stable")
-    given = {name: _taken(value, order) if is_past(name) else value for name, value in inputs.items()}
+    given = {name: _reordered(value, order) if is_past(name) else value for name, value in inputs.items()}
     found = run(given)
-    place = np.maximum(mask.cumsum(1) - 1, 0)
-    return real_only({n: _taken(v, place) if n.startswith("present") else v for n, v in found.items()}, mask)
+    indices = np.maximum(mask.cumsum(1) - 1, 0)
+    return zero_padding({n: _reordered(v, indices) if n.startswith("present") else v for n, v in found.items()}, mask)
 
 
-def real_only(outputs: Arrays, mask: NDArray[np.int64]) -> dict[str, Any]:
-    """Outputs with zeros where the mask has padding, so that only what means something is compared."""
+def zero_padding(outputs: Arrays, mask: NDArray[np.int64]) -> dict[str, Any]:
+    """Outputs with zeros where the mask is 0, so that only values of real tokens are compared."""
     found = {}
     for name, value in outputs.items():
         if name.startswith("present"):
@@ -128,6 +103,6 @@ def real_only(outputs: Arrays, mask: NDArray[np.int64]) -> dict[str, Any]:
     return found
 
 
-def _taken(value: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
-    """Columns of each row in another order."""
-    return np.ascontiguousarray(np.take_along_axis(value, order[:, None, :, None], _COLUMNS))
+def _reordered(value: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
+    """The tokens of each row in the order (rows, tokens)."""
+    return np.ascontiguousarray(np.take_along_axis(value, order[:, None, :, None], SEQUENCE_AXIS))

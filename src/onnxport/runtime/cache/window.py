@@ -1,12 +1,12 @@
-"""The cache of a decoder of fixed sizes: a window of P places, and N tokens a call.
+"""A sliding window over the last P tokens: the cache of a decoder with static shapes, which takes N tokens a call.
 
-The text stands at the right end of the window; unused places are on its left, and the mask hides them. A call puts
-N tokens behind the window; what the graph gives back are the last P places of both. Where a call has fewer tokens,
-they come first and the mask hides the rest, of which nothing is kept. So all that a text has ever held are its own
-tokens in their order, as in a graph that takes any size.
+The text is at the right end of the window. Unused slots are at its left and are masked. A call appends N tokens, and
+the graph returns the last P entries of both. A call with fewer than N tokens has them first; the rest is padding,
+masked, and does not stay in the window. So the graph sees the text's own tokens in their order, as a graph with
+dynamic shapes does.
 
-When the window is full, the next tokens are given again with those after them, as long as a call has room: P + N
-tokens in view is all that such a graph can do, and more is refused.
+When the window is full, the tokens of the next call stay pending: they are passed again with those after them, while
+a call has room. P + N tokens is all that such a graph can see; a longer text is refused.
 
 numpy and onnxruntime only.
 """
@@ -21,114 +21,157 @@ from numpy.typing import NDArray
 
 from onnxport.axes import evaluate
 from onnxport.errors import UsageError
-from onnxport.runtime.static_axes import FixedAxes
+from onnxport.runtime.cache.decoder_graph import DecoderGraph
+from onnxport.runtime.cache.growing import Arrays
+from onnxport.runtime.cache.ort_values import to_array
+from onnxport.runtime.cache.progress import Progress
+from onnxport.runtime.cache.static import StaticCache
+from onnxport.runtime.static_axes import StaticAxes
+from onnxport.tensor_names import present_name
 
 _MASK = "attention_mask"
 
 
-class Window:
-    """Places of a decoder's cache.
+class WindowCache(StaticCache):
+    """A `StaticCache` of keys and values of the last tokens.
 
     Args:
-        fixed: the graph's axes.
-        tokens: the input that has the tokens of a call, (rows, tokens).
+        graph: the decoder's graph.
+        static: its axes, with a window.
 
     Attributes:
-        rows: of every call.
-        past: places of the window, P.
+        rows: rows of every call.
+        past: slots of the window, P.
         new: tokens of a call, N.
-        longest: most tokens in view.
-        tokens: the axis of the tokens of a call.
+        longest: most tokens that are seen, P + N.
+        new_axis: the name of the axis of a call's tokens; a number where the model itself fixes it.
     """
 
-    def __init__(self, fixed: FixedAxes, tokens: str) -> None:
-        self.fixed = fixed
-        assert fixed.window is not None
-        rows, places = fixed.axes[tokens][:2]
-        # A number of rows that the model fixes itself has no name.
-        self._rows, self.tokens, self._window = rows if isinstance(rows, str) else "", places, fixed.window
-        self.rows, self.past, self.new = (evaluate(axis, fixed.sizes) for axis in (rows, fixed.window, places))
+    longest: int
+
+    def __init__(self, graph: DecoderGraph, static: StaticAxes) -> None:
+        super().__init__(graph, static)
+        assert static.window is not None
+        self._window = static.window
+        rows, self.new_axis = static.axes[graph.tokens][:2]
+        self._rows_axis = rows if isinstance(rows, str) else ""  # where the model itself fixes it, it has no name
+        self.rows, self.past, self.new = (evaluate(axis, static.sizes) for axis in (rows, static.window, self.new_axis))
         self.longest = self.past + self.new
-        self._whole = fixed.axes[_MASK][1]
-
-    def seen(self, mask: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The mask of tokens as the graph gets it: all are seen where the graph that takes any size has no mask."""
-        return np.ones_like(mask) if _MASK in self.fixed.added else mask
-
-    def place(self, name: str) -> int | None:
-        """Which axis of a state is the window; None for a state that is none."""
-        axes = self.fixed.axes[name]
-        return axes.index(self._window) if self._window in axes else None
+        self._total_axis = static.axes[_MASK][1]
 
     def check_rows(self, rows: int) -> None:
-        """Raises UsageError: more rows than the graph has."""
+        """As `GrowingCache.check_rows`; fewer rows than the graph has are padded."""
         if rows > self.rows:
+            command = self.static.command(**{self._rows_axis: rows})
             raise UsageError(
-                f"There are {rows} rows (texts, beams, answers), and {self.fixed.file} is fixed at {self.rows}.",
-                hint=f"Give fewer at a time, use the component {self.fixed.graph!r}, or "
-                f"`{self.fixed.command(**{self._rows: rows})}`.",
+                f"There are {rows} rows (texts, beams, answers), and {self.static.file} is fixed at {self.rows}.",
+                hint=f"Give fewer at a time, use the component {self.static.dynamic_graph!r}, or `{command}`.",
             )
 
     def check_length(self, length: int) -> None:
-        """Raises UsageError: the text, with padding, has more tokens than can be in view."""
+        """As `GrowingCache.check_length`."""
         if length > self.longest:
-            longer = self.fixed.command(**{self._window: length - self.new})
+            longer = self.static.command(**{self._window: length - self.new})
             raise UsageError(
-                f"The text has {length} tokens with padding, and {self.fixed.file} sees {self.longest} at most "
+                f"The text has {length} tokens with padding, and {self.static.file} sees {self.longest} at most "
                 f"({self._window} {self.past} and {self.new} of a call); it would forget the first ones.",
-                hint=f"Give a shorter prompt or a smaller max_new_tokens, use the component {self.fixed.graph!r}, or "
-                f"`{longer}`.",
+                hint=f"Give a shorter prompt or a smaller max_new_tokens, use the component "
+                f"{self.static.dynamic_graph!r}, or `{longer}`.",
             )
 
-    def parts(self, length: int, again: int) -> Iterator[slice]:
-        """Tokens of each call, the smallest part first, so that the window is used up to its last place.
+    def empty_state(self, name: str, rows: int) -> Any:
+        """As `GrowingCache.empty_state`: all slots are unused."""
+        spec = self.graph.specs[name]
+        shape = [evaluate(axis, self.static.sizes) for axis in spec.axes]
+        return self.graph.value(name, np.zeros(shape, spec.dtype))
 
-        Args:
-            length: of what is given now.
-            again: tokens that are given once more before them.
-        """
-        end = (length + again) % self.new or self.new
-        end -= again
+    def pad_encoder_input(self, name: str, value: Any) -> Any:
+        """As `StaticCache.pad_encoder_input`, with all rows."""
+        return super().pad_encoder_input(name, self.pad_rows(to_array(value)))
+
+    def pad_rows(self, array: NDArray[Any], axis: int = 0) -> NDArray[Any]:
+        """As `GrowingCache.pad_rows`: repeats the first row, because a row of padding alone may give NaN."""
+        missing = self.rows - array.shape[axis]
+        if not missing:
+            return array
+        return np.concatenate([array, *[np.take(array, [0], axis)] * missing], axis)
+
+    def calls(self, progress: Progress, length: int) -> Iterator[slice]:
+        """As `GrowingCache.calls`: the shortest call first, so that no slot stays unused."""
+        pending = self._pending(progress)
+        end = (length + pending) % self.new or self.new
+        end -= pending
         yield slice(0, end)
         for start in range(end, length, self.new):
             yield slice(start, start + self.new)
 
-    def arranged(self, name: str, array: NDArray[Any], held: int) -> NDArray[Any]:
-        """An input of a call at its fixed size.
+    def check_full_prefill(self, length: int) -> None:
+        """Raises UsageError: a prompt that must come in one call has more tokens than a call."""
+        if length > self.new:
+            raise UsageError(
+                f"This model needs the whole prompt in one call. It has {length} tokens, and {self.static.file} is "
+                f"fixed at {self.new} a call.",
+                hint=f"Use the component {self.static.dynamic_graph!r}.",
+            )
+
+    def with_pending(self, progress: Progress, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """As `GrowingCache.with_pending`."""
+        pending = progress.pending_tokens
+        return {n: np.concatenate([pending[n], array], 1) if n in pending else array for n, array in feeds.items()}
+
+    def pad_inputs(self, arrays: Arrays, past: int) -> dict[str, NDArray[Any]]:
+        """As `GrowingCache.pad_inputs`: tokens at the right, and the mask also at the left for unused slots."""
+        if _MASK in self.static.added_inputs:  # the graph with dynamic shapes has no mask: every token is seen
+            arrays = {**arrays, _MASK: np.ones_like(arrays[_MASK])}
+        return {name: self.pad_input(name, array, past) for name, array in arrays.items()}
+
+    def pad_input(self, name: str, array: NDArray[Any], past: int) -> NDArray[Any]:
+        """One input of a call at its static size.
 
         Args:
-            array: tokens of this call, or, of a mask, of all up to these.
-            held: tokens that the window has.
+            array: of the tokens of the call, or a mask of all tokens so far.
+            past: number of tokens in the window.
         """
-        for place, axis in enumerate(self.fixed.axes[name]):
-            before = self.past - held if axis == self._whole else 0
-            wanted = evaluate(axis, self.fixed.sizes)
-            after = wanted - before - array.shape[place]
-            if axis == self._rows:
-                array = self.with_rows(array, place)
+        for place, axis in enumerate(self.static.axes[name]):
+            before = self.past - past if axis == self._total_axis else 0
+            after = evaluate(axis, self.static.sizes) - before - array.shape[place]
+            if axis == self._rows_axis:
+                array = self.pad_rows(array, place)
             elif before or after:
                 width = [(before, after) if other == place else (0, 0) for other in range(array.ndim)]
                 array = np.pad(array, width)
         return array
 
-    def with_rows(self, array: NDArray[Any], place: int = 0) -> NDArray[Any]:
-        """Filled up with the first row again: rows of nothing may have no numbers."""
-        missing = self.rows - array.shape[place]
-        if not missing:
-            return array
-        return np.concatenate([array, *[np.take(array, [0], place)] * missing], place)
+    def update(self, progress: Progress, tokens: NDArray[Any], outputs: Mapping[str, Any], past: int) -> int:
+        """As `GrowingCache.update`; tokens that do not fit into the window become pending."""
+        count = tokens.shape[1]
+        kept = min(count, self.past - past)
+        states = dict(progress.states)
+        for name in self.graph.states:
+            axis, present = self.window_axis(name), outputs[present_name(name)]
+            if axis is None or kept == self.new:
+                states[name] = present
+            elif kept:
+                states[name] = self.graph.value(name, self.slide(states[name].numpy(), present.numpy(), axis, kept))
+        progress.states = states
+        progress.pending_tokens = {self.graph.tokens: tokens[:, kept:]} if kept < count else {}
+        return count - 1
 
-    def moved(self, old: NDArray[Any], new: NDArray[Any], place: int, count: int) -> NDArray[Any]:
-        """The window with the first `count` tokens of a call more.
+    def window_axis(self, name: str) -> int | None:
+        """Which axis of a state is the window; None for a recurrent state."""
+        axes = self.static.axes[name]
+        return axes.index(self._window) if self._window in axes else None
+
+    def slide(self, old: NDArray[Any], new: NDArray[Any], axis: int, count: int) -> NDArray[Any]:
+        """The window after the first `count` tokens of a call.
 
         Args:
-            old: the window as it was given.
-            new: what the graph gave back, with all N tokens of the call.
+            old: the window before the call.
+            new: what the graph returned, with all N tokens of the call.
+            axis: the axis of the window.
         """
-        before, first = (slice(None),) * place, self.past - self.new
-        return np.concatenate([old[(*before, slice(count, None))], new[(*before, slice(first, first + count))]], place)
+        before, first = (slice(None),) * axis, self.past - self.new
+        return np.concatenate([old[(*before, slice(count, None))], new[(*before, slice(first, first + count))]], axis)
 
-
-def joined(first: Mapping[str, NDArray[Any]], then: NDArray[Any], name: str) -> NDArray[Any]:
-    """What is given again of an input, and what is new of it, along its tokens (axis 1)."""
-    return np.concatenate([first[name], then], 1) if name in first else then
+    def _pending(self, progress: Progress) -> int:
+        return next((value.shape[1] for value in progress.pending_tokens.values()), 0)

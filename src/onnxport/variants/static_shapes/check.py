@@ -43,9 +43,9 @@ def paddable_axes(pair: GraphPair) -> frozenset[str]:
 
 
 def _fills(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
-    assert sessions[1].fixed is not None
-    sessions[1].fixed = replace(sessions[1].fixed, padded=frozenset(axes))
-    if sessions[1].fixed.window is not None:
+    assert sessions[1].static_axes is not None
+    sessions[1].static_axes = replace(sessions[1].static_axes, padded=frozenset(axes))
+    if sessions[1].static_axes.window is not None:
         return fills_decoder(pair, sessions, axes)
     checks = []
     for case in _smaller(pair, axes, len(_SHRUNK)):
@@ -67,8 +67,8 @@ def check_fixed(pair: GraphPair) -> Verification:
 
     absolute, relative = TOLERANCES["float32"]
     sessions = pair.sessions()
-    assert sessions[1].fixed is not None
-    if sessions[1].fixed.window is None:
+    assert sessions[1].static_axes is not None
+    if sessions[1].static_axes.window is None:
         checks = tuple(_single_calls(pair, sessions))
     else:
         checks = tuple(decoder_calls(pair, sessions))
@@ -91,21 +91,21 @@ def check_fixed(pair: GraphPair) -> Verification:
 
 def _hint(pair: GraphPair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
     """What the cases that differ have in common."""
-    fixed = session.fixed
+    fixed = session.static_axes
     window = decoder_of(pair, session).window if fixed is not None and fixed.window is not None else None
     if fixed is None or window is None:
         return "Use the graph that takes any size."
     calls = [check.sizes["tokens"] for check in checks if not check.ok and "used" in check.sizes]
-    if calls and window.new not in calls and isinstance(window.tokens, str):
+    if calls and window.new not in calls and isinstance(window.new_axis, str):
         return (
             "Calls of fewer tokens are filled up, and states other than keys and values do not allow that: try "
-            f"`{fixed.command(**{window.tokens: 1})}`."
+            f"`{fixed.command(**{window.new_axis: 1})}`."
         )
     return "Its positions or states follow from the length of the past: use the graph that takes any size."
 
 
 def _single_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
-    fixed = sessions[1].fixed
+    fixed = sessions[1].static_axes
     assert fixed is not None
     cases = [(f"exactly these sizes, {seed + 1}", pair.plan.sizes, seed, False) for seed in range(_SEEDS)]
     if any(_MASK in spec.name for spec in pair.plan.component.inputs):
@@ -174,12 +174,12 @@ def _call(
 
 def _run_with_noise(session: OnnxSession, inputs: Arrays) -> Arrays:
     """As `session.run`, with random numbers where inputs of floats are filled up."""
-    fixed = session.fixed
+    fixed = session.static_axes
     assert fixed is not None
     whole = {}
     for name, array in inputs.items():
-        whole[name] = fixed.filled(name, array)
+        whole[name] = fixed.pad(name, array)
         if array.dtype.kind == "f":
             whole[name] = np.random.default_rng(0).standard_normal(whole[name].shape).astype(array.dtype)
             whole[name][tuple(slice(size) for size in array.shape)] = array
-    return fixed.cut(session.run(whole), fixed.sizes_of(inputs))
+    return fixed.unpad(session.run(whole), fixed.sizes_of(inputs))

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from onnxport.graph.inputs import random_inputs
+from onnxport.runtime.cache.window import WindowCache
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_cache import Window
 from onnxport.specs import CaseCheck
 from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
@@ -34,7 +34,7 @@ _MASK = "attention_mask"
 def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
     """Of a decoder: axes of what an encoder gives alone. Rows and tokens are the window's."""
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
-    others = [spec for spec in pair.plan.component.inputs if spec.name not in decoders[0].fixed]
+    others = [spec for spec in pair.plan.component.inputs if spec.name not in decoders[0].encoder_inputs]
     if any(axis in spec.axes for spec in others for axis in axes) or any(pair.plan.given[axis] < 2 for axis in axes):
         return False
     for share in (1 / 3, 1 / 2, 1):
@@ -49,12 +49,12 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
 
 def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
-    fixed, window = sessions[1].fixed, decoders[1].window
+    fixed, window = sessions[1].static_axes, decoders[1].window
     assert fixed is not None and window is not None
     fills = dict.fromkeys((0, 1, window.past // 2, window.past - 1, window.past))
     for number, held in enumerate(fills):
         for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
-            for padded in (False, True) if _MASK not in fixed.added else (False,):
+            for padded in (False, True) if _MASK not in fixed.added_inputs else (False,):
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
     for rows, length, chunk, steps in _runs(window, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], rows, fixed.padded)
@@ -63,7 +63,7 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
         )
 
 
-def _runs(window: Window, *, whole: bool) -> list[tuple[int, int, int, int]]:
+def _runs(window: WindowCache, *, whole: bool) -> list[tuple[int, int, int, int]]:
     """(rows, tokens of the prompt, of them in a call, tokens written): prompts of one call, of several and of parts
     of one, and up to the last token in view.
 
@@ -100,7 +100,7 @@ def _given(
         smaller: axes along which they are not as large as the fixed sizes.
         share: by how much of it they are smaller.
     """
-    fixed = {spec.name: spec for spec in pair.plan.component.inputs if spec.name in decoder.fixed}
+    fixed = {spec.name: spec for spec in pair.plan.component.inputs if spec.name in decoder.encoder_inputs}
     if not fixed:
         return {}
     less = {axis: max(1, size - int(size * share) - 1) for axis, size in pair.plan.sizes.items() if axis in smaller}
@@ -118,22 +118,22 @@ def _window_call(
     """One call over random states: the graph that takes any size gets the used places alone."""
     portable, other = decoders
     window = other.window
-    assert window is not None and other.session.fixed is not None
+    assert window is not None and other.session.static_axes is not None
     rng = np.random.default_rng(seed)
     rows, total = window.rows, held + count
     mask = left_padded(rows + 1, total)[1:] if padded else np.ones((rows, total), np.int64)
-    axes, sizes = other.session.fixed.axes, other.session.fixed.sizes
+    axes, sizes = other.session.static_axes.axes, other.session.static_axes.sizes
     name = f"{count} tokens over {held} of {window.past} places{', padded rows' if padded else ''}"
     known = {spec.name for spec in portable.session.inputs}
     states: Arrays = {}
     used: Arrays = {}
     for spec in pair.plan.component.inputs:
         present = present_name(spec.name)
-        if not is_past(spec.name) or spec.name in other.fixed or present not in axes:
+        if not is_past(spec.name) or spec.name in other.encoder_inputs or present not in axes:
             continue
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes[spec.name]]
         states[spec.name] = (rng.standard_normal(shape) * _SCALE).astype(spec.dtype)
-        place = window.place(spec.name)
+        place = window.window_axis(spec.name)
         used[spec.name] = states[spec.name]
         if place is not None:
             used[spec.name] = np.ascontiguousarray(
@@ -153,11 +153,11 @@ def _window_call(
         taken = {spec.name for spec in decoder.session.inputs}
         arrays = {n: value for n, value in arrays.items() if n in taken}
         if decoder is other:
-            arrays = {n: window.arranged(n, value, held) for n, value in arrays.items()}
-        held_now = {n: value.numpy() for n, value in progress.fixed.items()}
+            arrays = {n: window.pad_input(n, value, held) for n, value in arrays.items()}
+        held_now = {n: value.numpy() for n, value in progress.encoder_inputs.items()}
         feeds.append(arrays | given | held_now)
     last = min(total, window.past - window.new + count)  # of the states that both give back
-    names = axes, window.fixed.window, mask, count
+    names = axes, window.static.window, mask, count
     wanted_of = partial(_comparable, names=names, last=last, end=total)
     found_of = partial(_comparable, names=names, last=last, end=window.past - window.new + count)
     specs = tuple(

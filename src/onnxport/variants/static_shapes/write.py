@@ -21,7 +21,7 @@ from onnxport.graph.static_shapes.fix import FixedGraph, fix_graph
 from onnxport.graph.stats import file_bytes, file_operators
 from onnxport.publishing.staging import stage
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
+from onnxport.runtime.static_axes import STATIC_AXES_KEY, StaticAxes
 from onnxport.specs import Restriction, Verification
 from onnxport.system.output_capture import quiet
 from onnxport.variants.static_shapes.check import check_fixed, paddable_axes
@@ -80,12 +80,12 @@ def check_again(folder: Path, manifest: Manifest, component: Component) -> Verif
         FolderError: the file does not say what its sizes are.
     """
     base = base_of(component, manifest)
-    fixed = OnnxSession(folder, component.name).fixed
+    fixed = OnnxSession(folder, component.name).static_axes
     if base is None or fixed is None:
         raise FolderError(
             f"{component.file} does not say what it was made from.", hint="Make it again with `onnxport optimize`."
         )
-    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.given))
+    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.requested))
     return check_fixed(_pair(folder, manifest, plan, folder / component.file))
 
 
@@ -146,14 +146,14 @@ def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[Fix
 
 def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
     base, target = plan.component, root / _file(plan.component)
-    said = FixedAxes(
+    said = StaticAxes(
         target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
         _added(graph, base),
     )  # fmt: skip
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     pair = _pair(root, manifest, plan, target)
     said = replace(said, padded=paddable_axes(pair))
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     verification = check_fixed(pair)
     _require_numbers(target, graph)
     return replace(
@@ -192,7 +192,7 @@ def _require_numbers(target: Path, graph: FixedGraph) -> None:
             )
 
 
-def _restrictions(plan: FixedPlan, said: FixedAxes, graph: FixedGraph) -> tuple[Restriction, ...]:
+def _restrictions(plan: FixedPlan, said: StaticAxes, graph: FixedGraph) -> tuple[Restriction, ...]:
     limits = []
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
