@@ -118,12 +118,12 @@ def test_tasks_as_json(capsys: Capture) -> None:
 
 def test_a_mismatch_is_exit_1(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise VerificationError("off by 3", hint="Try another --opset.")
+        raise VerificationError("off by 3.", hint="Try another --opset.")
 
     monkeypatch.setattr("onnxport.api.convert.convert", fail)
     outcome = run(capsys, "convert", "model", tmp_path / "out")
     assert outcome.code == 1
-    assert outcome.err == "error: off by 3\nhint: Try another --opset.\n"
+    assert outcome.err == "error: off by 3. Nothing was written.\nhint: Try another --opset.\n"
 
 
 def test_an_unexpected_error_is_one_line_and_exit_2(
