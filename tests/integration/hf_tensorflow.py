@@ -19,7 +19,7 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Manifest
 from onnxport.environments import require
 from onnxport.environments.places import HOME_VARIABLE
-from onnxport.loading.framework import HF_TENSORFLOW
+from onnxport.loading.resolve import HF_TENSORFLOW
 from onnxport.runtime.session import OnnxSession
 
 VARIABLE = "ONNXPORT_TEST_HOME"

@@ -168,20 +168,20 @@ def test_graphs_are_byte_identical_and_folders_whole(tmp_path):
 
 
 def test_a_checkpoint_is_looked_at_once(tmp_path, monkeypatch):
-    from onnxport.loading import framework
-    from onnxport.loading import load as loading
+    from onnxport import verify
+    from onnxport.loading import resolve
 
     source = save("bert-text-classification", tmp_path / "source")
-    looked = []
-    for module in (framework, loading):
-        right = module.inspect_checkpoint
-        monkeypatch.setattr(
-            module,
-            "inspect_checkpoint",
-            lambda *given, right=right, **named: looked.append(given) or right(*given, **named),
-        )
+    looked, right = [], resolve.inspect_checkpoint
+    monkeypatch.setattr(
+        resolve, "inspect_checkpoint", lambda *given, **named: looked.append(given) or right(*given, **named)
+    )
     assert convert(None, source, tmp_path / "out").passed
     assert len(looked) == 1
+    assert verify(tmp_path / "out", source).ok
+    assert len(looked) == 2
+    assert verify(tmp_path / "out" / "onnx" / "model.onnx", source).ok
+    assert len(looked) == 3
 
 
 @pytest.mark.parametrize("opset", [17, 20, 23])

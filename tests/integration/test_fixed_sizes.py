@@ -305,21 +305,3 @@ def test_more_places_than_the_model_has_positions(tmp_path):
     with pytest.raises(VerificationError, match="does not run") as caught:
         optimize(tmp_path / "out", sizes=SIZES | {"past_sequence_length": 120})
     assert "no more positions" in str(caught.value.hint)
-
-
-def test_weights_of_large_models_stay_in_their_file(tmp_path, monkeypatch):
-    from onnxport.variants.static_shapes import pair as fixed_pair
-
-    source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, tmp_path / "out", use_external_format=True)
-    mapped = []
-    monkeypatch.setattr(fixed_pair, "MAPPED_FROM_BYTES", 1)
-    right = OnnxSession.__init__
-
-    def seen(self, *args, **kwargs):
-        mapped.append(kwargs.get("map_weights"))
-        right(self, *args, **kwargs)
-
-    monkeypatch.setattr(OnnxSession, "__init__", seen)
-    assert optimize(tmp_path / "out", sizes=SIZES).is_file()
-    assert mapped.count(True) == 4  # both graphs, for the axes and for the numbers

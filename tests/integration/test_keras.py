@@ -274,7 +274,7 @@ def test_a_wrong_framework_or_task_is_told(tmp_path: Path) -> None:
     tiny_keras.recurrent().save(tmp_path / "m.keras")
     with pytest.raises(UsageError, match="TensorFlow model"):
         convert("pt", tiny_keras.recurrent(), tmp_path / "out")
-    with pytest.raises(UsageError, match="no task can be chosen"):
+    with pytest.raises(UsageError, match="cannot be converted for the task fill-mask"):
         convert(None, tmp_path / "m.keras", tmp_path / "out", pipeline_name="fill-mask")
     with pytest.raises(UsageError, match="declares no inputs"):
         convert(None, tiny_keras.Subclassed(), tmp_path / "out")

@@ -14,6 +14,7 @@ from onnxport.cli import options
 from onnxport.cli.options import Json, Verbose
 from onnxport.cli.shell import shell_of
 from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
+from onnxport.system.library_errors import first_line
 from onnxport.tasks import MODULE, Task, find_task
 
 if TYPE_CHECKING:
@@ -168,9 +169,9 @@ def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
     except OnnxPortError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"The model cannot run on this input: {lines[0]}", hint="`onnxport tasks` shows an example for each task."
+            f"The model cannot run on this input: {first_line(error)}.",
+            hint="`onnxport tasks` shows an example for each task.",
         ) from error
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from onnxport.axes import evaluate
 from onnxport.dummy_inputs.base import Arrays, Sizes
-from onnxport.export.signature import first_line
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 from onnxport.verification.cases import Case
-from onnxport.verification.sessions import is_large, session_for
+from onnxport.verification.sessions import session_for
 
 # (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
 # float32: rounding of sums in another order stays below 2e-5 of the scale in every model measured;
@@ -61,13 +61,13 @@ def compare(
     from onnxport.runtime.cache.packed_rows import read_packed_rows, run_packed, zero_padding
 
     absolute, relative = TOLERANCES[precision]
-    mapped = is_large(path)
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider"
     try:
         session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
-        return Verification(False, source, runtime, absolute, relative, (unloadable,))
+        return Verification(False, source, f"{runtime})", absolute, relative, (unloadable,))
+    runtime += ", weights mapped)" if session.maps_weights else ")"
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if NUM_LOGITS_TO_KEEP in known:
         cases = (*cases, *_last_logits(cases))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.errors import UsageError, did_you_mean
+from onnxport.system.memory import require_memory
 
 if TYPE_CHECKING:
     from onnxport.serialization.written_model import WrittenModel
@@ -37,6 +39,10 @@ PRECISIONS = {
 
 # Names of those that round weights alone.
 ROUNDED = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
+
+
+# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
+QUANTIZER_COPIES = 3
 
 
 @dataclass
@@ -71,6 +77,10 @@ def quantize_dynamic(source: Path, target: Path) -> None:
     Signed weights with a reduced range lose less on processors without VNNI, where the 16-bit
     sums of two unsigned by signed products saturate.
     """
+    require_memory(
+        QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
+        "Quantize its weights alone, one at a time: onnxport quantize PATH --precision int8-weights",
+    )  # fmt: skip
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
 
