@@ -10,16 +10,17 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test graphs lint format docs clean
+.PHONY: help demo test graphs snapshots lint format docs clean
 
 help:
-	@echo "make demo    convert a real model, verify it and run it"
-	@echo "make test    all tests (make test ARGS=tests/unit for some)"
-	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
-	@echo "make lint    ruff, mypy and the layers of the package"
-	@echo "make format  let ruff format the code"
-	@echo "make docs    the documentation site, in build/site"
-	@echo "make clean   delete what the others wrote, but not .venv"
+	@echo "make demo       convert a real model, verify it and run it"
+	@echo "make test       all tests (make test ARGS=tests/unit for some)"
+	@echo "make graphs     compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
+	@echo "make snapshots  write again what the command line prints, into tests/snapshots"
+	@echo "make lint       ruff, mypy and the layers of the package"
+	@echo "make format     let ruff format the code"
+	@echo "make docs       the documentation site, in build/site"
+	@echo "make clean      delete what the others wrote, but not .venv"
 
 demo: .venv/.demo-installed
 	@$(BIN)/python examples/demo.py
@@ -30,6 +31,9 @@ test: .venv/.test-installed .venv/.environments-created
 
 graphs: .venv/.test-installed
 	$(BIN)/python -m tests.graphs.record $(ARGS)
+
+snapshots: .venv/.test-installed
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/unit/test_cli_snapshots.py
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .

@@ -138,7 +138,7 @@ def _model_and_output(paths: list[str], model: str | None) -> tuple[str, Path]:
         return given[0], Path(given[1]).expanduser()
     usage = "onnxport convert MODEL OUTPUT, or onnxport convert --model MODEL OUTPUT"
     if len(given) < 2 or not all(given):
-        raise UsageError(f"A model and an output are needed; only {', '.join(paths)!r} was given.", hint=usage)
+        raise UsageError(f"A model and an output are needed; given: {', '.join(map(repr, given))}.", hint=usage)
     also = " besides --model" if model is not None else ""
     raise UsageError(f"Too many arguments{also}: {', '.join(paths)}.", hint=usage)
 

@@ -12,14 +12,15 @@ from onnxport.cli.shell import Shell, shell_of
 if TYPE_CHECKING:
     from onnxport.environments import Status
 
-app = typer.Typer(
-    rich_markup_mode=None, help="Python environments for frameworks that cannot be installed beside transformers 5."
-)
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
 def env(context: typer.Context) -> None:
-    """Python environments for frameworks that cannot be installed beside transformers 5."""
+    """Create, remove and list managed environments.
+
+    They are Python environments for frameworks that cannot be installed beside transformers 5.
+    """
     if context.invoked_subcommand is None:
         shell_of(context).write(context.get_help())
 
@@ -28,7 +29,10 @@ def env(context: typer.Context) -> None:
 def create(
     context: typer.Context, name: EnvironmentName, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> int:
-    """Create an environment: download its pinned packages and install them with pip."""
+    """Create an environment.
+
+    Downloads its pinned packages, and installs them with pip.
+    """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     from onnxport import environments
 

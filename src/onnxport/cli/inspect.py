@@ -19,7 +19,10 @@ def inspect(
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Show inputs, outputs, axes, operators, size, parameters, precision and verification."""
+    """Show what a folder or a graph contains.
+
+    Inputs, outputs and their axes, operators, parameters, precision, opset, size, and how it was verified.
+    """
     shell = shell_of(context, json=json, verbose=verbose)
     from onnxport.api.inspect import inspect as inspect_path
 

@@ -29,9 +29,10 @@ def optimize(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write an optimized graph: fused by ONNX Runtime, fused for a processor, or with static shapes.
+    """Write an optimized graph.
 
-    It is compared with the graph that it is made from. Prints the path of the new graph.
+    It is fused by ONNX Runtime; with --for it is fused for a processor; with --sizes it has static shapes. It is
+    compared with the graph that it is made from. Prints the path of the new graph.
     """
     from onnxport.api.optimize import optimize as optimize_path
     from onnxport.variants.static_shapes.plan import parse_sizes

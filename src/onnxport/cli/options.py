@@ -26,14 +26,14 @@ FolderOrGraph = Annotated[
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        metavar="INPUTS...",
-        help="Texts, image or WAV files, or .npz files of arrays; `onnxport tasks` shows an example for each task.",
+        metavar="INPUT",
+        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples.",
     ),
 ]
 TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai) or transformers.js.")]
 TargetOutput = Annotated[
     Path | None,
-    typer.Argument(metavar="[OUTPUT]", help="transformers.js: the folder to write.", show_default=False),
+    typer.Argument(metavar="OUTPUT", help="transformers.js: the folder to write.", show_default=False),
 ]
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, instead of the first argument.")]

@@ -143,7 +143,7 @@ def _load(folder: Path, component: str, task: str) -> Any:
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"Preparing the inputs of {task} needs {' and '.join(missing)}, which is not installed.",
+            f"{' and '.join(missing)} must be installed to prepare the inputs of {task}.",
             hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
         )
     from onnxport.pipelines.factory import pipeline

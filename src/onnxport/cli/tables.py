@@ -100,14 +100,14 @@ def facts_table(graph: GraphInspection) -> Table:
     table.add_row("operators", f"{sum(graph.operators.values())}: {operators}{more}")
     if graph.fixes:
         table.add_row("fixes", ", ".join(graph.fixes))
-    table.add_row("verified", verification_text(graph.verification))
+    table.add_row("verification", verification_text(graph.verification))
     return table
 
 
 def verification_text(verification: Verification | None) -> str:
     """The verification in one line."""
     if verification is None:
-        return "not verified"
+        return "none recorded"
     word = "agrees with" if verification.passed else "DIFFERS from"
     return (
         f"{word} {verification.source} on {len(verification.cases)} sets of inputs, "
@@ -117,7 +117,7 @@ def verification_text(verification: Verification | None) -> str:
 
 def tasks_table(tasks: Iterable[Task]) -> Table:
     """A row for each task."""
-    table = _table("", ["task", "also called", "what it does", "inputs", "example"])
+    table = _table("", ["task", "also called", "what it does", "inputs", "example"], narrow=("task",))
     for task in tasks:
         table.add_row(task.name, ", ".join(task.aliases), task.summary, task.kind, task.example)
     return table

@@ -21,7 +21,11 @@ def target(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the files of another runtime, into the folder or into a second one, and check them."""
+    """Write the files of another runtime.
+
+    genai adds them to the folder; transformers.js needs a second folder, OUTPUT. They are checked before they are
+    written. Prints the path of the result.
+    """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     file = write_target(shell, name, folder, component, output)
     if shell.json:

@@ -33,7 +33,11 @@ def verify(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Check the files of a folder against their recorded sha256, and the graph against its source model."""
+    """Check a folder, and compare its graphs with the source model.
+
+    Every file must have its recorded sha256, and every graph must run in ONNX Runtime. With --against, the source
+    model is run again, and the outputs are compared. The exit code is 1 if they differ.
+    """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     from onnxport.api.verify import verify as verify_folder
 
