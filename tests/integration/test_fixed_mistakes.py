@@ -10,7 +10,7 @@ import pytest
 from onnxport import convert, optimize
 from onnxport.errors import ExportError, VerificationError
 from onnxport.graph.static_shapes import fix as fixed_sizes
-from onnxport.runtime.cache.window import WindowCache
+from onnxport.runtime.cache.static_cache import StaticCache
 from onnxport.variants.static_shapes import write as fixed_module
 from tests.files import files_of
 from tests.tiny_decoders import save_decoder
@@ -73,7 +73,7 @@ def blind_graph(monkeypatch):
 
 def visible_padding(monkeypatch):
     """The run time lets unused places be seen."""
-    right = WindowCache.pad_input
+    right = StaticCache.pad_input
 
     def seen(self, name, array, held):
         found = right(self, name, array, held)
@@ -81,17 +81,17 @@ def visible_padding(monkeypatch):
             found[:, : self.past - held] = 1
         return found
 
-    monkeypatch.setattr(WindowCache, "pad_input", seen)
+    monkeypatch.setattr(StaticCache, "pad_input", seen)
 
 
 def unmoved_window(monkeypatch):
     """The run time keeps one token less than a call of few tokens had."""
-    right = WindowCache.slide
+    right = StaticCache.slide
 
     def moved(self, old, new, place, count):
         return right(self, old, new, place, max(0, count - 1))
 
-    monkeypatch.setattr(WindowCache, "slide", moved)
+    monkeypatch.setattr(StaticCache, "slide", moved)
 
 
 @pytest.mark.parametrize("mistake", [cut_at_the_front, blind_graph, visible_padding, unmoved_window])

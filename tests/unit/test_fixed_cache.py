@@ -30,7 +30,7 @@ def fixed_axes(rows, new, past, **changes):
         KEY: state, "present.0.key": state, "logits": ("batch_size", "sequence_length", 1),
     }  # fmt: skip
     given_sizes = {"batch_size": rows, "sequence_length": new, "past_sequence_length": past}
-    values = {"window": "past_sequence_length"} | changes
+    values = {"past_axis": "past_sequence_length"} | changes
     return StaticAxes(
         "model_fixed.onnx", axes, given_sizes | {"total_sequence_length": past + new}, given_sizes, **values
     )

@@ -110,7 +110,7 @@ def _check_target(name: str, output: Path) -> None:
 
     Raises:
         UsageError: no such target, or the output is no folder.
-        MissingDependencyError: the target's runtime is not installed.
+        MissingDependencyError: the target's run time is not installed.
     """
     from onnxport.targets import APART, find_target
 

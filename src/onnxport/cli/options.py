@@ -86,7 +86,7 @@ Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
 Target = Annotated[
-    str | None, typer.Option("--target", help="Also write the files of another runtime: genai (onnxruntime-genai).")
+    str | None, typer.Option("--target", help="Also write the files of another run time: genai (onnxruntime-genai).")
 ]
 Signature = Annotated[
     str | None, typer.Option("--signature", help="The signature of a SavedModel. Default: all of them.")
@@ -142,8 +142,8 @@ Sizes = Annotated[
     typer.Option(
         "--sizes",
         metavar="AXIS=N,...",
-        help="Write a graph with static shapes, such as batch_size=1,sequence_length=128. A decoder's cache becomes a "
-        "sliding window.",
+        help="Write a graph with static shapes, such as batch_size=1,sequence_length=128. A decoder then has a "
+        "static cache.",
     ),
 ]
 Precision = Annotated[

@@ -1,4 +1,4 @@
-"""`onnxport target`: write the files of another runtime."""
+"""`onnxport target`: write the files of another run time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def target(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write the files of another runtime.
+    """Write the files of another run time.
 
     genai adds them to the folder; transformers.js needs a second folder, OUTPUT. They are checked before they are
     written. Prints the path of the result.

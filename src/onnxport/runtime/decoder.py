@@ -15,7 +15,7 @@ from onnxport.runtime.cache.decoder_graph import DecoderGraph
 from onnxport.runtime.cache.growing import GrowingCache
 from onnxport.runtime.cache.ort_values import select_rows
 from onnxport.runtime.cache.progress import Progress
-from onnxport.runtime.cache.window import WindowCache
+from onnxport.runtime.cache.static_cache import StaticCache
 from onnxport.runtime.session import OnnxSession
 
 __all__ = ["Decoder", "Progress"]
@@ -37,7 +37,7 @@ class Decoder:
     Attributes:
         encoder_inputs: names of the inputs that an encoder gives; empty for a decoder alone.
         cache: how the cache goes from one call to the next.
-        window: the cache, if it is a sliding window (a graph with static shapes); None for any other.
+        static_cache: the cache, if it is one of a static length (a graph with static shapes); None for any other.
 
     Raises:
         FolderError: the graph has no cache.
@@ -52,7 +52,7 @@ class Decoder:
         self.graph = DecoderGraph(session, self.token_inputs, self.more_inputs)
         self.encoder_inputs = self.graph.encoder_inputs
         self.cache: GrowingCache = choose_cache(self.graph)
-        self.window = self.cache if isinstance(self.cache, WindowCache) else None
+        self.static_cache = self.cache if isinstance(self.cache, StaticCache) else None
 
     def start(self, rows: int, encoder_inputs: Mapping[str, Any] | None = None) -> Progress:
         """The state before the first token.
@@ -97,8 +97,8 @@ class Decoder:
             raise UsageError("There are no tokens.", hint="Give at least one token a row.")
         new = np.ones_like(input_ids) if mask is None else mask.astype(np.int64)
         self.cache.check_length(progress.mask.shape[1] + length)
-        if self.needs_full_prefill and self.window is not None:
-            self.window.check_full_prefill(length)
+        if self.needs_full_prefill and self.static_cache is not None:
+            self.static_cache.check_full_prefill(length)
         for part in self.cache.calls(progress, length):
             logits = self._call(progress, input_ids[:, part], new[:, part])
         return logits

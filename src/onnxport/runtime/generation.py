@@ -65,7 +65,10 @@ def generate_tokens(
         UsageError: beam search, whose tokens are not known before its end; or no room for an answer.
     """
     if settings.num_beams > 1:
-        raise UsageError("Streaming is not available with beam search.", hint="Leave num_beams out, or set it to 1.")
+        raise UsageError(
+            f"Streaming is not available with beam search (num_beams={settings.num_beams}).",
+            hint="Leave num_beams out, or set it to 1.",
+        )
     rng = np.random.default_rng(settings.seed)
     copies, length = settings.num_return_sequences, prompt.ids.shape[1]
     longest = longest_text(decoder, settings, length)

@@ -29,6 +29,7 @@ _NUMPY_TYPES = {
     "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
     "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
 }  # fmt: skip
+_SHOW_AXES = "`onnxport inspect` shows the inputs and their axes."
 _RULE = re.compile(r"(fixed at|multiple of|at most|at least|equal to) (\w+)")
 
 
@@ -79,7 +80,7 @@ class OnnxSession:
         if not self.file.is_file():
             raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised; warnings are about the optimizer, not about the result
+        options.log_severity_level = 4  # errors are raised; warnings are only about optimizations
         if threads is not None:
             options.intra_op_num_threads = threads
         graph: str | bytes = str(self.file)
@@ -108,7 +109,7 @@ class OnnxSession:
 
     @property
     def raw(self) -> Any:
-        """The onnxruntime.InferenceSession, for buffers that stay in it from call to call."""
+        """The onnxruntime.InferenceSession, for calls with OrtValues."""
         return self._session
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -171,24 +172,28 @@ def check_sizes(
         shape = arrays[spec.name].shape
         if len(shape) != len(spec.axes):
             expected = ", ".join(map(str, spec.axes))
-            raise UsageError(f"{spec.name} has {len(shape)} axes, the graph takes {len(spec.axes)} ({expected}).")
+            raise UsageError(
+                f"{spec.name} has {len(shape)} axes, the graph takes {len(spec.axes)} ({expected}).", hint=_SHOW_AXES
+            )
         for place, (axis, size) in enumerate(zip(spec.axes, shape, strict=True)):
             if isinstance(axis, int):
                 if size != axis:
-                    raise UsageError(f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.")
+                    raise UsageError(
+                        f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.", hint=_SHOW_AXES
+                    )
             elif not axis.isidentifier():
                 composed.append((f"axis {place} of {spec.name}", axis, size))
             elif sizes.setdefault(axis, size) != size:
-                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.")
+                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.", hint=_SHOW_AXES)
             else:
                 seen.setdefault(axis, spec.name)
     for place_name, expression, size in composed:
         try:
             expected_size = evaluate(expression, sizes)
         except (KeyError, ValueError):
-            continue  # it names something that no input has
+            continue  # it has a name that is no axis of an input
         if expected_size != size:
-            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.")
+            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.", hint=_SHOW_AXES)
     for restriction in restrictions:
         check_restriction(restriction, sizes)
     return sizes
@@ -212,7 +217,9 @@ def check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> Non
         "at least": size >= bound,
     }[kind]
     if not kept:
-        raise UsageError(f"{restriction.axis} is {size}, it must be {restriction.rule} ({restriction.reason}).")
+        raise UsageError(
+            f"{restriction.axis} is {size}, it must be {restriction.rule} ({restriction.reason}).", hint=_SHOW_AXES
+        )
 
 
 def _component(manifest: Manifest, name: str, folder: Path) -> Component:
@@ -224,7 +231,7 @@ def _component(manifest: Manifest, name: str, folder: Path) -> Component:
 
 
 def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs in the order of the graph: the manifest's where it has one, else what the graph says."""
+    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself."""
     known = {spec.name: spec for spec in recorded}
     specs = []
     for argument in arguments:
@@ -248,13 +255,16 @@ def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
     wanted = np.dtype(spec.dtype)
     if array.dtype != wanted:
         if not np.can_cast(array.dtype, wanted, casting="same_kind"):
-            raise UsageError(f"{spec.name} is {array.dtype}, the graph takes {spec.dtype}.")
+            raise UsageError(
+                f"{spec.name} is {array.dtype}, the graph takes {spec.dtype}.",
+                hint=f"Give an array of numbers: {spec.name}.astype({spec.dtype!r})",
+            )
         array = array.astype(wanted)
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _short(error: BaseException) -> str:
-    """ONNX Runtime's message without the places in its source code."""
+    """ONNX Runtime's message without paths and lines of its source code."""
     text = re.sub(r"Load model from .*? failed:|\S*/\S+\.(?:cc|h):\d+\s*|\S+\.(?:cc|h):\d+ \w+ ", "", str(error))
     lines = text[text.find("[ONNXRuntimeError]") :].split() if "[ONNXRuntimeError]" in text else text.split()
     return " ".join(lines)[:300] or type(error).__name__

@@ -37,9 +37,9 @@ class StaticAxes:
         requested: the sizes that the user asked for; the others follow from them.
         padded: axes along which smaller inputs are padded.
         pad_values: input -> the value of its padding, where that is not 0.
-        window: the axis of a decoder's past; None if it has none.
+        past_axis: the axis of a decoder's static cache; None if it has none.
         dynamic_graph: name of the graph with dynamic shapes in the same folder.
-        added_inputs: inputs that only this graph has: an attention mask for unused slots.
+        added_inputs: inputs that only this graph has: an attention mask for unused entries of the cache.
     """
 
     file: str
@@ -48,7 +48,7 @@ class StaticAxes:
     requested: Mapping[str, int]
     padded: frozenset[str] = frozenset()
     pad_values: Mapping[str, int] = field(default_factory=dict)
-    window: str | None = None
+    past_axis: str | None = None
     dynamic_graph: str = "model"
     added_inputs: frozenset[str] = frozenset()
 
@@ -124,7 +124,7 @@ class StaticAxes:
                 "given": dict(self.requested),
                 "padded": sorted(self.padded),
                 "fill": dict(self.pad_values),
-                "window": self.window,
+                "window": self.past_axis,
                 "graph": self.dynamic_graph,
                 "added": sorted(self.added_inputs),
             },
@@ -149,7 +149,7 @@ def read_static_axes(metadata: Mapping[str, str], file: str) -> StaticAxes | Non
         requested=found["given"],
         padded=frozenset(found["padded"]),
         pad_values=found["fill"],
-        window=found["window"],
+        past_axis=found["window"],
         dynamic_graph=found["graph"],
         added_inputs=frozenset(found["added"]),
     )

@@ -18,8 +18,8 @@ class Progress:
         states: the cache, OrtValues by the graph's input names (`past_...`). A fused graph writes into them: if you
             copy a Progress of one, only one of the two can be continued.
         encoder_inputs: OrtValues of the inputs that an encoder gives; they stay the same.
-        pending_tokens: with a full sliding window, inputs of the last tokens, by name. They are not in the cache and
-            are passed again with the next tokens.
+        pending_tokens: with a full static cache, inputs of the last tokens, by name. They are not in the cache, and are
+            passed again with the next tokens.
     """
 
     mask: NDArray[np.int64]

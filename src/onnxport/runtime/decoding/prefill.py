@@ -45,10 +45,10 @@ class Prompt:
 def longest_text(decoder: Decoder, settings: GenerationSettings, prompt: int) -> int:
     """Most tokens of prompt and answer together, for a prompt of `prompt` tokens.
 
-    Where the settings give no length and the decoder has a sliding window, the answer ends when the window is full.
+    If the settings give no length and the decoder has a static cache, the answer ends when the cache is full.
 
     Raises:
-        UsageError: there is no room for an answer, or the window is smaller than the length asked for.
+        UsageError: there is no room for an answer, or the static cache is smaller than the length asked for.
     """
     longest, limit = settings.longest(prompt), decoder.cache.longest
     if limit is None:

@@ -46,7 +46,7 @@ def paddable_axes(pair: GraphPair) -> frozenset[str]:
 def _fills(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
     assert sessions[1].static_axes is not None
     sessions[1].static_axes = replace(sessions[1].static_axes, padded=frozenset(axes))
-    if sessions[1].static_axes.window is not None:
+    if sessions[1].static_axes.past_axis is not None:
         return fills_decoder(pair, sessions, axes)
     checks = []
     for case in _smaller(pair, axes, len(_SHRUNK)):
@@ -69,7 +69,7 @@ def check_fixed(pair: GraphPair) -> Verification:
     absolute, relative = TOLERANCES["float32"]
     sessions = pair.sessions()
     assert sessions[1].static_axes is not None
-    if sessions[1].static_axes.window is None:
+    if sessions[1].static_axes.past_axis is None:
         checks = tuple(_single_calls(pair, sessions))
     else:
         checks = tuple(decoder_calls(pair, sessions))
@@ -93,14 +93,14 @@ def check_fixed(pair: GraphPair) -> Verification:
 def _hint(pair: GraphPair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
     """What the cases that differ have in common."""
     fixed = session.static_axes
-    window = decoder_of(pair, session).window if fixed is not None and fixed.window is not None else None
-    if fixed is None or window is None:
+    cache = decoder_of(pair, session).static_cache if fixed is not None and fixed.past_axis is not None else None
+    if fixed is None or cache is None:
         return "Use the graph that takes any size."
     calls = [check.sizes["tokens"] for check in checks if not check.ok and "used" in check.sizes]
-    if calls and window.new not in calls and isinstance(window.new_axis, str):
+    if calls and cache.new not in calls and isinstance(cache.new_axis, str):
         return (
             "Calls of fewer tokens are filled up, and states other than keys and values do not allow that: try "
-            f"`{fixed.command(**{window.new_axis: 1})}`."
+            f"`{fixed.command(**{cache.new_axis: 1})}`."
         )
     return "Its positions or states follow from the length of the past: use the graph that takes any size."
 

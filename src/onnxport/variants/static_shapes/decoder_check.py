@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxport.graph.inputs import random_inputs
-from onnxport.runtime.cache.window import WindowCache
+from onnxport.runtime.cache.static_cache import StaticCache
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder
 from onnxport.runtime.session import OnnxSession
@@ -50,40 +50,40 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
 
 def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
-    fixed, window = sessions[1].static_axes, decoders[1].window
-    assert fixed is not None and window is not None
-    fills = dict.fromkeys((0, 1, window.past // 2, window.past - 1, window.past))
+    fixed, cache = sessions[1].static_axes, decoders[1].static_cache
+    assert fixed is not None and cache is not None
+    fills = dict.fromkeys((0, 1, cache.past // 2, cache.past - 1, cache.past))
     for number, held in enumerate(fills):
-        for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
+        for count in dict.fromkeys((cache.new, (cache.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added_inputs else (False,):
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
-    for rows, length, chunk, steps in _runs(window, whole=decoders[0].needs_full_prefill):
+    for rows, length, chunk, steps in _runs(cache, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], rows, fixed.padded)
         yield compare_generation(
             decoders, rows, length, chunk, pair.vocabulary, TOLERANCES["float32"], steps=steps, fixed=(given, given)
         )
 
 
-def _runs(window: WindowCache, *, whole: bool) -> list[tuple[int, int, int, int]]:
+def _runs(cache: StaticCache, *, whole: bool) -> list[tuple[int, int, int, int]]:
     """(rows, tokens of the prompt, of them in a call, tokens written): prompts of one call, of several and of parts
     of one, and up to the last token in view.
 
     Args:
         whole: a prompt must come in one call.
     """
-    steps = min(_STEPS, window.past)
-    room = window.longest - steps + 1  # the last token is not given
-    third = window.new + min(window.past // 3, _MOST_CALLS // 4 * window.new)
-    several = dict.fromkeys(max(1, min(room, length)) for length in (2 * window.new + 1, third))
-    lengths = (min(window.new, room), 1) if whole else (*several, 1)
+    steps = min(_STEPS, cache.past)
+    room = cache.longest - steps + 1  # the last token is not given
+    third = cache.new + min(cache.past // 3, _MOST_CALLS // 4 * cache.new)
+    several = dict.fromkeys(max(1, min(room, length)) for length in (2 * cache.new + 1, third))
+    lengths = (min(cache.new, room), 1) if whole else (*several, 1)
     runs = [
         (rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
         for length in dict.fromkeys(lengths)
-        for rows in dict.fromkeys((1, window.rows))
+        for rows in dict.fromkeys((1, cache.rows))
     ]
-    last = window.new if whole else window.longest
-    calls = window.longest // window.new + window.longest - last
-    return [*runs, (window.rows, last, last, window.longest - last + 1)] if calls <= _MOST_CALLS else runs
+    last = cache.new if whole else cache.longest
+    calls = cache.longest // cache.new + cache.longest - last
+    return [*runs, (cache.rows, last, last, cache.longest - last + 1)] if calls <= _MOST_CALLS else runs
 
 
 def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
@@ -118,13 +118,13 @@ def _window_call(
 ) -> CaseCheck:
     """One call over random states: the graph that takes any size gets the used places alone."""
     portable, other = decoders
-    window = other.window
-    assert window is not None and other.session.static_axes is not None
+    cache = other.static_cache
+    assert cache is not None and other.session.static_axes is not None
     rng = np.random.default_rng(seed)
-    rows, total = window.rows, held + count
+    rows, total = cache.rows, held + count
     mask = left_padded(rows + 1, total)[1:] if padded else np.ones((rows, total), np.int64)
     axes, sizes = other.session.static_axes.axes, other.session.static_axes.sizes
-    name = f"{count} tokens over {held} of {window.past} places{', padded rows' if padded else ''}"
+    name = f"{count} tokens over {held} of {cache.past} places{', padded rows' if padded else ''}"
     known = {spec.name for spec in portable.session.inputs}
     states: Arrays = {}
     used: Arrays = {}
@@ -134,11 +134,11 @@ def _window_call(
             continue
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in axes[spec.name]]
         states[spec.name] = (rng.standard_normal(shape) * _SCALE).astype(spec.dtype)
-        place = window.window_axis(spec.name)
+        place = cache.cache_axis(spec.name)
         used[spec.name] = states[spec.name]
         if place is not None:
             used[spec.name] = np.ascontiguousarray(
-                np.take(states[spec.name], range(window.past - held, window.past), place)
+                np.take(states[spec.name], range(cache.past - held, cache.past), place)
             )
     ids = rng.integers(0, pair.vocabulary, (rows, count))
     fixed = _given(pair, portable, rows)
@@ -154,13 +154,13 @@ def _window_call(
         taken = {spec.name for spec in decoder.session.inputs}
         arrays = {n: value for n, value in arrays.items() if n in taken}
         if decoder is other:
-            arrays = {n: window.pad_input(n, value, held) for n, value in arrays.items()}
+            arrays = {n: cache.pad_input(n, value, held) for n, value in arrays.items()}
         held_now = {n: value.numpy() for n, value in progress.encoder_inputs.items()}
         feeds.append(arrays | given | held_now)
-    last = min(total, window.past - window.new + count)  # of the states that both give back
-    names = axes, window.static.window, mask, count
+    last = min(total, cache.past - cache.new + count)  # of the states that both give back
+    names = axes, cache.static.past_axis, mask, count
     wanted_of = partial(_comparable, names=names, last=last, end=total)
-    found_of = partial(_comparable, names=names, last=last, end=window.past - window.new + count)
+    found_of = partial(_comparable, names=names, last=last, end=cache.past - cache.new + count)
     specs = tuple(
         replace(spec, axes=tuple(f"own_{n}" for n in range(len(spec.axes)))) for spec in other.session.outputs
     )

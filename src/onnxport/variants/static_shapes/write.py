@@ -200,10 +200,10 @@ def _restrictions(plan: FixedPlan, said: StaticAxes, graph: FixedGraph) -> tuple
         if axis in said.padded:
             reason += "; the run time fills up what is smaller"
         limits.append(Restriction(axis, f"fixed at {size}", reason))
-    if said.window is not None:
+    if said.past_axis is not None:
         limits.append(
             Restriction(
-                said.window,
+                said.past_axis,
                 "a window, unused places on the left",
                 "attention_mask hides them; the outputs are the last places, and the next call's past",
             )

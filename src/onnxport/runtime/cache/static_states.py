@@ -1,4 +1,4 @@
-"""The states of a graph with static shapes that has no window: recurrent states, whose size never changes."""
+"""The states of a graph with static shapes and without keys and values: recurrent states of a static size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxport.runtime.cache.ort_values import to_array
 from onnxport.runtime.static_axes import StaticAxes
 
 
-class StaticCache(GrowingCache):
+class StaticStates(GrowingCache):
     """A `GrowingCache` whose number of rows is fixed and whose encoder inputs are padded.
 
     Args:
