@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ def verify(
     """Check a converted folder or a single graph.
 
     Without `against`: every file has the recorded sha256, every graph loads in ONNX Runtime and runs
-    at the sizes of the evidence, with the declared shapes and finite numbers. With it, the source
-    model is run again and every output compared.
+    at the sizes of the evidence, with the declared shapes and finite numbers, and the sums of int8 products
+    fit on every processor, not only on this one. With it, the source model is run again and every output
+    compared.
 
     Args:
         path: a folder, or an `.onnx` file.
@@ -47,7 +49,7 @@ def verify(
 
     Raises:
         FolderError: damaged, or it does not run.
-        VerificationError: its numbers are not those of `against`.
+        VerificationError: its numbers are not those of `against`, or an int8 graph is wrong on some processors.
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
@@ -65,17 +67,38 @@ def verify(
         manifest = read_folder(path)
         check_files(path, manifest)
         step.done(f"{len(manifest.files)} files as recorded")
+    notes: list[str] = []
     with memory_limit():
         for component in manifest.components:
             with reporter.step(f"Run {component.file}") as step:
                 count = _runs(path / component.file, component, vocabulary_size(path))
                 step.done(f"{count} sets of sizes")
+            if component.precision == "int8":
+                with reporter.step(f"Bound the sums of {component.file}") as step:
+                    bounds = _bound_sums(path / component.file, f"Make it again: onnxport quantize {path}")
+                    step.done(bounds or "it has no integer products")
+                    notes += [f"{component.file}: {bounds}"] if bounds else []
         found: dict[str, Verification | None] = {component.name: None for component in manifest.components}
         if resolved is not None:
             found = dict(_against(path, manifest, resolved, reporter, options))
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
-    return VerifiedFolder(path, len(manifest.files), found, True, (note,))
+    return VerifiedFolder(path, len(manifest.files), found, True, (*notes, note))
+
+
+def _bound_sums(file: Path, hint: str) -> str | None:
+    """That a graph is right on every processor, in words; None where it has no integer products.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    missing = [name for name in ("onnx", "onnx_ir") if find_spec(name) is None]
+    if missing:
+        return f"sums of integer products not bounded without {' and '.join(missing)}: pip install 'onnxport[pytorch]'"
+    from onnxport.graph.quantization.saturation import require_exact_sums
+
+    count = require_exact_sums(file, hint)
+    return f"the sums of {count} integer products fit on every processor" if count else None
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
@@ -171,13 +194,17 @@ def _verify_file(
             session = OnnxSession(path)
             if resolved is None:
                 session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
+            base = path.with_name(path.name.replace("-quantized", ""))
+            again = base if base != path and base.is_file() else "GRAPH.onnx"
+            bounds = _bound_sums(path, f"Make it again from the float32 graph: onnxport quantize {again}")
         found: dict[str, Verification | None] = {path.name: None}
         if resolved is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
             manifest = Manifest(task or "auto", resolved.framework, "", "", {}, (component,))
             found = dict(_against(path.parent, manifest, resolved, reporter, options))
     _require(found)
-    return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))
+    notes = (*([bounds] if bounds else []), "a single graph: no manifest to check")
+    return VerifiedFolder(path, 0, found, True, notes)
 
 
 def _require(found: dict[str, Verification | None]) -> None:
