@@ -164,7 +164,7 @@ def test_images(fixed):
 
 def test_an_axis_that_is_not_free(converted, tmp_path):
     converted("vit-image-classification").copy(tmp_path / "out")
-    with pytest.raises(UsageError, match="height=64: the axis is not free, model is fixed at 32") as caught:
+    with pytest.raises(UsageError, match="height=64: the axis is static, model is fixed at 32") as caught:
         fix_sizes(tmp_path / "out", {"batch_size": 1, "height": 64})
     assert "--sizes batch_size=1" in str(caught.value.hint)
     # The size that it has is no mistake.

@@ -293,7 +293,7 @@ def test_sizes_and_a_processor_are_two_calls(llama, capsys):
     assert done.code == 2 and "not both" in done.err
     with pytest.raises(UsageError, match="single graph"):
         fix_sizes(llama / "onnx" / "model.onnx", {"batch_size": 1})
-    with pytest.raises(UsageError, match="There are no sizes") as caught:
+    with pytest.raises(UsageError, match="--sizes is empty") as caught:
         fix_sizes(llama, {})
     assert "sequence_length=1" in str(caught.value.hint)
 

@@ -21,8 +21,8 @@ import transformers
 
 from onnxport import optimize, verify
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
-from onnxport.graph.fusion import grouped_attention
-from onnxport.graph.fusion.mask_meaning import MaskMeaning
+from onnxport.graph.fusion import group_query_attention
+from onnxport.graph.fusion.mask_pattern import MaskPattern
 from onnxport.runtime.cache.packed_rows import read_packed_rows
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
@@ -184,13 +184,13 @@ def test_wrong_numbers_are_found_and_nothing_is_written(fused, tmp_path, monkeyp
         pytest.skip("it has no window to be wrong about")
     copy = shutil.copytree(folder, tmp_path / "out")
     before = files_of(copy)
-    right = grouped_attention.mask_meaning
+    right = group_query_attention.find_mask_pattern
 
     def wider(*args, **kwargs):
         found = right(*args, **kwargs)
-        return MaskMeaning(found.window + 1) if found.window else found
+        return MaskPattern(found.window + 1) if found.window else found
 
-    monkeypatch.setattr(grouped_attention, "mask_meaning", wider)
+    monkeypatch.setattr(group_query_attention, "find_mask_pattern", wider)
     with pytest.raises(VerificationError, match=r"differs from model\.onnx in the case"):
         optimize(copy, for_="cpu")
     assert files_of(copy) == before
@@ -199,7 +199,7 @@ def test_wrong_numbers_are_found_and_nothing_is_written(fused, tmp_path, monkeyp
 def test_a_mask_of_another_meaning_is_refused(fused, tmp_path, monkeypatch):
     _, _, folder = fused
     copy = shutil.copytree(folder, tmp_path / "out")
-    monkeypatch.setattr(grouped_attention, "mask_meaning", lambda *args, **kwargs: None)
+    monkeypatch.setattr(group_query_attention, "find_mask_pattern", lambda *args, **kwargs: None)
     before = files_of(copy)
     with pytest.raises(ExportError, match="neither causal nor a sliding window"):
         optimize(copy, for_="cpu")

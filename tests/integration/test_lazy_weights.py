@@ -19,10 +19,10 @@ from onnxport.loading.weights import load_model
 from onnxport.system.output_capture import capture_process
 from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, hold, leaves
+from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, in_memory, leaves
 from onnxport.weights.origins import Stored
-from onnxport.weights.placeholders import new_mode, placeholders
-from onnxport.weights.reading import maps_kept
+from onnxport.weights.placeholders import new_fake_mode, placeholders
+from onnxport.weights.reading import shared_mappings
 from onnxport.weights.stored import lazy_state_dict
 from tests.tiny import save
 
@@ -188,7 +188,7 @@ def test_placeholders_keep_ties_and_are_taken_back(tmp_path):
     folder = _checkpoint(_llama_tied, tmp_path / "m", torch.float32)
     model = _load(folder, "AutoModelForCausalLM", lazy=True).model
     before = dict(model.named_parameters())
-    with pytest.raises(RuntimeError, match="inside"), placeholders(model, new_mode()):
+    with pytest.raises(RuntimeError, match="inside"), placeholders(model, new_fake_mode()):
         assert model.lm_head.weight is model.model.embed_tokens.weight
         assert not any(isinstance(parameter, LazyTensor) for parameter in model.parameters())
         raise RuntimeError("inside")
@@ -276,8 +276,8 @@ def test_what_computing_a_weight_takes(tmp_path):
     save_file({name: torch.randn(64, 96).bfloat16() for name in "ab"}, tmp_path / "x.safetensors")
     state = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
     assert copied_bytes(state["a"].detach()) == 0  # mapped
-    assert copied_bytes(hold(torch.randn(64, 96))) == 0  # in memory, or mapped, already
-    assert copied_bytes(hold(torch.randn(64, 96)).double()) == 64 * 96 * 8
+    assert copied_bytes(in_memory(torch.randn(64, 96))) == 0  # in memory, or mapped, already
+    assert copied_bytes(in_memory(torch.randn(64, 96)).double()) == 64 * 96 * 8
     assert copied_bytes(state["a"].float()) == 64 * 96 * 4
     merged = torch.cat([state["a"], state["b"]]).float()  # the parts, and the whole
     assert copied_bytes(merged) == 2 * (2 * 64 * 96 * 4)
@@ -287,7 +287,7 @@ def test_kept_maps_are_one_of_the_file(tmp_path):
     values = {"norm": torch.randn(16), "small": torch.randn(2**15), "large": torch.randn(3 * 2**20)}
     save_file(values, tmp_path / "x.safetensors")
     tensors = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
-    with maps_kept():
+    with shared_mappings():
         for name, wanted in values.items():
             assert torch.equal(evaluate(tensors[name]), wanted)
         for name in ("small", "large"):
@@ -301,5 +301,5 @@ def test_a_file_that_shrank_is_told_where_maps_are_kept(tmp_path):
     tensor = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")["x"]
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "x.safetensors").write_bytes(content[:-8])
-    with maps_kept(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
+    with shared_mappings(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
         evaluate(tensor)

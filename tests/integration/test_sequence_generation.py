@@ -13,10 +13,15 @@ import torch
 import transformers
 
 from onnxport import pipeline
+from onnxport.artifact import folder as folder_module
+from onnxport.artifact.folder import open_folder
+from onnxport.artifact.manifest_json import from_json
 from onnxport.errors import FolderError, UsageError
 from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
+from onnxport.runtime.session import OnnxSession
+from tests.unit.cli_runner import run
 
 pytestmark = pytest.mark.integration
 
@@ -212,6 +217,23 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
         SequenceGenerator(out).tokens(sound, generator.settings())
     with pytest.raises(UsageError, match="has no graphs 'model_q4'"):
         SequenceGenerator(out, "model_q4")
+
+
+@pytest.mark.parametrize("command", ["run", "pipeline", "model", "sessions"])
+def test_the_manifest_is_read_once(text, capsys, monkeypatch, command):
+    """However many graphs and settings of the folder are needed."""
+    read = []
+    monkeypatch.setattr(folder_module, "from_json", lambda text: read.append(text) or from_json(text))
+    if command == "run":
+        assert run(capsys, "run", text[1], TEXTS[0], "--set", "max_new_tokens=3").code == 0
+    elif command == "pipeline":
+        assert pipeline("text2text-generation", model=text[1])(TEXTS[0], max_new_tokens=3)
+    elif command == "model":
+        assert load_onnx_model(text[1]).can_generate()
+    else:
+        opened = open_folder(text[1])
+        assert [OnnxSession(opened, name).component.name for name in opened.names] == opened.names
+    assert len(read) == 1
 
 
 def test_a_decoder_alone_is_no_encoder_decoder(text, tmp_path):

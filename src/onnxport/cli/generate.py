@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.tasks import Task
 
@@ -17,18 +16,18 @@ _RESULTS = {"summarization": "summary_text", "translation": "translation_text"}
 _TEXT_TO_TEXT = {"num_beams": 4}
 
 
-def generates_from_texts(task: Task, folder: Path, manifest: Manifest) -> bool:
+def generates_from_texts(task: Task, folder: Folder) -> bool:
     """Whether the folder generates text from text, with the packages of the base install."""
     from onnxport.runtime.sequence_generation import is_encoder_decoder
 
     if task.kind == "decoder":
         return True
-    has_texts = task.kind == "text" and (folder / "tokenizer.json").is_file()
-    return has_texts and task.generates and is_encoder_decoder([one.name for one in manifest.components])
+    has_texts = task.kind == "text" and (folder.path / "tokenizer.json").is_file()
+    return has_texts and task.generates and is_encoder_decoder(folder.names)
 
 
 def generate_texts(
-    task: Task, folder: Path, component: str, inputs: Sequence[str], settings: dict[str, Any], *, chat: bool
+    task: Task, folder: Folder, component: str, inputs: Sequence[str], settings: dict[str, Any], *, chat: bool
 ) -> list[dict[str, Any]]:
     """Generate a text for each input.
 

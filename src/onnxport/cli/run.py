@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,7 +17,7 @@ from onnxport.system.library_errors import first_line
 from onnxport.tasks import MODULE, Task, find_task
 
 if TYPE_CHECKING:
-    from onnxport.artifact.manifest import Manifest
+    from onnxport.artifact.folder import Folder
     from onnxport.cli.calls import Call
 
 
@@ -32,8 +31,7 @@ class _Request:
         chat: the inputs are messages.
     """
 
-    folder: Path
-    manifest: Manifest
+    folder: Folder
     component: str
     inputs: Sequence[str]
     settings: dict[str, Any]
@@ -62,16 +60,15 @@ def run(
     """Run a converted model with ONNX Runtime, and print its outputs."""
     shell = shell_of(context, json=json, verbose=verbose)
     with shell.working():
-        from onnxport.artifact.folder import read_folder
+        from onnxport.artifact.folder import open_folder
         from onnxport.cli.generate import settings_of
 
-        folder = folder.expanduser()
-        manifest = read_folder(folder)
-        request = _Request(folder, manifest, component, inputs, settings_of(settings or ()), chat)
-        if manifest.task == MODULE.name:
+        request = _Request(open_folder(folder), component, inputs, settings_of(settings or ()), chat)
+        recorded = request.folder.manifest.task
+        if recorded == MODULE.name:
             name, answer = MODULE.name, _run_arrays(request)
         else:
-            row = find_task(task or manifest.task)
+            row = find_task(task or recorded)
             name, answer = row.name, _run_task(row, request)
     if json:
         shell.write_json({"task": name, "component": component, **answer.document})
@@ -83,7 +80,7 @@ def run(
 def _run_task(task: Task, request: _Request) -> _Answer:
     from onnxport.cli.generate import generates_from_texts
 
-    if generates_from_texts(task, request.folder, request.manifest):
+    if generates_from_texts(task, request.folder):
         return _run_texts(task, request)
     if request.chat:
         raise UsageError(f"--chat needs a text-generation model; the task is {task.name}.", hint="Leave --chat out.")
@@ -96,7 +93,7 @@ def _run_arrays(request: _Request) -> _Answer:
     """Of a plain module, whose inputs are files of arrays."""
     from onnxport.cli import arrays
 
-    found = arrays.run_arrays(request.folder, request.manifest, request.component, request.inputs)
+    found = arrays.run_arrays(request.folder, request.component, request.inputs)
     results = [{"input": file, "output": outputs} for file, outputs in zip(request.inputs, found, strict=True)]
     return _Answer({"results": results}, "\n".join(line for outputs in found for line in arrays.lines(outputs)))
 
@@ -134,7 +131,7 @@ def _run_pipeline(task: Task, request: _Request) -> _Answer:
     return _Answer({"results": results}, _text(calls, [as_lines(answer) for answer in answers]))
 
 
-def _load(folder: Path, component: str, task: str) -> Any:
+def _load(folder: Folder, component: str, task: str) -> Any:
     """The pipeline for a folder, with the graph that was asked for.
 
     Raises:
@@ -149,12 +146,12 @@ def _load(folder: Path, component: str, task: str) -> Any:
     from onnxport.pipelines.factory import pipeline
 
     if component == "model":
-        return pipeline(task, model=str(folder))
+        return pipeline(task, model=folder)
     from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder, component)
     # transformers looks for tokenizer and processor where the model was loaded from.
-    model.config._name_or_path = str(folder)
+    model.config._name_or_path = str(folder.path)
     return pipeline(task, model=model)
 
 
