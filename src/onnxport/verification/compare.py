@@ -56,7 +56,7 @@ def compare(
         source: name and version of what the cases were recorded with.
         precision: row of `TOLERANCES`.
     """
-    from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
+    from onnxport.runtime.cache.packed_rows import read_packed_rows, run_packed, zero_padding
 
     tolerance = TOLERANCES[precision]
     try:
@@ -72,9 +72,9 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    if packed_rows(session) is not None:
+    if read_packed_rows(session) is not None:
         # Its cache has no padding; where the mask has some, there is nothing to compare.
-        cases = [replace(case, outputs=real_only(case.outputs, case.inputs["attention_mask"])) for case in cases]
+        cases = [replace(case, outputs=zero_padding(case.outputs, case.inputs["attention_mask"])) for case in cases]
         call: Callable[[Arrays], Arrays] = partial(run_packed, run)
     else:
         call = run
