@@ -197,7 +197,7 @@ def test_what_failed_is_said() -> None:
     failed = dataclasses.replace(verification, passed=False, cases=cases)
     card = render_card(with_component(verification=failed), "folder")
     assert "**They do not agree**" in card
-    assert "| nan | `n` 1 | `logits` | nan | nan | 1.00e-04 |  | failed |" in card
+    assert "| nan | `n` 1 | `logits` |  | nan | 1.00e-04 |  | failed |" in card
     assert "failed: Gather: index out of range \\| 7 second line |" in card
     assert "not verified" in render_card(with_component(verification=None), "folder")
 

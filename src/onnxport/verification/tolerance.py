@@ -1,0 +1,73 @@
+"""How far a graph may be from its source.
+
+Where it is known how far rounding moves the source (`verification.rounding`), the graph may be as far from the source
+in float64 as
+
+    FACTOR * noise + FLOOR * 2**-24 * scale + SMALLEST
+
+with noise = max |source - source in float64| (`Rounding.noise`) and scale = max |source|. The first term is what a sum in another order
+costs: source and graph compute the same in float32, and their distances from float64 are two draws of one error (Higham,
+Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1: rounding of n terms grows as n at worst and as
+the square root of n as a rule, whatever their order). The second is for outputs that the source happens to round less
+than the graph (`exp`, `erf` and `tanh` are good to a few units in the last place in each library), the third for those
+that are zero by cancellation. The noise is judged too: a source that is further from float64 than float16 would be
+cannot be verified.
+
+Where it is not known, a fixed part of the scale is allowed (`TOLERANCES`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
+# float32: where the rounding of the source was not measured.
+# int8: dynamic quantization of weights and activations, 8 bits each.
+# int8-weights, int4: against the source with rounded weights; what is left are activations of 8 bits.
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "float32": (1e-5, 1e-4),
+    "float16": (1e-3, 1e-2),
+    "int8": (1e-2, 2.5e-1),
+    "int8-weights": (1e-2, 2.5e-1),
+    "int4": (1e-2, 2.5e-1),
+}
+
+FACTOR, FLOOR, SMALLEST = 4.0, 16.0, 1e-7
+_UNIT = 2.0**-24  # half a unit in the last place: the rounding error of one float32 operation
+_PIECE = 2**20  # elements
+# Numbers beyond it stand for "masked" (the lowest float of a type).
+LARGEST = 1e30
+
+
+def fixed_tolerance(precision: str, scale: float) -> float:
+    """What is allowed for an output of that scale where nothing was measured."""
+    absolute, relative = TOLERANCES[precision]
+    return absolute + relative * scale
+
+
+def measured_tolerance(noise: float, scale: float) -> float:
+    """What is allowed for an output of that scale that rounding moves by `noise`.
+
+    >>> f"{measured_tolerance(noise=5e-7, scale=3.0):.1e}"
+    '5.0e-06'
+    """
+    return min(FACTOR * noise + FLOOR * _UNIT * scale + SMALLEST, fixed_tolerance("float16", scale))
+
+
+def scale_of(output: np.ndarray) -> float:
+    """max |output| of what is a number; masked scores, the lowest float, would make any error look small."""
+    return max((_scale(piece) for piece in pieces(output)), default=0.0)
+
+
+def _scale(output: np.ndarray) -> float:
+    finite = np.abs(output[np.isfinite(output)].astype(np.float64))
+    finite = finite[finite < LARGEST]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """In parts, because logits over a vocabulary are large, and float64 copies of them larger."""
+    flat = array.reshape(-1)
+    return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
