@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -178,11 +180,8 @@ def max_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | None = 
     Args:
         moved: of the shape of `wanted`; found is compared with wanted + moved where both are numbers.
     """
-    if moved is None:
-        parts = [(ours, theirs, np.float32(0)) for ours, theirs in zip(pieces(wanted), pieces(found), strict=True)]
-        return max((_piece_error(*part) for part in parts), default=0.0)
-    parts = zip(pieces(wanted), pieces(found), pieces(moved), strict=True)
-    return max((_piece_error(*part) for part in parts), default=0.0)
+    far: Iterator[Any] = repeat(np.float32(0)) if moved is None else pieces(moved)
+    return max((_piece_error(*part) for part in zip(pieces(wanted), pieces(found), far, strict=False)), default=0.0)
 
 
 def _piece_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | np.float32) -> float:

@@ -1,19 +1,22 @@
 """How far a graph may be from its source.
 
-Where it is known how far rounding moves the source (`verification.rounding`), the graph may be as far from the source
-in float64 as
+Where it is known how far rounding moves the source (`verification.rounding`), the graph may differ from the source in
+float64 by
 
     FACTOR * noise + FLOOR * 2**-24 * scale + SMALLEST
 
-with noise = max |source - source in float64| (`Rounding.noise`) and scale = max |source|. The first term is what a sum in another order
-costs: source and graph compute the same in float32, and their distances from float64 are two draws of one error (Higham,
-Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1: rounding of n terms grows as n at worst and as
-the square root of n as a rule, whatever their order). The second is for outputs that the source happens to round less
-than the graph (`exp`, `erf` and `tanh` are good to a few units in the last place in each library), the third for those
-that are zero by cancellation. The noise is judged too: a source that is further from float64 than float16 would be
-cannot be verified.
+where scale = max |source|, and noise is how far rounding moves the source (`Rounding.noise`).
 
-Where it is not known, a fixed part of the scale is allowed (`TOLERANCES`).
+- The first term allows for sums in another order. Source and graph both compute in float32, so their distances from
+  float64 are of one size. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition, section 3.1: the error
+  of a sum of n terms is bounded by n units, and grows like the square root of n as a rule, whatever the order.
+- The second allows for outputs that the source happens to round less than the graph does: `exp`, `erf` and `tanh` are
+  good to a few units in the last place in each library.
+- The third allows for outputs that are zero because equal terms cancel.
+
+A source that rounding moves further than the tolerance of float16 cannot be verified: no more than that is allowed.
+
+Where it is not known how far rounding moves the source, the tolerance is a fixed part of the scale (`TOLERANCES`).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Replay:
     """Decisions of an earlier run, handed out one after the other."""
 
     def __init__(self, taken: list[tuple[Any, Any]]) -> None:
-        self._left = iter(taken)
+        self._left: Iterator[tuple[Any, Any]] = iter(taken)
 
     def next(self, func: Any, own: Any) -> Any:
         """What `func` gave in the first run; floats are its own, where they are not whole or random.
@@ -69,7 +69,7 @@ class Replay:
             DecisionsDiffer: another operator was there.
         """
         before, result = next(self._left, (None, None))
-        if before is not func:
+        if before != func:
             raise DecisionsDiffer(f"{func} comes where the first run had {before}")
         if func._schema.is_mutable:
             return own.copy_(result)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,10 +14,19 @@ from onnxport.sources.base import Arrays
 from onnxport.sources.pytorch.decisions import Decisions, Replay, is_decision
 from onnxport.sources.pytorch.float64 import float64, shadowed, widened
 
-if TYPE_CHECKING:
-    from onnxport.sources.pytorch.source import TorchSource
-
 _UNIT = 2.0**-23  # of float32, in the last place of a number just above a power of two
+
+
+class _Model(Protocol):
+    """What is needed of a `TorchSource`."""
+
+    model: torch.nn.Module
+
+    def run(self, inputs: Arrays) -> Arrays: ...
+    def threads(self, inputs: Arrays) -> AbstractContextManager[None]: ...
+    def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]: ...
+    def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any: ...
+    def select(self, result: object) -> dict[str, torch.Tensor]: ...
 
 
 class TorchRun:
@@ -27,7 +36,7 @@ class TorchRun:
         outputs: in float32, as the model gives them.
     """
 
-    def __init__(self, source: TorchSource, inputs: Arrays) -> None:
+    def __init__(self, source: _Model, inputs: Arrays) -> None:
         self._source, self._inputs = source, inputs
         self._decisions = Decisions()
         with self._decisions.recorded():

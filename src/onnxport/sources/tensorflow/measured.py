@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from onnxport.sources.base import Arrays
 from onnxport.system.memory import require_memory
 
-if TYPE_CHECKING:
-    from onnxport.sources.tensorflow.source import TensorflowSource
+
+class _Model(Protocol):
+    """What is needed of a `TensorflowSource`."""
+
+    variables: list[Any]
+    weight_bytes: int
+
+    def run(self, inputs: Arrays) -> Arrays: ...
 
 
 class TensorflowRun:
@@ -24,7 +30,7 @@ class TensorflowRun:
         outputs: as the model gives them.
     """
 
-    def __init__(self, source: TensorflowSource, inputs: Arrays) -> None:
+    def __init__(self, source: _Model, inputs: Arrays) -> None:
         self._source, self._inputs = source, inputs
         self.outputs = source.run(inputs)
 
@@ -58,7 +64,7 @@ def moved(numbers: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray
 
 
 @contextmanager
-def _weights_moved(source: TensorflowSource, rng: np.random.Generator) -> Iterator[None]:
+def _weights_moved(source: _Model, rng: np.random.Generator) -> Iterator[None]:
     require_memory(3 * source.weight_bytes, "Measuring how rounding moves the model's outputs", "")
     own = [(variable, variable.numpy()) for variable in source.variables]
     try:
