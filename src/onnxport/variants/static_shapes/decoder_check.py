@@ -22,7 +22,7 @@ from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
 from onnxport.verification.cases import Case
 from onnxport.verification.compare import TOLERANCES, check_case
-from onnxport.verification.decoder_pair import compare_generation, left_padded
+from onnxport.verification.decoder_pair import Generation, compare_generation, left_padded
 
 Arrays = dict[str, np.ndarray]
 _STEPS = 32
@@ -40,7 +40,7 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
     for share in (1 / 3, 1 / 2, 1):
         given = _given(pair, decoders[0], 1, axes, share)
         check = compare_generation(
-            decoders, 1, 1, 1, pair.vocabulary, TOLERANCES["float32"], steps=2, fixed=(given, given)
+            decoders, Generation(1, 1, 1, steps=2), pair.vocabulary, TOLERANCES["float32"], fixed=(given, given)
         )
         if not check.ok:
             return False
@@ -56,16 +56,15 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
         for count in dict.fromkeys((window.new, (window.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added else (False,):
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
-    for rows, length, chunk, steps in _runs(window, whole=decoders[0].needs_full_prefill):
-        given = _given(pair, decoders[0], rows, fixed.padded)
+    for generation in _runs(window, whole=decoders[0].needs_full_prefill):
+        given = _given(pair, decoders[0], generation.rows, fixed.padded)
         yield compare_generation(
-            decoders, rows, length, chunk, pair.vocabulary, TOLERANCES["float32"], steps=steps, fixed=(given, given)
+            decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given)
         )
 
 
-def _runs(window: Window, *, whole: bool) -> list[tuple[int, int, int, int]]:
-    """(rows, tokens of the prompt, of them in a call, tokens written): prompts of one call, of several and of parts
-    of one, and up to the last token in view.
+def _runs(window: Window, *, whole: bool) -> list[Generation]:
+    """Prompts of one call, of several and of parts of one, and up to the last token in view.
 
     Args:
         whole: a prompt must come in one call.
@@ -76,13 +75,13 @@ def _runs(window: Window, *, whole: bool) -> list[tuple[int, int, int, int]]:
     several = dict.fromkeys(max(1, min(room, length)) for length in (2 * window.new + 1, third))
     lengths = (min(window.new, room), 1) if whole else (*several, 1)
     runs = [
-        (rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
+        Generation(rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
         for length in dict.fromkeys(lengths)
         for rows in dict.fromkeys((1, window.rows))
     ]
     last = window.new if whole else window.longest
     calls = window.longest // window.new + window.longest - last
-    return [*runs, (window.rows, last, last, window.longest - last + 1)] if calls <= _MOST_CALLS else runs
+    return [*runs, Generation(window.rows, last, last, window.longest - last + 1)] if calls <= _MOST_CALLS else runs
 
 
 def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
