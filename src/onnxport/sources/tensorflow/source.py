@@ -29,7 +29,7 @@ class TensorflowSource:
         outputs: names to keep, in this order; empty keeps all tensors that it returns.
         architecture: the class name to report.
         libraries: modules beside tensorflow whose versions are recorded.
-        precision: what it computes in, a row of `comparison.TOLERANCES`.
+        precision: what it computes in, a row of `tolerance.TOLERANCES`.
     """
 
     framework = "tf"
