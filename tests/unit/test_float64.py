@@ -31,7 +31,10 @@ class Layers(nn.Module):
         self.gru = nn.GRU(16, 8, batch_first=True)
         self.convolution, self.transposed = nn.Conv1d(8, 8, 3, padding=1), nn.ConvTranspose1d(8, 4, 2, stride=2)
         self.norms = nn.ModuleList([nn.BatchNorm1d(8), nn.GroupNorm(2, 8)])
-        self.encoder, self.attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.MultiheadAttention(8, 2)
+        self.encoder, self.attention = (
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+            nn.MultiheadAttention(8, 2),
+        )
         self.embedding, self.gain, self.joint = nn.Embedding(10, 8), nn.PReLU(), nn.Bilinear(8, 8, 4)
         self.register_buffer("frequencies", torch.linspace(1, 2, 8))
         self.register_buffer("state", torch.zeros(3, 8))

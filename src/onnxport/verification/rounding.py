@@ -11,7 +11,7 @@ from onnxport.sources.base import Arrays, MeasuredRun
 from onnxport.verification.tolerance import LARGEST, fixed_tolerance, pieces, scale_of
 
 FLOAT64, PERTURBATION, FIXED = "float64", "perturbation", "fixed"
-_SEEDS = (1, 2, 3)
+_SEEDS = (1, 2)
 # Perturbed numbers move outputs about as far as rounding does: 1 to 14 times as far in 12 models. Outputs in float64
 # that are further away than this many times are those of another computation.
 _CREDIBLE = 10.0

@@ -58,9 +58,7 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
                 yield _window_call(pair, decoders, held, count, padded, 7 * number + count)
     for generation in _runs(window, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], generation.rows, fixed.padded)
-        yield compare_generation(
-            decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given)
-        )
+        yield compare_generation(decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given))
 
 
 def _runs(window: Window, *, whole: bool) -> list[Generation]:
