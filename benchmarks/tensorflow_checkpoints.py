@@ -79,7 +79,7 @@ def main(words: list[str]) -> None:
 def _be_in_the_environment() -> None:
     """Begin again with the interpreter that has TF classes, if this one has none."""
     from onnxport.environments import require
-    from onnxport.loading.framework import HF_TENSORFLOW, has_tensorflow_classes
+    from onnxport.loading.resolve import HF_TENSORFLOW, has_tensorflow_classes
 
     if not has_tensorflow_classes():
         python = str(require(HF_TENSORFLOW))

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from onnxport import OnnxPortError, convert, verify
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 
 
 def carried_out(call: dict[str, Any]) -> dict[str, Any]:
@@ -23,11 +23,11 @@ def carried_out(call: dict[str, Any]) -> dict[str, Any]:
             return {"passed": verify(**call).ok}
         conversion = convert(call.pop("framework", None), call.pop("model"), call.pop("output"), **call)
     except OnnxPortError as error:
-        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        return {"error": type(error).__name__, "message": error.text, "hint": error.hint}
     return {"passed": conversion.passed, "notes": list(conversion.manifest.notes)}
 
 
 if __name__ == "__main__":
-    with quiet():
+    with capture_process():
         found = [carried_out(call) for call in json.loads(sys.argv[1])]
     print(json.dumps(found))

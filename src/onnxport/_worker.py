@@ -25,7 +25,8 @@ import onnxport
 from onnxport.environments.wire import FUNCTIONS, error_message, result_message
 from onnxport.errors import OnnxPortError
 from onnxport.progress import Step
-from onnxport.system.output_capture import quiet
+from onnxport.system.library_errors import first_line
+from onnxport.system.output_capture import capture_process
 
 _ADVANCE_SECONDS = 0.1
 
@@ -161,7 +162,7 @@ def _answer(request: dict[str, Any], messages: Messages, stop: Stop) -> dict[str
         if request["function"] not in FUNCTIONS:
             raise ValueError(f"{request['function']} is not to be called from outside")
         function = getattr(onnxport, request["function"])
-        with quiet(_Through()):
+        with capture_process(_Through()):
             return result_message(function(**request["arguments"], reporter=Reporting(messages, stop)))
     except KeyboardInterrupt:
         return {"event": "interrupted"}
@@ -169,8 +170,7 @@ def _answer(request: dict[str, Any], messages: Messages, stop: Stop) -> dict[str
         return {"event": "interrupted"} if stop.asked else error_message(error)
     except BaseException as error:  # the last line of defence says what it was
         traceback.print_exc()
-        lines = str(error).strip().splitlines()
-        unexpected = {"event": "unexpected", "class": type(error).__name__, "message": lines[0] if lines else ""}
+        unexpected = {"event": "unexpected", "class": type(error).__name__, "message": first_line(error, "")}
         return {"event": "interrupted"} if stop.asked else unexpected
 
 

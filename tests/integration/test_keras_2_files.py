@@ -13,7 +13,7 @@ import pytest
 from onnxport import convert
 from onnxport.environments.places import HOME_VARIABLE
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
-from onnxport.loading.framework import HF_TENSORFLOW, find_process
+from onnxport.loading.resolve import HF_TENSORFLOW, resolve_model
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.tensorflow.keras_2 import is_of_keras_2
 from tests.integration.hf_tensorflow import VARIABLE, needs_tensorflow, process
@@ -92,7 +92,7 @@ def _as_keras_2_writes_it(path: Path) -> Path:
 def test_without_keras_2_the_command_that_gets_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     path = _as_keras_2_writes_it(tmp_path / "old.h5")
-    assert is_of_keras_2(path) and find_process(None, path, {}).environment is None
+    assert is_of_keras_2(path) and resolve_model(path).environment is None
     with pytest.raises(CheckpointError, match="was written by Keras 2") as caught:
         convert(None, path, tmp_path / "out")
     assert HF_TENSORFLOW in str(caught.value.hint) and "\n" not in caught.value.message

@@ -1,4 +1,7 @@
-"""The route of large models, on small ones: weights that never pass through the exporter."""
+"""The route of large models, on small ones: weights that never pass through the exporter.
+
+Weights inside the graph file, which most tests elsewhere have, are for the sweep here.
+"""
 
 import json
 import re
@@ -15,8 +18,9 @@ from onnxport.errors import ExportError, MemoryLimitError, OutputError, UsageErr
 from onnxport.runtime.session import OnnxSession
 from onnxport.serialization.hashed_file import HashedFile
 from onnxport.serialization.weights_file import read_weights
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from onnxport.weights.attach import attach
+from tests.sample import sampled
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +35,7 @@ def _save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    with quiet():
+    with capture_process():
         model.to(dtype).save_pretrained(folder, **how)
     return folder
 
@@ -62,12 +66,12 @@ def _evidence(folder: Path) -> dict:
 @pytest.fixture
 def mapped(monkeypatch):
     """As if every model were too large for a copy of its weights."""
-    monkeypatch.setattr("onnxport.verification.sessions.MAPPED_FROM_BYTES", 0)
+    monkeypatch.setattr("onnxport.system.memory.MAPPED_FROM_BYTES", 0)
     monkeypatch.setattr("onnxport.runtime.mapped_weights.MAPPED_FROM_BYTES", 1024)
     monkeypatch.setattr("onnxport.sources.pytorch.source._LARGE_BYTES", 0)
 
 
-@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("external", sampled([False, True], True))
 def test_a_bfloat16_checkpoint_in_shards(tmp_path, mapped, external):
     source = _llama(tmp_path / "m", torch.bfloat16)
     assert len(list(source.glob("*.safetensors"))) > 2
@@ -105,7 +109,7 @@ def test_a_tied_table_is_stored_once_and_read_as_it_is(tmp_path):
     out = tmp_path / "out"
     assert convert(None, source, out, None, None, True, "fill-mask").passed
     graph = ir.load(out / "onnx/model.onnx").graph
-    with quiet():
+    with capture_process():
         table = transformers.AutoModelForMaskedLM.from_pretrained(source).get_input_embeddings().weight
     same = [
         value for value in graph.initializers.values()
@@ -173,7 +177,7 @@ def test_shards_and_checksums(tmp_path):
     assert record.source is not None
     assert re.fullmatch(r"model-0000\d-of-0000\d\.safetensors: layers\.1\.mlp\.up_proj\.weight, permute", record.source)
     content = (out / "onnx" / record.file).read_bytes()[record.offset : record.offset + record.length]
-    with quiet():
+    with capture_process():
         stored = transformers.LlamaModel.from_pretrained(source).layers[1].mlp.up_proj.weight.detach().numpy()
     assert content == np.ascontiguousarray(stored.T).tobytes()
     assert str(tmp_path) not in (out / component["weights_checksum"]["file"]).read_text()

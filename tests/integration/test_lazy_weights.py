@@ -16,7 +16,7 @@ from onnxport.errors import CheckpointError
 from onnxport.loading import weight_loading as route
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.weights import load_model
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
 from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, hold, leaves
@@ -55,14 +55,14 @@ def _checkpoint(make: Callable[[], torch.nn.Module], folder: Path, dtype: torch.
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases start as ones and zeros, all alike
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    with quiet():
+    with capture_process():
         model.save_pretrained(folder, **how)
     return folder
 
 
 def _load(folder: Path, auto: str, *, lazy: bool, pickle: bool = False):
     checkpoint = inspect_checkpoint(folder, allow_pickle=pickle)
-    with quiet():
+    with capture_process():
         return load_model(folder, checkpoint, [auto], LoadOptions(lazy=lazy, allow_pickle=pickle))
 
 
@@ -143,7 +143,7 @@ def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
     checkpoint = inspect_checkpoint(folder, allow_pickle=False)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.quantization_config = {"quant_method": "fp8"}
-    way = route.choose_route(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
+    way = route.plan_loading(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
     assert (way.is_lazy, way.location) == (False, folder)
     assert way.notes == ("The weights were loaded into memory: they are quantized.",)
 
@@ -154,7 +154,7 @@ def test_the_class_is_the_one_that_the_auto_class_takes(tmp_path, name):
     config = transformers.AutoConfig.from_pretrained(folder)
     for auto in (transformers.AutoModel, transformers.AutoModelForMaskedLM, transformers.AutoModelForImageSegmentation):
         if type(config) in auto._model_mapping:
-            with torch.device("meta"), quiet():
+            with torch.device("meta"), capture_process():
                 expected = type(auto.from_config(config))
             assert route.model_class(auto, config)[0] is expected
 

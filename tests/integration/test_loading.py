@@ -288,6 +288,62 @@ def test_config_that_cannot_be_used(tmp_path: Path, masked: Path, changes: dict[
     assert part in error_of(CheckpointError, "auto", None, folder)
 
 
+def _with_config(folder: Path, target: Path, **changes: Any) -> Path:
+    copied = copy(folder, target)
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, **changes}))
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("model_type", "written", "hint"),
+    [
+        # Of a later version, which this onnxport does not allow yet.
+        ("brandnew", "99.1.0", "pip install --upgrade onnxport; the installed one works with transformers"),
+        ("bertt", transformers.__version__, "write 'bert"),
+        # Dropped by transformers 5.
+        ("transfo-xl", "4.30.2", "transformers 5 may have dropped it"),
+        ("my-own", None, "onnxport.convert(None, model, OUTPUT, sample_inputs=...)"),
+        ("my-own", "no version", "onnxport.convert(None, model, OUTPUT, sample_inputs=...)"),
+    ],
+)
+def test_what_helps_with_an_unknown_model_type(
+    tmp_path: Path, masked: Path, model_type: str, written: str | None, hint: str
+) -> None:
+    folder = _with_config(masked, tmp_path / "odd", model_type=model_type, transformers_version=written)
+    text = error_of(CheckpointError, "auto", None, folder)
+    assert f"transformers {transformers.__version__} does not know the model type {model_type!r}" in text
+    assert hint in text
+    assert "onnxport env" not in text
+    assert (f"transformers {written} wrote" in text) == (written not in (None, "no version"))
+
+
+def test_the_hint_for_a_version_that_is_allowed_installs_it() -> None:
+    from onnxport.loading.transformers_version import is_newer, upgrade_hint
+
+    major, minor, _ = transformers.__version__.split(".")
+    assert upgrade_hint(f"{major}.{minor}.99") == f'pip install "transformers~={major}.{minor}.99"'
+    assert not is_newer(f"{major}.{minor}.99") and not is_newer("4.6.0.dev0") and not is_newer(None)
+    assert is_newer(f"{major}.{int(minor) + 1}.0.dev0")
+
+
+def test_a_checkpoint_of_a_newer_transformers_is_told(tmp_path: Path, masked: Path) -> None:
+    loaded = load("auto", None, _with_config(masked, tmp_path / "newer", transformers_version="99.1.0"))
+    assert loaded.notes == (
+        f"The checkpoint was written by transformers 99.1.0, and {transformers.__version__} is installed: settings "
+        "that it does not know yet are ignored.",
+    )
+    broken = _with_config(masked, tmp_path / "broken", transformers_version="99.1.0", hidden_size="many")
+    text = error_of(CheckpointError, "auto", None, broken)
+    assert "was written by transformers 99.1.0" in text and "pip install --upgrade onnxport" in text
+    unknown = _with_config(
+        masked, tmp_path / "unknown", transformers_version="99.1.0", architectures=["BertForSomethingNew"]
+    )
+    text = error_of(TaskError, "auto", None, unknown)
+    assert "the installed one has no such class" in text and "pip install --upgrade onnxport" in text
+    assert load("auto", None, _with_config(masked, tmp_path / "old", transformers_version="4.6.0.dev0")).notes == ()
+
+
 def test_unknown_arguments(masked: Path) -> None:
     assert "'nonsense'" in error_of(UsageError, "auto", None, masked, nonsense=1)
     assert "Unknown framework 'jax'" in error_of(UsageError, "auto", "jax", masked)

@@ -7,7 +7,8 @@ import pytest
 
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.loading.model_to_export import load_model_to_export
-from onnxport.system.output_capture import quiet
+from onnxport.loading.resolve import resolve_model
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -31,8 +32,8 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_padding_and_seeds(name, tmp_path):
-    with quiet():
-        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+    with capture_process():
+        to_export = load_model_to_export(resolve_model(save(name, tmp_path / "m")), TINY[name].task)
     generator = to_export.generator
     base = base_sizes(generator)
     inputs = generator.make(base)

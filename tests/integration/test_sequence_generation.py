@@ -12,13 +12,11 @@ import pytest
 import torch
 import transformers
 
-from onnxport import convert, pipeline
+from onnxport import pipeline
 from onnxport.errors import FolderError, UsageError
 from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
-from tests.tiny_base import randomize
-from tests.tiny_encoder_decoders import save_encoder_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -27,27 +25,17 @@ PAD = 1
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
+def text(converted):
     """(source, converted)"""
-    root = tmp_path_factory.mktemp("t5")
-    source = save_encoder_decoder("t5", root / "m")
-    # With embeddings of its own for the output, and branches that weigh, it does not say one token for ever.
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, tie_word_embeddings=False)
-    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-    randomize(model, torch.Generator().manual_seed(0))
-    model.config.tie_word_embeddings = False
-    model.save_pretrained(source)
-    convert(None, source, root / "out", pipeline_name="text2text-generation")
-    return source, root / "out"
+    tiny = converted("t5-untied", pipeline_name="text2text-generation")
+    return tiny.source, tiny.folder
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory):
+def speech(converted):
     """(source, converted)"""
-    root = tmp_path_factory.mktemp("whisper")
-    source = save_encoder_decoder("whisper", root / "m")
-    convert(None, source, root / "out", pipeline_name="automatic-speech-recognition")
-    return source, root / "out"
+    tiny = converted("whisper", pipeline_name="automatic-speech-recognition")
+    return tiny.source, tiny.folder
 
 
 def padded(rows, shape):

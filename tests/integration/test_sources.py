@@ -10,7 +10,8 @@ import onnxport.sources.pytorch.source as sources
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.export.signature import infer_signature
 from onnxport.loading.model_to_export import load_model_to_export
-from onnxport.system.output_capture import quiet
+from onnxport.loading.resolve import resolve_model
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 pytestmark = pytest.mark.integration
@@ -26,8 +27,8 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_probing_on_fake_tensors_finds_what_real_runs_find(name, tmp_path, monkeypatch):
-    with quiet():
-        to_export = load_model_to_export(None, save(name, tmp_path / "m"), None, TINY[name].task, None, {})
+    with capture_process():
+        to_export = load_model_to_export(resolve_model(save(name, tmp_path / "m")), TINY[name].task)
     source, generator = to_export.source, to_export.generator
     inputs = generator.make(base_sizes(generator))
     before = source.run(inputs)
@@ -54,3 +55,33 @@ def test_a_model_that_looks_at_values_is_run_for_real(monkeypatch):
     monkeypatch.setattr(sources, "HEAVY_WORK", 0)
     source = sources.TorchSource(Peeks())
     assert source.shapes({"x": np.ones((2, 5), np.float32)}) == {"output": (2, 2)}
+
+
+class _Caches(torch.nn.Module):
+    """Computes tensors at its first call, and keeps them in an attribute and in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+        self.register_buffer("scale", None, persistent=False)
+
+    def forward(self, x):
+        if not hasattr(self, "shift"):
+            self.shift = torch.arange(3.0) * 2
+            self.scale = self.linear.weight.sum(0)
+        return self.linear(x) * self.scale + self.shift
+
+
+def test_nothing_that_a_model_caches_stays_fake(monkeypatch):
+    model = _Caches().eval()
+    source = sources.TorchSource(model)
+    x = np.ones((2, 3), np.float32)
+    monkeypatch.setattr(sources, "HEAVY_WORK", 0)
+    assert source.shapes({"x": x}) == {"output": (2, 3)}
+    assert not source._needs_values  # it did run on fake tensors
+    assert not hasattr(model, "shift") and model.scale is None
+    expected = model.linear(torch.from_numpy(x)) * model.linear.weight.sum(0) + torch.arange(3.0) * 2
+    np.testing.assert_allclose(source.run({"x": x})["output"], expected.detach().numpy(), rtol=1e-6)
+    kept = model.shift
+    source.shapes({"x": x})
+    assert model.shift is kept

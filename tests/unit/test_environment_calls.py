@@ -33,7 +33,7 @@ from onnxport.errors import (
 )
 from onnxport.progress import Silent, Step
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests.unit.environment_samples import this_python
 from tests.unit.sample_manifest import make_manifest
 
@@ -63,7 +63,7 @@ def test_relative_paths_mean_the_same_there(stand_in: Path, tmp_path: Path, monk
 
 
 def test_an_unexpected_exception_names_itself_and_its_traceback_is_kept(stand_in: Path) -> None:
-    with quiet() as said, pytest.raises(ManagedEnvironmentError) as caught:
+    with capture_process() as said, pytest.raises(ManagedEnvironmentError) as caught:
         call_in("stand-in", "convert", {"framework": None}, Silent())
     assert caught.value.message.startswith("In the environment stand-in: TypeError: convert() missing")
     assert "This is a bug in onnxport" in str(caught.value.hint)
@@ -128,7 +128,7 @@ def test_what_is_printed_before_the_worker_has_its_streams_is_no_message(stand_i
     python.write_text(
         "#!/bin/sh\necho banner\n" + python.read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8"
     )
-    with quiet() as said, pytest.raises(FolderError):
+    with capture_process() as said, pytest.raises(FolderError):
         call_in("stand-in", "verify", {"path": tmp_path / "absent"}, Silent())
     assert "banner" in said.getvalue()
 
@@ -170,11 +170,13 @@ def test_results_survive_the_pipe() -> None:
     manifest = make_manifest()
     found = manifest.components[0].verification
     assert found is not None
-    conversion = Conversion(Path("o"), manifest, (Path("o/a"), Path("o/b")), {"load": 1.5}, {"load": 2.0}, 10**9)
-    assert result_of(_sent(result_message(conversion))) == conversion
+    timings = {"load": 1.5, "export": 3.5}  # in the order of the steps
+    conversion = Conversion(Path("o"), manifest, (Path("o/a"), Path("o/b")), timings, {"load": 2.0}, 10**9)
+    received = result_of(_sent(result_message(conversion)))
+    assert received == conversion
+    assert list(received.timings) == ["load", "export"]
     folder = VerifiedFolder(Path("o"), 3, {"model": found, "other": None}, True, ("a note",))
     assert result_of(_sent(result_message(folder))) == folder
-    assert result_of(_sent(result_message(found))) == found
 
 
 def test_errors_survive_the_pipe() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from onnxport.checkpoints.checkpoint import inspect_checkpoint
-from onnxport.checkpoints.weight_files import only_tensorflow
 from onnxport.errors import CheckpointError
 from onnxport.formats.hdf5_file import hdf5_fault
 from tests.unit.checkpoints import hdf5_bytes, safetensors_bytes
@@ -40,14 +39,14 @@ def test_which_weights_tensorflow_reads(tmp_path: Path) -> None:
         inspect_checkpoint(tmp_path, framework="tf")
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes({"a": ("F32", (2,))}, {"format": "pt"}))
     assert inspect_checkpoint(tmp_path, framework="tf").framework == "pt"
-    assert not only_tensorflow(tmp_path)
+    assert inspect_checkpoint(tmp_path, allow_pickle=True).framework == "pt"
     (tmp_path / "tf_model.h5").write_bytes(hdf5_bytes(whole))
     found = inspect_checkpoint(tmp_path, framework="tf")
     assert (found.framework, found.weights_format) == ("tf", "h5")  # its own before those of PyTorch
     assert inspect_checkpoint(tmp_path).framework == "pt"
     for name in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / name).unlink()
-    assert only_tensorflow(tmp_path)
+    assert inspect_checkpoint(tmp_path).framework == "tf"
     (tmp_path / "tf_model.h5").write_bytes(hdf5_bytes(whole + 1))
     with pytest.raises(CheckpointError, match="is cut off"):
         inspect_checkpoint(tmp_path)

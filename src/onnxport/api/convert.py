@@ -16,6 +16,7 @@ from onnxport.api.publish import (
 )
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
+from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_destination, check_file_destination, check_free_space
@@ -24,15 +25,11 @@ from onnxport.specs import Verification
 from onnxport.system.garbage_collection import collector_paused
 from onnxport.system.memory import memory_limit as memory_limited
 from onnxport.system.memory import require_memory
-from onnxport.system.output_capture import quiet
 from onnxport.system.timing import Stopwatch
 from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
-
-# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
-_QUANTIZER_COPIES = 3
 
 
 @nothing_written()
@@ -84,8 +81,9 @@ def convert(
     from onnxport.api.capture import capture_graphs
     from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
-    from onnxport.loading.framework import find_process
     from onnxport.loading.model_to_export import load_model_to_export
+    from onnxport.loading.options import load_options
+    from onnxport.loading.resolve import resolve_model
 
     if pipeline_name != "auto":
         find_task(pipeline_name)  # a wrong name is told before anything is loaded
@@ -97,30 +95,27 @@ def convert(
     output = Path(output).expanduser()
     check = check_file_destination if output.suffix == ".onnx" else check_destination
     check(output, overwrite=overwrite)
-    process = find_process(framework, model, model_kwargs)  # what is wrong is told before anything is loaded
-    opset = choose_opset(opset, process.framework)
-    if process.environment is not None:
+    options = load_options({"tokenizer": tokenizer, **model_kwargs})
+    resolved = resolve_model(model, framework, options, sample_inputs)  # tells faults before anything is loaded
+    opset = choose_opset(opset, resolved.framework)
+    if resolved.environment is not None:
         return call_in(
-            process.environment, "convert",
+            resolved.environment, "convert",
             dict(
-                framework=process.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
+                framework=resolved.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
                 use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
-                quantize=quantize, allow_mismatch=allow_mismatch, sample_inputs=sample_inputs, shard_size=shard_size,
+                quantize=quantize, allow_mismatch=allow_mismatch, shard_size=shard_size,
                 link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
             ),
             reporter or Silent(),
         )  # fmt: skip
-    _require_exporter(process.framework)
+    _require_exporter(resolved.framework)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
-    with quiet(), collector_paused(), memory_limited(memory_limit):
+    with collector_paused(), memory_limited(memory_limit):
         with watch.step("load", "Load") as step:
-            # Not looked at twice: of a model of the hub that would be asked for twice, too.
-            found = process.checkpoint if sample_inputs is None else None
-            to_export = load_model_to_export(
-                process.framework, found or model, tokenizer, pipeline_name, sample_inputs, model_kwargs
-            )  # fmt: skip
+            to_export = load_model_to_export(resolved, pipeline_name, options)
             step.done(
                 f"{to_export.architecture}, {to_export.task.name}, {_count(to_export.source.parameters)} parameters"
             )
@@ -170,16 +165,9 @@ def convert_tensorflow(nlp: Any, opset: int | None, output: str | Path) -> Verif
     Raises:
         OnnxPortError: as `convert`; nothing was written.
     """
-    from onnxport.loading.model_to_export import from_pipeline, load_model_to_export
+    from onnxport.loading.model_to_export import from_pipeline_or_model
 
-    def load() -> ModelToExport:
-        return (
-            from_pipeline(nlp, "tf")
-            if hasattr(nlp, "task")
-            else load_model_to_export("tf", nlp, None, "auto", None, {})
-        )
-
-    return _convert_to_file(load, "tf", opset, output, external=False)
+    return _convert_to_file(lambda: from_pipeline_or_model(nlp, "tf"), "tf", opset, output, external=False)
 
 
 def _convert_to_file(
@@ -194,7 +182,7 @@ def _convert_to_file(
         raise UsageError(f"{output} does not end in .onnx.", hint="`convert` writes folders.")
     opset = choose_opset(opset, framework)
     _require_exporter(framework)
-    with quiet(), collector_paused(), stage_file(output, overwrite=True) as staging:
+    with collector_paused(), memory_limited(), stage_file(output, overwrite=True) as staging:
         to_export = load()
         _require_one_graph(to_export, output)
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
@@ -215,7 +203,7 @@ def _check_resources(to_export: ModelToExport, output: Path, files: WeightFiles,
     """
     weights = to_export.source.weight_bytes
     require_memory(
-        to_export.source.largest_copy_bytes + (_QUANTIZER_COPIES * weights if quantize else 0),
+        to_export.source.largest_copy_bytes + (QUANTIZER_COPIES * weights if quantize else 0),
         f"Converting {to_export.name}",
         "Leave --quantize out." if quantize else "Convert on a machine with more memory.",
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from onnxport.export.signature import infer_signature
-from onnxport.loading.partition import parts_of
-from onnxport.loading.parts import Part
+from onnxport.loading.model_to_export import from_pipeline_or_model
 
 
 def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[str, dict[int, str]], dict[str, Any]]:
@@ -32,7 +30,7 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
     names: tuple[list[str], list[str]] = ([], [])
     dynamic: dict[str, dict[int, str]] = {}
     sample: dict[str, Any] = {}
-    for part in _parts(nlp, framework):
+    for part in from_pipeline_or_model(nlp, framework).parts:
         signature = infer_signature(part.source, part.generator)
         tensors = part.source.tensors(signature.sample)
         for known, specs in zip(names, (signature.inputs, signature.outputs), strict=True):
@@ -43,11 +41,3 @@ def infer_shapes(nlp: Any, framework: str) -> tuple[list[str], list[str], dict[s
                 if spec.name in tensors:
                     sample.setdefault(name, tensors[spec.name])
     return *names, dynamic, sample
-
-
-def _parts(nlp: Any, framework: str) -> Sequence[Part]:
-    if framework == "tf" and not hasattr(nlp, "task"):
-        from onnxport.loading.model_to_export import load_model_to_export
-
-        return load_model_to_export(framework, nlp, None, "auto", None, {}).parts
-    return parts_of(nlp, framework)

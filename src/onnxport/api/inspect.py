@@ -15,6 +15,7 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import DATA_SUFFIX, Component, Manifest
 from onnxport.errors import FolderError, MissingDependencyError
 from onnxport.specs import Restriction, TensorSpec, Verification
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -151,8 +152,7 @@ def _inspect_graph(path: Path) -> GraphInspection:
     try:
         model = ir.load(path)
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise FolderError(f"{path} is not an ONNX file that can be read: {lines[0]}.") from error
+        raise FolderError(f"{path} is not an ONNX file that can be read: {first_line(error)}.") from error
     if not model.graph.outputs or not model.opset_imports:
         # protobuf reads an empty file, and many that are something else, as a message without fields.
         raise FolderError(f"{path} is not an ONNX file that can be read: it has no graph.")

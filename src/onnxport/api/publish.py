@@ -109,7 +109,8 @@ def _distinct(written: Sequence[WrittenModel]) -> set[Path]:
 
 
 def _component(captured: CapturedGraph, file: Path, root: Path, precision: str, suffix: str = "") -> Component:
-    from onnxport.graph.stats import file_bytes, file_operators
+    from onnxport.artifact.data_files import graph_bytes
+    from onnxport.graph.stats import file_operators
 
     graph = captured.graph
     return Component(
@@ -123,7 +124,7 @@ def _component(captured: CapturedGraph, file: Path, root: Path, precision: str, 
         restrictions=graph.signature.restrictions,
         fixes=graph.fixes,
         operators=graph.stats.operators if precision == "float32" else file_operators(file),
-        size_bytes=file_bytes(file),
+        size_bytes=graph_bytes(file),
     )
 
 

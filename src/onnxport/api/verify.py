@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from onnxport.environments import call_in
 from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantization.quantize import PRECISIONS, ROUNDED
-from onnxport.loading.framework import ConversionProcess, find_process
+from onnxport.loading.options import LoadOptions, load_options
+from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.library_errors import first_line
+from onnxport.system.memory import memory_limit
 
 
 def verify(
@@ -33,8 +36,9 @@ def verify(
     """Check a converted folder or a single graph.
 
     Without `against`: every file has the recorded sha256, every graph loads in ONNX Runtime and runs
-    at the sizes of the evidence, with the declared shapes and finite numbers. With it, the source
-    model is run again and every output compared.
+    at the sizes of the evidence, with the declared shapes and finite numbers, and the sums of int8 products
+    fit on every processor, not only on this one. With it, the source model is run again and every output
+    compared.
 
     Args:
         path: a folder, or an `.onnx` file.
@@ -45,34 +49,56 @@ def verify(
 
     Raises:
         FolderError: damaged, or it does not run.
-        VerificationError: its numbers are not those of `against`.
+        VerificationError: its numbers are not those of `against`, or an int8 graph is wrong on some processors.
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
     bare = path.suffix == ".onnx" and not path.is_dir()
-    process = None
+    resolved, sample_inputs = None, model_kwargs.pop("sample_inputs", None)
+    options = load_options(model_kwargs)
     if against is not None:
-        process = find_process(None if bare else read_folder(path).framework, against, model_kwargs)
-        if process.environment is not None:
+        resolved = resolve_model(against, None if bare else read_folder(path).framework, options, sample_inputs)
+        if resolved.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
-            return call_in(process.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
+            return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
-        return _verify_file(path, against, process, task, reporter, model_kwargs)
+        return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
         manifest = read_folder(path)
         check_files(path, manifest)
         step.done(f"{len(manifest.files)} files as recorded")
-    with quiet():
+    notes: list[str] = []
+    with memory_limit():
         for component in manifest.components:
             with reporter.step(f"Run {component.file}") as step:
                 count = _runs(path / component.file, component, vocabulary_size(path))
                 step.done(f"{count} sets of sizes")
+            if component.precision == "int8":
+                with reporter.step(f"Bound the sums of {component.file}") as step:
+                    bounds = _bound_sums(path / component.file, f"Make it again: onnxport quantize {path}")
+                    step.done(bounds or "it has no integer products")
+                    notes += [f"{component.file}: {bounds}"] if bounds else []
         found: dict[str, Verification | None] = {component.name: None for component in manifest.components}
-        if against is not None:
-            found = dict(_against(path, manifest, against, reporter, model_kwargs))
+        if resolved is not None:
+            found = dict(_against(path, manifest, resolved, reporter, options))
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
-    return VerifiedFolder(path, len(manifest.files), found, True, (note,))
+    return VerifiedFolder(path, len(manifest.files), found, True, (*notes, note))
+
+
+def _bound_sums(file: Path, hint: str) -> str | None:
+    """That a graph is right on every processor, in words; None where it has no integer products.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    missing = [name for name in ("onnx", "onnx_ir") if find_spec(name) is None]
+    if missing:
+        return f"sums of integer products not bounded without {' and '.join(missing)}: pip install 'onnxport[pytorch]'"
+    from onnxport.graph.quantization.saturation import require_exact_sums
+
+    count = require_exact_sums(file, hint)
+    return f"the sums of {count} integer products fit on every processor" if count else None
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
@@ -85,7 +111,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
         try:
             outputs = session.run(arrays)
         except Exception as error:
-            raise FolderError(f"{file.name} does not run at {case}: {str(error).splitlines()[0]}") from error
+            raise FolderError(f"{file.name} does not run at {case}: {first_line(error)}.") from error
         for spec in component.outputs:
             value = outputs[spec.name]
             for axis, declared in enumerate(spec.axes):
@@ -100,7 +126,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 
 def _against(
-    path: Path, manifest: Manifest, against: Any, reporter: Reporter, model_kwargs: dict[str, Any]
+    path: Path, manifest: Manifest, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
 ) -> list[tuple[str, Verification]]:
     from onnxport.export.signature import infer_signature
     from onnxport.loading.model_to_export import load_model_to_export
@@ -109,8 +135,7 @@ def _against(
 
     components = {component.name: component for component in manifest.components}
     with reporter.step("Run the source model") as step:
-        sample = model_kwargs.pop("sample_inputs", None)
-        to_export = load_model_to_export(manifest.framework, against, None, manifest.task, sample, model_kwargs)
+        to_export = load_model_to_export(resolved, manifest.task, options)
         evidence = {}
         for part in to_export.parts:
             known = components.get(part.name, manifest.components[0]).restrictions
@@ -159,28 +184,27 @@ def _against_base(path: Path, manifest: Manifest, component: Component) -> Verif
 
 
 def _verify_file(
-    path: Path,
-    against: Any,
-    process: ConversionProcess | None,
-    task: str | None,
-    reporter: Reporter,
-    model_kwargs: dict[str, Any],
+    path: Path, resolved: ResolvedModel | None, task: str | None, reporter: Reporter, options: LoadOptions
 ) -> VerifiedFolder:
-    """The original's check: the graph loads. With a source, which has a place then, its numbers too."""
+    """Check that a bare graph loads and runs, and with a source model that its outputs match."""
     from onnxport.runtime.session import OnnxSession
 
-    with quiet():
+    with memory_limit():
         with reporter.step(f"Run {path.name}"):
             session = OnnxSession(path)
-            if process is None:
+            if resolved is None:
                 session.run(random_inputs(session.inputs, guess_sizes(session.inputs), 100, 0))
+            base = path.with_name(path.name.replace("-quantized", ""))
+            again = base if base != path and base.is_file() else "GRAPH.onnx"
+            bounds = _bound_sums(path, f"Make it again from the float32 graph: onnxport quantize {again}")
         found: dict[str, Verification | None] = {path.name: None}
-        if process is not None:
+        if resolved is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
-            manifest = Manifest(task or "auto", process.framework, "", "", {}, (component,))
-            found = dict(_against(path.parent, manifest, against, reporter, model_kwargs))
+            manifest = Manifest(task or "auto", resolved.framework, "", "", {}, (component,))
+            found = dict(_against(path.parent, manifest, resolved, reporter, options))
     _require(found)
-    return VerifiedFolder(path, 0, found, True, ("a single graph: no manifest to check",))
+    notes = (*([bounds] if bounds else []), "a single graph: no manifest to check")
+    return VerifiedFolder(path, 0, found, True, notes)
 
 
 def _require(found: dict[str, Verification | None]) -> None:

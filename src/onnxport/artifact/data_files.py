@@ -16,6 +16,11 @@ def data_name(graph: str, number: int) -> str:
     return f"{graph}{DATA_SUFFIX}" + (f"_{number}" if number else "")
 
 
+def graph_bytes(graph: Path) -> int:
+    """Size of a graph file and of the data files beside it."""
+    return sum(file.stat().st_size for file in (graph, *data_files(graph)) if file.exists())
+
+
 def data_files(graph: Path) -> list[Path]:
     """The data files that lie beside the graph file `graph`, which need not exist, in the order of their numbers.
 

@@ -17,7 +17,8 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
@@ -67,12 +68,15 @@ def from_json(text: str) -> Manifest:
 
 
 def to_plain(cls: type[_T], value: _T) -> Any:
-    """A dataclass of `manifest.py` as JSON types, for documents other than the manifest.
+    """A dataclass as JSON types, for documents other than the manifest. Mappings keep their order.
+
+    Args:
+        cls: its class; the fields are what those of the manifest are, or paths.
 
     Raises:
         TypeError: a value does not have the type that its field declares.
     """
-    return _encode(cls, value, cls.__name__)
+    return _encode(cls, value, cls.__name__, order=list)
 
 
 def from_plain(cls: type[_T], data: Any) -> _T:
@@ -151,23 +155,24 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _encode(hint: Any, value: Any, where: str) -> Any:
-    """`value` of declared type `hint` as JSON types."""
+def _encode(hint: Any, value: Any, where: str, order: Callable[[Any], list[Any]] = sorted) -> Any:
+    """`value` of declared type `hint` as JSON types; the keys of a mapping as `order` puts them."""
+    encode = functools.partial(_encode, order=order)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
         hints = _hints(hint)
-        return {name: _encode(hints[name], getattr(value, name), f"{where}.{name}") for name in hints}
+        return {name: encode(hints[name], getattr(value, name), f"{where}.{name}") for name in hints}
     if origin is tuple and isinstance(value, tuple | list):
-        return [_encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {str(key): _encode(args[1], value[key], f"{where}[{key!r}]") for key in sorted(value)}
+        return {str(key): encode(args[1], value[key], f"{where}[{key!r}]") for key in order(value)}
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
         # The unions in use are `X | None` and `int | str`: a str is a str, all else is the other one.
         member = str if isinstance(value, str) and str in args else next(a for a in args if a not in (str, type(None)))
-        return _encode(member, value, where)
-    if hint is str and isinstance(value, str):
+        return encode(member, value, where)
+    if hint in (str, Path) and isinstance(value, hint):
         return str(value)
     # Numbers may be numpy scalars; `item` makes plain ones of them without importing numpy.
     plain = value.item() if hasattr(value, "item") else value
@@ -223,9 +228,9 @@ def _decode_object(cls: type, value: Any, where: str) -> Any:
 
 
 def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is str:
+    if hint in (str, Path):
         if isinstance(value, str):
-            return value
+            return hint(value)
         raise _wrong(where, "a string", value)
     if hint is bool:
         if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A look at a checkpoint before any framework is imported, so that its faults are told at once.
+"""Inspect a checkpoint before any framework is imported, so that its faults are reported at once.
 
 Standard library only. Everything that can be wrong with the files themselves is found here:
 a missing or broken file, a cut-off download, weights that only pickle can read, code that the
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,16 @@ _NO_PIPELINE = "`convert` and `infer_shapes` take it; it has no tokenizer or pro
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local checkpoint whose files are whole.
+    """A local checkpoint whose files are complete.
 
     Attributes:
         path: the folder (or GGUF file) that was given, or the local copy of the hub's model.
         source: what the user typed, shortened to the folder's name for a path.
-        model_folder: where config.json and the weights lie; `path`, but for old
-            sentence-transformers layouts.
-        config: config.json; {} where only a GGUF file tells (`pipelines/gguf.py` fills it in).
-        architectures: class names from config.json, often one: ("BertForMaskedLM",).
-        model_type: transformers' name of the family ("bert"), or None if config.json has none.
+        model_folder: where config.json and the weights are; `path`, except in old sentence-transformers layouts.
+        config: config.json; {} for a GGUF file without one (`loading/gguf.py` fills it in from the header).
         weight_files: the files that will be read.
         weights_format: "safetensors", "pickle", "gguf" or "h5".
         framework: "pt" or "tf".
-        total_bytes: size of the weight files.
         dtype: the weights' main type as numpy and torch spell it ("float32", "bfloat16"), None if unknown.
         is_sentence_transformers: the folder has a modules.json.
         custom_code: classes that the checkpoint brings along, "config.json: modeling_x.XModel".
@@ -69,16 +66,30 @@ class Checkpoint:
     source: str
     model_folder: Path
     config: dict[str, Any]
-    architectures: tuple[str, ...]
-    model_type: str | None
     weight_files: tuple[Path, ...]
     weights_format: str
     framework: str
-    total_bytes: int
     dtype: str | None
     is_sentence_transformers: bool = False
     custom_code: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Class names from the config, often one: ("BertForMaskedLM",)."""
+        named = self.config.get("architectures") or ()
+        return tuple(map(str, named)) if isinstance(named, (list, tuple)) else (str(named),)
+
+    @property
+    def model_type(self) -> str | None:
+        """transformers' name of the family ("bert"), or None if the config has none."""
+        found = self.config.get("model_type")
+        return found if isinstance(found, str) and found else None
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the weight files."""
+        return sum(file.stat().st_size for file in self.weight_files)
 
 
 def inspect_checkpoint(
@@ -90,7 +101,7 @@ def inspect_checkpoint(
     token: str | bool | None = None,
     framework: str | None = None,
 ) -> Checkpoint:
-    """Find out what a checkpoint is, and that its files are whole.
+    """Find out what a checkpoint is, and check that its files are complete.
 
     Args:
         path: a folder, a GGUF file, or a model of the hub ("user/model"), which is then downloaded.
@@ -108,71 +119,62 @@ def inspect_checkpoint(
         path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
         framework=framework,
     )  # fmt: skip
+    source = Path(path).resolve().name if Path(path).expanduser().exists() else str(path)
     if folder.is_file() and folder.suffix.lower() == ".gguf":
         # What lies beside it may belong to another model: only the file itself counts.
-        return _describe(folder, str(path), folder.parent, {}, gguf_weights(folder), False, (), ())
+        return _checkpoint(folder, source, folder.parent, {}, gguf_weights(folder))
     if not folder.is_dir():
         raise _not_a_folder(folder)
-    modules = _read_modules(folder)
-    model_folder = _transformer_folder(folder, modules)
     if (folder / "onnxport.json").is_file():
         raise CheckpointError(
             f"{folder} is a folder that onnxport wrote: already converted.",
             hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
         )
-    has_config = (model_folder / "config.json").is_file()
-    gguf = None if has_config else find_gguf(model_folder)
-    if not has_config and gguf is None:
-        raise _no_config(model_folder)
-    config = read_object(model_folder / "config.json") if has_config else {}
-    for name in _JSON_FILES:
-        for place in dict.fromkeys((folder, model_folder)):
-            if (place / name).is_file():
-                read_json(place / name)
-
+    modules = _read_modules(folder)
+    model_folder = _transformer_folder(folder, modules)
+    gguf = None if (model_folder / "config.json").is_file() else find_gguf(model_folder)
+    config = {} if gguf else _read_config(model_folder)
+    _check_json_files(dict.fromkeys((folder, model_folder)))
     weights = (
         gguf_weights(gguf) if gguf
         else find_weights(model_folder, config, allow_pickle=allow_pickle, framework=framework)
     )  # fmt: skip
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
+    _reject_quantized(folder, config)
+    found = _checkpoint(folder, source, model_folder, config, weights)
+    return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes)
+
+
+def _checkpoint(path: Path, source: str, model_folder: Path, config: dict[str, Any], weights: Weights) -> Checkpoint:
+    declared = config.get("dtype") or config.get("torch_dtype")
+    dtype = weights.dtype or (declared if isinstance(declared, str) else None)
+    return Checkpoint(path, source, model_folder, config, weights.files, weights.format, weights.framework, dtype)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise _no_config(folder)
+    return read_object(folder / "config.json")
+
+
+def _check_json_files(folders: Iterable[Path]) -> None:
+    """Read every JSON file that a loader will read.
+
+    Raises:
+        CheckpointError: one is broken.
+    """
+    for file in (folder / name for name in _JSON_FILES for folder in folders):
+        if file.is_file():
+            read_json(file)
+
+
+def _reject_quantized(folder: Path, config: dict[str, Any]) -> None:
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict):
         raise CheckpointError(
             f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
             hint="Convert the original float checkpoint; `onnxport quantize` makes the result small.",
         )
-    return _describe(folder, str(path), model_folder, config, weights, bool(modules), custom_code, notes)
-
-
-def _describe(
-    folder: Path,
-    typed: str,
-    model_folder: Path,
-    config: dict[str, Any],
-    weights: Weights,
-    has_modules: bool,
-    custom_code: tuple[str, ...],
-    notes: tuple[str, ...],
-) -> Checkpoint:
-    architectures = config.get("architectures") or []
-    model_type = config.get("model_type")
-    declared = config.get("dtype") or config.get("torch_dtype")
-    return Checkpoint(
-        path=folder,
-        source=Path(typed).resolve().name if Path(typed).expanduser().exists() else typed,
-        model_folder=model_folder,
-        config=config,
-        architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (str(architectures),),
-        model_type=model_type if isinstance(model_type, str) and model_type else None,
-        weight_files=weights.files,
-        weights_format=weights.format,
-        framework=weights.framework,
-        total_bytes=sum(file.stat().st_size for file in weights.files),
-        dtype=weights.dtype or (declared if isinstance(declared, str) else None),
-        is_sentence_transformers=has_modules,
-        custom_code=custom_code,
-        notes=notes,
-    )
 
 
 def _read_modules(folder: Path) -> list[Any]:

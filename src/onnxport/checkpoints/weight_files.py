@@ -75,14 +75,6 @@ def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool, fr
     raise _no_weights(folder)
 
 
-def only_tensorflow(folder: Path) -> bool:
-    """Whether a checkpoint has weights that TensorFlow wrote, and none of PyTorch."""
-    try:
-        return folder.is_dir() and find_weights(folder, {}, allow_pickle=True).framework == "tf"
-    except CheckpointError:  # whoever loads it says what is wrong
-        return (folder / "tf_model.h5").is_file()
-
-
 def _for_tensorflow(folder: Path) -> Weights:
     """What TF classes read: safetensors that they wrote, HDF5, or safetensors of PyTorch."""
     found = [

@@ -10,6 +10,7 @@ import typer
 
 from onnxport.cli.shell import Json, Verbose, shell_of
 from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
+from onnxport.system.library_errors import first_line
 from onnxport.tasks import MODULE, find_task
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
     except OnnxPortError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"The model cannot be run on this input: {lines[0]}", hint="`onnxport tasks` has an example for each task."
+            f"The model cannot be run on this input: {first_line(error)}.",
+            hint="`onnxport tasks` has an example for each task.",
         ) from error
 
 

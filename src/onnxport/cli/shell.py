@@ -16,6 +16,7 @@ import typer
 from onnxport.cli.console import Console, rendered, rich_console
 from onnxport.cli.documents import to_text
 from onnxport.errors import OnnxPortError, VerificationError
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,9 +55,9 @@ class Shell:
     @contextmanager
     def working(self) -> Iterator[Console]:
         """Where library functions are called: what third parties print is kept, not shown."""
-        from onnxport.system.output_capture import quiet
+        from onnxport.system.output_capture import capture_process
 
-        with quiet() as said:
+        with capture_process() as said:
             self._said = said
             yield self.console
 
@@ -94,8 +95,7 @@ class Shell:
         if isinstance(error, OnnxPortError):
             message, hint = error.text, error.hint
         elif not expected:
-            lines = message.strip().splitlines()
-            message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            message = f"{type(error).__name__}: {first_line(error, 'no message')}"
             hint = "This is a bug in onnxport" + ("." if self.verbose else "; run again with --verbose.")
         if isinstance(error, VerificationError) and error.verification is not None:
             from onnxport.cli.tables import verification_table

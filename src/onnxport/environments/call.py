@@ -23,7 +23,7 @@ from onnxport.environments.state import require
 from onnxport.environments.wire import error_of, plain_arguments, result_of
 from onnxport.errors import ManagedEnvironmentError
 from onnxport.progress import Reporter, Step
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_thread
 
 _WORKER = "onnxport._worker"
 # For a worker that was told to stop, or has given its result: staging folders are removed in it.
@@ -54,7 +54,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
     request = json.dumps({"function": function, "arguments": sent}).encode() + b"\n"
     with using(environment_name) as held:
         python = require(environment_name)
-        with quiet(), printed() as log, bridge() as path:
+        with capture_thread(), printed() as log, bridge() as path:
             worker = _start(python, path, log, held)
             last = _converse(worker, request, reporter, log)
             said = read_back(log)

@@ -30,7 +30,7 @@ from onnxport.environments.state import (
 from onnxport.errors import ManagedEnvironmentError, OutputError, UsageError, nothing_written
 from onnxport.progress import Reporter, Silent
 from onnxport.publishing.destination import check_free_space, check_parent, write_errors
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_thread
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 _MOST_MESSAGE = 500
@@ -59,7 +59,7 @@ def create(definition: Definition, reporter: Reporter | None = None) -> Status:
         if state_of(definition) is not State.WHOLE:  # another process may have made it meanwhile
             with nothing_written():
                 _require_space(definition, folder)
-            with quiet(), printed() as log:
+            with capture_thread(), printed() as log:
                 _make(definition, folder, reporter, _Commands(log, held))
     return status_of(definition)
 

@@ -45,7 +45,7 @@ def clean_variables(bridge: Path | None = None) -> dict[str, str]:
 
 @contextmanager
 def printed() -> Iterator[BinaryIO]:
-    """A file for what processes print. In the end it goes where `quiet` collects, so that --verbose shows it."""
+    """A file for what processes print. In the end it goes where output is captured, so that --verbose shows it."""
     with tempfile.TemporaryFile() as log:
         try:
             yield log

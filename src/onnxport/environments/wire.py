@@ -1,23 +1,25 @@
 """What goes through the pipes between caller and worker, as JSON.
 
-Arguments go one way: names, paths and numbers. Results and errors come back: dataclasses with the evidence of a
-verification are written as in the manifest, so that no number is lost on the way.
+Arguments go one way: names, paths and numbers. Results and errors come back. Dataclasses are written as in the
+manifest, so that no number is lost on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from onnxport import errors
-from onnxport.artifact.manifest import Manifest
 from onnxport.artifact.manifest_json import from_plain, to_plain
+from onnxport.artifact.results import Conversion, VerifiedFolder
 from onnxport.errors import OnnxPortError, UsageError, VerificationError
 from onnxport.specs import Verification
 
 # The public functions of onnxport that a worker calls, and no other.
 FUNCTIONS = ("convert", "verify")
+# What they return.
+_RESULTS: tuple[type[Any], ...] = (Conversion, VerifiedFolder)
 
 
 def plain_arguments(environment: str, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,55 +58,16 @@ def result_message(result: Any) -> dict[str, Any]:
     Raises:
         TypeError: a result of another class than the allowed functions have.
     """
-    from onnxport.artifact.results import Conversion, VerifiedFolder
-
-    if isinstance(result, Conversion):
-        value: dict[str, Any] = {
-            "path": str(result.path),
-            "manifest": to_plain(Manifest, result.manifest),
-            "files": [str(file) for file in result.files],
-            "timings": result.timings,
-            "cpu": result.cpu,
-            "peak_memory_bytes": result.peak_memory_bytes,
-        }
-    elif isinstance(result, VerifiedFolder):
-        value = {
-            "path": str(result.path),
-            "files_checked": result.files_checked,
-            "verifications": {name: _evidence(found) for name, found in result.verifications.items()},
-            "ok": result.ok,
-            "notes": list(result.notes),
-        }
-    elif isinstance(result, Verification):
-        value = {"verification": _evidence(result)}
-    else:
-        raise TypeError(f"a result of class {type(result).__name__} cannot be sent")
-    return {"event": "result", "class": type(result).__name__, "value": value}
+    cls = type(result)
+    if cls not in _RESULTS:
+        raise TypeError(f"a result of class {cls.__name__} cannot be sent")
+    return {"event": "result", "class": cls.__name__, "value": to_plain(cls, result)}
 
 
 def result_of(message: Mapping[str, Any]) -> Any:
     """The result in a message."""
-    from onnxport.artifact.results import Conversion, VerifiedFolder
-
-    value = message["value"]
-    if message["class"] == "Conversion":
-        return Conversion(
-            path=Path(value["path"]),
-            manifest=from_plain(Manifest, value["manifest"]),
-            files=tuple(Path(file) for file in value["files"]),
-            timings=value["timings"],
-            cpu=value["cpu"],
-            peak_memory_bytes=value["peak_memory_bytes"],
-        )
-    if message["class"] == "VerifiedFolder":
-        return VerifiedFolder(
-            path=Path(value["path"]),
-            files_checked=value["files_checked"],
-            verifications={name: _verification(found) for name, found in value["verifications"].items()},
-            ok=value["ok"],
-            notes=tuple(value["notes"]),
-        )
-    return _verification(value["verification"])
+    cls = next(cls for cls in _RESULTS if cls.__name__ == message["class"])
+    return from_plain(cls, message["value"])
 
 
 def error_message(error: OnnxPortError) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from onnxport.export.captured import Captured
+from onnxport.system.output_capture import capture_thread
 
 if TYPE_CHECKING:
     from onnxport.export.signature import Signature
@@ -19,10 +20,11 @@ def capture(source: Source, signature: Signature, opset: int) -> Captured:
     Raises:
         ExportError: the framework cannot capture the model; nothing was written.
     """
-    if source.framework == "tf":
-        from onnxport.export.tensorflow import capture_tensorflow
+    with capture_thread():  # both exporters print banners and log every operator that they look at
+        if source.framework == "tf":
+            from onnxport.export.tensorflow import capture_tensorflow
 
-        return capture_tensorflow(cast("TensorflowSource", source), signature, opset)
-    from onnxport.export.pytorch import capture_pytorch
+            return capture_tensorflow(cast("TensorflowSource", source), signature, opset)
+        from onnxport.export.pytorch import capture_pytorch
 
-    return capture_pytorch(cast("TorchSource", source), signature, opset)
+        return capture_pytorch(cast("TorchSource", source), signature, opset)

@@ -23,9 +23,10 @@ from onnxport.export.decompositions import decomposed_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_size
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.export.signature import Signature, axis_values, first_line, infer_signature
+from onnxport.export.signature import Signature, axis_values, infer_signature
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import Restriction
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -26,7 +26,7 @@ from onnxport.dummy_inputs.base import (
 )
 from onnxport.errors import ExportError, OnnxPortError
 from onnxport.specs import Restriction, TensorSpec
-from onnxport.system.library_errors import first_line as message_of
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Source
@@ -333,8 +333,3 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
     except Exception:  # then the base it is
         return dict(prober.base)
     return traced
-
-
-def first_line(error: BaseException | None) -> str:
-    """As `foreign_errors.first_line`, and not longer than a line."""
-    return message_of(error)[:300] if error is not None else "None"

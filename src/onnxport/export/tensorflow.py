@@ -70,7 +70,7 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
         return *_concrete(source, signature, _samples(signature)), signature
     except Exception as error:
         known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
-        reason = f"TensorFlow: {first_line(error)[:200]}"
+        reason = f"TensorFlow: {first_line(error)}"
         from onnxport.specs import Restriction
 
         fixed = [

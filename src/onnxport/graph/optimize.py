@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnxport.artifact.data_files import graph_bytes
+from onnxport.system.memory import require_memory
+
+# ONNX Runtime holds the weights as they are in the file and as its optimizer writes them.
+_COPIES = 2
+
 
 def optimize_graph(source: Path, target: Path) -> None:
     """Write `target`: constants folded and operators fused as ONNX Runtime does at every load.
 
     The extended level, not the last one: that one picks layouts for the processor at hand, and the
     file would be slow or wrong on another.
+
+    Raises:
+        MemoryLimitError: the weights do not fit into memory.
     """
     import onnxruntime
 
+    require_memory(
+        _COPIES * graph_bytes(source), f"Optimizing {source.name}", "Use the graph as it is: ONNX Runtime optimizes it "
+        "at every load."
+    )  # fmt: skip
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)

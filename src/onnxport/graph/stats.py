@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport.artifact.data_files import data_files
-
 if TYPE_CHECKING:
     import onnx_ir
 
@@ -44,8 +42,3 @@ def file_operators(path: Path) -> dict[str, int]:
     import onnx_ir as ir
 
     return graph_stats(ir.load(path)).operators
-
-
-def file_bytes(path: Path) -> int:
-    """Size of a graph file and the weights files beside it."""
-    return sum(file.stat().st_size for file in (path, *data_files(path)))

@@ -34,7 +34,7 @@ _CONFIG_BESIDE = (
 _EPSILONS = ("rms_norm_eps", "norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon")
 
 
-def identified(checkpoint: Checkpoint) -> Checkpoint:
+def with_described_config(checkpoint: Checkpoint) -> Checkpoint:
     """`checkpoint` with the config that a GGUF file's header describes; any other as it is.
 
     Raises:
@@ -66,12 +66,7 @@ def identified(checkpoint: Checkpoint) -> Checkpoint:
     if "architectures" not in described and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
         described["architectures"] = [named if isinstance(named, str) else named[0]]
-    return replace(
-        checkpoint,
-        config=described,
-        model_type=model_type if isinstance(model_type, str) else None,
-        architectures=tuple(described.get("architectures") or ()),
-    )
+    return replace(checkpoint, config=described)
 
 
 def gguf_config(checkpoint: Checkpoint) -> Any:
@@ -185,40 +180,65 @@ def _check_config(name: str, header: GgufHeader, config: Any) -> None:
         )
 
 
-def _differences(header: GgufHeader, config: Any) -> Iterator[tuple[str, object, object]]:
-    """(key, value in the header, value in the config) of what does not agree."""
+# (key, value in the header, value in the config) of what does not agree.
+_Difference = tuple[str, object, object]
 
-    def stated(key: str) -> Any:
-        return header.values.get(f"{header.architecture}.{key}")
 
+def _differences(header: GgufHeader, config: Any) -> Iterator[_Difference]:
+    """What of the header the config does not say. Keys that are absent on either side agree."""
+    stated = {
+        key.removeprefix(f"{header.architecture}."): value
+        for key, value in header.values.items()
+        if key.startswith(f"{header.architecture}.")
+    }
+    yield from _rotary_differences(header, stated, config)
+    yield from _window_differences(stated, config)
+    yield from _cap_differences(stated, config)
+    yield from _epsilon_differences(stated, config)
+
+
+def _rotary_differences(header: GgufHeader, stated: Mapping[str, Any], config: Any) -> Iterator[_Difference]:
     rope = getattr(config, "rope_parameters", None) or {}
     # Models with two kinds of layers have one set of parameters for each.
     sets: list[Mapping[str, Any]] = [part for part in rope.values() if isinstance(part, Mapping)] or [rope]
-    kinds = {str(part.get("rope_type", "default")) for part in sets}
-    scaling = stated("rope.scaling.type")
-    if scaling not in (None, "", "none") and kinds == {"default"}:
+    plain = all(str(part.get("rope_type", "default")) == "default" for part in sets)
+    scaling = stated.get("rope.scaling.type")
+    if plain and scaling not in (None, "", "none"):
         yield "rope.scaling.type", scaling, "none"
     factors = sorted(tensor for tensor in header.tensors if _is_rope(tensor))
-    if factors and kinds == {"default"}:
+    if plain and factors:
         yield factors[0], "factors of the rotary positions", "none"
     thetas = [part["rope_theta"] for part in sets if "rope_theta" in part]
-    base = stated("rope.freq_base")
-    if isinstance(base, float) and thetas and not any(_close(base, theta) for theta in thetas):
-        yield "rope.freq_base", base, thetas[0]
-    window, used_window = stated("attention.sliding_window"), getattr(config, "sliding_window", None)
-    longest = stated("context_length")
+    yield from _number_difference("rope.freq_base", stated, thetas)
+
+
+def _window_differences(stated: Mapping[str, Any], config: Any) -> Iterator[_Difference]:
+    key = "attention.sliding_window"
+    window, used, longest = stated.get(key), getattr(config, "sliding_window", None), stated.get("context_length")
+    # A window as long as the longest text hides nothing.
     matters = isinstance(window, int) and 0 < window < (longest if isinstance(longest, int) else math.inf)
-    if matters and window != used_window:
-        yield "attention.sliding_window", window, used_window
+    if matters and window != used:
+        yield key, window, used
+
+
+def _cap_differences(stated: Mapping[str, Any], config: Any) -> Iterator[_Difference]:
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        cap, used_cap = stated(key), getattr(config, key, None)
-        if isinstance(cap, float) and cap and (used_cap is None or not _close(cap, used_cap)):
-            yield key, cap, used_cap
-    epsilons = [getattr(config, key) for key in _EPSILONS if isinstance(getattr(config, key, None), float)]
+        cap, used = stated.get(key), getattr(config, key, None)
+        if isinstance(cap, float) and cap and (used is None or not _close(cap, used)):
+            yield key, cap, used
+
+
+def _epsilon_differences(stated: Mapping[str, Any], config: Any) -> Iterator[_Difference]:
+    used = [getattr(config, key) for key in _EPSILONS if isinstance(getattr(config, key, None), float)]
     for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
-        epsilon = stated(key)
-        if isinstance(epsilon, float) and epsilons and not any(_close(epsilon, used) for used in epsilons):
-            yield key, epsilon, epsilons[0]
+        yield from _number_difference(key, stated, used)
+
+
+def _number_difference(key: str, stated: Mapping[str, Any], used: list[float]) -> Iterator[_Difference]:
+    """A number of the header that is none of those that the config uses for it."""
+    value = stated.get(key)
+    if isinstance(value, float) and used and not any(_close(value, one) for one in used):
+        yield key, value, used[0]
 
 
 def _check_all_read(name: str, header: GgufHeader, model: torch.nn.Module, report: Mapping[str, Any]) -> None:

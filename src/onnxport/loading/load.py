@@ -2,151 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxport.checkpoints.checkpoint import Checkpoint, inspect_checkpoint
-from onnxport.errors import UsageError
-from onnxport.loading.framework import is_tensorflow_checkpoint
+from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import TaskError, UsageError
+from onnxport.loading.options import LoadOptions, load_options
+from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
+from onnxport.system.requirements import require_pytorch
 from onnxport.tasks import Task, find_task
 
-_FRAMEWORKS = (None, "pt", "tf")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A pipeline with what the steps after it must know.
+class LoadedPipeline:
+    """A pipeline, and the model that was loaded into it.
 
     Attributes:
-        pipeline: the pipeline; `pipeline.model` in eval mode, `pipeline.tokenizer` and the like None where the
-            checkpoint has none. Carries `task`, `missing_weights`, `dropped_outputs`, `notes` too.
-        task: the row of the task table.
-        checkpoint: what the folder holds, or None for a live model.
-        missing_weights: parameters that the checkpoint lacks; random, and either allowed or
-            without influence on the outputs that are kept.
-        dropped_outputs: outputs that depend on those and must not be exported.
-        notes: what a user should know.
-        framework: whose model it is, "pt" or "tf".
+        pipeline: `pipeline.model` is in eval mode; `pipeline.tokenizer` and the like are None where the checkpoint has
+            none. What loading found out is written on it (`parts.record_loading`), and read from there here.
+        resolved: what the user gave.
     """
 
     pipeline: Any
-    task: Task
-    checkpoint: Checkpoint | None
-    missing_weights: tuple[str, ...] = ()
-    dropped_outputs: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    framework: str = "pt"
+    resolved: ResolvedModel
 
+    @property
+    def task(self) -> Task:
+        """The row of the task table."""
+        return find_task(self.pipeline.task)
 
-def load(
-    pipeline_name: str,
-    framework: str | None,
-    model: Any,
-    tokenizer: Any = None,
-    *,
-    allow_missing_weights: bool = False,
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    dtype: Any = None,
-    device: Any = None,
-    feature_extractor: Any = None,
-    image_processor: Any = None,
-    processor: Any = None,
-    lazy: bool = False,
-    **model_kwargs: Any,
-) -> Loaded:
-    """Load a model for a task, and check that all of it is there.
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self.resolved.checkpoint
 
-    Args:
-        pipeline_name: a task of the table, or "auto": read from the checkpoint's architecture.
-        framework: "pt", "tf", or None: found from the checkpoint.
-        model: a folder, a GGUF file, a model of the hub, a checkpoint that was looked at, or a live transformers model.
-        tokenizer: a live tokenizer, or where to load one from; the model's by default.
-        allow_missing_weights: accept parameters that the checkpoint lacks.
-        allow_pickle: accept pickled weights (read with torch's restricted unpickler).
-        trust_remote_code: accept Python code from the checkpoint.
-        revision, token: for a model of the hub.
-        dtype: None is float32; "auto" as stored; or a floating point type. A TF model is float32.
-        device: where to put the model; None is the CPU.
-        feature_extractor, image_processor, processor: like `tokenizer`.
-        lazy: leave the weights in their files, for a conversion.
-        model_kwargs: further arguments of `from_pretrained` (attn_implementation, config, ...).
+    @property
+    def missing_weights(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.pipeline.missing_weights
+        return found
 
-    Raises:
-        UsageError: an unknown framework or argument.
-        TaskError: an unknown task, or one that the architecture has no head for.
-        CheckpointError: missing, broken or incomplete; UntrustedCheckpointError where code would be run.
-        MissingDependencyError: torch, transformers or a library that the model needs is not installed; or there are no
-            TF classes here.
-    """
-    if framework not in _FRAMEWORKS:
-        raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
-    # Whatever can be wrong with what was typed is told before the frameworks are imported.
-    task = None if pipeline_name == "auto" else find_task(pipeline_name)
-    checkpoint = model if isinstance(model, Checkpoint) else None
-    if isinstance(model, (str, Path)):
-        checkpoint = inspect_checkpoint(
-            model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision, token=token,
-            framework=framework,
-        )  # fmt: skip
-    of_tensorflow = is_tensorflow_checkpoint(framework, checkpoint, model)
+    @property
+    def dropped_outputs(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.pipeline.dropped_outputs
+        return found
 
-    if of_tensorflow:
-        from onnxport.loading.tensorflow import prepare_tensorflow
-
-        prepare_tensorflow()
-    else:
-        from onnxport.system.requirements import require_pytorch
-
-        require_pytorch()
-    from onnxport.loading.assembly import assemble, from_live_model
-    from onnxport.loading.gguf import identified
-    from onnxport.loading.options import LoadOptions
-    from onnxport.loading.registry import find_spec
-    from onnxport.loading.task_detection import check_task, choose_task, identity_of, identity_of_model
-
-    stands_on = "tf" if of_tensorflow else "pt"
-    if checkpoint is not None:
-        checkpoint = identified(checkpoint)
-        identity = identity_of(checkpoint, trust_remote_code=trust_remote_code, framework=stands_on)
-    elif hasattr(model, "config"):
-        identity = identity_of_model(model, stands_on)
-    else:
-        raise UsageError(
-            f"A {type(model).__name__} is not a transformers model, so there is no pipeline for it.",
-            hint="`convert(model, ..., sample_inputs=...)` takes any torch.nn.Module.",
-        )
-    notes: tuple[str, ...] = ()
-    if task is None:
-        choice = choose_task(identity)
-        task, notes = choice.task, choice.notes
-    elif checkpoint is not None:
-        check_task(task, identity)
-    options = LoadOptions(allow_missing_weights, allow_pickle, trust_remote_code, dtype, device, model_kwargs, lazy)
-    given = {
-        "tokenizer": tokenizer,
-        "feature_extractor": feature_extractor,
-        "image_processor": image_processor,
-        "processor": processor,
-    }
-    if of_tensorflow:
-        from onnxport.loading.tensorflow import assemble_tensorflow, wrap_tensorflow
-
-        if checkpoint is not None:
-            built = assemble_tensorflow(task, checkpoint, given, options)
-        else:
-            built = wrap_tensorflow(task, model, given, options)
-    elif checkpoint is not None:
-        built = assemble(find_spec(task.name), checkpoint, given, options)
-    else:
-        built = from_live_model(find_spec(task.name), model, given, options)
-    built.pipeline.notes = (*notes, *built.notes)
-    return Loaded(
-        built.pipeline, task, checkpoint, built.missing_weights, built.dropped_outputs, built.pipeline.notes, stands_on
-    )  # fmt: skip
+    @property
+    def notes(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.pipeline.notes
+        return found
 
 
 def load_graph_from_args(
@@ -155,13 +59,117 @@ def load_graph_from_args(
     """The pipeline of a model name or folder.
 
     Args:
-        pipeline_name: a task ("feature-extraction", "ner", ...), or "auto".
+        pipeline_name: a task ("feature-extraction", "ner", ...), or "auto": read from the checkpoint's architecture.
         framework: "pt", "tf", or None: found from the checkpoint.
-        model: a folder, a model of the hub, or a live transformers model.
-        tokenizer: the model's by default.
-        models_kwargs: the keyword arguments of `load`.
+        model: a folder, a GGUF file, a model of the hub, or a live transformers model.
+        tokenizer: a live tokenizer, or where to load one from; the model's by default.
+        models_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`, `dtype`,
+            `device`, `feature_extractor`, `image_processor`, `processor`; the rest goes to `from_pretrained`
+            (attn_implementation, config, ...).
 
     Raises:
         OnnxPortError: as `load`.
+
+    Example:
+        >>> nlp = load_graph_from_args("ner", "pt", "dslim/bert-base-NER")  # doctest: +SKIP
     """
     return load(pipeline_name, framework, model, tokenizer, **models_kwargs).pipeline
+
+
+def load(
+    pipeline_name: str, framework: str | None, model: Any, tokenizer: Any = None, **settings: Any
+) -> LoadedPipeline:
+    """As `load_graph_from_args`, with what was found on the way.
+
+    Raises:
+        UsageError: an unknown framework or argument.
+        TaskError: an unknown task, or one that the architecture has no head for.
+        CheckpointError: missing, broken or incomplete; UntrustedCheckpointError where code would be run.
+        MissingDependencyError: torch, transformers or a library that the model needs is not installed; or this process
+            has no TF classes.
+    """
+    if pipeline_name != AUTO:
+        find_task(pipeline_name)  # whatever can be wrong with what was typed is told before frameworks are imported
+    options = load_options({"tokenizer": tokenizer, **settings})
+    return load_pipeline(resolve_model(model, framework, options), pipeline_name, options)
+
+
+def load_pipeline(resolved: ResolvedModel, task: str, options: LoadOptions) -> LoadedPipeline:
+    """Load a model into the pipeline of a task, and check that all of it is there.
+
+    Args:
+        task: a name or alias, of the table or of transformers; or "auto": read from the model's architecture.
+
+    Raises:
+        as `load`.
+    """
+    if resolved.kind in (ModelKind.TENSORFLOW_FILES, ModelKind.KERAS_MODEL):
+        raise UsageError(
+            f"{resolved.name} is a Keras model or SavedModel without a tokenizer or processor: it has no pipeline.",
+            hint="`convert` and `infer_shapes` take it as it is.",
+        )
+    if resolved.kind is ModelKind.MODULE:
+        raise UsageError(
+            f"A {resolved.name} is not a transformers model, so there is no pipeline for it.",
+            hint="`convert(model, ..., sample_inputs=...)` takes any torch.nn.Module.",
+        )
+    if resolved.framework == "tf":
+        from onnxport.loading.tensorflow import prepare_tensorflow
+
+        prepare_tensorflow()
+    else:
+        require_pytorch()
+    from onnxport.loading.gguf import with_described_config
+    from onnxport.loading.transformers_version import newer_note, written_by
+
+    if resolved.checkpoint is not None:
+        resolved = replace(resolved, checkpoint=with_described_config(resolved.checkpoint))
+    task, notes = _choose_task(resolved, task, options)
+    assembled = _assemble_tensorflow if resolved.framework == "tf" else _assemble
+    pipeline = assembled(resolved, task, options)
+    newer = newer_note(written_by(resolved.checkpoint.config)) if resolved.checkpoint is not None else None
+    pipeline.notes = (*notes, *((newer,) if newer else ()), *pipeline.notes)
+    return LoadedPipeline(pipeline, resolved)
+
+
+def _choose_task(resolved: ResolvedModel, task: str, options: LoadOptions) -> tuple[str, tuple[str, ...]]:
+    """(name of the task, notes about the choice).
+
+    Raises:
+        TaskError: the model is for no task, or its family has no head for the one that was asked for.
+    """
+    from onnxport.loading.task_detection import check_task, detect_task, identity_of, identity_of_model
+
+    if resolved.checkpoint is None:
+        identity = identity_of_model(resolved.model, resolved.framework)
+    else:
+        identity = identity_of(
+            resolved.checkpoint, trust_remote_code=options.trust_remote_code, framework=resolved.framework
+        )
+    if task == AUTO:
+        detected = detect_task(identity)
+        return detected.task.name, detected.notes
+    try:
+        row = find_task(task)
+    except TaskError:  # transformers may have it
+        return task, ()
+    if resolved.checkpoint is not None:
+        check_task(row, identity)
+    return row.name, ()
+
+
+def _assemble(resolved: ResolvedModel, task: str, options: LoadOptions) -> Any:
+    from onnxport.loading.assembly import assemble, assemble_live
+    from onnxport.loading.registry import find_spec
+
+    if resolved.checkpoint is not None:
+        return assemble(find_spec(task), resolved.checkpoint, options)
+    return assemble_live(find_spec(task), resolved.model, options)
+
+
+def _assemble_tensorflow(resolved: ResolvedModel, task: str, options: LoadOptions) -> Any:
+    from onnxport.loading.tensorflow import assemble_live_tensorflow, assemble_tensorflow
+
+    if resolved.checkpoint is not None:
+        return assemble_tensorflow(find_task(task), resolved.checkpoint, options)
+    return assemble_live_tensorflow(find_task(task), resolved.model, options)

@@ -1,18 +1,20 @@
-"""What is being converted: a model as a source, the sampler of its inputs, and its task."""
+"""What is converted: a model as one or several sources, the generators of their inputs, and the task."""
 
 from __future__ import annotations
 
 import gc
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxport.dummy_inputs import InputGenerator
 from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
 from onnxport.errors import UsageError
+from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
+from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
 from onnxport.sources.base import Source
 from onnxport.tasks import MODULE, Task
 
@@ -65,62 +67,63 @@ class ModelToExport:
 
 
 def load_model_to_export(
-    framework: str | None, model: Any, tokenizer: Any, task: str, sample_inputs: Any, settings: dict[str, Any]
+    resolved: ResolvedModel, task: str = "auto", options: LoadOptions | None = None
 ) -> ModelToExport:
-    """Load whatever the user gave.
+    """Load what the user gave.
 
     Raises:
-        OnnxPortError: as `loading.load`; UsageError: sample inputs without a live module, or the reverse.
+        OnnxPortError: as `loading.load`.
+        UsageError: an option that is not for this kind of model; sample inputs that do not fit.
     """
-    tensorflow = _from_tensorflow(framework, model, sample_inputs, task, settings)
-    if tensorflow is not None:
-        return tensorflow
-    if framework == "tf" and not isinstance(model, (str, Path)) and not hasattr(model, "config"):
-        raise UsageError(f"A {type(model).__name__} is no Keras model.", hint="Leave --framework out.")
-    if sample_inputs is not None:
-        return from_module(model, sample_inputs, settings)
-    from onnxport.loading.load import load
+    options = options or LoadOptions()
+    if options.signature is not None and (resolved.files is None or resolved.files.kind != "saved_model"):
+        raise UsageError(
+            f"--signature {options.signature} is for a SavedModel, and {resolved.name} is not a SavedModel.",
+            hint="Leave --signature out.",
+        )
+    if resolved.kind in (ModelKind.TENSORFLOW_FILES, ModelKind.KERAS_MODEL):
+        return _from_tensorflow(resolved, task, options)
+    if resolved.sample_inputs is not None:
+        return from_module(resolved.model, resolved.sample_inputs, options)
+    from onnxport.loading.load import load_pipeline
 
-    loaded = load(task, framework, model, tokenizer, lazy=True, **settings)
-    replaced = frozenset({"tokenizer"} if tokenizer is not None else ())
-    name = loaded.checkpoint.source if loaded.checkpoint else type(model).__name__
+    loaded = load_pipeline(resolved, task, replace(options, lazy=True))
+    replaced = frozenset({"tokenizer"} if options.components.get("tokenizer") is not None else ())
     origin = loaded.checkpoint.path if loaded.checkpoint else None
-    return from_pipeline(loaded.pipeline, loaded.framework, name, origin, loaded.notes, replaced)
+    return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, replaced)
 
 
-def _from_tensorflow(
-    framework: str | None, model: Any, sample_inputs: Any, task: str, settings: dict[str, Any]
-) -> ModelToExport | None:
-    """A Keras model or a SavedModel, live or from a path; None for anything else.
+def from_pipeline_or_model(nlp: Any, framework: str) -> ModelToExport:
+    """A pipeline; or of TensorFlow also a Keras model, or the path of a Keras file or a SavedModel.
 
     Raises:
-        UsageError: it was said to be of another framework, or for a task.
+        OnnxPortError: as `load_model_to_export`.
     """
-    from onnxport.checkpoints.tensorflow_files import find_tensorflow_files
-    from onnxport.sources.tensorflow.keras import is_keras_model
+    if framework == "tf" and not hasattr(nlp, "task"):
+        return load_model_to_export(resolve_model(nlp, framework))
+    return from_pipeline(nlp, framework)
 
-    trusted = bool(settings.get("trust_remote_code"))
-    live = is_keras_model(model) and not hasattr(model, "save_pretrained")
-    files = find_tensorflow_files(model, trust_remote_code=trusted) if isinstance(model, (str, Path)) else None
-    if not live and files is None:
-        return None
-    name = type(model).__name__ if files is None else files.path.resolve().name
-    if framework == "pt":
-        raise UsageError(f"{name} is a TensorFlow model.", hint="Use `--framework tf`.")
+
+def _from_tensorflow(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToExport:
+    """A Keras model or a SavedModel, live or from a path.
+
+    Raises:
+        UsageError: a task was given, or an argument that is for a checkpoint.
+    """
     if task not in ("auto", MODULE.name):
         raise UsageError(
-            f"{name} is a model without a tokenizer or processor: no task can be chosen for it.",
+            f"{resolved.name} has no tokenizer or processor, so it cannot be converted for the task {task}.",
             hint="Leave --task out.",
         )
+    if options.model_kwargs:
+        raise UsageError(f"A Keras model or SavedModel takes no {', '.join(sorted(options.model_kwargs))}.")
     from onnxport.loading.tensorflow_models import file_parts, keras_parts
 
-    if files is None:
-        (parts, notes), architecture = keras_parts(model, sample_inputs), type(model).__name__
+    if resolved.files is None:
+        parts, notes = keras_parts(resolved.model, resolved.sample_inputs)
     else:
-        if sample_inputs is not None:
-            raise UsageError(f"sample_inputs are for a live model, not for {files.path}.")
-        (parts, notes), architecture = file_parts(files, settings.get("signature"), trust_remote_code=trusted)
-    return ModelToExport(None, MODULE, parts, name if files is not None else architecture, None, notes)
+        parts, notes = file_parts(resolved.files, options.signature, trust_remote_code=options.trust_remote_code)
+    return ModelToExport(None, MODULE, parts, resolved.name, None, notes)
 
 
 def from_pipeline(
@@ -131,41 +134,42 @@ def from_pipeline(
     notes: tuple[str, ...] = (),
     replaced: frozenset[str] = frozenset(),
 ) -> ModelToExport:
-    """A pipeline as a subject."""
+    """A pipeline as a model to export."""
     parts = parts_of(pipeline, framework)
     return ModelToExport(
         pipeline, task_of(pipeline), parts, name or parts[0].source.architecture, origin, notes, replaced
     )
 
 
-def from_module(model: Any, sample_inputs: Any, settings: dict[str, Any]) -> ModelToExport:
-    """A plain `torch.nn.Module` as a subject.
+def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelToExport:
+    """A plain `torch.nn.Module` as a model to export.
 
     Raises:
         UsageError: the model is not a live module, or the sample does not fit its forward.
     """
     if not (hasattr(model, "forward") and hasattr(model, "state_dict")):
         raise UsageError(
-            f"sample_inputs are for a live torch.nn.Module, not for {model!r}.",
-            hint="Leave sample_inputs out: onnxport makes the inputs of a checkpoint itself.",
+            f"A {type(model).__name__} is neither a torch.nn.Module nor a Keras model, so it cannot be converted.",
+            hint="Give a module, a model, or the path of a checkpoint.",
         )
-    if settings:
-        raise UsageError(f"A live module takes no {', '.join(sorted(settings))}.")
+    unused = sorted(options.chosen())
+    if unused:
+        raise UsageError(f"A live module takes no {', '.join(unused)}.", hint="Leave it out.")
     model.eval()
     parameters = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if isinstance(sample_inputs, dict):
-        given = dict(sample_inputs)
+        named_inputs = dict(sample_inputs)
     else:
         values = sample_inputs if isinstance(sample_inputs, (tuple, list)) else (sample_inputs,)
         if len(values) > len(names):
             raise UsageError(f"{len(values)} sample inputs for a forward of {len(names)}.")
-        given = dict(zip(names, values, strict=False))
-    unknown = [name for name in given if names and name not in names]
+        named_inputs = dict(zip(names, values, strict=False))
+    unknown = [name for name in named_inputs if names and name not in names]
     if unknown:
         raise UsageError(f"The forward has no input {', '.join(unknown)}; it has {', '.join(names)}.")
     from onnxport.sources.pytorch.source import TorchSource
 
     source = TorchSource(model)
-    part = Part("model", source, TensorInputGenerator(as_sample(given)))
+    part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
     return ModelToExport(None, MODULE, (part,), source.architecture)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.dummy_inputs import InputGenerator, generator_for
 from onnxport.dummy_inputs.base import base_sizes
 from onnxport.errors import TaskError, UsageError
-from onnxport.loading.parts import Part, is_encoder_decoder, task_of
+from onnxport.loading.parts import Part, exported_outputs, is_encoder_decoder, task_of
 from onnxport.tasks import Task
 
 if TYPE_CHECKING:
@@ -127,9 +127,7 @@ def source_of(pipeline: Any, framework: str) -> TorchSource:
     from onnxport.sources.pytorch.source import TorchSource
 
     kind = DecoderSource if task_of(pipeline).kind == "decoder" else TorchSource
-    dropped = getattr(pipeline, "dropped_outputs", ())
-    outputs = tuple(name for name in task_of(pipeline).outputs if name not in dropped)
-    return kind(pipeline.model, outputs, getattr(pipeline.model, "architecture", None))
+    return kind(pipeline.model, exported_outputs(pipeline), getattr(pipeline.model, "architecture", None))
 
 
 def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:

@@ -9,7 +9,7 @@ from onnxport.dummy_inputs.base import base_sizes
 from onnxport.dummy_inputs.cross_decoder import CrossDecoderInputGenerator
 from onnxport.dummy_inputs.decoder import DecoderInputGenerator
 from onnxport.errors import ExportError, OnnxPortError, TaskError
-from onnxport.loading.parts import Part, is_encoder_decoder, task_of
+from onnxport.loading.parts import Part, exported_outputs, is_encoder_decoder, task_of
 from onnxport.loading.recurrence import goes_on
 from onnxport.sources.tensorflow.encoder_decoder import TensorflowCrossDecoder, TensorflowEncoder
 from onnxport.sources.tensorflow.transformers import CachedSource, TransformersSource
@@ -44,8 +44,7 @@ def _parts(pipeline: Any, task: Task, architecture: str) -> tuple[Part, ...]:
             f"{architecture} writes texts about images, but is no encoder-decoder. Of TensorFlow onnxport cannot "
             "convert such models."
         )
-    dropped = getattr(pipeline, "dropped_outputs", ())
-    outputs = tuple(name for name in task.outputs if name not in dropped)
+    outputs = exported_outputs(pipeline)
     if task.kind == "decoder":
         decoder = CachedSource(pipeline.model, outputs, architecture)
         return (Part("model", decoder, _tokens(pipeline, task, decoder), task.decision),)

@@ -12,10 +12,9 @@ from typing import Any
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError
 from onnxport.loading.model_classes import class_named, class_names
+from onnxport.loading.transformers_version import is_newer, unknown_type_hint, upgrade_hint, written_by
 from onnxport.tasks import TASKS, Task, find_task
 
-# Their checkpoints write text; a row that happens to know the class for something else (BART
-# fills masks) must not be chosen for them without being asked.
 _IMAGE_TEXT = "AutoModelForImageTextToText"
 _GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", _IMAGE_TEXT)
 
@@ -31,6 +30,7 @@ class Identity:
         is_sentence_transformers: a sentence encoder by its modules.json.
         remote: auto classes that the checkpoint's own code serves, where that code was allowed.
         framework: whose classes are meant, "pt" or "tf".
+        written_by: the version of transformers that wrote the checkpoint, or None.
     """
 
     source: str
@@ -39,6 +39,7 @@ class Identity:
     is_sentence_transformers: bool = False
     remote: tuple[str, ...] = ()
     framework: str = "pt"
+    written_by: str | None = None
 
 
 def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, framework: str = "pt") -> Identity:
@@ -52,6 +53,7 @@ def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, fram
         checkpoint.is_sentence_transformers,
         remote,
         framework,
+        written_by(checkpoint.config),
     )
 
 
@@ -72,11 +74,11 @@ class DetectedTask:
     notes: tuple[str, ...] = ()
 
 
-def choose_task(identity: Identity) -> DetectedTask:
+def detect_task(identity: Identity) -> DetectedTask:
     """The task of a checkpoint (`--task auto`).
 
-    The first row of the table whose auto class holds the architecture; for base models what
-    they take in decides; sentence-transformers folders are feature extractors.
+    The first row of the table whose auto class holds the architecture; of base models, the row whose inputs they take;
+    sentence-transformers folders are feature extractors.
 
     Raises:
         CheckpointError: config.json does not name a model type or class, or transformers does not know it.
@@ -84,27 +86,16 @@ def choose_task(identity: Identity) -> DetectedTask:
     """
     if identity.is_sentence_transformers:
         return DetectedTask(find_task("feature-extraction"))
-    model_type, framework = known_model_type(identity), identity.framework
+    model_type = known_model_type(identity)
     if not identity.architectures:
         raise CheckpointError(
             f"config.json of {identity.source} names no architecture, so its task is unknown.",
             hint=f"Say what the model is for: `--task` {_either(tasks_of_type(model_type, identity.framework))}.",
         )
     for architecture in identity.architectures:
-        generative = any(architecture in class_names(auto, model_type, framework) for auto in _GENERATIVE)
-        if architecture in class_names(_IMAGE_TEXT, model_type, framework) and _in_text(architecture, framework):
-            alone = architecture in class_names("AutoModelForCausalLM", model_type, framework)
-            note = f"{architecture} can be taken without its images too: `--task text-generation`."
-            return DetectedTask(find_task("image-text-to-text"), (note,) if alone else ())
-        for row in TASKS:
-            for auto in row.auto:
-                if architecture not in class_names(auto, model_type, framework):
-                    continue
-                if auto == "AutoModel" and not _takes(architecture, row, framework):
-                    continue
-                if generative and auto not in _GENERATIVE:
-                    continue
-                return DetectedTask(row)
+        detected = _task_of_class(architecture, model_type, identity.framework)
+        if detected is not None:
+            return detected
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
     if remote:
         # Of own code only the auto classes are known; a base model is taken to read text.
@@ -117,7 +108,37 @@ def choose_task(identity: Identity) -> DetectedTask:
         row = base[0]
         note = f"{architecture} has heads for several tasks; {row.name} was chosen, `--task` chooses another."
         return DetectedTask(row, (note,))
-    raise TaskError(
+    raise _no_task(identity, possible)
+
+
+def _task_of_class(architecture: str, model_type: str, framework: str) -> DetectedTask | None:
+    """The task of one class, None where no row of the table has it."""
+
+    def is_of(auto: str) -> bool:
+        return architecture in class_names(auto, model_type, framework)
+
+    if is_of(_IMAGE_TEXT) and _has_images_in_text(architecture, framework):
+        note = f"{architecture} also works without images: `--task text-generation`."
+        return DetectedTask(find_task("image-text-to-text"), (note,) if is_of("AutoModelForCausalLM") else ())
+    # A class that writes text (BART) must not become a row that happens to know it for something else (fill-mask).
+    allowed = set(_GENERATIVE) if any(map(is_of, _GENERATIVE)) else None
+    for row in TASKS:
+        autos = [auto for auto in row.auto if is_of(auto) and (allowed is None or auto in allowed)]
+        if any(auto != "AutoModel" or _takes_inputs_of(row, architecture, framework) for auto in autos):
+            return DetectedTask(row)
+    return None
+
+
+def _no_task(identity: Identity, possible: list[Task]) -> TaskError:
+    architecture = identity.architectures[0]
+    written = identity.written_by
+    if written is not None and is_newer(written) and class_named(architecture, identity.framework) is None:
+        return TaskError(
+            f"{identity.source} is a {architecture}, written by transformers {written}; the installed one has no such "
+            "class.",
+            hint=upgrade_hint(written),
+        )
+    return TaskError(
         f"{identity.source} is a {architecture}, which is for none of the tasks that can be converted.",
         hint=f"Its family can be converted for {_either(possible)}: say so with `--task`."
         if possible
@@ -149,7 +170,7 @@ def tasks_of_type(model_type: str, framework: str = "pt") -> list[Task]:
     for row in TASKS:
         names = [name for auto in row.auto for name in class_names(auto, model_type, framework)]
         if "AutoModel" in row.auto:
-            names = [name for name in names if _takes(name, row, framework)]
+            names = [name for name in names if _takes_inputs_of(row, name, framework)]
         if names:
             rows.append(row)
     return rows
@@ -184,21 +205,22 @@ def known_model_type(identity: Identity) -> str:
         )
     if identity.model_type not in CONFIG_MAPPING and not identity.remote:
         raise CheckpointError(
-            f"transformers {__version__} does not know the model type {identity.model_type!r}.",
-            hint="A newer transformers may know it; see which versions this onnxport allows with `onnxport env`.",
+            f"transformers {__version__} does not know the model type {identity.model_type!r}"
+            + (f"; transformers {identity.written_by} wrote the checkpoint." if identity.written_by else "."),
+            hint=unknown_type_hint(identity.model_type, identity.written_by, CONFIG_MAPPING, identity.framework),
         )
     return identity.model_type
 
 
-def _in_text(architecture: str, framework: str) -> bool:
+def _has_images_in_text(architecture: str, framework: str) -> bool:
     """Whether the class puts its images into the sequence of its text; an encoder-decoder does not."""
     model_class = class_named(architecture, framework)
     config_class = getattr(model_class, "config_class", None)
     return hasattr(model_class, "get_image_features") and not getattr(config_class, "is_encoder_decoder", False)
 
 
-def _takes(architecture: str, row: Task, framework: str) -> bool:
-    """Whether a base model takes what the row's samples are made of: text, or an image."""
+def _takes_inputs_of(row: Task, architecture: str, framework: str) -> bool:
+    """Whether a base model takes the inputs of a row: text, or an image."""
     model_class = class_named(architecture, framework)
     if model_class is None:
         return False

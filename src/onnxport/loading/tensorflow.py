@@ -9,16 +9,17 @@ from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, UsageError
-from onnxport.loading.assembly import Assembled
+from onnxport.loading.assembly import origin_folder
 from onnxport.loading.components import Components, load_components
-from onnxport.loading.options import LoadOptions
-from onnxport.loading.tensorflow_weights import LoadedTensorflow, load_tensorflow_model, redraw
-from onnxport.loading.weights import describe_missing, readable_errors
+from onnxport.loading.missing_weights import judge_missing_weights
+from onnxport.loading.options import COMPONENTS, LoadOptions
+from onnxport.loading.parts import record_loading
+from onnxport.loading.tensorflow_weights import load_tensorflow_model, missing_variables, redraw
+from onnxport.loading.weights import LoadedModel, readable_errors
 from onnxport.system.requirements import require_transformers_tensorflow
 from onnxport.tasks import Task
 
-# What a task's samples are made with: True must be there, None may be, all others are never loaded. A processor is
-# only those together.
+# Components that make a task's inputs: True must be there, None may be, all others are never loaded.
 _WANTED: dict[str, dict[str, bool | None]] = {
     "image": {"image_processor": True, "tokenizer": None},
     "image-in-text": {"image_processor": True, "tokenizer": True},
@@ -26,16 +27,13 @@ _WANTED: dict[str, dict[str, bool | None]] = {
     "audio": {"feature_extractor": True, "tokenizer": None},
 }
 _TEXT: dict[str, bool | None] = {"tokenizer": True}
-_COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 
 
-def assemble_tensorflow(
-    task: Task, checkpoint: Checkpoint, given: Mapping[str, Any], options: LoadOptions
-) -> Assembled:
-    """Load a checkpoint into the TF pipeline of a task.
+def assemble_tensorflow(task: Task, checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """Load a checkpoint into the TF pipeline of a task; the pipeline says what happened (`record_loading`).
 
     Raises:
-        MissingDependencyError: there are no TF classes here.
+        MissingDependencyError: this process has no TF classes.
         CheckpointError: something cannot be read; or weights that matter are not in the checkpoint.
         TaskError: transformers has no TF class of the family for the task.
     """
@@ -46,19 +44,22 @@ def assemble_tensorflow(
             hint="Use `--framework pt` with PyTorch weights.",
         )
     loaded = load_tensorflow_model(checkpoint, task.auto, options)
-    components = _components(task, checkpoint.model_folder, given, loaded.model, options)
-    pipeline = _pipeline(task, loaded.model, components)
-    dropped, notes = _judge_missing(pipeline, task, checkpoint, loaded, options)
-    return _finish(pipeline, task, loaded, dropped, (*checkpoint.notes, *loaded.notes, *components.notes, *notes))
+    components = _components(task, checkpoint.model_folder, loaded.model, options)
+    # The probe for missing weights needs a pipeline that knows its task.
+    pipeline = record_loading(_pipeline(task, loaded.model, components, options), task.name)
+    dropped, notes = judge_missing_weights(
+        loaded, checkpoint, task, lambda: _outputs_that_depend(pipeline, task, loaded),
+        allowed=options.allow_missing_weights,
+    )  # fmt: skip
+    notes = (*checkpoint.notes, *loaded.notes, *components.notes, *notes)
+    return record_loading(pipeline, task.name, loaded.missing, dropped, notes)
 
 
-def wrap_tensorflow(task: Task, model: Any, given: Mapping[str, Any], options: LoadOptions) -> Assembled:
-    """A pipeline around a TF model that is in memory; its components come from where it was loaded."""
+def assemble_live_tensorflow(task: Task, model: Any, options: LoadOptions) -> Any:
+    """A pipeline around a TF model that is in memory. Its components come from where it was loaded."""
     prepare_tensorflow()
-    origin = getattr(model.config, "_name_or_path", "") or getattr(model, "name_or_path", "")
-    folder = Path(origin) if origin and Path(origin).is_dir() else None
-    components = _components(task, folder, given, model, options)
-    return _finish(_pipeline(task, model, components), task, LoadedTensorflow(model), (), components.notes)
+    components = _components(task, origin_folder(model), model, options)
+    return record_loading(_pipeline(task, model, components, options), task.name, notes=components.notes)
 
 
 def prepare_tensorflow() -> None:
@@ -81,7 +82,7 @@ class TensorflowPipeline:
 
     def __init__(self, task: str, model: Any, components: Components) -> None:
         self.task, self.model, self.framework = task, model, "tf"
-        for name in _COMPONENTS:
+        for name in COMPONENTS:
             setattr(self, name, getattr(components, name))
 
     def __call__(self, inputs: Any, **settings: Any) -> dict[str, Any]:
@@ -93,16 +94,14 @@ class TensorflowPipeline:
         return dict(self.model(**inputs, **settings).items())
 
 
-def _components(
-    task: Task, folder: Path | None, given: Mapping[str, Any], model: Any, options: LoadOptions
-) -> Components:
+def _components(task: Task, folder: Path | None, model: Any, options: LoadOptions) -> Components:
     wanted = _WANTED.get(task.kind, _TEXT)
     if getattr(model, "main_input_name", "input_ids") != "input_ids" and task.auto == ("AutoModel",):
-        wanted = dict.fromkeys(_COMPONENTS)  # a base model of another modality
-    flags: Any = SimpleNamespace(**{f"_load_{name}": wanted.get(name, False) for name in _COMPONENTS})
+        wanted = dict.fromkeys(COMPONENTS)  # a base model of another modality
+    flags: Any = SimpleNamespace(**{f"_load_{name}": wanted.get(name, False) for name in COMPONENTS})
     size = getattr(model.config.get_text_config(), "vocab_size", None)
     components = load_components(
-        folder, flags, dict(given), trust_remote_code=options.trust_remote_code, vocabulary_size=size
+        folder, flags, dict(options.components), trust_remote_code=options.trust_remote_code, vocabulary_size=size
     )
     tokenizer = components.tokenizer
     if tokenizer is None or getattr(tokenizer, "is_fast", True):
@@ -114,79 +113,42 @@ def _components(
     return Components(**components.arguments(), notes=(*components.notes, note), complete=components.complete)
 
 
-def _pipeline(task: Task, model: Any, components: Components) -> Any:
+def _pipeline(task: Task, model: Any, components: Components, options: LoadOptions) -> Any:
     """transformers' own where it has one for TensorFlow, and everything that it needs is there."""
     from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
 
     entry = SUPPORTED_TASKS.get(TASK_ALIASES.get(task.name, task.name))
-    if entry is None or not entry["tf"] or not components.complete:
+    pipeline_class = options.pipeline_class or (entry["impl"] if entry is not None and entry["tf"] else None)
+    if pipeline_class is None or not components.complete:
         return TensorflowPipeline(task.name, model, components)
     with readable_errors(getattr(model.config, "_name_or_path", "") or type(model).__name__):
-        return entry["impl"](model=model, framework="tf", task=task.name, **components.arguments())
+        return pipeline_class(
+            model=model, framework="tf", task=task.name, **components.arguments(), **options.pipeline_arguments
+        )
 
 
-def _finish(
-    pipeline: Any, task: Task, loaded: LoadedTensorflow, dropped: tuple[str, ...], notes: tuple[str, ...]
-) -> Assembled:
-    pipeline.task = task.name
-    pipeline.missing_weights, pipeline.dropped_outputs, pipeline.notes = loaded.missing, dropped, notes
-    return Assembled(pipeline, loaded.missing, dropped, notes)
-
-
-def _judge_missing(
-    pipeline: Any, task: Task, checkpoint: Checkpoint, loaded: LoadedTensorflow, options: LoadOptions
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(outputs to drop, notes) for weights that the checkpoint lacks, as `assembly` judges those of PyTorch.
-
-    Raises:
-        CheckpointError: an output that the task needs depends on them, and it was not allowed.
-    """
-    if not loaded.missing:
-        return (), ()
-    names = describe_missing(loaded.missing, loaded.shapes)
-    if options.allow_missing_weights:
-        return (), (f"Random, because the checkpoint lacks them (it was allowed): {names}.",)
-    if not task.generates and loaded.variables:
-        pipeline.task, pipeline.dropped_outputs = task.name, ()
-        depends = _outputs_that_depend(pipeline, loaded)
-        random = tuple(name for name in task.outputs if depends.get(name))
-        kept = [name for name in task.outputs if name in depends]
-        needed = kept if task.decision is not None else kept[:1]
-        if kept and not set(random) & set(needed):
-            if not random:
-                return (), (f"Not in the checkpoint, and no output depends on them: {names}.",)
-            outputs = ", ".join(random)
-            return random, (f"{outputs} was left out: the checkpoint lacks its weights ({names}).",)
-    from onnxport.loading.task_detection import identity_of, own_tasks
-
-    own = [name for name in own_tasks(identity_of(checkpoint, framework="tf")) if name != task.name]
-    made_for = f"The checkpoint is for {' or '.join(own[:3])}: choose that with `--task`. Or " if own else "To "
-    raise CheckpointError(
-        f"The weights of {checkpoint.source} lack {len(loaded.missing)} parameters of "
-        f"{type(loaded.model).__name__}: {names} would be random.",
-        hint=f"{made_for}convert it with random weights all the same: `--allow-missing-weights`.",
-    )
-
-
-def _outputs_that_depend(pipeline: Any, loaded: LoadedTensorflow) -> dict[str, bool]:
-    """For every output: whether other numbers for the missing weights change it; {} where the model does not run."""
+def _outputs_that_depend(pipeline: Any, task: Task, loaded: LoadedModel) -> dict[str, bool] | None:
+    """For every output: whether other numbers for the missing weights change it. None where that cannot be tried."""
+    variables = missing_variables(loaded.model, loaded.missing)
+    if task.generates or not variables:
+        return None
     import numpy as np
 
     from onnxport.dummy_inputs.base import base_sizes
     from onnxport.loading.partition_tensorflow import tensorflow_parts
 
-    before = [variable.numpy() for variable in loaded.variables]
+    before = [variable.numpy() for variable in variables]
     try:
         (part,) = tensorflow_parts(pipeline)
         sample = part.generator.make(base_sizes(part.generator))
         results = []
         for seed in (1, 2, 3):
-            redraw(loaded.variables, seed)
+            redraw(variables, seed)
             results.append(part.source.run(sample))
     except Exception:  # it does not run: nothing can be said
-        return {}
+        return None
     finally:
-        for variable, numbers in zip(loaded.variables, before, strict=True):
+        for variable, numbers in zip(variables, before, strict=True):
             variable.assign(numbers)
     first, *others = results
     return {name: any(not np.array_equal(value, other[name]) for other in others) for name, value in first.items()}

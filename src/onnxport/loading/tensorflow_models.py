@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
@@ -61,8 +60,11 @@ def keras_parts(model: Any, sample: Any = None) -> Parts:
     return (Part(_MODEL, source, _generator(source, declared)),), notes
 
 
-def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_code: bool) -> tuple[Parts, str]:
-    """The graphs of a file or folder, and notes; and the class name to report.
+def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_code: bool) -> Parts:
+    """The graphs of a file or folder, and notes.
+
+    Args:
+        signature: of a SavedModel, the one to take; None takes all.
 
     Raises:
         OnnxPortError: it cannot be loaded, is broken, or has no such signature.
@@ -75,25 +77,10 @@ def file_parts(files: TensorflowFiles, signature: str | None, *, trust_remote_co
         parts = tuple(
             Part(name, one.source, _generator(one.source, one.inputs)) for name, one in zip(names, found, strict=True)
         )
-        return (parts, notes), "SavedModel"
-    if signature is not None:
-        raise UsageError(
-            f"--signature is for SavedModels; {files.path.name} has none.",
-            hint="Leave --signature out.",
-        )
+        return parts, notes
     from onnxport.sources.tensorflow.keras_file import load_keras_model
 
-    model = load_keras_model(files, trust_remote_code=trust_remote_code)
-    return keras_parts(model), type(model).__name__
-
-
-def is_sample(value: object) -> bool:
-    """Whether sample inputs can be an input of a Keras model: an array, or a sequence or mapping of arrays."""
-    if isinstance(value, Mapping):
-        return all(is_sample(one) for one in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(is_sample(one) for one in value)
-    return hasattr(value, "shape")
+    return keras_parts(load_keras_model(files, trust_remote_code=trust_remote_code))
 
 
 def _generator(source: TensorflowSource, declared: tuple[Declared, ...]) -> DeclaredInputGenerator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError, UsageError
 from onnxport.loading.model_classes import tensorflow_class
 from onnxport.loading.options import LoadOptions
-from onnxport.loading.weights import readable_errors
+from onnxport.loading.weights import LoadedModel, describe_shapes, readable_errors
 from onnxport.system.library_errors import first_line
 from onnxport.system.memory import require_memory
 
@@ -21,38 +20,19 @@ _COPIES = 2
 _STD = 0.02  # of random weights, where the configuration does not say
 
 
-@dataclass(frozen=True)
-class LoadedTensorflow:
-    """A TF model.
-
-    Attributes:
-        model: a Keras model of transformers.
-        missing: names of weights that the checkpoint lacks, random now.
-        variables: those weights; fewer than `missing` where some cannot be told apart.
-        shapes: for those of another shape, "checkpoint 3x16, model 5x16".
-        notes: what a user should know.
-    """
-
-    model: Any
-    missing: tuple[str, ...] = ()
-    variables: tuple[Any, ...] = ()
-    shapes: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions) -> LoadedTensorflow:
+def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions) -> LoadedModel:
     """Load a checkpoint into the first of the auto classes `auto` that has the model's family.
 
     Raises:
-        TaskError: none of them has it.
+        TaskError: no auto class has the family.
         CheckpointError: config or weights cannot be read.
         UsageError: an argument that TF classes do not take.
     """
     import transformers
 
-    folder, settings = checkpoint.model_folder, dict(options.model_kwargs or {})
+    folder, settings = checkpoint.model_folder, dict(options.model_kwargs)
     if options.dtype not in (None, "float32", "auto"):
-        raise UsageError(f"TF models are loaded as float32, not as {options.dtype}.")
+        raise UsageError(f"TF models are loaded as float32, not as {options.dtype}.", hint="Leave dtype out.")
     if checkpoint.weights_format == "h5":
         _check_hdf5(checkpoint)
     what = f"Holding the weights of {checkpoint.source}"
@@ -79,16 +59,12 @@ def load_tensorflow_model(checkpoint: Checkpoint, auto: Iterable[str], options: 
         if model.can_generate() and (folder / "generation_config.json").is_file():
             # transformers reads it only with some kinds of weights.
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-    shapes = {
-        str(name): f"checkpoint {_size(stored)}, model {_size(expected)}"
-        for name, stored, expected in report["mismatched_keys"]
-    }
+    shapes = {str(name): describe_shapes(stored, expected) for name, stored, expected in report["mismatched_keys"]}
     # A layer without weights (dropout) that has another number in its name is "missing" too.
     empty = {layer.name for layer in model.layers if not layer.weights}
     missing = tuple(sorted({*map(str, report["missing_keys"]), *shapes} - empty))
-    variables = _named(model, missing)
-    _draw(variables, config)
-    return LoadedTensorflow(model, missing, variables, shapes, _notes(checkpoint))
+    _draw(missing_variables(model, missing), config)
+    return LoadedModel(model, missing, shapes, _notes(checkpoint), "tf")
 
 
 def redraw(variables: Sequence[Any], seed: int) -> None:
@@ -97,7 +73,7 @@ def redraw(variables: Sequence[Any], seed: int) -> None:
 
 
 def _check_hdf5(checkpoint: Checkpoint) -> None:
-    """Transformers takes a file that it cannot read for one of PyTorch.
+    """Checked here, because transformers takes an HDF5 file that it cannot read for a PyTorch file.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -118,8 +94,11 @@ def _check_hdf5(checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{path.name} of {checkpoint.source} holds no weights.")
 
 
-def _named(model: Any, missing: Sequence[str]) -> tuple[Any, ...]:
-    """The variables that missing keys stand for: a variable, a whole layer, or a weight in PyTorch's spelling."""
+def missing_variables(model: Any, missing: Sequence[str]) -> tuple[Any, ...]:
+    """The variables that missing keys stand for: a variable, a whole layer, or a weight in PyTorch's spelling.
+
+    Fewer than `missing` where some cannot be told apart.
+    """
     from transformers.modeling_tf_pytorch_utils import convert_tf_weight_name_to_pt_weight_name
 
     found = []
@@ -155,7 +134,3 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.dtype not in (None, "float32"):
         notes.append(f"The weights are stored as {checkpoint.dtype} and were loaded as float32.")
     return tuple(notes)
-
-
-def _size(shape: Iterable[int]) -> str:
-    return "x".join(str(length) for length in shape) or "scalar"

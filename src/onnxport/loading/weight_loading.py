@@ -43,8 +43,8 @@ class LoadPlan:
     notes: tuple[str, ...] = ()
 
 
-def choose_route(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: Any, options: LoadOptions) -> LoadPlan:
-    """The way for this checkpoint.
+def plan_loading(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: Any, options: LoadOptions) -> LoadPlan:
+    """How this checkpoint is loaded.
 
     Args:
         folder: where its weights are.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,12 @@ from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
 from onnxport.loading.gguf import finish, gguf_config
 from onnxport.loading.options import LoadOptions, torch_dtype
-from onnxport.loading.weight_loading import choose_route, computed_notes
+from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
+from onnxport.loading.weight_loading import computed_notes, plan_loading
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import torch
 
 _SHOWN = 4  # names of parameters in a message
 
@@ -28,23 +27,25 @@ class LoadedModel:
     """A model in eval mode.
 
     Attributes:
-        model: the torch module.
+        model: a torch module, or a Keras model of transformers' TF classes.
         missing: parameters that the checkpoint lacks or has in another shape, random now.
         shapes: for those of another shape, "checkpoint 3x16, model 5x16".
         notes: what a user should know.
+        framework: "pt" or "tf".
     """
 
-    model: torch.nn.Module
+    model: Any
     missing: tuple[str, ...] = ()
-    shapes: Mapping[str, str] | None = None
+    shapes: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    framework: str = "pt"
 
 
 def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions) -> LoadedModel:
     """Load the weights in `folder` into the first of the auto classes `auto` that has the model's family.
 
     Raises:
-        TaskError: none of them has it.
+        TaskError: no auto class has the family.
         CheckpointError: config or weights cannot be read.
         MissingDependencyError: the model needs a library that is not installed.
         UsageError: an unknown dtype or argument.
@@ -52,9 +53,9 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
     import torch
     import transformers
 
-    settings = dict(options.model_kwargs or {})
+    settings = dict(options.model_kwargs)
     dtype = torch_dtype(options.dtype)
-    with readable_errors(checkpoint.source):
+    with readable_errors(checkpoint.source, written_by(checkpoint.config)):
         config = settings.pop("config", None) or gguf_config(checkpoint)
         if not isinstance(config, transformers.PreTrainedConfig):
             # As the auto classes do it: what is a setting of the config (num_labels) goes there.
@@ -70,20 +71,20 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
                 f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}.",
                 hint="`onnxport tasks` shows the tasks.",
             )
-        route = choose_route(checkpoint, folder, auto_class, config, options)
+        plan = plan_loading(checkpoint, folder, auto_class, config, options)
         # A fixed seed: if random parameters are accepted, the same command still gives the same file.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model, report = route.cls.from_pretrained(
-                route.location,
-                config=route.config,
+            model, report = plan.cls.from_pretrained(
+                plan.location,
+                config=plan.config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 weights_only=True,
                 dtype=dtype,
                 trust_remote_code=options.trust_remote_code,
                 local_files_only=True,
-                **route.settings,
+                **plan.settings,
                 **settings,
             )
     gguf_notes: tuple[str, ...] = ()
@@ -94,17 +95,14 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
             f"The weights of {checkpoint.source} do not fit {type(model).__name__} ({report['error_msgs'][0]}).",
             hint="config.json and the weights must come from the same model.",
         )
-    shapes = {
-        name: f"checkpoint {_size(stored)}, model {_size(expected)}"
-        for name, stored, expected in report["mismatched_keys"]
-    }
+    shapes = {name: describe_shapes(stored, expected) for name, stored, expected in report["mismatched_keys"]}
     missing = tuple(sorted({*report["missing_keys"], *shapes}))
     model.eval()
-    if route.is_lazy and model.can_generate() and (folder / "generation_config.json").is_file():
+    if plan.is_lazy and model.can_generate() and (folder / "generation_config.json").is_file():
         with readable_errors(checkpoint.source):  # transformers reads it only together with the weights
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-    held = computed_notes(model, missing) if route.is_lazy else ()
-    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *route.notes, *held))
+    held = computed_notes(model, missing) if plan.is_lazy else ()
+    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held))
 
 
 def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = None) -> str:
@@ -114,9 +112,20 @@ def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = 
     return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
+def describe_shapes(stored: Iterable[int], expected: Iterable[int]) -> str:
+    """ "checkpoint 3x16, model 5x16", for a message."""
+    sizes = ["x".join(map(str, shape)) or "scalar" for shape in (stored, expected)]
+    return f"checkpoint {sizes[0]}, model {sizes[1]}"
+
+
 @contextmanager
-def readable_errors(source: str) -> Iterator[None]:
-    """Turn whatever a loader raises into an error of ours that names the checkpoint (`source`)."""
+def readable_errors(source: str, written_by: str | None = None) -> Iterator[None]:
+    """Turn whatever a loader raises into an error of ours.
+
+    Args:
+        source: how the message calls the checkpoint.
+        written_by: the version of transformers that wrote it.
+    """
     try:
         yield
     except OnnxPortError:
@@ -129,12 +138,18 @@ def readable_errors(source: str) -> Iterator[None]:
     except TypeError as error:
         if "unexpected keyword argument" in str(error):
             raise UsageError(f"{first_line(error)}.", hint="Leave that argument out.") from error
-        raise _cannot_load(source, error) from error
+        raise _cannot_load(source, error, written_by) from error
     except Exception as error:
-        raise _cannot_load(source, error) from error
+        raise _cannot_load(source, error, written_by) from error
 
 
-def _cannot_load(source: str, error: Exception) -> CheckpointError:
+def _cannot_load(source: str, error: Exception, written: str | None) -> CheckpointError:
+    if written is not None and is_newer(written):
+        return CheckpointError(
+            f"{source} cannot be loaded: {first_line(error)}. It was written by transformers {written}, which is newer "
+            "than the installed one.",
+            hint=upgrade_hint(written),
+        )
     return CheckpointError(
         f"{source} cannot be loaded: {first_line(error)}.",
         hint="Check config.json against the weights, or copy the checkpoint again.",
@@ -162,7 +177,3 @@ def _dtype_notes(checkpoint: Checkpoint, dtype: Any) -> tuple[str, ...]:
         return ()
     exact = " (exactly)" if name == "float32" and checkpoint.dtype in {"float16", "bfloat16"} else ""
     return (f"The weights are stored as {checkpoint.dtype} and were loaded as {name}{exact}.",)
-
-
-def _size(shape: Iterable[int]) -> str:
-    return "x".join(str(length) for length in shape) or "scalar"

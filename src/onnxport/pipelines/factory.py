@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onnxport.artifact.folder import read_folder
-from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import UsageError
-from onnxport.loading.assembly import Assembled, assemble, finish, from_live_model, make_pipeline
+from onnxport.loading.assembly import make_pipeline
 from onnxport.loading.components import load_components
-from onnxport.loading.framework import is_tensorflow
-from onnxport.loading.options import LoadOptions
-from onnxport.loading.registry import PipelineSpec, find_spec
+from onnxport.loading.load import AUTO, load_pipeline
+from onnxport.loading.options import LoadOptions, load_options
+from onnxport.loading.parts import record_loading
+from onnxport.loading.registry import find_spec
+from onnxport.loading.resolve import check_framework, resolve_model
 from onnxport.system.requirements import require_pytorch
 from onnxport.tasks import find_task
+
+# Of the keyword arguments: those for loading. The rest goes to the pipeline class.
+_FOR_LOADING = ("processor", "dtype", "allow_pickle", "allow_missing_weights")
 
 
 def pipeline(
@@ -63,86 +68,58 @@ def pipeline(
     Raises:
         OnnxPortError: with what is wrong and how to go on.
     """
-    if framework not in (None, "pt", "tf"):
-        raise UsageError(f"Unknown framework {framework!r}.", hint="Use pt, tf, or leave it out.")
-    if model is not None and is_tensorflow(framework, model):
-        from onnxport.loading.load import load
-
-        settings = {**dict(model_kwargs or {}), **({"config": config} if config is not None else {}), **kwargs}
-        return load(
-            task or "auto", "tf", model, tokenizer, revision=revision, token=token, image_processor=image_processor,
-            feature_extractor=feature_extractor, trust_remote_code=bool(trust_remote_code), **settings,
-        ).pipeline  # fmt: skip
-    require_pytorch()
-    dtype = kwargs.pop("dtype", None)
-    settings = dict(model_kwargs or {})
-    if config is not None:
-        settings["config"] = config
-    if device_map is not None:
-        settings["device_map"] = device_map
-    options = LoadOptions(
-        allow_missing_weights=bool(kwargs.pop("allow_missing_weights", False)),
-        allow_pickle=bool(kwargs.pop("allow_pickle", False)),
-        trust_remote_code=bool(trust_remote_code),
-        dtype=dtype if dtype is not None else settings.pop("torch_dtype", settings.pop("dtype", torch_dtype)),
-        device=device,
-        model_kwargs=settings,
+    check_framework(framework)
+    named = {
+        "config": config, "tokenizer": tokenizer, "feature_extractor": feature_extractor,
+        "image_processor": image_processor, "revision": revision, "token": token, "device": device,
+        "device_map": device_map, "torch_dtype": torch_dtype, "trust_remote_code": bool(trust_remote_code),
+    }  # fmt: skip
+    for_loading = {name: kwargs.pop(name) for name in _FOR_LOADING if name in kwargs}
+    given = {name: value for name, value in (named | for_loading).items() if value is not None}
+    options = replace(
+        load_options({**(model_kwargs or {}), **given}), pipeline_class=pipeline_class, pipeline_arguments=kwargs
     )
-    given = {
-        "tokenizer": tokenizer,
-        "feature_extractor": feature_extractor,
-        "image_processor": image_processor,
-        "processor": kwargs.pop("processor", None),
-    }
-    spec = find_spec(task) if task not in (None, "auto") else None
     if model is None:
-        if spec is None:
-            raise UsageError("Neither a task nor a model was given.", hint="pipeline(task, model=...)")
-        if spec.default_model is None:
-            raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
-        model = spec.default_model
-    if not isinstance(model, (str, Path)):
-        return from_live_model(spec, model, given, options, pipeline_class, kwargs).pipeline
-    if (Path(model).expanduser() / "onnxport.json").is_file():
-        folder = Path(model).expanduser()
-        if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
-            from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
-
-            return ConvertedTextGeneration(folder)
-        return _from_converted(spec, folder, given, options, pipeline_class, kwargs).pipeline
-    checkpoint = inspect_checkpoint(
-        model,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
-        revision=revision,
-        token=token,
-    )
-    from onnxport.loading.gguf import identified
-
-    checkpoint = identified(checkpoint)
-    if spec is None:
-        from onnxport.loading.task_detection import choose_task, identity_of
-
-        choice = choose_task(identity_of(checkpoint, trust_remote_code=options.trust_remote_code))
-        spec = find_spec(choice.task.name)
-    return assemble(spec, checkpoint, given, options, pipeline_class, kwargs).pipeline
+        model = _usual_model(task)
+    if isinstance(model, (str, Path)) and (Path(model).expanduser() / "onnxport.json").is_file():
+        return _open_converted(task, Path(model).expanduser(), options)
+    resolved = resolve_model(model, framework, options)
+    return load_pipeline(resolved, task or AUTO, options).pipeline
 
 
-def _from_converted(
-    spec: PipelineSpec | None,
-    folder: Path,
-    given: Mapping[str, Any],
-    options: LoadOptions,
-    pipeline_class: type[Any] | None,
-    arguments: Mapping[str, Any],
-) -> Assembled:
-    """A pipeline that runs a converted folder on ONNX Runtime."""
+def _usual_model(task: str | None) -> str:
+    """The model of the hub that is taken for a task where none was named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if task in (None, AUTO):
+        raise UsageError("Neither a task nor a model was given.", hint="pipeline(task, model=...)")
+    require_pytorch()
+    spec = find_spec(str(task))
+    if spec.default_model is None:
+        raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
+    return spec.default_model
+
+
+def _open_converted(task: str | None, folder: Path, options: LoadOptions) -> Any:
+    """A pipeline that runs a converted folder on ONNX Runtime.
+
+    Raises:
+        FolderError: the folder is damaged.
+        MissingDependencyError: torch or transformers, which prepare the inputs, is not installed.
+    """
+    require_pytorch()
+    spec = find_spec(str(task)) if task not in (None, AUTO) else None
+    if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
+        from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
+
+        return ConvertedTextGeneration(folder)
     from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder)
-    if spec is None:
-        spec = find_spec(model.manifest.task)
-    cls = pipeline_class or spec.load_class()
-    components = load_components(folder, cls, dict(given), trust_remote_code=False)
-    pipeline = make_pipeline(spec, model, components, cls, options.device, arguments)
-    return finish(pipeline, spec, notes=(*model.manifest.notes, *components.notes))
+    spec = spec or find_spec(model.manifest.task)
+    cls = options.pipeline_class or spec.load_class()
+    components = load_components(folder, cls, dict(options.components), trust_remote_code=False)
+    pipeline = make_pipeline(spec, model, components, cls, options)
+    return record_loading(pipeline, spec.task, notes=(*model.manifest.notes, *components.notes))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxport.errors import FolderError
+from onnxport.formats.protobuf_wire import field_bytes, varint
 
 # Smaller weights stay where they are; ONNX Runtime's shape inference reads small ones.
 MAPPED_FROM_BYTES = 2**16
@@ -73,8 +74,8 @@ def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
         for part in _fields(data, field.content, field.end):
             tensor = _external(data, part, name) if part.number == _GRAPH_INITIALIZER else None
             found = found or tensor is not None
-            graph += data[part.start : part.end] if tensor is None else _message(_GRAPH_INITIALIZER, tensor)
-        model += _message(_MODEL_GRAPH, bytes(graph))
+            graph += data[part.start : part.end] if tensor is None else field_bytes(_GRAPH_INITIALIZER, tensor)
+        model += field_bytes(_MODEL_GRAPH, bytes(graph))
     return bytes(model) if found else None
 
 
@@ -93,8 +94,8 @@ def _external(data: mmap.mmap, tensor: _Field, name: str) -> bytes | None:
         return None
     place = {"location": name, "offset": str(raw.content), "length": str(raw.end - raw.content)}
     for key, value in place.items():
-        kept += _message(_TENSOR_EXTERNAL_DATA, _message(1, key.encode()) + _message(2, value.encode()))
-    return bytes(kept) + _varint(_TENSOR_DATA_LOCATION << 3 | _VARINT) + _varint(_EXTERNAL)
+        kept += field_bytes(_TENSOR_EXTERNAL_DATA, field_bytes(1, key.encode()) + field_bytes(2, value.encode()))
+    return bytes(kept) + varint(_TENSOR_DATA_LOCATION << 3 | _VARINT) + varint(_EXTERNAL)
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
@@ -135,19 +136,6 @@ def _read_varint(data: mmap.mmap, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError(position)
-
-
-def _message(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
 
 
 def _broken(path: Path) -> FolderError:

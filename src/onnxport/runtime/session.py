@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
@@ -20,6 +21,7 @@ from onnxport.errors import FolderError, UsageError, did_you_mean
 from onnxport.runtime.mapped_weights import graph_without_weights
 from onnxport.runtime.static_axes import FixedAxes, read_fixed
 from onnxport.specs import Restriction, TensorSpec
+from onnxport.system.memory import may_pack
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
 _NUMPY_TYPES = {
@@ -39,11 +41,12 @@ class OnnxSession:
         threads: threads of one operator; None lets ONNX Runtime choose.
         map_weights: leave the weights in their file, where the system reads them page by page, instead
             of packing copies of them: loads at once and takes next to no memory, and matrix products
-            on many rows are slower.
+            on many rows are slower. None: where packed copies would take more memory than there is.
 
     Attributes:
         inputs, outputs: their axes.
         optional: inputs that have a default.
+        maps_weights: whether the weights stay in their file.
         fixed: of a graph of fixed sizes, which inputs may be smaller; None for one that takes other sizes too.
 
     Raises:
@@ -56,7 +59,7 @@ class OnnxSession:
         component: str = "model",
         threads: int | None = None,
         *,
-        map_weights: bool = False,
+        map_weights: bool | None = None,
     ) -> None:
         import onnxruntime
 
@@ -76,7 +79,8 @@ class OnnxSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         graph: str | bytes = str(self.file)
-        if map_weights:
+        self.maps_weights = not may_pack(graph_bytes(self.file)) if map_weights is None else map_weights
+        if self.maps_weights:
             graph = graph_without_weights(self.file) or graph
             options.add_session_config_entry("session.disable_prepacking", "1")
             folder = str(self.file.parent.resolve())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onnxport.formats.protobuf_wire import length_prefix
+from onnxport.formats.protobuf_wire import field_bytes, length_prefix
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,7 +21,7 @@ def tensor_frame(initializer: Any, weight: ir.Value | None) -> tuple[bytes, byte
     """
     if weight is None:
         content = initializer.SerializeToString()
-        return length_prefix(GRAPH_INITIALIZER, len(content)) + content, b""
+        return field_bytes(GRAPH_INITIALIZER, content), b""
     assert weight.const_value is not None
     initializer.ClearField("external_data")
     initializer.ClearField("data_location")

@@ -1,7 +1,8 @@
-"""How much memory a conversion may take, and refusing what would take more. Standard library only.
+"""How much memory an operation may take, and refusing what would take more. Standard library only.
 
-A process that takes more than its container has is killed without a word; a conversion that knows
-beforehand says so instead.
+A process that takes more than its container has is killed without a message; an operation that knows
+beforehand says so instead. Counted is anonymous memory (`RssAnon` in /proc/self/status): pages of mapped
+files are the system's, which takes them back when memory is short.
 """
 
 from __future__ import annotations
@@ -19,12 +20,23 @@ _SHARE = 0.8
 # Libraries, traced graph and activations: 510 to 680 MiB were measured (`benchmarks/scale.py`).
 BASE_BYTES = 700 * 2**20
 
+# In an operation with a limit, a graph of this size or more runs over mapped weights.
+MAPPED_FROM_BYTES = 2**28
+# Bytes that a session holds for each byte of its weights: the file's content, and a copy packed for matrix products.
+_PACKED_COPIES = 2
+
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 
 @contextmanager
-def memory_limit(limit: int | None) -> Iterator[None]:
-    """Within it `require_memory` refuses what needs more than `limit` bytes; None is 80 % of what is free."""
+def memory_limit(limit: int | None = None) -> Iterator[None]:
+    """Within it nothing takes more than `limit` bytes: sessions map their weights, and `require_memory` refuses.
+
+    Args:
+        limit: in bytes. None is the limit of the block around this one, or 80 % of what is free.
+    """
+    if limit is None:
+        limit = _limit.get()
     if limit is None:
         free = available_bytes()
         limit = None if free is None else int(free * _SHARE)
@@ -33,6 +45,23 @@ def memory_limit(limit: int | None) -> Iterator[None]:
         yield
     finally:
         _limit.reset(token)
+
+
+def may_pack(weight_bytes: int) -> bool:
+    """Whether a session may hold its weights in memory, packed for matrix products, instead of mapping their file.
+
+    Mapped weights take next to no memory and load at once; products with many rows take about twice as long. So
+    outside of `memory_limit`, where a user runs a model, they are packed unless memory is short; within it, small
+    ones that fit beside what the process holds already.
+
+    Args:
+        weight_bytes: size of the graph's files.
+    """
+    needed, limit = _PACKED_COPIES * weight_bytes, _limit.get()
+    if limit is None:
+        free = available_bytes()
+        return free is None or needed <= free * _SHARE
+    return weight_bytes < MAPPED_FROM_BYTES and (anonymous_bytes() or BASE_BYTES) + needed <= limit
 
 
 def require_memory(needed: int, what: str, hint: str) -> None:
@@ -52,6 +81,14 @@ def require_memory(needed: int, what: str, hint: str) -> None:
             f"{what} needs about {_size(BASE_BYTES + needed)} of memory, and the limit is {_size(limit)}.",
             hint=f"{hint} The limit is 80 % of what is free, or --memory-limit.",
         )
+
+
+def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
+    """Memory that this process holds and that the system cannot take back, in bytes; None where it does not tell."""
+    for line in _lines(status):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:

@@ -30,7 +30,8 @@ from onnxport.publishing.staging import stage
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
-from onnxport.system.output_capture import quiet
+from onnxport.system.library_errors import first_line
+from onnxport.system.memory import memory_limit
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 
@@ -72,7 +73,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
     graph = known[component]
     require_decoder(manifest, graph)
     file = _own_name(graph)
-    with quiet(), stage(folder, overwrite=True) as staging:
+    with memory_limit(), stage(folder, overwrite=True) as staging:
         link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
         if not _write_last_logits(staging.path / graph.file, staging.path / file):
             file = graph.file
@@ -138,7 +139,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         model = genai.Model(str(root))
     except Exception as error:
         raise FolderError(
-            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {_first_line(error)}"
+            f"onnxruntime-genai {genai.__version__} cannot load {graph.file}: {first_line(error)}."
         ) from error
     words = int(config["model"]["vocab_size"])
     end = config["model"].get("eos_token_id", [])
@@ -151,7 +152,7 @@ def _compare(root: Path, decoder: Decoder, graph: Component, config: dict[str, A
         except Exception as error:
             raise VerificationError(
                 f"onnxruntime-genai {genai.__version__} cannot run {graph.file} on {rows} rows of {length} tokens: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}."
             ) from error
         _judge(decoder, prompt, found, ends, graph.file)
     return str(genai.__version__)
@@ -198,8 +199,3 @@ def _judge(decoder: Decoder, prompt: np.ndarray, found: np.ndarray, ends: Sequen
             )
         if step + 1 < found.shape[1]:
             logits = decoder.step(progress, tokens[:, None].astype(np.int64))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0][:300] if lines else type(error).__name__).rstrip(".") + "."

@@ -24,7 +24,7 @@ from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import evidence_sizes, vocabulary_size
 from onnxport.publishing.staging import stage
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
     manifest = read_folder(folder)
     check_files(folder, manifest)
     pairs = _pairs(folder, manifest)
-    with quiet(), stage(output) as staging:
+    with memory_limit(), stage(output) as staging:
         made = [part for pair in pairs for part in _write(folder, staging.path, pair)]
         known = dict.fromkeys(part.file for part in made)
         components = tuple(next(part for part in made if part.file == file) for file in known)

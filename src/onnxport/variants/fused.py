@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.artifact.add_components import add_components, link_rest
-from onnxport.artifact.data_files import data_files
+from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import FolderError, UsageError, VerificationError
 from onnxport.graph.inputs import vocabulary_size
-from onnxport.graph.stats import file_bytes, file_operators
+from onnxport.graph.stats import file_operators
 from onnxport.publishing.staging import stage
 from onnxport.specs import Restriction, Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def optimize_for(path: Path, processor: str) -> Path:
             f"{path} is a single graph; a graph is fused in its folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
-    with quiet():
+    with memory_limit():
         return _add(path, read_folder(path))
 
 
@@ -122,7 +122,7 @@ def _component(
         )
     return replace(
         base, name=NAME, file=file.as_posix(), verification=verification, operators=file_operators(target),
-        size_bytes=file_bytes(target), weights_checksum=None, restrictions=(*base.restrictions, *limits),
+        size_bytes=graph_bytes(target), weights_checksum=None, restrictions=(*base.restrictions, *limits),
         inputs=tuple(spec for spec in base.inputs if spec.name in fused.inputs),
         data_files=tuple(path.relative_to(root).as_posix() for path in data_files(target)),
     )  # fmt: skip

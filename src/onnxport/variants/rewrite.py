@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxport.artifact.add_components import add_components, link_rest
-from onnxport.artifact.data_files import data_files
+from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.errors import FolderError, VerificationError
 from onnxport.graph.inputs import guess_sizes, random_inputs
 from onnxport.graph.quantization.quantize import PRECISIONS
-from onnxport.graph.stats import file_bytes, file_operators
+from onnxport.graph.stats import file_operators
 from onnxport.publishing.staging import stage, stage_file
 from onnxport.serialization.weights_file import weights_path, write_weights
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.specs import Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.variants.components import float_components, graph_under_test, rounded_bases
 from onnxport.variants.weight_only_check import EXACT_SUFFIX, GraphUnderTest, check_rounded, first_failure
 
@@ -44,7 +44,7 @@ class Rewrite:
 
 
 def add_variant(path: Path, step: Rewrite) -> Path:
-    with quiet():
+    with memory_limit():
         return (_add_file if path.suffix == ".onnx" else _add_components)(path, step)
 
 
@@ -74,7 +74,7 @@ def _add_components(folder: Path, step: Rewrite) -> Path:
             record = written[number] if written is not None else None
             component = replace(
                 base, name=f"{base.name}_{step.suffix}", file=files[number].as_posix(), precision=step.precision,
-                verification=verification, operators=file_operators(target), size_bytes=file_bytes(target),
+                verification=verification, operators=file_operators(target), size_bytes=graph_bytes(target),
                 data_files=tuple(path.relative_to(staging.path).as_posix() for path in _data_of(target, record)),
                 weights_checksum=write_weights(target, record, staging.path) if record is not None else None,
             )  # fmt: skip

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxport.dummy_inputs.base import Arrays, InputGenerator, Sizes
 from onnxport.errors import CheckpointError, ExportError
-from onnxport.export.signature import Signature, first_line
+from onnxport.export.signature import Signature
 from onnxport.sources.base import Source
+from onnxport.system.library_errors import first_line
 from onnxport.verification.rounding import Rounding, measure_rounding, with_shared_noise
 
 _LEAST_CASES = 4  # the traced sizes and three others

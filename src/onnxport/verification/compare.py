@@ -16,12 +16,12 @@ import numpy as np
 
 from onnxport.axes import evaluate
 from onnxport.dummy_inputs.base import Arrays, Sizes
-from onnxport.export.signature import first_line
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 from onnxport.verification.cases import Case
 from onnxport.verification.rounding import FIXED, FLOAT64, Rounding
-from onnxport.verification.sessions import is_large, session_for
+from onnxport.verification.sessions import session_for
 from onnxport.verification.tolerance import TOLERANCES, fixed_tolerance, measured_tolerance, pieces, scale_of
 
 LOAD = "load"  # the case of a graph that ONNX Runtime refuses
@@ -51,13 +51,13 @@ def compare(
     from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
 
     absolute, relative = TOLERANCES[precision]
-    mapped = is_large(path)
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider"
     try:
         session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
-        return Verification(False, source, runtime, absolute, relative, (unloadable,))
+        return Verification(False, source, f"{runtime})", absolute, relative, (unloadable,))
+    runtime += ", weights mapped)" if session.maps_weights else ")"
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if NUM_LOGITS_TO_KEEP in known:
         cases = (*cases, *_last_logits(cases))

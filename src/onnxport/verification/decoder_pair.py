@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.specs import CaseCheck
+from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from onnxport.runtime.decoder import Decoder
@@ -64,7 +65,7 @@ def compare_generation(
                 for decoder, state in zip(decoders, progress, strict=True)
             )
         except Exception as error:  # whatever the run time says is the finding
-            return CaseCheck(generation.name, sizes, (), error=str(error).strip().splitlines()[0][:300], ok=False)
+            return CaseCheck(generation.name, sizes, (), error=first_line(error), ok=False)
         start += chunk
         if start < length:
             continue  # a row may have no token yet

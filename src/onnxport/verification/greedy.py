@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.dummy_inputs.base import Arrays, InputGenerator, unrestricted
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, prefill
@@ -22,8 +23,8 @@ from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck
+from onnxport.system.library_errors import first_line
 from onnxport.system.threads import worth_threads
-from onnxport.verification.sessions import graph_bytes
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Generates
@@ -96,7 +97,7 @@ def check_greedy(
     try:
         writer = _writer(decoder, before, cases[0].image_token if cases else None)
     except Exception as error:  # a graph that does not load is the finding
-        return tuple(CaseCheck(case.name, {}, (), error=_first_line(error), ok=False) for case in cases)
+        return tuple(CaseCheck(case.name, {}, (), error=first_line(error), ok=False) for case in cases)
     return tuple(_check(case, writer, tolerance) for case in cases)
 
 
@@ -147,7 +148,7 @@ def _check(case: GreedyCase, writer: _Writer, tolerance: tuple[float, float]) ->
     try:
         found = _generate(case.prompt, writer, steps, case.chunk)
     except Exception as error:  # whatever the run time says is the finding
-        return CaseCheck(case.name, sizes, (), error=_first_line(error), ok=False)
+        return CaseCheck(case.name, sizes, (), error=first_line(error), ok=False)
     allowed = 2 * (tolerance[0] + tolerance[1] * case.scale)
     equal, parted = 0, None
     for row in range(rows):
@@ -169,8 +170,3 @@ def _generate(prompt: Arrays, writer: _Writer, steps: int, chunk: int | None = N
     while len(tokens) < steps:
         tokens.append(writer.decoder.step(progress, tokens[-1][:, None]).argmax(-1))
     return np.stack(tokens, 1)
-
-
-def _first_line(error: Exception) -> str:
-    message = str(error).strip().splitlines()
-    return message[0][:300] if message else type(error).__name__

@@ -18,6 +18,7 @@ from onnxport.graph.fusion.mask_meaning import MaskMeaning, mask_meaning
 from onnxport.graph.fusion.packed_projection import Projection, project
 from onnxport.graph.fusion.packed_rows import Rows, pack_rows, restore_rows
 from onnxport.graph.fusion.rotary_meaning import RotaryMeaning, is_rotation, rotary_meaning
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import is_past
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _mask(evaluator: Evaluator, layer: Layer, longest: int) -> MaskMeaning:
     try:
         meaning = mask_meaning(lambda given, new: evaluator.run(mask, sample_call(inputs, given, new)), longest=longest)
     except Exception as error:  # whatever ONNX Runtime says: the mask is not understood
-        raise NotFusedError(f"its mask cannot be run by itself: {str(error).splitlines()[0][:200]}") from error
+        raise NotFusedError(f"its mask cannot be run by itself: {first_line(error)}") from error
     if meaning is None:
         raise NotFusedError("its mask is neither causal nor a sliding window")
     return meaning

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxport.errors import FolderError, MissingDependencyError, UsageError
 from onnxport.formats.json_file import read_object
+from onnxport.system.library_errors import first_line
 
 _SAFE = (3, 1, 6)
 _INSTALL = 'pip install "jinja2>=3.1.6"'
@@ -40,9 +41,8 @@ def render(folder: Path, messages: Sequence[Mapping[str, Any]], **variables: Any
             messages=list(messages), **{**given, **tokens, **variables}
         )
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UsageError(
-            f"The chat template of {folder.name} cannot be used on these messages: {lines[0]}",
+            f"The chat template of {folder.name} cannot be used on these messages: {first_line(error)}.",
             hint="Roles are mostly system, user and assistant, and the last message is the user's.",
         ) from error
     return text

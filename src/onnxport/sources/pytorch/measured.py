@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from onnxport.sources.base import Arrays
 from onnxport.sources.pytorch.decisions import Decisions, Replay, is_decision
 from onnxport.sources.pytorch.float64 import float64, shadowed, widened
+from onnxport.sources.pytorch.model_state import state_kept
 
 _UNIT = 2.0**-23  # of float32, in the last place of a number just above a power of two
 
@@ -64,7 +65,7 @@ class TorchRun:
 
     def _again(self, change: Any) -> dict[str, torch.Tensor]:
         source = self._source
-        with torch.no_grad(), source.threads(self._inputs), _state_kept(source.model):
+        with torch.no_grad(), source.threads(self._inputs), state_kept(source.model):
             tensors = {name: change(tensor) for name, tensor in source.tensors(self._inputs).items()}
             return source.select(source.invoke(source.model, tensors))
 
@@ -87,19 +88,3 @@ class _Perturbed(TorchDispatchMode):
             return value
         by = torch.rand(value.shape, generator=self.generator) * 2 - 1
         return value * (1 + by * _UNIT)
-
-
-@contextmanager
-def _state_kept(model: torch.nn.Module) -> Iterator[None]:
-    """What a model keeps in its modules between two calls is afterwards what it was: float64 must not stay behind."""
-    before = [(module, _attributes(module)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-
-
-def _attributes(module: torch.nn.Module) -> dict[str, Any]:
-    return {name: value.copy() if isinstance(value, (dict, list)) else value for name, value in module.__dict__.items()}

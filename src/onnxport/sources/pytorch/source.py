@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ class TorchSource:
         if self._fake_mode is None:
             self._fake_mode = new_mode()
         mode = self._fake_mode
-        # Some models keep tensors between calls; a fake one must not stay behind.
+        # Some models keep tensors between calls: a real one must not be met in this call, and a fake one must not stay.
         with (
-            placeholders(self.model, mode), mode, torch.no_grad(),
+            state_kept(self.model), placeholders(self.model, mode), mode, torch.no_grad(),
             reset_model_state(self.model), _experts_by_gather(self.model),
         ):  # fmt: skip
             return call({name: mode.from_tensor(tensor) for name, tensor in tensors.items()})

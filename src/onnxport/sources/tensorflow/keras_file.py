@@ -109,7 +109,7 @@ def _failure(files: TensorflowFiles, error: Exception, *, old: bool) -> Checkpoi
         )
     if old and not keras_2.can_load():
         return CheckpointError(
-            f"{files.path} was written by Keras 2, and Keras 3 cannot read it: {first_line(error)[:200]}.",
+            f"{files.path} was written by Keras 2, and Keras 3 cannot read it: {first_line(error)}.",
             hint="onnxport env create hf-tensorflow; the environment has Keras 2, and `onnxport convert` uses it.",
         )
     unknown = _CLASS.search(message)
@@ -119,6 +119,6 @@ def _failure(files: TensorflowFiles, error: Exception, *, old: bool) -> Checkpoi
             hint="In Python, where it is defined: convert(None, keras.saving.load_model(path), output).",
         )
     return CheckpointError(
-        f"{files.path} cannot be loaded by Keras: {first_line(error)[:300]}.",
+        f"{files.path} cannot be loaded by Keras: {first_line(error)}.",
         hint="Copy or save it again; --verbose shows what Keras said.",
     )

@@ -15,6 +15,7 @@ from onnxport.errors import UsageError, VerificationError
 from onnxport.graph.inputs import random_inputs
 from onnxport.runtime.session import OnnxSession, check_restriction
 from onnxport.specs import CaseCheck, Verification
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 from onnxport.variants.static_shapes.decoder_check import decoder_calls, decoder_of, fills_decoder
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
@@ -164,8 +165,7 @@ def _call(
         outputs = sessions[0].run(inputs)
     except Exception as error:  # whatever it says
         if sizes == pair.plan.sizes:
-            line = str(error).strip().splitlines()[0][:200]
-            return CaseCheck(name, sizes, (), error=f"{pair.refusal}: {line}", ok=False)
+            return CaseCheck(name, sizes, (), error=f"{pair.refusal}: {first_line(error)}", ok=False)
         return None
     case = Case(name, sizes, inputs, outputs)
     run = partial(_run_with_noise, sessions[1]) if any_number else sessions[1].run

@@ -18,6 +18,7 @@ from onnxport.runtime.embedded_decoder import EmbeddedDecoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.static_cache import Window
 from onnxport.specs import CaseCheck
+from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
 from onnxport.verification.cases import Case
@@ -163,8 +164,7 @@ def _window_call(
     try:
         wanted = wanted_of(portable.session.run(feeds[0]))
     except Exception as error:
-        line = str(error).strip().splitlines()[0][:200]
-        return CaseCheck(name, {}, (), error=f"{pair.refusal}: {line}", ok=False)
+        return CaseCheck(name, {}, (), error=f"{pair.refusal}: {first_line(error)}", ok=False)
     case = Case(name, {"rows": rows, "tokens": count, "used": held}, feeds[1], wanted)
     return check_case(lambda arrays: found_of(other.session.run(arrays)), case, "token", specs, *TOLERANCES["float32"])
 

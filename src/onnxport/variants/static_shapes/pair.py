@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxport.runtime.session import OnnxSession
 from onnxport.variants.static_shapes.plan import FixedPlan
-from onnxport.verification.sessions import MAPPED_FROM_BYTES, graph_bytes
 
 Sessions = tuple[OnnxSession, OnnxSession]
 
@@ -33,9 +32,8 @@ class GraphPair:
     embeddings: Path | None = None
 
     def sessions(self) -> Sessions:
-        """Both graphs. The weights of a large model stay in their file: copies could need more memory than there is."""
-        large = graph_bytes(self.reference) >= MAPPED_FROM_BYTES
-        return OnnxSession(self.reference, map_weights=large), OnnxSession(self.target, map_weights=large)
+        """Both graphs."""
+        return OnnxSession(self.reference), OnnxSession(self.target)
 
     @property
     def refusal(self) -> str:

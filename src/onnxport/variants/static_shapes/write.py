@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxport.artifact.add_components import add_components, link_rest
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
@@ -18,12 +19,12 @@ from onnxport.errors import ExportError, FolderError, UsageError, VerificationEr
 from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import vocabulary_size
 from onnxport.graph.static_shapes.fix import FixedGraph, fix_graph
-from onnxport.graph.stats import file_bytes, file_operators
+from onnxport.graph.stats import file_operators
 from onnxport.publishing.staging import stage
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
 from onnxport.specs import Restriction, Verification
-from onnxport.system.output_capture import quiet
+from onnxport.system.memory import memory_limit
 from onnxport.variants.static_shapes.check import check_fixed, paddable_axes
 from onnxport.variants.static_shapes.pair import GraphPair
 from onnxport.variants.static_shapes.plan import FixedPlan, example_command, plan_sizes
@@ -58,7 +59,7 @@ def fix_sizes(path: str | Path, sizes: Mapping[str, int]) -> Path:
             f"{folder} is a single graph; sizes are fixed in a folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
-    with quiet():
+    with memory_limit():
         return _add(folder, read_folder(folder), sizes)
 
 
@@ -158,7 +159,7 @@ def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGrap
     _require_numbers(target, graph)
     return replace(
         base, name=f"{base.name}_{SUFFIX}", file=_file(base), verification=verification,
-        operators=file_operators(target), size_bytes=file_bytes(target), weights_checksum=None,
+        operators=file_operators(target), size_bytes=graph_bytes(target), weights_checksum=None,
         inputs=graph.inputs, outputs=graph.outputs, restrictions=_restrictions(plan, said, graph),
     )  # fmt: skip
 
