@@ -144,7 +144,7 @@ def _tags(graphs: list[Any]) -> list[str] | None:
 
 
 def _precision(function: Any) -> str:
-    """What a signature computes in: a row of `comparison.TOLERANCES`."""
+    """What a signature computes in: a row of `tolerance.TOLERANCES`."""
     graph_def, half = function.graph.as_graph_def(), tensorflow().float16.as_datatype_enum
     nodes = [*graph_def.node, *(node for body in graph_def.library.function for node in body.node_def)]
     computed = (node for node in nodes if node.op not in ("Cast", "Const", "Placeholder"))
