@@ -192,7 +192,7 @@ def _check_output(
 
 
 def max_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | None = None) -> float:
-    """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite.
+    """Max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite.
 
     Args:
         moved: of the shape of `wanted`; found is compared with wanted + moved where both are numbers.

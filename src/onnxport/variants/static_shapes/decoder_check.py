@@ -52,6 +52,7 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
 
 
 def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
+    """Compare single calls of a decoder at every fill of its static cache, and then greedy generations."""
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
     fixed, cache = sessions[1].static_axes, decoders[1].static_cache
     assert fixed is not None and cache is not None
@@ -87,6 +88,7 @@ def _runs(cache: StaticCache, *, whole: bool) -> list[Generation]:
 
 
 def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
+    """A decoder over `session`, with the graph of its embeddings where it has one."""
     if pair.embeddings is None:
         return Decoder(session)
     return EmbeddedDecoder(session, OnnxSession(pair.embeddings), -1)
