@@ -28,8 +28,8 @@ ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 # Numbers that differ between machines.
 CHANGING = (
     (re.compile(r"\d+\.\d s$", re.M), "0.0 s"),
-    (re.compile(r"\d+ to \d+ can be written"), "FIRST to LAST can be written"),
-    (re.compile(r"--opset \d+, or leave it out for \d+"), "--opset N, or leave it out for DEFAULT"),
+    (re.compile(r"supported: use \d+ to \d+"), "supported: use FIRST to LAST"),
+    (re.compile(r"--opset \d+, or omit it for \d+"), "--opset N, or omit it for DEFAULT"),
 )
 
 
