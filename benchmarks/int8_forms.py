@@ -42,7 +42,7 @@ from benchmarks.sentences import SENTENCES
 from benchmarks.turns import Work, measure
 from onnxport import convert
 from onnxport.artifact.folder import read_folder
-from onnxport.graph.inputs import evidence_sizes, random_inputs, vocabulary_size
+from onnxport.graph.inputs import random_inputs, verified_sizes, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import find_saturations
 from onnxport.graph.quantization.weight_only import load_graph
@@ -167,7 +167,7 @@ def _tiny_models(work: Path) -> dict[str, Any]:
             file, words = folder / component.file, vocabulary_size(folder)
             cases = [
                 random_inputs(component.inputs, sizes, words, seed)
-                for seed, sizes in enumerate(evidence_sizes(component))
+                for seed, sizes in enumerate(verified_sizes(component))
             ]
             wanted = [_session(file, 1).run(None, case) for case in cases]
             errors = found[f"{name} {component.name}"] = {}

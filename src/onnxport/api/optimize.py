@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
-from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_rounded
+from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
 from onnxport.variants.rewrite import Rewrite, add_variant
 
 
@@ -83,7 +83,7 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
             )
         step = Rewrite(row.suffix, precision, _one_by_one(quantize_dynamic))
     else:
-        rounded = partial(write_rounded, bits=bits, float_activations=float_activations)
+        rounded = partial(write_weight_only, bits=bits, float_activations=float_activations)
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
         step = Rewrite(row.suffix, precision, rounded, hint, fused_too=True)
     return add_variant(Path(path).expanduser(), step)

@@ -17,8 +17,8 @@ from onnxport.artifact.results import VerifiedFolder
 from onnxport.axes import evaluate, names_in
 from onnxport.environments import call_in
 from onnxport.errors import FolderError, UsageError, VerificationError
-from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
-from onnxport.graph.quantization.quantize import ROUNDED
+from onnxport.graph.inputs import guess_sizes, random_inputs, verified_sizes, vocabulary_size
+from onnxport.graph.quantization.quantize import WEIGHT_ONLY
 from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
@@ -120,7 +120,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
     from onnxport.runtime.session import OnnxSession
 
     session = OnnxSession(file)
-    sizes = evidence_sizes(component)
+    sizes = verified_sizes(component)
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)
         try:
@@ -175,7 +175,7 @@ def _compare(folder: Folder, component: Component, evidence: Mapping[str, Eviden
     from onnxport.variants.static_shapes.write import check_again, is_static
     from onnxport.verification.evidence import verify_graph
 
-    if component.precision in ROUNDED:
+    if component.precision in WEIGHT_ONLY:
         return _against_base(folder, component)
     if is_static(component):
         return check_again(folder, component)

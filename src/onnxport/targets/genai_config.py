@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import UsageError
-from onnxport.runtime.shared_cache import PackedRows
+from onnxport.runtime.cache.packed_rows import PackedRows
 from onnxport.specs import TensorSpec
 from onnxport.tensor_names import is_past
 

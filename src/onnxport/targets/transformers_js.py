@@ -18,7 +18,7 @@ from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
-from onnxport.graph.inputs import evidence_sizes, vocabulary_size
+from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
 from onnxport.variants.new_folder import new_folder
@@ -180,7 +180,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
     old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
-    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
+    checks = compare_pairs(old, new, verified_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxport.artifact.folder import Folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import TaskError
-from onnxport.graph.inputs import evidence_sizes, vocabulary_size
+from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.runtime.sequence_generation import DECODER, ENCODER
 from onnxport.tasks import find_task
 from onnxport.variants.fused import NAME as FUSED_NAME
@@ -40,6 +40,6 @@ def graph_under_test(folder: Folder, component: Component) -> GraphUnderTest:
     except TaskError:  # a plain module
         decision = None
     return GraphUnderTest(
-        folder.file(component), component.inputs, component.outputs, evidence_sizes(component),
+        folder.file(component), component.inputs, component.outputs, verified_sizes(component),
         vocabulary_size(folder.path), decision, (folder.file(encoder), encoder.inputs) if encoder else None,
     )  # fmt: skip

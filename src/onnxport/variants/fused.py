@@ -23,7 +23,7 @@ from onnxport.tensor_names import is_past
 from onnxport.variants.new_folder import graphs_from, new_folder, with_components
 
 if TYPE_CHECKING:
-    from onnxport.graph.fusion.fused_decoder import Fused
+    from onnxport.graph.fusion.fused_decoder import FusedDecoder
     from onnxport.runtime.session import OnnxSession
     from onnxport.verification.cases import Case
 
@@ -94,8 +94,8 @@ def _add(folder: Folder) -> Path:
     return folder.path / graph.file
 
 
-def _restrictions(fused: Fused) -> Iterator[Restriction]:
-    longest = fused.attentions.longest
+def _restrictions(fused: FusedDecoder) -> Iterator[Restriction]:
+    longest = fused.attention.max_tokens
     yield Restriction(
         "total_sequence_length", Limit.AT_MOST, longest, "masks and positions were compared up to this length"
     )
@@ -103,7 +103,7 @@ def _restrictions(fused: Fused) -> Iterator[Restriction]:
         "past_sequence_length", Limit.NOTE, "real tokens first",
         "a row of the cache begins with its first token, not with padding",
     )  # fmt: skip
-    if fused.attentions.windows:
+    if fused.attention.windows:
         yield Restriction(
             "total_sequence_length", Limit.NOTE, "padded on the left", "a sliding window counts tokens, not padding"
         )
@@ -122,7 +122,7 @@ def _longest(folder: Path) -> int:
     return _USUAL
 
 
-def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, vocabulary: int) -> Verification:
+def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDecoder, vocabulary: int) -> Verification:
     """Single calls and generations of both graphs.
 
     Args:
@@ -136,7 +136,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
     from onnxport.runtime.decoder import Decoder
     from onnxport.runtime.session import OnnxSession
     from onnxport.verification.compare import TOLERANCES, compare
-    from onnxport.verification.decoder_pair import compare_generation
+    from onnxport.verification.decoder_pair import Generation, compare_generation
 
     session = OnnxSession(reference)
     cases = list(_cases(session, fused, vocabulary))
@@ -148,7 +148,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
     if found.passed:
         other = OnnxSession(target)
         checks += tuple(
-            compare_generation((Decoder(session), Decoder(other)), *run, vocabulary, TOLERANCES["float32"])
+            compare_generation((Decoder(session), Decoder(other)), Generation(*run), vocabulary, TOLERANCES["float32"])
             for run in _PROMPTS
         )
     verification = replace(found, cases=checks, passed=all(check.ok for check in checks))
@@ -163,13 +163,13 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
     return verification
 
 
-def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case]:
+def _cases(session: OnnxSession, fused: FusedDecoder, vocabulary: int) -> Iterator[Case]:
     from onnxport.verification.cases import Case
     from onnxport.verification.decoder_pair import left_padded
 
-    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attentions.windows for more in (-2, 5))]
+    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attention.windows for more in (-2, 5))]
     for number, (rows, new, past, padded) in enumerate(calls):
-        if past < 0 or past + new > fused.attentions.longest:
+        if past < 0 or past + new > fused.attention.max_tokens:
             continue
         mask = left_padded(rows, past + new) if padded else np.ones((rows, past + new), np.int64)
         rng = np.random.default_rng(number)

@@ -61,7 +61,7 @@ def check_rounded(
 
     Args:
         base: the float32 graph.
-        target: made from it by `write_rounded`.
+        target: made from it by `write_weight_only`.
         precision: one of `graph.quantize.PRECISIONS` with bits.
         encoder: the graph that runs before `target`, rounded too, where there is one.
         work: an existing folder on a disk with room for the float32 weights; a temporary one by default.
@@ -93,10 +93,10 @@ def check_rounded(
 
 
 def _write_reference(base: Path, file: Path, bits: int) -> None:
-    from onnxport.graph.quantization.weight_only import load_graph, use_rounded_numbers
+    from onnxport.graph.quantization.weight_only import load_graph, use_dequantized_weights
 
     model = load_graph(base)
-    use_rounded_numbers(model, bits)
+    use_dequantized_weights(model, bits)
     with Silent().step("write") as step:
         write_graph(_Held(model), file, file, WeightFiles(external=True), step)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.sources.base import Arrays, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
 
@@ -54,9 +54,9 @@ class TorchSource:
 
     def weights_kept(self) -> AbstractContextManager[None]:
         """For several runs one after the other: weights stay mapped in between."""
-        from onnxport.weights.reading import maps_kept
+        from onnxport.weights.reading import shared_mappings
 
-        return maps_kept()
+        return shared_mappings()
 
     @property
     def version(self) -> str:
@@ -83,6 +83,12 @@ class TorchSource:
         with torch.no_grad(), self.threads(inputs):
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
+
+    def measured(self, inputs: Arrays) -> MeasuredRun:
+        """A run that can be repeated with less rounding and with more."""
+        from onnxport.sources.pytorch.measured import TorchRun
+
+        return TorchRun(self, inputs)
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model (or of `forward` in its place), without a cache."""
@@ -157,10 +163,10 @@ class TorchSource:
         import torch
         from transformers.exporters.exporter_dynamo import reset_model_state
 
-        from onnxport.weights.placeholders import new_mode, placeholders
+        from onnxport.weights.placeholders import new_fake_mode, placeholders
 
         if self._fake_mode is None:
-            self._fake_mode = new_mode()
+            self._fake_mode = new_fake_mode()
         mode = self._fake_mode
         # Some models keep tensors between calls: a real one must not be met in this call, and a fake one must not stay.
         with (

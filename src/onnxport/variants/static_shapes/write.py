@@ -15,9 +15,9 @@ from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import vocabulary_size
-from onnxport.graph.static_shapes.fix import FixedGraph, fix_graph
+from onnxport.graph.static_shapes.static_graph import StaticGraph, make_static
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
+from onnxport.runtime.static_axes import STATIC_AXES_KEY, StaticAxes
 from onnxport.specs import Limit, Restriction, Verification
 from onnxport.variants.components import converted_components
 from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
@@ -69,13 +69,13 @@ def check_again(folder: Folder, component: Component) -> Verification:
     Raises:
         FolderError: the file does not say what its sizes are.
     """
-    base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).fixed
+    base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).static_axes
     if base is None or fixed is None:
         raise FolderError(
             f"{component.file} does not say what it was made from.",
             hint=f"Make it again: onnxport optimize {folder.path} --sizes ...",
         )
-    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.given))
+    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.requested))
     return compare_static(_pair(folder.path, folder.manifest, plan, folder.file(component)))
 
 
@@ -96,21 +96,21 @@ def _add(folder: Folder, sizes: Mapping[str, int]) -> Path:
     return folder.path / new[-1].file
 
 
-def _attempts(folder: Path, plan: FixedPlan) -> list[FixedGraph]:
+def _attempts(folder: Path, plan: FixedPlan) -> list[StaticGraph]:
     """What is tried, in this order: of a decoder that has no mask, nothing says where its positions come from."""
     base = plan.component
-    graph = fix_graph(folder / base.file, base, plan.sizes)
+    graph = make_static(folder / base.file, base, plan.sizes)
     if not _added(graph, base):
         return [graph]
-    return [graph, fix_graph(folder / base.file, base, plan.sizes, count_places=True)]
+    return [graph, make_static(folder / base.file, base, plan.sizes, positions_from_mask=True)]
 
 
-def _added(graph: FixedGraph, base: Component) -> frozenset[str]:
+def _added(graph: StaticGraph, base: Component) -> frozenset[str]:
     return frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs})
 
 
 def _write(
-    root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graphs: Sequence[FixedGraph]
+    root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graphs: Sequence[StaticGraph]
 ) -> Component:  # fmt: skip
     """The first of the graphs whose outputs are right.
 
@@ -127,16 +127,16 @@ def _write(
     raise failed
 
 
-def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graph: FixedGraph) -> Component:
+def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graph: StaticGraph) -> Component:
     base, target = plan.component, root / new.file
-    said = FixedAxes(
-        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
+    said = StaticAxes(
+        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.cache_axis, base.name,
         _added(graph, base),
     )  # fmt: skip
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     pair = _pair(root, manifest, plan, target)
     said = replace(said, padded=paddable_axes(pair))
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     verification = compare_static(pair)
     require_equal(pair, verification)
     _require_static(target)
@@ -175,29 +175,29 @@ def _require_static(target: Path) -> None:
             )
 
 
-def _restrictions(plan: FixedPlan, said: FixedAxes, graph: FixedGraph) -> tuple[Restriction, ...]:
+def _restrictions(plan: FixedPlan, said: StaticAxes, graph: StaticGraph) -> tuple[Restriction, ...]:
     limits = []
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
         if axis in said.padded:
             reason += "; the run time pads what is smaller"
         limits.append(Restriction(axis, Limit.FIXED, size, reason))
-    if said.window is not None:
+    if said.past_axis is not None:
         limits.append(
             Restriction(
-                said.window,
+                said.past_axis,
                 Limit.NOTE,
                 "a window, unused places on the left",
                 "attention_mask hides them; the outputs are the last places, and the next call's past",
             )
         )
-    if graph.unsettled:
+    if graph.data_dependent:
         limits.append(
             Restriction(
                 "tensors inside",
                 Limit.NOTE,
-                f"{len(graph.unsettled)} are not of a fixed size",
-                f"they depend on the values in the inputs: {_some(graph.unsettled)}",
+                f"{len(graph.data_dependent)} are not of a fixed size",
+                f"they depend on the values in the inputs: {_some(graph.data_dependent)}",
             )
         )
     return tuple(limits)
