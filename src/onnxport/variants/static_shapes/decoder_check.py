@@ -60,7 +60,7 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     for number, held in enumerate(fills):
         for count in dict.fromkeys((cache.new, (cache.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added_inputs else (False,):
-                yield _window_call(pair, decoders, _Call(held, count, padded, 7 * number + count))
+                yield _window_call(pair, decoders, _WindowCall(held, count, padded, 7 * number + count))
     for generation in _runs(cache, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], generation.rows, fixed.padded)
         yield compare_generation(decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given))
@@ -116,7 +116,7 @@ def _given(
 
 
 @dataclass(frozen=True)
-class _Call:
+class _WindowCall:
     """A call over a window: `count` new tokens over `held` places in use, with padded rows or without."""
 
     held: int
@@ -125,7 +125,7 @@ class _Call:
     seed: int
 
 
-def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call) -> CaseCheck:
+def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _WindowCall) -> CaseCheck:
     """One call over random states: the graph with dynamic shapes gets the used places alone."""
     other = decoders[1]
     cache, fixed = other.static_cache, other.session.static_axes
@@ -147,7 +147,7 @@ def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call
     return CaseCheck(name, {}, (), error=f"{pair.refusal}: {found}", ok=False) if isinstance(found, str) else found
 
 
-def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call, mask: np.ndarray) -> list[Arrays]:
+def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _WindowCall, mask: np.ndarray) -> list[Arrays]:
     """The inputs of both graphs: the same random tokens and encoder outputs, and the states of each."""
     portable, other = decoders
     cache = other.static_cache
