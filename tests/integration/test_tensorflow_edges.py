@@ -113,7 +113,7 @@ def test_an_error_is_words_without_colours(tmp_path: Path) -> None:
     model = model_of(lambda x: tf.reshape(x, [7, 3]), x=((None,), "float32"))
     with pytest.raises(OnnxPortError) as caught:
         convert(None, model, tmp_path / "out")
-    assert "inputs of the shapes and types that it declares: " in caught.value.message
+    assert "inputs of its declared shapes and types: " in caught.value.message
     assert "\x1b" not in caught.value.message and "function_node" not in caught.value.message
 
 
