@@ -234,9 +234,9 @@ def decide(decision: str, outputs: Arrays, inputs: Arrays) -> np.ndarray | None:
         case "span" if "start_logits" in outputs:
             return np.stack([outputs["start_logits"].argmax(-1), outputs["end_logits"].argmax(-1)])
         case "class map" if logits is not None:
-            return logits.argmax(1)
+            return np.asarray(logits.argmax(1))
         case "nearest text" if "logits_per_image" in outputs:
-            return outputs["logits_per_image"].argmax(-1)
+            return np.asarray(outputs["logits_per_image"].argmax(-1))
     return None
 
 

@@ -19,8 +19,9 @@ from onnxport.specs import CaseCheck, Verification
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 from onnxport.variants.static_shapes.decoder_check import decoder_calls, decoder_of, fills_decoder
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
-from onnxport.verification.compare import TOLERANCES, verification_of
+from onnxport.verification.compare import verification_of
 from onnxport.verification.graph_cases import compare_call
+from onnxport.verification.tolerance import TOLERANCES
 
 Arrays = dict[str, np.ndarray]
 _SEEDS = 3

@@ -21,9 +21,9 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck
 from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
-from onnxport.verification.compare import TOLERANCES
 from onnxport.verification.decoder_pair import Generation, compare_generation, left_padded
 from onnxport.verification.graph_cases import compare_call
+from onnxport.verification.tolerance import TOLERANCES
 
 Arrays = dict[str, np.ndarray]
 _STEPS = 32
