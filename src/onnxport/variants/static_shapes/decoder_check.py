@@ -170,7 +170,9 @@ def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _WindowCall
         arrays = {n: value for n, value in arrays.items() if n in taken}
         if decoder is other:
             arrays = {n: cache.pad_input(n, value, call.held) for n, value in arrays.items()}
-        feeds.append(arrays | given | {n: value.numpy() for n, value in progress.encoder_inputs.items()})
+        # Copies: `numpy()` shows the memory of the OrtValue, which ends with `progress`.
+        encoded = {n: value.numpy().copy() for n, value in progress.encoder_inputs.items()}
+        feeds.append(arrays | given | encoded)
     return feeds
 
 
