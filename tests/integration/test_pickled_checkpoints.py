@@ -118,7 +118,7 @@ def test_code_is_never_run(kind: str, saved, source, tmp_path, refused) -> None:
         (lambda state: _saved(state)[:60] + bytes(400) + _saved(state)[460:], "damaged"),
         (lambda state: b"not a pickle at all " * 20, "damaged"),
         (lambda state: _saved(list(state.values())), "holds a list"),
-        (lambda state: _saved({"state_dict": state, "epoch": 3}), "weights under 'state_dict'"),
+        (lambda state: _saved({"state_dict": state, "epoch": 3}), "with weights in 'state_dict'"),
         (lambda state: _saved(torch.nn.Linear(2, 2)), "torch.nn.modules.linear.Linear"),
     ],
     ids=["cut", "legacy-cut", "damaged", "garbage", "list", "nested", "module"],
