@@ -3,8 +3,8 @@
 Third parties feed them as the documents say: what comes out as present is the next past, a prompt is padded on the
 left to whole calls, and a mask hides unused places.
 
-`make test` has rotation, a window, and positions from the mask. The sweep has the kinds that put these together in other
-ways, and experts, whose shapes follow from numbers.
+`make test` has rotation, a window, and positions from the mask. The sweep has the kinds that put these together in
+other ways, and experts, whose shapes follow from numbers.
 """
 
 from __future__ import annotations
