@@ -1,7 +1,7 @@
 """Graphs of fixed sizes beside decoders: texts, images, sounds, encoder-decoders, and images in texts.
 
-BART and Marian, whose positions come from tables as those of Whisper do, and LLaVA, a prompt of which is split as one of
-Qwen2-VL is, are for the sweep.
+BART and Marian, whose positions come from tables as those of Whisper do, and LLaVA, a prompt of which is split as one
+of Qwen2-VL is, are for the sweep.
 """
 
 from __future__ import annotations
