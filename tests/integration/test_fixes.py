@@ -1,4 +1,7 @@
-"""Every registered repair: what goes wrong without it, and that it is named in the manifest with it."""
+"""Every registered repair: what goes wrong without it, and that it is named in the manifest with it.
+
+What a conversion gives without the repair of Depth Anything is for the sweep; test_convert.py has it with the repair.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def test_graph_repair_is_needed_and_enough(fix, converted, tmp_path, monkeypatch
         convert(None, source, tmp_path / "without", pipeline_name=TINY[name].task)
 
 
+@pytest.mark.sweep
 def test_symbolic_int_keeps_depth_anything_flexible(converted, tmp_path, monkeypatch):
     name = "depth-anything-depth-estimation"
 

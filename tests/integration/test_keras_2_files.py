@@ -1,4 +1,7 @@
-"""Files that Keras 2 wrote: read by Keras 2, in the managed environment where it is not installed."""
+"""Files that Keras 2 wrote: read by Keras 2, in the managed environment where it is not installed.
+
+Each conversion is a process there; a `.keras` file of Keras 2 is for the sweep.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from onnxport.loading.resolve import HF_TENSORFLOW, resolve_model
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.tensorflow.keras_2 import is_of_keras_2
 from tests.integration.hf_tensorflow import VARIABLE, needs_tensorflow, process
+from tests.sample import sampled
 from tests.tiny_keras import recurrent
 
 pytestmark = pytest.mark.integration
@@ -49,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("name", ["text.h5", "image.keras"])
+@pytest.mark.parametrize("name", sampled(["text.h5", "image.keras"], "text.h5"))
 def test_converted_where_keras_2_is(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(HOME_VARIABLE, os.environ[VARIABLE])
     conversion = convert(None, files / name, tmp_path / "out")

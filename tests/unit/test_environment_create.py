@@ -213,7 +213,7 @@ def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition
     assert not (folder_of("tiny") / "tmp").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_how_far_pip_is_is_told_while_it_runs(tiny: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.02)
     told: list[tuple[int, int]] = []
