@@ -16,29 +16,39 @@ if TYPE_CHECKING:
 
 _MOST_OPERATORS = 12
 _NUMBERS = ("abs error", "rel error", "tolerance")
+# Where it is known how far rounding moves the source: that, and the error of the graph.
+_MEASURED = ("source error", "graph error", "tolerance")
 
 
 def verification_table(name: str, verification: Verification) -> Table:
-    """A row for each set of inputs: the output nearest to its tolerance, or all outputs that failed."""
+    """A row for each set of inputs: the output nearest to its tolerance, or all outputs that failed.
+
+    Errors are distances from the source in float64 where the source was also run in float64.
+    """
+    numbers = _MEASURED if _is_measured(verification) else _NUMBERS
     several = any(len(case.outputs) > 1 for case in verification.cases)
     decision = next((case.decision for case in verification.cases if case.decision_agreement is not None), None)
     columns = [
         "case",
         "sizes",
         *(["output"] if several else []),
-        *_NUMBERS,
+        *numbers,
         *([f"same {decision}"] if decision else []),
         "ok",
     ]
     table = _table(
-        f"{name}: {verification.source} against {verification.runtime}", columns, narrow=(*_NUMBERS, "ok", columns[-2])
+        f"{name}: {verification.source} against {verification.runtime}", columns, narrow=(*numbers, "ok", columns[-2])
     )
     for case in verification.cases:
         checks: Sequence[OutputCheck | None] = shown_outputs(case) or [None]
         for number, check in enumerate(checks):
             row = [case.name if number == 0 else "", sizes_text(case.sizes) if number == 0 else ""]
             row += [check.name if check else ""] if several else []
-            row += error_cells(check) if check else [case.error or ("" if case.decision else "no output"), "", ""]
+            row += (
+                _error_cells(check, numbers)
+                if check
+                else [case.error or ("" if case.decision else "no output"), "", ""]
+            )
             row += [_agreement(case) if number == 0 else ""] if decision else []
             good = check.ok if check else case.ok
             table.add_row(*row, "yes" if good else "NO", style=None if good else "red")
@@ -50,12 +60,19 @@ def shown_outputs(case: CaseCheck) -> list[OutputCheck]:
     failed = [check for check in case.outputs if not check.ok]
     if failed or not case.outputs:
         return failed
-    return [max(case.outputs, key=lambda check: check.max_abs_error / check.tolerance if check.tolerance else 0.0)]
+    return [max(case.outputs, key=lambda check: check.judged_error / check.tolerance if check.tolerance else 0.0)]
 
 
-def error_cells(check: OutputCheck) -> list[str]:
-    """Absolute error, relative error, tolerance."""
-    return [f"{check.max_abs_error:.2e}", f"{check.max_rel_error:.2e}", f"{check.tolerance:.2e}"]
+def _is_measured(verification: Verification) -> bool:
+    return any(check.source_error is not None for case in verification.cases for check in case.outputs)
+
+
+def _error_cells(check: OutputCheck, numbers: Sequence[str]) -> list[str]:
+    """Of an output, the numbers of the columns."""
+    if numbers is _NUMBERS:
+        return [f"{check.max_abs_error:.2e}", f"{check.max_rel_error:.2e}", f"{check.tolerance:.2e}"]
+    source = "" if check.source_error is None else f"{check.source_error:.2e}"
+    return [source, f"{check.judged_error:.2e}", f"{check.tolerance:.2e}"]
 
 
 def sizes_text(sizes: dict[str, int]) -> str:
@@ -151,6 +168,8 @@ def _table(title: str, columns: Iterable[str], narrow: Collection[str] = (), *, 
 
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=header)
     for column in columns:
-        justify: Literal["left", "right"] = "right" if column in _NUMBERS or column.startswith("same ") else "left"
+        justify: Literal["left", "right"] = (
+            "right" if column in (*_NUMBERS, *_MEASURED) or column.startswith("same ") else "left"
+        )
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column in narrow)
     return table

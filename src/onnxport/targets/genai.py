@@ -1,8 +1,7 @@
-"""A folder for onnxruntime-genai: `genai_config.json` and, beside the graph, a small one over the same weights.
+"""A folder for onnxruntime-genai: `genai_config.json`, and a second graph over the same weights.
 
-The small graph is the same but for its logits, which are those of the last token alone: that run time reads
-no others. Whether onnxruntime-genai then writes the tokens that onnxport writes is tried before anything is
-published.
+The second graph gives the logits of the last token alone, which are all that onnxruntime-genai reads. Before anything
+is published, onnxruntime-genai must write the tokens that onnxport writes.
 """
 
 from __future__ import annotations

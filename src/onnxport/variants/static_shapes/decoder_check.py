@@ -22,7 +22,7 @@ from onnxport.specs import CaseCheck
 from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
 from onnxport.verification.compare import TOLERANCES
-from onnxport.verification.decoder_pair import compare_generation, left_padded
+from onnxport.verification.decoder_pair import Generation, compare_generation, left_padded
 from onnxport.verification.graph_cases import compare_call
 
 Arrays = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
     for share in (1 / 3, 1 / 2, 1):
         given = _given(pair, decoders[0], 1, axes, share)
         check = compare_generation(
-            decoders, 1, 1, 1, pair.vocabulary, TOLERANCES["float32"], steps=2, fixed=(given, given)
+            decoders, Generation(1, 1, 1, steps=2), pair.vocabulary, TOLERANCES["float32"], fixed=(given, given)
         )
         if not check.ok:
             return False
@@ -60,16 +60,13 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
         for count in dict.fromkeys((cache.new, (cache.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added_inputs else (False,):
                 yield _window_call(pair, decoders, _Call(held, count, padded, 7 * number + count))
-    for rows, length, chunk, steps in _runs(cache, whole=decoders[0].needs_full_prefill):
-        given = _given(pair, decoders[0], rows, fixed.padded)
-        yield compare_generation(
-            decoders, rows, length, chunk, pair.vocabulary, TOLERANCES["float32"], steps=steps, fixed=(given, given)
-        )
+    for generation in _runs(cache, whole=decoders[0].needs_full_prefill):
+        given = _given(pair, decoders[0], generation.rows, fixed.padded)
+        yield compare_generation(decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given))
 
 
-def _runs(cache: StaticCache, *, whole: bool) -> list[tuple[int, int, int, int]]:
-    """(rows, tokens of the prompt, of them in a call, tokens written): prompts of one call, of several and of parts
-    of one, and up to the last token in view.
+def _runs(cache: StaticCache, *, whole: bool) -> list[Generation]:
+    """Prompts of one call, of several and of parts of one, and up to the last token in view.
 
     Args:
         whole: a prompt must come in one call.
@@ -80,13 +77,13 @@ def _runs(cache: StaticCache, *, whole: bool) -> list[tuple[int, int, int, int]]
     several = dict.fromkeys(max(1, min(room, length)) for length in (2 * cache.new + 1, third))
     lengths = (min(cache.new, room), 1) if whole else (*several, 1)
     runs = [
-        (rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
+        Generation(rows, length, length if rows == 1 or whole else max(1, length // 2), steps)
         for length in dict.fromkeys(lengths)
         for rows in dict.fromkeys((1, cache.rows))
     ]
     last = cache.new if whole else cache.longest
     calls = cache.longest // cache.new + cache.longest - last
-    return [*runs, (cache.rows, last, last, cache.longest - last + 1)] if calls <= _MOST_CALLS else runs
+    return [*runs, Generation(cache.rows, last, last, cache.longest - last + 1)] if calls <= _MOST_CALLS else runs
 
 
 def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
