@@ -115,6 +115,41 @@ def test_rows_change_places_and_multiply(tmp_path):
     assert "--sizes batch_size=5,past_sequence_length=5,sequence_length=3" in str(caught.value.hint)
 
 
+def test_recurrent_states_of_a_static_graph(tmp_path):
+    """One token a call, whose state is the sum of all tokens; padding leaves it as it is."""
+    state = "past_recurrent.0"
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Add", [state, "numbers"], ["present_recurrent.0"]),
+        helper.make_node("Unsqueeze", ["present_recurrent.0", "last"], ["logits"]),
+    ]
+    values = {"input_ids": (TensorProto.INT64, [2, 1]), state: (TensorProto.FLOAT, [2, 1])}
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in values.items()]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [2, 1, 1]),
+        helper.make_tensor_value_info("present_recurrent.0", TensorProto.FLOAT, [2, 1]),
+    ]
+    last = numpy_helper.from_array(np.array([2], np.int64), "last")
+    model = helper.make_model(
+        helper.make_graph(nodes, "sum", inputs, outputs, [last]), opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )  # fmt: skip
+    axes = {"input_ids": ("batch_size", 1), state: ("batch_size", 1), "present_recurrent.0": ("batch_size", 1)}
+    static = StaticAxes("sum.onnx", axes, {"batch_size": 2}, {"batch_size": 2})
+    helper.set_model_props(model, {STATIC_AXES_KEY: static.to_json()})
+    onnx.save(model, tmp_path / "sum.onnx")
+    decoder = Decoder(OnnxSession(tmp_path / "sum.onnx"))
+    progress = decoder.start(2)
+    ids, mask = np.array([[1, 2, 3], [10, 20, 30]]), np.array([[1, 1, 1], [0, 0, 1]])
+    assert decoder.step(progress, ids, mask)[:, 0].tolist() == [6, 30]
+    assert decoder.step(progress, np.array([[4], [40]]))[:, 0].tolist() == [10, 70]
+    decoder.select(progress, np.array([1, 1]))
+    assert decoder.step(progress, np.array([[5], [6]]))[:, 0].tolist() == [75, 76]
+    for start in (lambda: decoder.start(3), lambda: decoder.select(progress, np.array([0]))):
+        with pytest.raises(UsageError, match=r"batch_size is \d, and sum\.onnx is fixed at 2"):
+            start()
+
+
 def test_the_command_for_a_longer_window(tmp_path):
     write(tmp_path / "model_fixed.onnx", 1, 1, 7)
     decoder = Decoder(OnnxSession(tmp_path / "model_fixed.onnx"))

@@ -104,7 +104,7 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         for name, right in self._limits().items():
             if not right:
-                hint = "Use do_sample=False for the best token." if name == "temperature" else None
+                hint = "Use do_sample=False for the most likely token." if name == "temperature" else f"Omit {name}."
                 raise UsageError(f"{name}={getattr(self, name)} is out of range.", hint=hint)
         if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
             raise UsageError(
