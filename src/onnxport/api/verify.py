@@ -59,7 +59,8 @@ def verify(
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
-    folder = None if path.suffix == ".onnx" and not path.is_dir() else open_folder(path)
+    bare = path.suffix == ".onnx" and not path.is_dir()
+    folder = open_folder(path) if against is not None and not bare else None
     resolved, sample_inputs = None, model_kwargs.pop("sample_inputs", None)
     options = load_options(model_kwargs)
     if against is not None:
@@ -67,9 +68,10 @@ def verify(
         if resolved.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
-    if folder is None:
+    if bare:
         return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
+        folder = folder or open_folder(path)
         check_files(path, folder.manifest)
         step.done(f"{len(folder.manifest.files)} files as recorded")
     with memory_limit():
