@@ -41,12 +41,12 @@ from benchmarks.sentences import SENTENCES
 from benchmarks.turns import Work, measure
 from onnxport import convert
 from onnxport.artifact.folder import read_folder
-from onnxport.graph.inputs import evidence_sizes, random_inputs, vocabulary_size
+from onnxport.graph.inputs import random_inputs, verified_sizes, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import find_saturations
 from onnxport.graph.quantization.weight_only import load_graph
 from onnxport.system.output_capture import capture_thread
-from onnxport.variants.components import float_components
+from onnxport.variants.components import converted_components
 
 # (rows, tokens, calls in a turn)
 CELLS = ((1, 16, 10), (1, 128, 3), (8, 128, 1))
@@ -163,11 +163,11 @@ def _tiny_models(work: Path) -> dict[str, Any]:
         folder = work / name
         with capture_thread():
             convert(None, save(name, work / f"{name}-source"), folder, pipeline_name="auto")
-        for component in float_components(read_folder(folder)):
+        for component in converted_components(read_folder(folder)):
             file, words = folder / component.file, vocabulary_size(folder)
             cases = [
                 random_inputs(component.inputs, sizes, words, seed)
-                for seed, sizes in enumerate(evidence_sizes(component))
+                for seed, sizes in enumerate(verified_sizes(component))
             ]
             wanted = [_session(file, 1).run(None, case) for case in cases]
             errors = found[f"{name} {component.name}"] = {}

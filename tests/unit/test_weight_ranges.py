@@ -78,7 +78,7 @@ def write(body: str, file: Path, **weights: Array) -> Path:
 
 
 def integer_weights(file: Path) -> list[Array]:
-    """The signed weights of the products of a graph."""
+    """The weights of the products of a graph."""
     model = ir.load(file)
     return [
         node.inputs[1].const_value.numpy()  # type: ignore[union-attr]
@@ -157,3 +157,17 @@ def test_a_weight_outside_of_the_bound_is_never_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(weight_ranges, "find_ranges", lambda file: Ranges({"w": wide}, False))
     with pytest.raises(VerificationError, match=r"can give 64770.*Nothing was written"):
         quantize_dynamic(source, tmp_path / "int8.onnx")
+
+
+def test_the_benchmark_rounds_as_it_says(tmp_path: Path) -> None:
+    from benchmarks.int8_forms import FORMS
+
+    w = _WEIGHTS["normal"]
+    source = write("y = MatMul(x, w)", tmp_path / "model.onnx", w=w)
+    pairs = {}
+    for form, write_form in FORMS.items():
+        write_form(source, tmp_path / f"{form}.onnx")
+        (weights,) = integer_weights(tmp_path / f"{form}.onnx")
+        pairs[form] = int(pair_sums(weights).max()) if weights.dtype == np.int8 else 0
+    assert pairs["full range"] > LARGEST_PAIR >= pairs["bounded"] > 120
+    assert pairs["half range"] <= LARGEST_PAIR and pairs["unsigned"] == 0
