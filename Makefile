@@ -10,11 +10,19 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test graphs lint format docs clean
+# A test file stays in one process, with what its tests share; short files come last and fill the gaps.
+PYTEST := OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest \
+	-n 2 --dist loadfile --no-loadscope-reorder
+# All unit tests, and one conversion with its verification.
+QUICK := tests/unit tests/integration/test_cli_convert.py
+
+.PHONY: help demo environments test quick coverage graphs lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
-	@echo "make test    all tests (make test ARGS=tests/unit for some)"
+	@echo "make quick   unit tests and one conversion, in less than a minute"
+	@echo "make test    the tests (make test ARGS=tests/unit for some, make test ARGS='-m sweep' for the breadth)"
+	@echo "make coverage  unit tests, and which lines they run"
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
@@ -25,8 +33,16 @@ demo: .venv/.demo-installed
 	@$(BIN)/python examples/demo.py
 
 # One thread an operator: with two processes more would only wait for each other.
-test: .venv/.test-installed .venv/.environments-created
-	OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n 2 $(ARGS)
+test: .venv/.test-installed environments
+	$(PYTEST) -m "not sweep" $(ARGS)
+
+quick: .venv/.test-installed
+	$(PYTEST) -m quick $(QUICK) $(ARGS)
+
+coverage: .venv/.test-installed
+	$(PYTEST) tests/unit --cov --cov-report=term:skip-covered $(ARGS)
+
+environments: .venv/.environments-created
 
 graphs: .venv/.test-installed
 	$(BIN)/python -m tests.graphs.record $(ARGS)

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from onnxport.environments import require
 from onnxport.environments.places import HOME_VARIABLE
 from onnxport.loading.resolve import HF_TENSORFLOW
 from onnxport.runtime.session import OnnxSession
+from tests.once import Once
 
 VARIABLE = "ONNXPORT_TEST_HOME"
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,12 @@ def make(folder: Path, *names: str) -> None:
     process("-m", "tests.tiny_tensorflow", str(folder), *names)
 
 
+def plain_checkpoints(once: Once) -> Path:
+    """A folder with "bert-ner" (tf_model.h5) and "bert-fill-mask" (safetensors that TensorFlow wrote)."""
+    folder, _ = once("tensorflow-checkpoints", lambda folder: make(folder, "bert-ner", "bert-fill-mask"))
+    return folder
+
+
 def call(*calls: dict[str, Any]) -> list[dict[str, Any]]:
     """Results of conversions, as tests/tensorflow_conversions.py gives them."""
     plain = [{name: str(value) if isinstance(value, Path) else value for name, value in one.items()} for one in calls]
@@ -62,44 +69,47 @@ def call(*calls: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Converted:
-    """Checkpoints and the folders that they became.
+    """Checkpoints and the folders that they became, made when the first of them is asked for.
 
     Args:
-        factory: of pytest; processes of one run of pytest share what is made.
+        once: what a run of pytest shares.
         name: of a folder for all of it.
+        kept: those that `make test` has; the others are made when one of them is asked for.
         tasks: name of the checkpoint to the task that is asked for.
     """
 
-    def __init__(self, factory: pytest.TempPathFactory, name: str, tasks: dict[str, str]) -> None:
-        base = factory.getbasetemp()
-        self.folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-        self.folder.mkdir(exist_ok=True)
-        done = self.folder / "results.json"
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.is_file():
-                done.write_text(json.dumps(self._made(tasks)))
-        self.results: dict[str, dict[str, Any]] = json.loads(done.read_text())
+    def __init__(self, once: Once, name: str, tasks: dict[str, str], kept: Iterable[str] = ()) -> None:
+        self._once, self._name = once, name
+        self._kept = {name: tasks[name] for name in kept or tasks}
+        self._others = {name: task for name, task in tasks.items() if name not in self._kept}
 
-    def _made(self, tasks: dict[str, str]) -> dict[str, dict[str, Any]]:
-        make(self.folder, *tasks)
+    def _group(self, name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+        """The folder with checkpoint `name` and those made with it, and the results of their conversions."""
+        kept = name in self._kept
+        tasks = self._kept if kept else self._others
+        return self._once(self._name if kept else f"{self._name}-sweep", lambda folder: self._made(folder, tasks))
+
+    @staticmethod
+    def _made(folder: Path, tasks: dict[str, str]) -> dict[str, dict[str, Any]]:
+        make(folder, *tasks)
         results = call(
             *(
-                {"model": self.folder / name, "output": self.folder / f"{name}-onnx", "pipeline_name": task}
+                {"model": folder / name, "output": folder / f"{name}-onnx", "pipeline_name": task}
                 for name, task in tasks.items()
             )
         )
         return dict(zip(tasks, results, strict=True))
 
     def path(self, name: str) -> Path:
-        assert "error" not in self.results[name], self.results[name]
-        return self.folder / f"{name}-onnx"
+        folder, results = self._group(name)
+        assert "error" not in results[name], results[name]
+        return folder / f"{name}-onnx"
 
     def manifest(self, name: str) -> Manifest:
         return read_folder(self.path(name))
 
     def reference(self, name: str) -> dict[str, Any]:
-        return dict(np.load(self.folder / f"{name}.npz"))
+        return dict(np.load(self._group(name)[0] / f"{name}.npz"))
 
     def axes(self, name: str, component: int = 0) -> dict[str, tuple[int | str, ...]]:
         part = self.manifest(name).components[component]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import onnxruntime
+import onnxruntime.quantization
 import pytest
 
 from onnxport import convert, optimize, quantize, verify
@@ -15,23 +17,14 @@ from tests.tiny import save
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return save("bert-text-classification", tmp_path_factory.mktemp("source") / "m")
+@pytest.fixture
+def source(converted):
+    return converted("bert-text-classification").source
 
 
 @pytest.fixture
-def folder(source, tmp_path, converted):
-    import shutil
-
-    return shutil.copytree(converted, tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def converted(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("converted") / "out"
-    convert(None, source, output)
-    return output
+def folder(converted, tmp_path):
+    return converted("bert-text-classification").copy(tmp_path / "out")
 
 
 def run(file, inputs):
@@ -63,6 +56,39 @@ def test_quantize_adds_int8_and_twice_is_once(folder):
     difference = np.abs(run(file, inputs_of()) - run(folder / "onnx" / "model.onnx", inputs_of())).max()
     assert 0 < difference < 0.5
     assert verify(folder).ok
+
+
+def test_an_int8_graph_that_could_be_wrong_elsewhere_fails_here_too(folder):
+    file = quantize(folder)
+    full_range(folder / "onnx" / "model.onnx", file)
+    manifest = json.loads((folder / "onnxport.json").read_text())
+    manifest["files"]["onnx/model_quantized.onnx"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "onnxport.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=r"model_quantized\.onnx is right on some processors only") as caught:
+        verify(folder)
+    assert caught.value.exit_code == 1
+    assert caught.value.hint == f"Make it again: onnxport quantize {folder}"
+    quantize(folder)
+    assert "onnx/model_quantized.onnx: the sums of 14 integer products fit on every processor" in verify(folder).notes
+
+
+def full_range(source, target):
+    """Weights as earlier versions rounded them."""
+    onnxruntime.quantization.quantize_dynamic(
+        source, target, weight_type=onnxruntime.quantization.QuantType.QInt8, per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+    )  # fmt: skip
+
+
+def test_an_int8_file_that_could_be_wrong_elsewhere_fails_too(source, tmp_path):
+    convert(None, source, tmp_path / "g" / "model.onnx", quantize=True)
+    made = tmp_path / "g" / "model-quantized.onnx"
+    assert "fit on every processor" in verify(made).notes[0]
+    full_range(tmp_path / "g" / "model.onnx", made)
+    with pytest.raises(VerificationError, match=r"onnxport quantize \S+model\.onnx"):
+        verify(made)
+    quantize(tmp_path / "g" / "model.onnx")
+    assert verify(made).ok and len(verify(tmp_path / "g" / "model.onnx").notes) == 1
 
 
 def test_on_a_single_graph_the_suffix_goes_before_the_last_extension(source, tmp_path):

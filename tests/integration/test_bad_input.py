@@ -1,4 +1,8 @@
-"""What is wrong, exit code 2, and nothing written: through the command line, as a user meets it."""
+"""What is wrong, exit code 2, and nothing written: through the command line, as a user meets it.
+
+Most cases run it in this process. Three are processes of their own: they say that the exit code and the streams of a
+process are those of `main`, for an error before the framework is loaded, for one behind it, and without the framework.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import save
+from tests.unit.cli_runner import refusal, run, run_apart
 
 pytestmark = pytest.mark.integration
 
@@ -26,38 +30,28 @@ def source(good, tmp_path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "m"))
 
 
-def refused(*arguments: str | Path, writes: Path, code: int = 2, **environment: str) -> str:
-    """Run `onnxport convert`; assert the exit code, that there is no traceback, and that nothing was written."""
-    command = [sys.executable, "-m", "onnxport", "convert", *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **environment}
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    assert "error:" in done.stderr
-    assert not writes.exists() or not any(writes.iterdir())
-    leftovers = [entry.name for entry in writes.parent.iterdir() if "onnxport-" in entry.name]
-    assert leftovers == []
-    return " ".join(done.stderr.split())
+def refused_apart(*arguments: str | Path, writes: Path, **environment: str) -> str:
+    """What the fixture `refused` does, in a process of its own."""
+    outcome = run_apart("convert", *arguments, timeout=300, env={**os.environ, **environment})
+    return refusal(outcome, writes)
 
 
 def test_missing_path(tmp_path):
-    said = refused(tmp_path / "no" / "such", tmp_path / "out", writes=tmp_path / "out")
+    said = refused_apart(tmp_path / "no" / "such", tmp_path / "out", writes=tmp_path / "out")
     assert "such" in said
 
 
-def test_empty_folder(tmp_path):
+def test_empty_folder(refused, tmp_path):
     (tmp_path / "m").mkdir()
     assert "empty" in refused(tmp_path / "m", tmp_path / "out", writes=tmp_path / "out")
 
 
-def test_no_config(source, tmp_path):
+def test_no_config(refused, source, tmp_path):
     (source / "config.json").unlink()
     assert "config.json" in refused(source, tmp_path / "out", writes=tmp_path / "out")
 
 
-def test_broken_json(source, tmp_path):
+def test_broken_json(refused, source, tmp_path):
     (source / "config.json").write_text('{"model_type": "bert",\n "hidden_size": }')
     said = refused(source, tmp_path / "out", writes=tmp_path / "out")
     assert "config.json" in said and "line 2" in said
@@ -66,11 +60,11 @@ def test_broken_json(source, tmp_path):
 def test_truncated_safetensors(source, tmp_path):
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    said = refused(source, tmp_path / "out", writes=tmp_path / "out")
+    said = refused_apart(source, tmp_path / "out", writes=tmp_path / "out")
     assert "model.safetensors" in said
 
 
-def test_weights_that_are_missing(source, tmp_path):
+def test_weights_that_are_missing(refused, source, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     weights = load_file(source / "model.safetensors")
@@ -79,7 +73,7 @@ def test_weights_that_are_missing(source, tmp_path):
     assert "classifier.weight" in said and "--allow-missing-weights" in said
 
 
-def test_weights_of_another_shape(source, tmp_path):
+def test_weights_of_another_shape(refused, source, tmp_path):
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -89,7 +83,7 @@ def test_weights_of_another_shape(source, tmp_path):
     assert "classifier.weight" in refused(source, tmp_path / "out", writes=tmp_path / "out")
 
 
-def test_pickle_is_refused_and_never_opened(source, tmp_path):
+def test_pickle_is_refused_and_never_opened(refused, source, tmp_path):
     # A pickle that would leave a trace if it were loaded.
     (source / "model.safetensors").unlink()
     bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "executed").encode() + b"'\ntR."
@@ -100,7 +94,7 @@ def test_pickle_is_refused_and_never_opened(source, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_custom_code_is_refused_and_never_run(source, tmp_path):
+def test_custom_code_is_refused_and_never_run(refused, source, tmp_path):
     config = json.loads((source / "config.json").read_text())
     config |= {
         "model_type": "strange",
@@ -113,29 +107,28 @@ def test_custom_code_is_refused_and_never_run(source, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_unknown_task(source, tmp_path):
+def test_unknown_task(refused, source, tmp_path):
     said = refused(source, tmp_path / "out", "--task", "text-clasification", writes=tmp_path / "out")
     assert "Did you mean 'text-classification'" in said
 
 
-def test_task_that_the_model_cannot_do(source, tmp_path):
+def test_task_that_the_model_cannot_do(refused, source, tmp_path):
     said = refused(source, tmp_path / "out", "--task", "image-classification", writes=tmp_path / "out")
     assert "bert" in said.lower() and "text-classification" in said
 
 
 @pytest.mark.parametrize("opset", ["11", "16", "26", "99"])
-def test_opset_out_of_range(opset, source, tmp_path):
+def test_opset_out_of_range(refused, opset, source, tmp_path):
     said = refused(source, tmp_path / "out", "--opset", opset, writes=tmp_path / "out")
     assert f"Opset {opset} is not supported: use 17 to" in said
 
 
-def test_output_not_empty(source, tmp_path):
+def test_output_not_empty(source, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    command = [sys.executable, "-m", "onnxport", "convert", str(source), str(tmp_path / "out"), "--overwrite"]
-    for flags in (command[:-1], command):  # a stranger's folder is not replaced even with --overwrite
-        done = subprocess.run(flags, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 2 and "Traceback" not in done.stderr
+    for flags in ((), ("--overwrite",)):  # a stranger's folder is not replaced even with --overwrite
+        outcome = run(capsys, "convert", source, tmp_path / "out", *flags)
+        assert outcome.code == 2 and "Traceback" not in outcome.err
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -150,13 +143,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", mount], check=True)
 
 
-def test_full_disk(source, small_disk):
+def test_full_disk(refused, source, small_disk):
     said = refused(source, small_disk / "out", writes=small_disk / "out")
     assert "space" in said.lower()
     assert list(small_disk.iterdir()) == []
 
 
-def test_read_only_disk(source, small_disk):
+def test_read_only_disk(refused, source, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     said = refused(source, small_disk / "out", writes=small_disk / "out")
     assert "not writable" in said
@@ -175,5 +168,6 @@ def test_torch_not_installed(source, tmp_path):
         "            raise ModuleNotFoundError(f'No module named {name!r}', name='torch')\n"
         "sys.meta_path.insert(0, Hide())\n"
     )
-    said = refused(source, tmp_path / "out", writes=tmp_path / "out", PYTHONPATH=str(tmp_path / "site"))
+    paths = [str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    said = refused_apart(source, tmp_path / "out", writes=tmp_path / "out", PYTHONPATH=os.pathsep.join(paths))
     assert 'pip install "onnxport[pytorch]"' in said

@@ -9,29 +9,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conversions import Conversions
 from tests.tiny import save
-from tests.unit.cli_runner import Outcome, run, run_apart
+from tests.unit.cli_runner import run, run_apart
 
 pytestmark = pytest.mark.integration
 
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def source(converted: Conversions) -> Path:
     """A tiny text classifier."""
-    return save("bert-text-classification", tmp_path_factory.mktemp("source") / "tiny-bert")
+    return converted("bert-text-classification").source
 
 
-@pytest.fixture(scope="module")
-def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """The same, converted in a process of its own with --quantize and --json."""
-    folder = tmp_path_factory.mktemp("converted") / "new" / "folder"
-    return folder, run_apart("convert", source, folder, "--quantize", "--json")
+@pytest.fixture
+def folder(converted: Conversions) -> Path:
+    """The same, converted."""
+    return converted("bert-text-classification").folder
 
 
-def test_convert_gives_one_document(source: Path, converted: tuple[Path, Outcome]) -> None:
-    folder, outcome = converted
+@pytest.fixture
+def quantized(converted: Conversions) -> Path:
+    """The same, with an int8 graph beside it."""
+    return converted("bert-text-classification", quantize=True).folder
+
+
+def test_convert_gives_one_document(tmp_path: Path) -> None:
+    source = save("bert-text-classification", tmp_path / "tiny-bert")
+    folder = tmp_path / "new" / "folder"
+    outcome = run_apart("convert", source, folder, "--quantize", "--json")
     assert outcome.code == 0, outcome.err
     document = outcome.document
     assert document["path"] == str(folder)
@@ -62,8 +70,7 @@ def test_the_original_command_line(source: Path, tmp_path: Path, capsys: Capture
     assert verified.code == 0, verified.err
 
 
-def test_a_second_conversion_needs_overwrite(source: Path, converted: tuple[Path, Outcome], capsys: Capture) -> None:
-    folder, _ = converted
+def test_a_second_conversion_needs_overwrite(source: Path, folder: Path, capsys: Capture) -> None:
     before = (folder / "onnxport.json").read_bytes()
     outcome = run(capsys, "convert", source, folder)
     assert outcome.code == 2
@@ -71,9 +78,8 @@ def test_a_second_conversion_needs_overwrite(source: Path, converted: tuple[Path
     assert (folder / "onnxport.json").read_bytes() == before
 
 
-def test_inspect(converted: tuple[Path, Outcome], capsys: Capture) -> None:
-    folder, _ = converted
-    outcome = run(capsys, "inspect", folder)
+def test_inspect(quantized: Path, capsys: Capture) -> None:
+    outcome = run(capsys, "inspect", quantized)
     assert outcome.code == 0
     for wanted in (
         "BertForSequenceClassification",
@@ -85,8 +91,8 @@ def test_inspect(converted: tuple[Path, Outcome], capsys: Capture) -> None:
         assert wanted in outcome.out
 
 
-def test_verify(source: Path, converted: tuple[Path, Outcome], capsys: Capture) -> None:
-    folder, _ = converted
+@pytest.mark.quick  # one conversion, with all that makes a folder whole
+def test_verify(source: Path, folder: Path, capsys: Capture) -> None:
     outcome = run(capsys, "verify", folder)
     assert outcome.code == 0, outcome.err
     assert "files as recorded" in outcome.out
@@ -95,16 +101,15 @@ def test_verify(source: Path, converted: tuple[Path, Outcome], capsys: Capture) 
     assert against["verifications"]["model"]["passed"] is True
 
 
-def test_verify_finds_another_model(converted: tuple[Path, Outcome], tmp_path: Path, capsys: Capture) -> None:
-    folder, _ = converted
+def test_verify_finds_another_model(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     other = save("bert-text-classification", tmp_path / "other", seed=1)
     outcome = run(capsys, "verify", folder, "--against", other)
     assert outcome.code == 1
     assert "error: " in outcome.err
 
 
-def test_verify_finds_a_changed_file(source: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert run(capsys, "convert", source, tmp_path / "out").code == 0
+def test_verify_finds_a_changed_file(converted: Conversions, tmp_path: Path, capsys: Capture) -> None:
+    converted("bert-text-classification").copy(tmp_path / "out")
     with (tmp_path / "out" / "onnx" / "model.onnx").open("r+b") as file:
         file.write(b"\0\0")
     outcome = run(capsys, "verify", tmp_path / "out")
@@ -112,11 +117,11 @@ def test_verify_finds_a_changed_file(source: Path, tmp_path: Path, capsys: Captu
     assert "onnx/model.onnx differs" in outcome.err
 
 
-@pytest.mark.parametrize("component", ["model", "model_quantized"])
-def test_run(source: Path, converted: tuple[Path, Outcome], capsys: Capture, component: str) -> None:
+@pytest.mark.parametrize(("given", "component"), [("folder", "model"), ("quantized", "model_quantized")])
+def test_run(source: Path, given: str, component: str, capsys: Capture, request: pytest.FixtureRequest) -> None:
     import transformers
 
-    folder, _ = converted
+    folder: Path = request.getfixturevalue(given)
     outcome = run(capsys, "run", folder, "I love it.", "I hate it.", "--json", "--component", component)
     assert outcome.code == 0, outcome.err
     [first, second] = outcome.document["results"]
@@ -131,30 +136,27 @@ def test_run(source: Path, converted: tuple[Path, Outcome], capsys: Capture, com
     assert lines[0].split()[1] in ("negative", "neutral", "positive")
 
 
-def test_run_of_a_component_that_is_not_there(converted: tuple[Path, Outcome], capsys: Capture) -> None:
-    folder, _ = converted
-    outcome = run(capsys, "run", folder, "x", "--component", "model_quantised")
+def test_run_of_a_component_that_is_not_there(folder: Path, capsys: Capture) -> None:
+    outcome = run(capsys, "run", folder, "x", "--component", "modell")
     assert outcome.code == 2
-    assert "Did you mean 'model_quantized'" in outcome.err
+    assert "Did you mean 'model'" in outcome.err
 
 
-def test_run_of_another_task(converted: tuple[Path, Outcome], capsys: Capture) -> None:
-    folder, _ = converted
+def test_run_of_another_task(folder: Path, capsys: Capture) -> None:
     outcome = run(capsys, "run", folder, "A phone", "tech,sport", "--task", "zero-shot-classification", "--json")
     assert outcome.code == 0, outcome.err
     assert sum(outcome.document["results"][0]["output"]["scores"]) == pytest.approx(1, abs=1e-4)
 
 
-def test_sentences_get_embeddings_and_similarities(tmp_path: Path, capsys: Capture) -> None:
-    model = save("sentence-bert", tmp_path / "model")
-    assert run(capsys, "convert", model, tmp_path / "out").code == 0
-    document = run(capsys, "run", tmp_path / "out", "A cat.", "A dog.", "A cat.", "--json").document
+def test_sentences_get_embeddings_and_similarities(converted: Conversions, capsys: Capture) -> None:
+    folder = converted("sentence-bert").folder
+    document = run(capsys, "run", folder, "A cat.", "A dog.", "A cat.", "--json").document
     vectors = [np.array(result["embedding"]) for result in document["results"]]
     similarities = np.array(document["similarities"])
     assert similarities[0, 2] == pytest.approx(1, abs=1e-6)
     cosine = vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])
     assert similarities[0, 1] == pytest.approx(cosine, abs=1e-6)
-    text = run(capsys, "run", tmp_path / "out", "A cat.", "A dog.").out
+    text = run(capsys, "run", folder, "A cat.", "A dog.").out
     assert "sentence_embedding: 1 x " in text
     assert "cosine similarities" in text
 
@@ -182,9 +184,8 @@ def test_sound_at_another_rate(tmp_path: Path, capsys: Capture) -> None:
         ("bert-next-sentence-prediction", ["It rains.", "The street is wet."]),
     ],
 )
-def test_tasks_that_take_several_texts(tmp_path: Path, capsys: Capture, name: str, words: list[str]) -> None:
-    assert run(capsys, "convert", save(name, tmp_path / "model"), tmp_path / "out").code == 0
-    outcome = run(capsys, "run", tmp_path / "out", *words, "--json")
+def test_tasks_that_take_several_texts(converted: Conversions, capsys: Capture, name: str, words: list[str]) -> None:
+    outcome = run(capsys, "run", converted(name).folder, *words, "--json")
     assert outcome.code == 0, outcome.err
     assert "score" in json.dumps(outcome.document["results"][0]["output"])
 

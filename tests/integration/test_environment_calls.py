@@ -19,15 +19,16 @@ from onnxport.cli.console import Console
 from onnxport.environments import call_in
 from onnxport.errors import VerificationError
 from onnxport.progress import Silent
+from tests.conversions import Conversions
 from tests.tiny import save
 from tests.unit.environment_samples import this_python
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save("bert-text-classification", tmp_path_factory.mktemp("source") / "m")
+@pytest.fixture
+def source(converted: Conversions) -> Path:
+    return converted("bert-text-classification").source
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_a_conversion_is_that_of_a_call_in_process(source: Path, stand_in: Path,
     assert "text-classification" in there.getvalue()
 
 
-def test_a_folder_that_is_not_the_source_s(source: Path, stand_in: Path, tmp_path: Path) -> None:
-    convert(None, source, tmp_path / "out")
+def test_a_folder_that_is_not_the_source_s(converted: Conversions, stand_in: Path, tmp_path: Path) -> None:
+    converted("bert-text-classification").copy(tmp_path / "out")
     other = save("bert-text-classification", tmp_path / "other", seed=1)
     found = call_in("stand-in", "verify", {"path": tmp_path / "out"}, Silent())
     assert found.ok
@@ -109,7 +110,12 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("step", "number"), [("Load", signal.SIGINT), ("Infer shapes", signal.SIGTERM), ("Write", signal.SIGINT)]
+    ("step", "number"),
+    [
+        pytest.param("Load", signal.SIGINT, marks=pytest.mark.sweep),
+        pytest.param("Infer shapes", signal.SIGTERM, marks=pytest.mark.sweep),  # test_interrupts.py has it too
+        ("Write", signal.SIGINT),
+    ],
 )
 def test_ctrl_c_ends_the_worker_first_and_leaves_nothing(
     source: Path, stand_in: Path, tmp_path: Path, step: str, number: signal.Signals

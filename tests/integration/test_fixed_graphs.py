@@ -1,4 +1,7 @@
-"""Graphs of fixed sizes beside decoders: texts, images, sounds, encoder-decoders, and images in texts."""
+"""Graphs of fixed sizes beside decoders: texts, images, sounds, encoder-decoders, and images in texts.
+
+BART, whose positions are learned, and LLaVA, a prompt of which is split as one of Qwen2-VL is, are for the sweep.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,26 @@ from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGe
 from onnxport.runtime.session import OnnxSession
 from onnxport.variants.static_shapes.write import fix_sizes
 from tests.files import files_of
-from tests.tiny import save
-from tests.tiny_encoder_decoders import save_encoder_decoder
-from tests.tiny_images_in_text import OWN_PROCESSOR, processor_of, save_image_text
+from tests.sample import sampled
+from tests.tiny_images_in_text import processor_of
 from tests.unit.cli_runner import run
 
 pytestmark = pytest.mark.integration
 
 TEXTS = ["the river of stone", "seven", "Paris is a city by the water and the garden"]
-TASKS = {"t5": "text2text-generation", "bart": "summarization", "marian": "translation"}
+TASKS = {"t5-untied": "text2text-generation", "bart": "summarization", "marian": "translation"}
 
 
-def fixed(name, root, sizes):
-    """The folder of a tiny model, with a fixed graph."""
-    source = save(name, root / "m")
-    convert(None, source, root / "out")
-    fix_sizes(root / "out", sizes)
-    return root / "out"
+@pytest.fixture(scope="module")
+def fixed(converted, tmp_path_factory):
+    """Called with the name of a tiny model and sizes: its folder, with a fixed graph."""
+
+    def of(name, sizes):
+        folder = converted(name).copy(tmp_path_factory.mktemp(name) / "out")
+        fix_sizes(folder, sizes)
+        return folder
+
+    return of
 
 
 def is_static(file):
@@ -51,9 +57,14 @@ def is_static(file):
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
-    root = tmp_path_factory.mktemp("classifier")
-    return fixed("bert-text-classification", root, {"batch_size": 4, "sequence_length": 24})
+def classifier(fixed):
+    return fixed("bert-text-classification", {"batch_size": 4, "sequence_length": 24})
+
+
+@pytest.fixture(scope="module")
+def source(converted):
+    """What `classifier` was converted from."""
+    return converted("bert-text-classification").source
 
 
 def text_inputs(rows, tokens, seed=0):
@@ -64,9 +75,9 @@ def text_inputs(rows, tokens, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(4, 24), (1, 1), (3, 17), (4, 5), (2, 24)])
-def test_smaller_texts_are_filled_up(classifier, shape):
+def test_smaller_texts_are_filled_up(classifier, source, shape):
     assert is_static(classifier / "onnx" / "model_fixed.onnx")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier.parent / "m").eval()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source).eval()
     given = text_inputs(*shape)
     with torch.no_grad():
         wanted = model(**{name: torch.from_numpy(value) for name, value in given.items()}).logits.numpy()
@@ -83,13 +94,13 @@ def test_larger_texts_are_refused(classifier):
         session.run(text_inputs(5, 3))
 
 
-def test_pipelines_and_the_command_line(classifier, capsys):
+def test_pipelines_and_the_command_line(classifier, source, capsys):
     texts = ["I love it.", "it was not good at all"]
     wanted = pipeline(model=str(classifier))(texts)
     shown = [run(capsys, "run", classifier, *texts, "--component", name) for name in ("model", "model_fixed")]
     assert shown[0].code == shown[1].code == 0 and shown[0].out == shown[1].out
     assert wanted[0]["label"] in shown[1].out
-    assert verify(classifier).ok and verify(classifier, against=classifier.parent / "m").ok
+    assert verify(classifier).ok and verify(classifier, against=source).ok
     too_long = run(capsys, "run", classifier, "the cat sat on the mat " * 9, "--component", "model_fixed")
     assert too_long.code == 2 and "fixed at 24" in too_long.err
     rules = {
@@ -106,8 +117,8 @@ def test_a_size_outside_of_the_restrictions(classifier):
     assert "sequence_length=64" in str(caught.value.hint) and "othing was written" in str(caught.value)
 
 
-def test_outputs_for_each_token_lose_what_was_filled_up(tmp_path):
-    folder = fixed("sentence-bert", tmp_path, {"batch_size": 2, "sequence_length": 16})
+def test_outputs_for_each_token_lose_what_was_filled_up(fixed):
+    folder = fixed("sentence-bert", {"batch_size": 2, "sequence_length": 16})
     given = text_inputs(1, 7)
     wanted, found = (OnnxSession(folder, name).run(given) for name in ("model", "model_fixed"))
     for name in wanted:
@@ -137,8 +148,8 @@ def test_where_filling_up_changes_numbers_it_is_refused(tmp_path):
         session.run({"input_ids": ids[:, :7]})
 
 
-def test_images(tmp_path):
-    folder = fixed("resnet-image-classification", tmp_path, {"batch_size": 2, "height": 64, "width": 96})
+def test_images(fixed):
+    folder = fixed("resnet-image-classification", {"batch_size": 2, "height": 64, "width": 96})
     assert is_static(folder / "onnx" / "model_fixed.onnx")
     pixels = np.random.default_rng(0).standard_normal((1, 3, 64, 96)).astype(np.float32)
     wanted, found = (
@@ -151,9 +162,9 @@ def test_images(tmp_path):
         fix_sizes(folder, {"batch_size": 1, "height": 64, "width": 20})
 
 
-def test_an_axis_that_is_not_free(tmp_path):
-    convert(None, save("vit-image-classification", tmp_path / "m"), tmp_path / "out")
-    with pytest.raises(UsageError, match="height=64: the axis is not free, model is fixed at 32") as caught:
+def test_an_axis_that_is_not_free(converted, tmp_path):
+    converted("vit-image-classification").copy(tmp_path / "out")
+    with pytest.raises(UsageError, match="height=64: the axis is static, model is fixed at 32") as caught:
         fix_sizes(tmp_path / "out", {"batch_size": 1, "height": 64})
     assert "--sizes batch_size=1" in str(caught.value.hint)
     # The size that it has is no mistake.
@@ -161,25 +172,24 @@ def test_an_axis_that_is_not_free(tmp_path):
     assert is_static(tmp_path / "out" / "onnx" / "model_fixed.onnx")
 
 
-def test_shapes_that_inference_does_not_find(tmp_path):
+def test_shapes_that_inference_does_not_find(fixed):
     """GroupNormalization: what comes behind it is known from a run."""
-    folder = fixed("wav2vec2-automatic-speech-recognition", tmp_path, {"batch_size": 1, "num_samples": 4000})
+    folder = fixed("wav2vec2-automatic-speech-recognition", {"batch_size": 1, "num_samples": 4000})
     assert is_static(folder / "onnx" / "model_fixed.onnx")
     sound = np.random.default_rng(0).standard_normal((1, 4000)).astype(np.float32)
     wanted, found = (OnnxSession(folder, n).run({"input_values": sound})["logits"] for n in ("model", "model_fixed"))
     assert found.shape == (1, 12, 32) and np.abs(wanted - found).max() < 1e-4
 
 
-@pytest.fixture(scope="module", params=TASKS)
-def translator(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=sampled(TASKS, "t5-untied", "marian"))
+def translator(request, converted, tmp_path_factory):
     """Relative positions; learned ones; ones of sines, from the length of the past."""
-    root = tmp_path_factory.mktemp(request.param)
-    source = save_encoder_decoder(request.param, root / "m")
-    convert(None, source, root / "out", pipeline_name=TASKS[request.param])
+    tiny = converted(request.param, pipeline_name=TASKS[request.param])
+    folder = tiny.copy(tmp_path_factory.mktemp(request.param) / "out")
     sizes = {"batch_size": 3, "sequence_length": 2, "past_sequence_length": 21, "encoder_sequence_length": 32}
-    file = fix_sizes(root / "out", sizes)
+    file = fix_sizes(folder, sizes)
     assert file.name == "decoder_model_merged_fixed.onnx"
-    return root / "out"
+    return folder
 
 
 def test_encoder_decoders_write_the_same(translator):
@@ -217,9 +227,8 @@ def test_the_encoder_alone(translator, tmp_path):
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 20]
 
 
-def test_speech(tmp_path):
-    source = save_encoder_decoder("whisper", tmp_path / "m")
-    convert(None, source, tmp_path / "out", pipeline_name="automatic-speech-recognition")
+def test_speech(converted, tmp_path):
+    converted("whisper", pipeline_name="automatic-speech-recognition").copy(tmp_path / "out")
     fix_sizes(tmp_path / "out", {"batch_size": 2, "sequence_length": 1, "past_sequence_length": 24})
     sound = {"input_features": np.random.default_rng(0).standard_normal((2, 16, 100)).astype(np.float32)}
     writers = [SequenceGenerator(tmp_path / "out", component=name) for name in ("model", "model_fixed")]
@@ -228,9 +237,8 @@ def test_speech(tmp_path):
     assert load_onnx_model(tmp_path / "out", "model_fixed").can_generate()
 
 
-def test_a_past_that_cannot_be_hidden_is_refused(tmp_path):
-    source = save_encoder_decoder("trocr", tmp_path / "m")
-    convert(None, source, tmp_path / "out", pipeline_name="image-to-text")
+def test_a_past_that_cannot_be_hidden_is_refused(converted, tmp_path):
+    converted("trocr", {"seed": 3, "vocabulary": 2000}, pipeline_name="image-to-text").copy(tmp_path / "out")
     before = files_of(tmp_path / "out")
     with pytest.raises(ExportError, match="this decoder has no attention_mask"):
         optimize(tmp_path / "out", sizes={"batch_size": 1, "sequence_length": 1, "past_sequence_length": 20})
@@ -238,12 +246,14 @@ def test_a_past_that_cannot_be_hidden_is_refused(tmp_path):
     assert after == before
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("llava", 4), ("gemma3", 30), ("qwen2_vl", 5)])
-def test_images_in_texts(tmp_path, name, tokens):
+@pytest.mark.parametrize(
+    ("name", "tokens"), [pytest.param("llava", 4, marks=pytest.mark.sweep), ("gemma3", 30), ("qwen2_vl", 5)]
+)
+def test_images_in_texts(converted, tmp_path, name, tokens):
     """A prompt in several calls; one whose image tokens see later ones; positions on three axes."""
-    source = save_image_text(name, tmp_path / "m")
-    processor = processor_of(name, source)
-    convert(None, source, tmp_path / "out", **({"processor": processor} if name in OWN_PROCESSOR else {}))
+    tiny = converted(name, {"vocabulary": 2000})
+    processor = processor_of(name, tiny.source)
+    tiny.copy(tmp_path / "out")
     sizes = {"batch_size": 1, "sequence_length": tokens, "past_sequence_length": 60}
     fix_sizes(tmp_path / "out", sizes)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8))
@@ -271,9 +281,9 @@ def test_images_in_texts(tmp_path, name, tokens):
         assert np.abs(found[0]["image_features"] - found[1]["image_features"]).max() < 1e-5
 
 
-def test_that_zeros_are_right_by_luck_is_no_permission(tmp_path):
+def test_that_zeros_are_right_by_luck_is_no_permission(fixed):
     """A convolution fills up with zeros itself, so the next smaller images have the same numbers; others have not."""
-    folder = fixed("segformer-semantic-segmentation", tmp_path, {"batch_size": 1, "height": 64, "width": 96})
+    folder = fixed("segformer-semantic-segmentation", {"batch_size": 1, "height": 64, "width": 96})
     assert OnnxSession(folder, "model_fixed").fixed.padded == frozenset()
     with pytest.raises(UsageError, match="width is 95"):
         OnnxSession(folder, "model_fixed").run({"pixel_values": np.zeros((1, 3, 64, 95), np.float32)})

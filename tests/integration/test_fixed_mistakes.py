@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from onnxport import convert, optimize
+from onnxport import optimize
 from onnxport.errors import ExportError, VerificationError
 from onnxport.graph.static_shapes import static_graph
 from onnxport.runtime.static_cache import Window
 from onnxport.variants.static_shapes import write as fixed_module
 from tests.files import files_of
-from tests.tiny_decoders import save_decoder
 
 pytestmark = pytest.mark.integration
 
 SIZES = {"batch_size": 2, "sequence_length": 3, "past_sequence_length": 29}
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    """The converted folder, without a fixed graph."""
-    root = tmp_path_factory.mktemp("llama")
-    convert(None, save_decoder("llama", root / "m"), root / "out")
-    return root / "out"
-
-
 @pytest.fixture
-def copy(llama, tmp_path):
-    return shutil.copytree(llama, tmp_path / "out")
+def copy(converted, tmp_path):
+    return converted("llama", {"tokenizer": "modernbert"}).copy(tmp_path / "out")
 
 
 def cut_at_the_front(monkeypatch):

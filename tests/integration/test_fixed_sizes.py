@@ -2,6 +2,9 @@
 
 Third parties feed them as the documents say: what comes out as present is the next past, a prompt is padded on the
 left to whole calls, and a mask hides unused places.
+
+`make test` has rotation, a window, positions from the mask, and experts with a compressed cache. The sweep has the
+kinds that put these together in other ways.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from onnxport.targets.genai_config import require_decoder
 from onnxport.variants.static_shapes.write import fix_sizes
 from tests import tiny_tokenizers
 from tests.files import files_of
+from tests.sample import sampled
 from tests.tiny_decoders import save_decoder
 from tests.unit.cli_runner import run
 
@@ -40,23 +44,19 @@ PROMPTS = ["the river of stone", "seven"]
 DATA_DEPENDENT = {"qwen3_moe", "deepseek_v3"}  # which expert takes how many tokens
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def decoder(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=sampled(KINDS, "llama", "mistral", "opt", "deepseek_v3"))
+def decoder(request, converted, tmp_path_factory):
     """(the kind, the source's folder, the converted folder with the fixed graph)"""
-    root = tmp_path_factory.mktemp(request.param)
-    source = save_decoder(request.param, root / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, root / "out")
-    assert optimize(root / "out", sizes=SIZES) == root / "out" / "onnx" / "model_fixed.onnx"
-    return request.param, source, root / "out"
+    tiny = converted(request.param, {"tokenizer": "modernbert"})
+    folder = tiny.copy(tmp_path_factory.mktemp(request.param) / "out")
+    assert optimize(folder, sizes=SIZES) == folder / "onnx" / "model_fixed.onnx"
+    return request.param, tiny.source, folder
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
+def llama(converted):
     """The converted folder, without a fixed graph."""
-    root = tmp_path_factory.mktemp("llama")
-    source = save_decoder("llama", root / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, root / "out")
-    return root / "out"
+    return converted("llama", {"tokenizer": "modernbert"}).folder
 
 
 @pytest.fixture
@@ -207,10 +207,9 @@ def test_what_the_window_cannot_hold_is_refused(decoder):
     assert ids.shape[1] < 33 and isinstance(writer(PROMPTS[0]), str)
 
 
-def test_states_of_a_fixed_size(tmp_path):
+def test_states_of_a_fixed_size(converted, tmp_path):
     """A convolution's state does not allow that a call is filled up; one token a call is right."""
-    source = save_decoder("lfm2", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, tmp_path / "out")
+    converted("lfm2", {"tokenizer": "modernbert"}).copy(tmp_path / "out")
     before = files_of(tmp_path / "out")
     with pytest.raises(VerificationError, match="present_conv") as caught:
         optimize(tmp_path / "out", sizes=SIZES)
@@ -294,7 +293,7 @@ def test_sizes_and_a_processor_are_two_calls(llama, capsys):
     assert done.code == 2 and "not both" in done.err
     with pytest.raises(UsageError, match="single graph"):
         fix_sizes(llama / "onnx" / "model.onnx", {"batch_size": 1})
-    with pytest.raises(UsageError, match="There are no sizes") as caught:
+    with pytest.raises(UsageError, match="--sizes is empty") as caught:
         fix_sizes(llama, {})
     assert "sequence_length=1" in str(caught.value.hint)
 

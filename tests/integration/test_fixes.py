@@ -7,7 +7,7 @@ import pytest
 from onnxport import convert
 from onnxport.errors import ExportError, VerificationError
 from onnxport.export import fixes
-from tests.tiny import TINY, save
+from tests.tiny import TINY
 from tests.tiny_decoders import save_decoder
 
 pytestmark = pytest.mark.integration
@@ -24,27 +24,25 @@ def test_every_repair_has_a_case():
 
 
 @pytest.mark.parametrize("fix", GRAPH_CASES)
-def test_graph_repair_is_needed_and_enough(fix, tmp_path, monkeypatch):
+def test_graph_repair_is_needed_and_enough(fix, converted, tmp_path, monkeypatch):
     name, complaint = GRAPH_CASES[fix]
-    source = save(name, tmp_path / "m")
-    with_fix = convert(None, source, tmp_path / "with", pipeline_name=TINY[name].task)
+    source, with_fix = converted(name).source, converted(name).conversion
     assert with_fix.passed and fix in with_fix.manifest.components[0].fixes
     monkeypatch.delitem(fixes.GRAPH_FIXES, fix)
     with pytest.raises(VerificationError, match=complaint):
         convert(None, source, tmp_path / "without", pipeline_name=TINY[name].task)
 
 
-def test_symbolic_int_keeps_depth_anything_flexible(tmp_path, monkeypatch):
+def test_symbolic_int_keeps_depth_anything_flexible(converted, tmp_path, monkeypatch):
     name = "depth-anything-depth-estimation"
-    source = save(name, tmp_path / "m")
 
-    def free_axes(output):
-        component = convert(None, source, output, pipeline_name=TINY[name].task).manifest.components[0]
-        return {axis for axis in component.inputs[0].axes if isinstance(axis, str)}
+    def free_axes(conversion):
+        return {axis for axis in conversion.manifest.components[0].inputs[0].axes if isinstance(axis, str)}
 
-    assert free_axes(tmp_path / "with") == {"batch_size", "height", "width"}
+    tiny = converted(name)
+    assert free_axes(tiny.conversion) == {"batch_size", "height", "width"}
     monkeypatch.delitem(fixes.TRACE_FIXES, "symbolic-int")
-    assert free_axes(tmp_path / "without") == {"batch_size"}
+    assert free_axes(convert(None, tiny.source, tmp_path / "out", pipeline_name=TINY[name].task)) == {"batch_size"}
 
 
 def test_one_key_head_lets_falcon_through(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 The fused graph may be given what the portable one is given: rows padded on the left, prompts in parts,
 steps; and it is given its own cache back, or keeps it in place.
+
+`make test` has one without a window and one with it, whose neighbours are pairs. Capped scores (Gemma 2) and a rotation
+of a part of the features (GPT-NeoX) are for the sweep.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import pytest
 import torch
 import transformers
 
-from onnxport import convert, optimize, verify
+from onnxport import optimize, verify
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
 from onnxport.graph.fusion import group_query_attention
 from onnxport.graph.fusion.mask_pattern import MaskPattern
@@ -25,8 +28,8 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.shared_cache import packed_rows
 from tests.files import files_of
 from tests.integration.test_decoders import step
-from tests.tiny import save
-from tests.tiny_decoders import VOCABULARY, WINDOW, save_decoder
+from tests.sample import sampled
+from tests.tiny_decoders import VOCABULARY, WINDOW
 
 pytestmark = pytest.mark.integration
 
@@ -46,14 +49,13 @@ OPERATORS = {  # of the two layers: (windows, capped, rotating, neighbours)
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def fused(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=sampled(KINDS, "qwen2", "cohere2"))
+def fused(request, converted, tmp_path_factory):
     """(the kind, the source's folder, the converted folder with the fused graph)"""
-    folder = tmp_path_factory.mktemp(request.param)
-    source = save_decoder(request.param, folder / "m", **KINDS[request.param])
-    convert(None, source, folder / "out")
-    assert optimize(folder / "out", for_="cpu") == folder / "out" / "onnx" / "model_fused.onnx"
-    return request.param, source, folder / "out"
+    tiny = converted(request.param, KINDS[request.param])
+    folder = tiny.copy(tmp_path_factory.mktemp(request.param) / "out")
+    assert optimize(folder, for_="cpu") == folder / "onnx" / "model_fused.onnx"
+    return request.param, tiny.source, folder
 
 
 def calls(model, ids, mask, lengths):
@@ -204,24 +206,24 @@ def test_a_mask_of_another_meaning_is_refused(fused, tmp_path, monkeypatch):
     assert files_of(copy) == before
 
 
-def test_other_models_and_processors(tmp_path):
-    convert(None, save("bert-text-classification", tmp_path / "m"), tmp_path / "out")
+def test_other_models_and_processors(converted, tmp_path):
+    folder = converted("bert-text-classification").copy(tmp_path / "out")
     with pytest.raises(FolderError, match="no decoder alone"):
-        optimize(tmp_path / "out", for_="cpu")
+        optimize(folder, for_="cpu")
     with pytest.raises(UsageError, match="not for 'tpu'"):
-        optimize(tmp_path / "out", for_="tpu")
+        optimize(folder, for_="tpu")
     with pytest.raises(UsageError, match="single graph"):
-        optimize(tmp_path / "out" / "onnx" / "model.onnx", for_="cpu")
+        optimize(folder / "onnx" / "model.onnx", for_="cpu")
 
 
-def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(tmp_path):
+def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(converted, tmp_path):
     from onnxport import quantize
     from onnxport.artifact.folder import read_folder
     from onnxport.runtime.text_generation import TextGenerator
-    from tests import tiny_tokenizers
 
-    source = save_decoder("llama", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert(), hidden_size=64)
-    convert(None, source, tmp_path / "out")
+    tiny = converted("llama", {"tokenizer": "modernbert", "hidden_size": 64})
+    source = tiny.source
+    tiny.copy(tmp_path / "out")
     optimize(tmp_path / "out", for_="cpu")
     file = quantize(tmp_path / "out", "int8-weights", float_activations=True)
     assert file.name == "model_fused_int8.onnx"

@@ -1,9 +1,14 @@
-"""GGUF files of known weights: the converted graph has the original model's numbers, or there is no graph."""
+"""GGUF files of known weights: the converted graph has the original model's numbers, or there is no graph.
+
+`make test` has one architecture for each way in which llama.cpp lays weights out, and one type each of plain and of
+block-wise numbers. The others are for the sweep.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +22,7 @@ from onnxport.errors import CheckpointError, MemoryLimitError, MissingDependency
 from onnxport.loading.load import load
 from onnxport.loading.weight_loading import _bytes_in_memory
 from onnxport.system.memory import BASE_BYTES, memory_limit
-from tests.integration.test_bad_input import refused
+from tests.sample import sampled
 
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
@@ -43,7 +48,10 @@ def _original(model: torch.nn.Module) -> np.ndarray:
         return model(input_ids=torch.from_numpy(_IDS))[0].numpy()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "phi3", "starcoder2", "lfm2"])
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "gpt2", "gemma2", "phi3", "starcoder2", "lfm2"]
+
+
+@pytest.mark.parametrize("name", sampled(ARCHITECTURES, "llama", "gpt2", "gemma2", "lfm2"))
 def test_float32_is_the_original(name: str, tmp_path: Path) -> None:
     model = build(name)
     write_gguf(name, tmp_path / "m.gguf", model, tokenizer=name != "gemma2")
@@ -58,7 +66,11 @@ def test_float32_is_the_original(name: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in published and "/tmp" not in published
 
 
-@pytest.mark.parametrize("kind", [Types.F16, Types.BF16, Types.Q8_0, Types.Q4_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    sampled([Types.F16, Types.BF16, Types.Q8_0, Types.Q4_0], Types.BF16, Types.Q4_0),
+    ids=lambda kind: kind.name,
+)
 def test_other_types_are_what_they_unpack_to(kind: Types, tmp_path: Path) -> None:
     model = build("qwen2")
     values = write_gguf("qwen2", tmp_path / "m.gguf", model, kind)
@@ -174,7 +186,7 @@ def test_a_decoder_generates_unless_another_task_is_named(tmp_path: Path) -> Non
     assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 2
 
 
-def test_refusals_on_the_command_line(tmp_path: Path) -> None:
+def test_refusals_on_the_command_line(refused: Callable[..., str], tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     write_gguf("llama", file, build("llama"))
     raw = file.read_bytes()

@@ -1,4 +1,8 @@
-"""Models whose images stand in the sequence of their text become three graphs, and write what PyTorch writes."""
+"""Models whose images stand in the sequence of their text become three graphs, and write what PyTorch writes.
+
+`make test` has one whose image tokens see later ones and one with positions on three axes. LLaVA, which has neither,
+and Qwen2.5-VL, which adds windows of patches to the latter, are for the sweep.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ from onnxport.sources.pytorch.images_in_text import (
     TokenEmbeddingsSource,
     require_parts_suffice,
 )
+from tests.sample import sampled
 from tests.tiny_images_in_text import OWN_PROCESSOR, TABLE, processor_of, save_image_text
 
 pytestmark = pytest.mark.integration
@@ -37,20 +42,16 @@ IMAGES = {"pixel_values", "image_grid_thw"}
 GRAPHS = ["vision_encoder", "embed_tokens", "decoder_model_merged"]
 
 
-@pytest.fixture(scope="module", params=["llava", "gemma3", "qwen2_vl", "qwen2_5_vl"])
-def converted(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=sampled(["llava", "gemma3", "qwen2_vl", "qwen2_5_vl"], "gemma3", "qwen2_vl"))
+def tiny(request, converted):
     """(source model, processor, folder, conversion)
 
     The image tokens of gemma3 attend to later ones of the image; those of qwen2_vl have positions on three axes, and
     those of qwen2_5_vl come from patches that see others in windows.
     """
-    root = tmp_path_factory.mktemp(request.param)
-    source = save_image_text(request.param, root / "m", vocabulary=VOCABULARY)
-    processor = processor_of(request.param, source)
-    own = {"processor": processor} if request.param in OWN_PROCESSOR else {}
-    conversion = convert(None, source, root / "out", **own)
-    model = getattr(transformers, TABLE[request.param][0]).from_pretrained(source).eval()
-    return model, processor, root / "out", conversion
+    found = converted(request.param, {"vocabulary": VOCABULARY})
+    model = getattr(transformers, TABLE[request.param][0]).from_pretrained(found.source).eval()
+    return model, processor_of(request.param, found.source), found.folder, found.conversion
 
 
 def picture(seed):
@@ -58,8 +59,8 @@ def picture(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
 
 
-def test_everything_is_verified(converted):
-    conversion = converted[3]
+def test_everything_is_verified(tiny):
+    conversion = tiny[3]
     assert conversion.passed
     assert conversion.manifest.task == "image-text-to-text"
     assert [component.name for component in conversion.manifest.components] == GRAPHS
@@ -67,16 +68,16 @@ def test_everything_is_verified(converted):
     assert sum("greedy" in check for check in checks) == 2, checks
 
 
-def test_weights_are_stored_once(converted):
-    model, _, folder, _ = converted
+def test_weights_are_stored_once(tiny):
+    model, _, folder, _ = tiny
     stored = sum(file.stat().st_size for file in (folder / "onnx").glob("*_data"))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     assert stored <= weights + 50_000
 
 
 @pytest.mark.parametrize(("beams", "rows"), [(1, 2), (3, 1)])
-def test_the_run_time_writes_what_generate_writes(converted, beams, rows):
-    model, processor, folder, _ = converted
+def test_the_run_time_writes_what_generate_writes(tiny, beams, rows):
+    model, processor, folder, _ = tiny
     image = processor.image_token
     texts = [f"Who {image} wrote {image} it? Ada", f"Paris {image} is a city"][:rows]
     images = [picture(1), picture(2), picture(3)][: rows + 1]
@@ -97,8 +98,8 @@ def test_the_run_time_writes_what_generate_writes(converted, beams, rows):
     assert np.abs(first[:both] - second[:both]).max() > 0.1 * np.abs(first).max()  # else any image would pass
 
 
-def test_images_and_image_tokens_must_fit(converted):
-    _, processor, folder, _ = converted
+def test_images_and_image_tokens_must_fit(tiny):
+    _, processor, folder, _ = tiny
     generator = ImageTextGenerator(folder)
     given = dict(processor(images=[picture(1)], text=[f"a {processor.image_token}"], return_tensors="np"))
     with pytest.raises(UsageError, match="room for"):
@@ -106,8 +107,8 @@ def test_images_and_image_tokens_must_fit(converted):
     assert generator({name: given[name][:, :1] for name in given.keys() - IMAGES}, max_new_tokens=2)
 
 
-def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted, tmp_path, capsys):
-    model, processor, folder, _ = converted
+def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(tiny, tmp_path, capsys):
+    model, processor, folder, _ = tiny
     if model.config.model_type in OWN_PROCESSOR:
         pytest.skip("transformers' own processor needs torchvision")
     image, text = picture(4), f"{processor.image_token} What is this?"
@@ -121,8 +122,8 @@ def test_pipelines_of_the_folder_and_of_the_checkpoint_agree(converted, tmp_path
     assert capsys.readouterr().out.strip()
 
 
-def test_what_a_decoder_over_embeddings_cannot_know_is_refused(converted):
-    model, processor, folder, _ = converted
+def test_what_a_decoder_over_embeddings_cannot_know_is_refused(tiny):
+    model, processor, folder, _ = tiny
     if model.config.model_type != "gemma3":
         pytest.skip("its image tokens attend as all others do")
 
@@ -140,7 +141,7 @@ def test_what_a_decoder_over_embeddings_cannot_know_is_refused(converted):
         ImageTextGenerator(folder)(images)
 
 
-@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+@pytest.mark.parametrize("name", sampled(["idefics3", "smolvlm"], "idefics3"))
 def test_tiles_of_images_are_taken_one_by_one(tmp_path, name):
     source = save_image_text(name, tmp_path / "m")
     nlp = pipeline("image-text-to-text", model=str(source))
@@ -207,12 +208,12 @@ def test_positions_of_patches_are_those_of_transformers(qwen, sides):
     assert patch_positions(grid, sides[0] * sides[1], 2).tolist() == wanted.tolist()
 
 
-def test_what_the_graphs_of_grids_do_not_take_is_refused(converted):
-    model, processor, folder, _ = converted
+def test_what_the_graphs_of_grids_do_not_take_is_refused(tiny):
+    model, processor, folder, _ = tiny
     if model.config.model_type not in OWN_PROCESSOR:
         pytest.skip("its images have no grid")
     generator = ImageTextGenerator(folder)
-    rules = [restriction.rule for restriction in converted[3].manifest.components[0].restrictions]
+    rules = [restriction.rule for restriction in tiny[3].manifest.components[0].restrictions]
     assert rules == ["multiple of 4"]
     session = generator.reader.session
     session.run({"pixel_values": np.ones((8, 96), np.float32), "image_grid_thw": np.ones((1, 3), np.int64)})  # lives

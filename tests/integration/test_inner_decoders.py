@@ -20,7 +20,6 @@ from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.pytorch.inner_decoder import inner_decoder
-from tests.tiny_encoder_decoders import save_encoder_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -28,13 +27,11 @@ VOCABULARY = 2000  # a table of 2000 x 32 numbers is worth sharing
 
 
 @pytest.fixture(scope="module")
-def blip(tmp_path_factory):
+def blip(converted):
     """(source model, folder, conversion)"""
-    root = tmp_path_factory.mktemp("blip")
-    source = save_encoder_decoder("blip", root / "m", vocabulary=VOCABULARY)
-    conversion = convert(None, source, root / "out")
-    model = transformers.BlipForConditionalGeneration.from_pretrained(source).eval()
-    return model, root / "out", conversion
+    tiny = converted("blip", {"vocabulary": VOCABULARY})
+    model = transformers.BlipForConditionalGeneration.from_pretrained(tiny.source).eval()
+    return model, tiny.folder, tiny.conversion
 
 
 def pixels(rows):

@@ -1,4 +1,7 @@
-"""Recurrent layers of Keras: one operator each, with Keras' numbers whatever a mask skips."""
+"""Recurrent layers of Keras: one operator each, with Keras' numbers whatever a mask skips.
+
+`make test` has the models that put the most together; the others are for the sweep.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from onnxport import convert
 from onnxport.artifact.folder import read_folder
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.tensorflow.source import tensorflow
+from tests.sample import sampled
 
 pytestmark = pytest.mark.integration
 tensorflow()
@@ -63,7 +67,9 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", sampled(MODELS, "no bias", "activations", "states", "masked, both directions", "steps as rows")
+)
 def test_numbers_are_those_of_keras(name: str, tmp_path: Path) -> None:
     build, wanted = MODELS[name]
     keras.utils.set_random_seed(0)

@@ -1,4 +1,7 @@
-"""The route of large models, on small ones: weights that never pass through the exporter."""
+"""The route of large models, on small ones: weights that never pass through the exporter.
+
+Weights inside the graph file, which most tests elsewhere have, are for the sweep here.
+"""
 
 import json
 import re
@@ -17,6 +20,7 @@ from onnxport.serialization.hashed_file import HashedFile
 from onnxport.serialization.weights_file import read_weights
 from onnxport.system.output_capture import capture_process
 from onnxport.weights.attach import attach
+from tests.sample import sampled
 
 pytestmark = pytest.mark.integration
 
@@ -67,7 +71,7 @@ def mapped(monkeypatch):
     monkeypatch.setattr("onnxport.sources.pytorch.source._LARGE_BYTES", 0)
 
 
-@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("external", sampled([False, True], True))
 def test_a_bfloat16_checkpoint_in_shards(tmp_path, mapped, external):
     source = _llama(tmp_path / "m", torch.bfloat16)
     assert len(list(source.glob("*.safetensors"))) > 2

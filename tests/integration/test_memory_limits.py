@@ -22,6 +22,7 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.system.memory import BASE_BYTES, anonymous_bytes, may_pack, memory_limit
 from onnxport.targets.genai import write_genai
 from tests import tiny_tokenizers
+from tests.conversions import Conversions
 from tests.tiny_decoders import save_decoder
 
 MIB = 2**20
@@ -80,10 +81,8 @@ def test_outside_of_an_operation_weights_are_packed_if_there_is_memory(monkeypat
             assert may_pack(255 * MIB) and not may_pack(256 * MIB)
 
 
-def test_what_must_hold_all_weights_is_refused_before_it_takes_them(tmp_path: Path) -> None:
-    source, folder = tmp_path / "model", tmp_path / "out"
-    save_decoder("llama", source, tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, folder)
+def test_what_must_hold_all_weights_is_refused_before_it_takes_them(converted: Conversions, tmp_path: Path) -> None:
+    folder = converted("llama", {"tokenizer": "modernbert"}).copy(tmp_path / "out")
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     for operation in (lambda: optimize(folder), lambda: quantize(folder)):
         with memory_limit(BASE_BYTES + 1000), pytest.raises(MemoryLimitError) as caught:

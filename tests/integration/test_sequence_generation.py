@@ -12,13 +12,16 @@ import pytest
 import torch
 import transformers
 
-from onnxport import convert, pipeline
+from onnxport import pipeline
+from onnxport.artifact import folder as folder_module
+from onnxport.artifact.folder import open_folder
+from onnxport.artifact.manifest_json import from_json
 from onnxport.errors import FolderError, UsageError
 from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
-from tests.tiny_base import randomize
-from tests.tiny_encoder_decoders import save_encoder_decoder
+from onnxport.runtime.session import OnnxSession
+from tests.unit.cli_runner import run
 
 pytestmark = pytest.mark.integration
 
@@ -27,27 +30,17 @@ PAD = 1
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
+def text(converted):
     """(source, converted)"""
-    root = tmp_path_factory.mktemp("t5")
-    source = save_encoder_decoder("t5", root / "m")
-    # With embeddings of its own for the output, and branches that weigh, it does not say one token for ever.
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, tie_word_embeddings=False)
-    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-    randomize(model, torch.Generator().manual_seed(0))
-    model.config.tie_word_embeddings = False
-    model.save_pretrained(source)
-    convert(None, source, root / "out", pipeline_name="text2text-generation")
-    return source, root / "out"
+    tiny = converted("t5-untied", pipeline_name="text2text-generation")
+    return tiny.source, tiny.folder
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory):
+def speech(converted):
     """(source, converted)"""
-    root = tmp_path_factory.mktemp("whisper")
-    source = save_encoder_decoder("whisper", root / "m")
-    convert(None, source, root / "out", pipeline_name="automatic-speech-recognition")
-    return source, root / "out"
+    tiny = converted("whisper", pipeline_name="automatic-speech-recognition")
+    return tiny.source, tiny.folder
 
 
 def padded(rows, shape):
@@ -224,6 +217,23 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
         SequenceGenerator(out).tokens(sound, generator.settings())
     with pytest.raises(UsageError, match="has no graphs 'model_q4'"):
         SequenceGenerator(out, "model_q4")
+
+
+@pytest.mark.parametrize("command", ["run", "pipeline", "model", "sessions"])
+def test_the_manifest_is_read_once(text, capsys, monkeypatch, command):
+    """However many graphs and settings of the folder are needed."""
+    read = []
+    monkeypatch.setattr(folder_module, "from_json", lambda text: read.append(text) or from_json(text))
+    if command == "run":
+        assert run(capsys, "run", text[1], TEXTS[0], "--set", "max_new_tokens=3").code == 0
+    elif command == "pipeline":
+        assert pipeline("text2text-generation", model=text[1])(TEXTS[0], max_new_tokens=3)
+    elif command == "model":
+        assert load_onnx_model(text[1]).can_generate()
+    else:
+        opened = open_folder(text[1])
+        assert [OnnxSession(opened, name).component.name for name in opened.names] == opened.names
+    assert len(read) == 1
 
 
 def test_a_decoder_alone_is_no_encoder_decoder(text, tmp_path):

@@ -12,18 +12,17 @@ import transformers
 
 from onnxport.artifact.folder import read_folder
 from onnxport.runtime.session import OnnxSession
-from tests.integration.hf_tensorflow import TOLERANCE, call, make, needs_tensorflow
+from tests.integration.hf_tensorflow import TOLERANCE, call, needs_tensorflow, plain_checkpoints
+from tests.once import Once
 from tests.tiny import save
 
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(once: Once) -> Path:
     """Two checkpoints: "bert-ner" (tf_model.h5) and "bert-fill-mask" (safetensors that TensorFlow wrote)."""
-    folder = tmp_path_factory.mktemp("tensorflow-checkpoints")
-    make(folder, "bert-ner", "bert-fill-mask")
-    return folder
+    return plain_checkpoints(once)
 
 
 def test_what_is_refused(source: Path, tmp_path: Path) -> None:

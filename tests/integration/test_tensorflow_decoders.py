@@ -1,4 +1,7 @@
-"""TF decoders: one graph with its cache, whose greedy texts are those of TensorFlow's own `generate`."""
+"""TF decoders: one graph with its cache, whose greedy texts are those of TensorFlow's own `generate`.
+
+GPT-J, whose cache is that of OPT without its branch, is for the sweep.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,31 @@ import pytest
 import onnxport
 from onnxport.runtime.text_generation import TextGenerator
 from tests.integration.hf_tensorflow import Converted, needs_tensorflow
+from tests.once import Once
+from tests.sample import sampled
 from tests.unit.cli_runner import run
 
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 # Keys and values stacked in one tensor; a tuple of them, and a branch on the number of tokens; rotary positions;
 # one token a call.
 NAMES = ("gpt2", "opt", "gptj", "ctrl")
+KEPT = ("gpt2", "opt", "ctrl")
 STATES = "past_sequence_length + sequence_length"
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
-    return Converted(tmp_path_factory, "tensorflow-decoders", dict.fromkeys(NAMES, "auto"))
+def converted(once: Once) -> Converted:
+    return Converted(once, "tensorflow-decoders", dict.fromkeys(NAMES, "auto"), KEPT)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, *KEPT))
 def test_greedy_text_is_tensorflows(converted: Converted, name: str) -> None:
     recorded = converted.reference(name)
     texts = TextGenerator(converted.path(name))([str(recorded["prompt"])], max_new_tokens=12)
     assert texts == [str(recorded["text"])]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj"])
+@pytest.mark.parametrize("name", sampled(["gpt2", "opt", "gptj"], "gpt2", "opt"))
 def test_prefill_chunks_and_steps_are_one_graph(converted: Converted, name: str) -> None:
     axes = converted.axes(name)
     assert axes["input_ids"] == ("batch_size", "sequence_length")

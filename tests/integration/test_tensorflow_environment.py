@@ -12,7 +12,8 @@ import onnxport
 from onnxport.environments.places import HOME_VARIABLE
 from onnxport.errors import MissingDependencyError
 from onnxport.runtime.session import OnnxSession
-from tests.integration.hf_tensorflow import TOLERANCE, VARIABLE, make, needs_tensorflow
+from tests.integration.hf_tensorflow import TOLERANCE, VARIABLE, needs_tensorflow, plain_checkpoints
+from tests.once import Once
 from tests.unit.cli_runner import run, run_apart
 
 pytestmark = [pytest.mark.integration, needs_tensorflow]
@@ -20,11 +21,9 @@ _COMMAND = "onnxport env create hf-tensorflow"
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(once: Once) -> Path:
     """A folder with the checkpoint "bert-ner" (tf_model.h5), and what its class makes of inputs in bert-ner.npz."""
-    folder = tmp_path_factory.mktemp("tensorflow-environment")
-    make(folder, "bert-ner")
-    return folder
+    return plain_checkpoints(once)
 
 
 def test_convert_and_verify(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

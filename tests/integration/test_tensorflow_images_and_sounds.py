@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 from tests.integration.hf_tensorflow import Converted, needs_tensorflow
+from tests.once import Once
 from tests.unit.cli_runner import run
 
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
-    return Converted(tmp_path_factory, "tensorflow-media", {"vit": "auto", "wav2vec2": "auto"})
+def converted(once: Once) -> Converted:
+    return Converted(once, "tensorflow-media", {"vit": "auto", "wav2vec2": "auto"})
 
 
 @pytest.mark.parametrize("name", ["vit", "wav2vec2"])

@@ -23,8 +23,6 @@ from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.generation import generate, generate_tokens
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
-from tests import tiny_tokenizers
-from tests.tiny_decoders import save_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -32,12 +30,10 @@ PROMPTS = ["the river of stone", "seven", "Paris is a city by the water and the 
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(converted):
     """(source, converted)"""
-    root = tmp_path_factory.mktemp("writer")
-    source = save_decoder("llama", root / "m", tokenizer=tiny_tokenizers.modernbert())
-    convert(None, source, root / "out")
-    return source, root / "out"
+    tiny = converted("llama", {"tokenizer": "modernbert"})
+    return tiny.source, tiny.folder
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +42,14 @@ def writer(folders):
 
 
 @pytest.fixture(scope="module")
-def fused_writer(folders, tmp_path_factory):
+def fused_writer(folders, once):
     """The same model with fused attention, whose cache stays in place and has no padding."""
-    copy = shutil.copytree(folders[1], tmp_path_factory.mktemp("fused") / "out")
-    optimize(copy, for_="cpu")
-    return TextGenerator(copy, "model_fused")
+
+    def fuse(root):
+        optimize(shutil.copytree(folders[1], root / "out"), for_="cpu")
+
+    root, _ = once("llama-fused", fuse)
+    return TextGenerator(root / "out", "model_fused")
 
 
 def reference(source, prompts, **settings):
@@ -310,10 +309,10 @@ def test_errors_say_what_to_do(folders, writer, tmp_path):
     ):
         with pytest.raises(UsageError, match=words):
             writer("a", **settings)
-    bare = save_decoder("gpt2", tmp_path / "m")
-    convert(None, bare, tmp_path / "out")
+    bare = shutil.copytree(folders[1], tmp_path / "bare")
+    (bare / "tokenizer.json").unlink()
     with pytest.raises(FolderError, match=r"no tokenizer\.json"):
-        TextGenerator(tmp_path / "out")
+        TextGenerator(bare)
 
 
 def test_settings_of_the_checkpoint_hold(folders, tmp_path):
@@ -334,9 +333,6 @@ def test_settings_of_the_checkpoint_hold(folders, tmp_path):
     assert TextGenerator(tmp_path / "out")("a", guidance_scale=None)
 
 
-def test_a_graph_without_states_is_refused(tmp_path):
-    from tests.tiny import save
-
-    convert(None, save("bert-fill-mask", tmp_path / "m"), tmp_path / "out", pipeline_name="fill-mask")
+def test_a_graph_without_states_is_refused(converted):
     with pytest.raises(FolderError, match="does not generate"):
-        Decoder(OnnxSession(tmp_path / "out"))
+        Decoder(OnnxSession(converted("bert-fill-mask").folder))

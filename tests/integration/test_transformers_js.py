@@ -2,6 +2,8 @@
 
 The tests in Node need transformers.js 4: `npm install @huggingface/transformers` in any folder, and
 ONNXPORT_NODE_MODULES set to its node_modules.
+
+TrOCR is for the sweep: its decoder keeps its cross-attention as that of T5 does, and `make graphs` records it.
 """
 
 from __future__ import annotations
@@ -19,16 +21,15 @@ import torch
 import transformers
 from onnx import numpy_helper
 
-from onnxport import convert, quantize, verify
+from onnxport import quantize, verify
 from onnxport.cli.main import main
 from onnxport.errors import ExportError, OutputError, UsageError, VerificationError
 from onnxport.graph import cross_projection
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
 from onnxport.runtime.session import OnnxSession
 from onnxport.targets import find_target
-from tests.tiny_base import randomize
-from tests.tiny_decoders import VOCABULARY, save_decoder
-from tests.tiny_encoder_decoders import save_encoder_decoder
+from tests.sample import sampled
+from tests.tiny_decoders import VOCABULARY
 
 pytestmark = pytest.mark.integration
 
@@ -48,29 +49,29 @@ KINDS = {
 }
 
 
-def made(kind, root):
-    """(source, converted, for transformers.js)"""
-    source = save_encoder_decoder(kind, root / "m")
-    if kind == "t5":
-        # With embeddings of its own for the output, and branches that weigh, it does not say one token for ever.
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, tie_word_embeddings=False)
-        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
-        randomize(model, torch.Generator().manual_seed(0))
-        model.config.tie_word_embeddings = False
-        model.save_pretrained(source)
-    convert(None, source, root / "out", pipeline_name=KINDS[kind])
-    assert find_target("transformers.js")(root / "out", output=root / "js") == root / "js"
-    return source, root / "out", root / "js"
+@pytest.fixture(scope="module")
+def made(converted, once):
+    """Called with a kind: (source, converted, for transformers.js)"""
+
+    def write(folder, output):
+        assert find_target("transformers.js")(folder, output=output) == output
+
+    def of(kind):
+        tiny = converted("t5-untied" if kind == "t5" else kind, pipeline_name=KINDS[kind])
+        root, _ = once(f"transformers-js-{kind}", lambda root: write(tiny.folder, root / "js"))
+        return tiny.source, tiny.folder, root / "js"
+
+    return of
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def folders(request, tmp_path_factory):
-    return request.param, *made(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module", params=sampled(KINDS, "t5", "whisper", "vision-encoder-decoder"))
+def folders(request, made):
+    return request.param, *made(request.param)
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return made("t5", tmp_path_factory.mktemp("texts"))
+def texts(made):
+    return made("t5")
 
 
 def inputs_of(kind, rows=3):
@@ -285,12 +286,11 @@ def test_projections_of_something_else_are_refused(texts):
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("llama")
-    source = save_decoder("llama", root / "m")
-    convert(None, source, root / "out")
-    find_target("transformers.js")(root / "out", output=root / "js")
-    return source, root / "out", root / "js"
+def decoder(converted, once):
+    tiny = converted("llama", {"tokenizer": "modernbert"})
+    write = find_target("transformers.js")
+    root, _ = once("transformers-js-llama", lambda root: write(tiny.folder, output=root / "js"))
+    return tiny.source, tiny.folder, root / "js"
 
 
 def test_a_decoder_must_be_told_which_logits(decoder):

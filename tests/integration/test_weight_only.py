@@ -16,7 +16,6 @@ from onnxport import convert, optimize, quantize, verify
 from onnxport.errors import UsageError, VerificationError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from tests.tiny_encoder_decoders import save_encoder_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -55,11 +54,8 @@ def llama(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bart(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bart")
-    source = save_encoder_decoder("bart", folder / "m", vocabulary=8192)
-    convert(None, source, folder / "out")
-    return folder / "out"
+def bart(converted):
+    return converted("bart", {"vocabulary": 8192}).folder
 
 
 def large_tables(file):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,18 @@ class Outcome:
     def document(self) -> Any:
         """stdout as JSON."""
         return json.loads(self.out)
+
+
+def refusal(outcome: Outcome, writes: Path) -> str:
+    """What stderr says of an input that was refused: exit code 2, no traceback, no data, and `writes` is not there."""
+    assert outcome.code == 2, outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert "error:" in outcome.err
+    assert not writes.exists() or not any(writes.iterdir())
+    leftovers = [entry.name for entry in writes.parent.iterdir() if "onnxport-" in entry.name]
+    assert leftovers == []
+    return " ".join(outcome.err.split())
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:

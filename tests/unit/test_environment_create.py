@@ -50,6 +50,7 @@ class Titles(Silent):
             yield step
 
 
+@pytest.mark.slow
 def test_create_use_and_remove(tiny: Definition, tmp_path: Path, capsys: Capture) -> None:
     # One that cannot be used is not whole; the same pins with a better check go on from it.
     with pytest.raises(ManagedEnvironmentError, match=r"cannot be used: .*onnxport_absent"):
@@ -88,6 +89,7 @@ def test_create_use_and_remove(tiny: Definition, tmp_path: Path, capsys: Capture
     assert not folder_of("tiny").exists()
 
 
+@pytest.mark.slow
 def test_older_pins_are_replaced_and_nothing_of_them_stays(tiny: Definition, tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "onnxport_old")
     tiny.lock.write_text("onnxport-old==1.0\nonnxport-tiny==1.0\n", encoding="utf-8")
@@ -99,6 +101,7 @@ def test_older_pins_are_replaced_and_nothing_of_them_stays(tiny: Definition, tmp
     assert not list(folder_of("tiny").rglob("onnxport_old.py"))
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_found_is_told_and_the_next_create_goes_on(
     tiny: Definition, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -117,6 +120,7 @@ def test_a_package_that_is_not_found_is_told_and_the_next_create_goes_on(
     assert done.out.strip() == str(folder_of("tiny"))
 
 
+@pytest.mark.slow
 def test_packages_that_do_not_fit_together(tiny: Definition, tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "onnxport_needy", requires="onnxport-tiny>=7")
     tiny.lock.write_text("onnxport-tiny==1.0\nonnxport-needy==1.0\n", encoding="utf-8")
@@ -175,6 +179,7 @@ sys.exit(main(["env", "create", "tiny"]))
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition) -> None:
     # A package index that never answers: pip waits until it is stopped.
     import socket
@@ -208,6 +213,7 @@ def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition
     assert not (folder_of("tiny") / "tmp").exists()
 
 
+@pytest.mark.slow
 def test_how_far_pip_is_is_told_while_it_runs(tiny: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.02)
     told: list[tuple[int, int]] = []

@@ -27,14 +27,14 @@ from tests.unit.environment_samples import this_python
 @pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
 def test_every_package_is_pinned_to_one_version(name: str) -> None:
     packages = ENVIRONMENTS[name].packages()
-    names = [re.fullmatch(r"([\w.-]+)==[\w.]+(; .+)?", line) for line in packages]
+    names = [re.fullmatch(r"([\w.-]+)==[\w.]+( ?; .+)?", line) for line in packages]
     assert all(names)
     assert len({match[1].lower().replace("_", "-") for match in names if match}) == len(packages)
 
 
 def test_the_pins_of_hf_tensorflow() -> None:
     packages = ENVIRONMENTS["hf-tensorflow"].packages()
-    wanted = "tensorflow==2.21.0 tf_keras==2.21.0 transformers==4.52.4 tf2onnx==1.17.0 onnx==1.23.2 onnxruntime==1.32.0"
+    wanted = "tensorflow==2.21.0 tf-keras==2.21.0 transformers==4.52.4 tf2onnx==1.17.0 onnx==1.23.2 onnxruntime==1.32.0"
     assert set(wanted.split()) <= set(packages)
     # What onnxport itself imports there.
     names = {line.partition("==")[0].lower() for line in packages}
@@ -211,3 +211,11 @@ def test_last_words() -> None:
     assert last_words("a\nb\n\nc\n") == "b c"
     assert last_words("") == "it said nothing."
     assert len(last_words("x" * 5000)) < 600
+
+
+def test_every_package_of_the_lock_has_a_version_and_a_hash() -> None:
+    text = ENVIRONMENTS["hf-tensorflow"].lock.read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=[A-Za-z])", re.sub(r"^#.*\n", "", text, flags=re.M).strip())
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.match(r"[\w.-]+==[\w.]+", entry) and "--hash=sha256:" in entry, entry

@@ -10,27 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 
 _FIRST = 6
 
 
-def run_arrays(folder: Path, manifest: Manifest, component: str, files: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+def run_arrays(folder: Folder, component: str, files: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """The outputs of a component for each file.
 
     Args:
         files: `.npz` with an array for each input, or `.npy` where there is one input.
 
     Raises:
-        UsageError: no such component, or a file that does not hold the inputs.
-        FolderError: the graph is damaged.
+        UsageError: a file that does not hold the inputs.
+        FolderError: no such component, or its graph is damaged.
     """
-    known = {one.name: one for one in manifest.components}
-    if component not in known:
-        raise UsageError(f"{folder} has no component {component!r}.", hint=f"It has {', '.join(sorted(known))}.")
-    session = OnnxSession(folder / known[component].file)
+    session = OnnxSession(folder, component)
     return [session.run(_read(file, [spec.name for spec in session.inputs])) for file in files]
 
 

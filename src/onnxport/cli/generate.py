@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.tasks import Task
 
@@ -17,18 +16,18 @@ _RESULTS = {"summarization": "summary_text", "translation": "translation_text"}
 _TEXT_TO_TEXT = {"num_beams": 4}
 
 
-def writes(row: Task, folder: Path, manifest: Manifest) -> bool:
+def writes(row: Task, folder: Folder) -> bool:
     """Whether the folder writes texts from texts with what the base install has."""
     from onnxport.runtime.sequence_generation import is_encoder_decoder
 
     if row.kind == "decoder":
         return True
-    has_texts = row.kind == "text" and (folder / "tokenizer.json").is_file()
-    return has_texts and row.generates and is_encoder_decoder([one.name for one in manifest.components])
+    has_texts = row.kind == "text" and (folder.path / "tokenizer.json").is_file()
+    return has_texts and row.generates and is_encoder_decoder(folder.names)
 
 
 def write_texts(
-    row: Task, folder: Path, component: str, inputs: Sequence[str], settings: dict[str, Any], *, chat: bool
+    row: Task, folder: Folder, component: str, inputs: Sequence[str], settings: dict[str, Any], *, chat: bool
 ) -> list[dict[str, Any]]:
     """What the model makes of each input: records with `input` and `output`, as the pipelines have it.
 

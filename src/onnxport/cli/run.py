@@ -14,7 +14,7 @@ from onnxport.system.library_errors import first_line
 from onnxport.tasks import MODULE, find_task
 
 if TYPE_CHECKING:
-    from onnxport.artifact.manifest import Manifest
+    from onnxport.artifact.folder import Folder
     from onnxport.cli.calls import Call
     from onnxport.cli.shell import Shell
 
@@ -48,16 +48,15 @@ def run(
     """Run a converted model on ONNX Runtime and print what it says."""
     shell = shell_of(context, json=json, verbose=verbose)
     with shell.working():
-        from onnxport.artifact.folder import read_folder
+        from onnxport.artifact.folder import open_folder
         from onnxport.cli.generate import settings_of, write_texts, writes
 
-        folder = folder.expanduser()
-        manifest = read_folder(folder)
-        if manifest.task == MODULE.name:
-            return _run_arrays(shell, folder, manifest, component, inputs)
-        row, chosen = find_task(task or manifest.task), settings_of(settings or ())
-        if writes(row, folder, manifest):
-            results = _answering(write_texts, row, folder, component, inputs, chosen, chat=chat)
+        opened = open_folder(folder)
+        if opened.manifest.task == MODULE.name:
+            return _run_arrays(shell, opened, component, inputs)
+        row, chosen = find_task(task or opened.manifest.task), settings_of(settings or ())
+        if writes(row, opened):
+            results = _answering(write_texts, row, opened, component, inputs, chosen, chat=chat)
             new = [[text for one in result["output"] for text in one.values()] for result in results]
             document, text = {"results": results}, "\n".join(one for texts in new for one in texts)
         elif chat:
@@ -67,13 +66,13 @@ def run(
         elif row.name == "feature-extraction":
             from onnxport.cli import embeddings
 
-            found = _answering(embeddings.embed, _load(folder, component, row.name), inputs)
+            found = _answering(embeddings.embed, _load(opened, component, row.name), inputs)
             document, text = embeddings.document(found), "\n".join(embeddings.lines(found))
         else:
             from onnxport.cli.answers import as_document, as_lines
             from onnxport.cli.calls import calls_for
 
-            pipeline = _load(folder, component, row.name)
+            pipeline = _load(opened, component, row.name)
             calls = calls_for(row, inputs, pipeline)
             answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
             results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
@@ -85,19 +84,19 @@ def run(
     return 0
 
 
-def _run_arrays(shell: Shell, folder: Path, manifest: Manifest, component: str, files: list[str]) -> int:
+def _run_arrays(shell: Shell, folder: Folder, component: str, files: list[str]) -> int:
     from onnxport.cli import arrays
 
-    found = arrays.run_arrays(folder, manifest, component, files)
+    found = arrays.run_arrays(folder, component, files)
     if shell.json:
         results = [{"input": file, "output": outputs} for file, outputs in zip(files, found, strict=True)]
-        shell.write_json({"task": manifest.task, "component": component, "results": results})
+        shell.write_json({"task": folder.manifest.task, "component": component, "results": results})
     else:
         shell.write("\n".join(line for outputs in found for line in arrays.lines(outputs)))
     return 0
 
 
-def _load(folder: Path, component: str, task: str) -> Any:
+def _load(folder: Folder, component: str, task: str) -> Any:
     """The pipeline of a folder, around the graph that was asked for.
 
     Raises:
@@ -112,12 +111,12 @@ def _load(folder: Path, component: str, task: str) -> Any:
     from onnxport.pipelines.factory import pipeline
 
     if component == "model":
-        return pipeline(task, model=str(folder))
+        return pipeline(task, model=folder)
     from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder, component)
     # Where a live model was loaded from is where its tokenizer or processor is looked for.
-    model.config._name_or_path = str(folder)
+    model.config._name_or_path = str(folder.path)
     return pipeline(task, model=model)
 
 

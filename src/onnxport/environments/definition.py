@@ -33,9 +33,9 @@ class Definition:
     check: str
 
     def packages(self) -> list[str]:
-        """The lines of the lock, without comments and blank lines."""
-        lines = self.lock.read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        """The packages of the lock with their versions, such as "numpy==2.3.1", without hashes and comments."""
+        lines = (line.partition("#")[0].strip() for line in self.lock.read_text(encoding="utf-8").splitlines())
+        return [line.rstrip("\\ ") for line in lines if line and not line.startswith("--hash")]
 
     def pins(self) -> str:
         """The sha256 of the packages: another one is another environment."""

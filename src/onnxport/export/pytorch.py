@@ -24,7 +24,7 @@ from onnxport.export.guards import smallest_valid_size
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
-from onnxport.specs import Restriction
+from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
@@ -185,11 +185,7 @@ def _dynamic_shapes(signature: Signature, dims: _Dims) -> dict[str, dict[int, An
 
 
 def _known_bounds(signature: Signature) -> dict[str, dict[str, int]]:
-    return {
-        r.axis: {"max": int(r.rule.removeprefix("at most "))}
-        for r in signature.restrictions
-        if r.rule.startswith("at most ")
-    }
+    return {r.axis: {"max": int(r.operand)} for r in signature.restrictions if r.limit is Limit.AT_MOST}
 
 
 def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
@@ -252,11 +248,11 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
         elif bounds and _within(bounds, axis, dims, signature):
             dims.bounds.setdefault(name, {}).update(bounds)
         elif fix.isidentifier() and fix.removeprefix("_") in signature.accepted:
-            learned.append(Restriction(axis, f"equal to {fix.removeprefix('_')}", _reason(message, axis)))
+            learned.append(Restriction(axis, Limit.EQUAL, fix.removeprefix("_"), _reason(message, axis)))
         elif axis in signature.accepted:
-            # A graph for certain multiples or large sizes only might not work at the processor's size. The axis becomes
-            # static at that size instead.
-            learned.append(Restriction(axis, f"fixed at {signature.accepted[axis][0]}", _reason(message, axis)))
+            # A graph for multiples or large sizes alone would not serve the size that the
+            # processor gives, or only by accident: the axis is fixed at that size instead.
+            learned.append(Restriction(axis, Limit.FIXED, signature.accepted[axis][0], _reason(message, axis)))
         else:
             return None
     return learned + _both_sides(learned, signature)
@@ -276,9 +272,9 @@ def _both_sides(learned: list[Restriction], signature: Signature) -> list[Restri
     An image with one dynamic side is of no use, and the other side would fail next, after one more trace.
     """
     sides = {"height": "width", "width": "height"}
-    fixed = {r.axis: r for r in learned if r.rule.startswith("fixed") and r.axis in sides}
+    fixed = {r.axis: r for r in learned if r.limit is Limit.FIXED and r.axis in sides}
     return [
-        Restriction(sides[axis], f"fixed at {signature.accepted[sides[axis]][0]}", restriction.reason)
+        Restriction(sides[axis], Limit.FIXED, signature.accepted[sides[axis]][0], restriction.reason)
         for axis, restriction in fixed.items()
         if sides[axis] not in fixed and sides[axis] in signature.accepted
     ]
@@ -293,8 +289,8 @@ def _within(bounds: dict[str, int], axis: str, dims: _Dims, signature: Signature
 
 
 def _permanent(signature: Signature) -> list[Restriction]:
-    """Return restrictions that still hold when the axes are inferred again."""
-    return [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
+    """Restrictions that still hold when the axes are inferred again."""
+    return [r for r in signature.restrictions if r.limit in LASTING_LIMITS]
 
 
 def _reason(message: str, axis: str) -> str:
@@ -305,29 +301,26 @@ def _reason(message: str, axis: str) -> str:
 
 
 def _with_dims(signature: Signature, dims: _Dims) -> Signature:
-    """Record the bounds and multiples of torch.export as restrictions."""
-    known = {(r.axis, r.rule): r for r in signature.restrictions}
-    kept = [r for r in signature.restrictions if not r.rule.startswith("at most ")]
+    """Record what torch.export made of the axes."""
+    known = {(r.axis, r.limit, r.operand): r for r in signature.restrictions}
+    kept = [r for r in signature.restrictions if r.limit is not Limit.AT_MOST]
     for name, bounds in dims.bounds.items():
         axis = name.removeprefix("_")
         if axis not in signature.accepted:
             continue  # has become static
         multiple = dims.multiples.get(axis, 1)
         if "max" in bounds:
-            rule = f"at most {bounds['max'] * multiple}"
-            # A known limit keeps its reason; a new one is the size of a table in the model.
-            kept.append(known.get((axis, rule), Restriction(axis, rule, "size of a table in the model")))
+            most = axis, Limit.AT_MOST, bounds["max"] * multiple
+            # A limit that torch accepted keeps its reason; one that torch set is a table of the model.
+            kept.append(known.get(most, Restriction(*most, "size of a table in the model")))
         if bounds.get("min", 0) > 2:
+            least = bounds["min"] * multiple
             kept.append(
-                Restriction(
-                    axis,
-                    f"at least {bounds['min'] * multiple}",
-                    "the code of the model takes another path at smaller sizes",
-                )
+                Restriction(axis, Limit.AT_LEAST, least, "the code of the model takes another path at smaller sizes")
             )
     for name, multiple in dims.multiples.items():
-        if multiple > 1 and (name, f"multiple of {multiple}") not in known:
-            kept.append(Restriction(name, f"multiple of {multiple}", "torch.export"))
+        if multiple > 1 and (name, Limit.MULTIPLE, multiple) not in known:
+            kept.append(Restriction(name, Limit.MULTIPLE, multiple, "torch.export"))
     return replace(signature, restrictions=tuple(kept), multiples=dict(dims.multiples))
 
 

@@ -25,7 +25,7 @@ from onnxport.dummy_inputs.base import (
     unrestricted,
 )
 from onnxport.errors import ExportError, OnnxPortError
-from onnxport.specs import Restriction, TensorSpec
+from onnxport.specs import Limit, Restriction, TensorSpec
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
     Raises:
         ExportError: the model runs at none of the sizes that were tried.
     """
-    fixed = {r.axis: r.reason for r in known if r.rule.startswith("fixed at")}
-    ruled = {r.axis: int(r.rule.split()[-1]) for r in known if r.rule.startswith("multiple of")}
-    tied = {r.axis: r.rule.split()[-1] for r in known if r.rule.startswith("equal to")}
+    fixed = {r.axis: r.reason for r in known if r.limit is Limit.FIXED}
+    ruled = {r.axis: int(r.operand) for r in known if r.limit is Limit.MULTIPLE}
+    tied = {r.axis: str(r.operand) for r in known if r.limit is Limit.EQUAL}
     generator = RestrictedInputGenerator(generator, ruled, tied)
     prober, first, reference = _start(source, generator)
     accepted: dict[str, tuple[int, ...]] = {}
@@ -149,10 +149,10 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
         multiples[dim.name] = ruled.get(dim.name, 1)
         if refused and dim.name not in ruled:
             multiples[dim.name] = step
-            restrictions.append(Restriction(dim.name, f"multiple of {step}", refusal))
+            restrictions.append(Restriction(dim.name, Limit.MULTIPLE, step, refusal))
         if dim.maximum is not None:
             reason = "limit of the tokenizer or the configuration"
-            restrictions.append(Restriction(dim.name, f"at most {dim.maximum}", reason))
+            restrictions.append(Restriction(dim.name, Limit.AT_MOST, dim.maximum, reason))
     inputs = _name_inputs(prober, accepted, first)
     restrictions = _in_axis_names(restrictions, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
@@ -253,10 +253,9 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
 def _fixed(dim: DynamicDim, size: int, reason: str, first: Arrays) -> Restriction:
     if reason == _PREPROCESSED and dim.derived_axis:
         # Audio of any length becomes this number of frames: that axis is static, the length of the audio is not.
-        return Restriction(
-            dim.derived_axis, f"fixed at {next(iter(first.values())).shape[dim.derived_axis_index]}", reason
-        )
-    return Restriction(dim.name, f"fixed at {size}", reason or "only this size was tried")
+        frames = next(iter(first.values())).shape[dim.derived_axis_index]
+        return Restriction(dim.derived_axis, Limit.FIXED, int(frames), reason)
+    return Restriction(dim.name, Limit.FIXED, size, reason or "only this size was tried")
 
 
 def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: Arrays) -> tuple[TensorSpec, ...]:
@@ -289,7 +288,7 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
 def _in_axis_names(restrictions: list[Restriction], inputs: tuple[TensorSpec, ...]) -> list[Restriction]:
     """Drop restrictions on dimensions that are no axis of an input (the size of an image before it is resized)."""
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
-    return [r for r in restrictions if r.rule.startswith("fixed") or r.axis in named]
+    return [r for r in restrictions if r.limit is Limit.FIXED or r.axis in named]
 
 
 def _name_outputs(

@@ -24,6 +24,7 @@ from onnxport.export.stable_names import stabilize_names
 from onnxport.export.stateless import require_deterministic, require_no_state
 from onnxport.sources.base import Arrays
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
+from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
@@ -73,12 +74,10 @@ def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[st
     try:
         return *_trace_function(source, signature, _branch_samples(signature)), signature
     except Exception as error:
-        known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
+        known = [r for r in signature.restrictions if r.limit in LASTING_LIMITS]
         reason = f"TensorFlow: {first_line(error)}"
-        from onnxport.specs import Restriction
-
         fixed = [
-            Restriction(axis, f"fixed at {signature.accepted[axis][0]}", reason)
+            Restriction(axis, Limit.FIXED, signature.accepted[axis][0], reason)
             for axis in _IMAGE_AXES
             if axis in signature.accepted
         ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
 from onnxport.formats.json_file import read_object
 from onnxport.runtime.decoding.prefill import Stop
@@ -31,7 +31,7 @@ class ImageTextGenerator:
     image graph takes beside that.
 
     Args:
-        folder: a folder that onnxport wrote for image-text-to-text.
+        folder: a folder that onnxport wrote for image-text-to-text, by its path or opened already.
         component: "model", or "model_quantized" for the graphs whose names end like that; a graph that the folder
             has in one form alone is taken in that form.
         threads: threads of one operator; None lets ONNX Runtime choose.
@@ -40,10 +40,11 @@ class ImageTextGenerator:
         FolderError: no such folder, not these graphs in it, or a config.json without an image token.
     """
 
-    def __init__(self, folder: str | Path, component: str = _MODEL, threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        names = _components(self.folder, component)
-        vision, embeddings, decoder = (OnnxSession(self.folder, name, threads) for name in names)
+    def __init__(self, folder: str | Path | Folder, component: str = _MODEL, threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder = opened.path
+        names = _components(opened, component)
+        vision, embeddings, decoder = (OnnxSession(opened, name, threads) for name in names)
         self.reader = ImageReader(vision)
         self.decoder = EmbeddedDecoder(decoder, embeddings, _image_token(self.folder))
         self._texts: FolderTokenizer | None = None
@@ -92,15 +93,15 @@ def has_images_in_text(components: Sequence[str]) -> bool:
     return all(any(name.startswith(graph) for name in components) for graph in GRAPHS)
 
 
-def _components(folder: Path, component: str) -> list[str]:
+def _components(folder: Folder, component: str) -> list[str]:
     """The names of the three graphs."""
-    known = [one.name for one in read_folder(folder).components]
+    known = folder.names
     if not has_images_in_text(known):
         raise FolderError(
-            f"{folder} does not write about images in texts: its graphs are {', '.join(known)}.",
+            f"{folder.path} does not write about images in texts: its graphs are {', '.join(known)}.",
             hint="Convert such a model with `--task image-text-to-text`.",
         )
-    return choose_graphs(folder, known, GRAPHS, component)
+    return choose_graphs(folder.path, known, GRAPHS, component)
 
 
 def _image_token(folder: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
 from onnxport.formats.json_file import read_object
 from onnxport.runtime.decoder import Decoder
@@ -34,7 +34,7 @@ class SequenceGenerator:
     `SequenceGenerator(folder)({"input_features": array})` gives a text for each row of the arrays.
 
     Args:
-        folder: a folder with the graphs encoder_model and decoder_model_merged.
+        folder: a folder with the graphs encoder_model and decoder_model_merged, by its path or opened already.
         component: "model", or "model_quantized" for the graphs whose names end like that; a graph that the folder
             has in one form alone is taken in that form.
         threads: threads of one operator; None lets ONNX Runtime choose.
@@ -43,11 +43,12 @@ class SequenceGenerator:
         FolderError: no such folder, or not these graphs in it.
     """
 
-    def __init__(self, folder: str | Path, component: str = _MODEL, threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        encoder, decoder = _components(self.folder, component)
-        self.encoder = Encoder(OnnxSession(self.folder, encoder, threads))
-        self.decoder = Decoder(OnnxSession(self.folder, decoder, threads))
+    def __init__(self, folder: str | Path | Folder, component: str = _MODEL, threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder = opened.path
+        encoder, decoder = _components(opened, component)
+        self.encoder = Encoder(OnnxSession(opened, encoder, threads))
+        self.decoder = Decoder(OnnxSession(opened, decoder, threads))
         self.said = read_generation_config(self.folder)
         self._texts: FolderTokenizer | None = None
 
@@ -153,14 +154,15 @@ class TextToTextGenerator(SequenceGenerator):
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | Folder,
         component: str = _MODEL,
         threads: int | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(folder, component, threads)
+        opened = open_folder(folder)
+        super().__init__(opened, component, threads)
         self.defaults = dict(defaults or {})
-        self.prefix, own = _task_settings(self.folder)
+        self.prefix, own = _task_settings(opened)
         self.said |= own
         self._texts = FolderTokenizer(self.folder)
         self.languages = Languages(self.folder, self._texts.tokenizer)
@@ -206,22 +208,23 @@ def is_encoder_decoder(components: Sequence[str]) -> bool:
     return any(name.startswith(ENCODER) for name in components) and any(name.startswith(DECODER) for name in components)
 
 
-def _components(folder: Path, component: str) -> tuple[str, str]:
+def _components(folder: Folder, component: str) -> tuple[str, str]:
     """The names of encoder and decoder."""
-    known = [one.name for one in read_folder(folder).components]
+    known = folder.names
     if not is_encoder_decoder(known):
         raise FolderError(
-            f"{folder} has no encoder and decoder: its graphs are {', '.join(known)}.",
+            f"{folder.path} has no encoder and decoder: its graphs are {', '.join(known)}.",
             hint="Convert an encoder-decoder with `--task text2text-generation` or another task that generates.",
         )
-    names = choose_graphs(folder, known, (ENCODER, DECODER), component)
+    names = choose_graphs(folder.path, known, (ENCODER, DECODER), component)
     return names[0], names[1]
 
 
-def _task_settings(folder: Path) -> tuple[str, dict[str, Any]]:
+def _task_settings(folder: Folder) -> tuple[str, dict[str, Any]]:
     """The prefix and the settings that config.json has for the folder's task."""
-    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
-    row = (config.get("task_specific_params") or {}).get(read_folder(folder).task) or {}
+    file = folder.path / "config.json"
+    config = read_object(file) if file.is_file() else {}
+    row = (config.get("task_specific_params") or {}).get(folder.manifest.task) or {}
     own: dict[str, Any] = {}
     for name, value in row.items():
         try:

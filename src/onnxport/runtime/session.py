@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.artifact.data_files import graph_bytes
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
@@ -29,14 +29,13 @@ _NUMPY_TYPES = {
     "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
     "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
 }  # fmt: skip
-_RULE = re.compile(r"(fixed at|multiple of|at most|at least|equal to) (\w+)")
 
 
 class OnnxSession:
     """A graph that is loaded and can be run.
 
     Args:
-        folder_or_file: a folder that onnxport wrote, or a single .onnx file.
+        folder_or_file: a folder that onnxport wrote, opened already or by its path, or a single .onnx file.
         component: name of the graph in the folder ("model", "model_quantized").
         threads: threads of one operator; None lets ONNX Runtime choose.
         map_weights: leave the weights in their file, where the system reads them page by page, instead
@@ -55,7 +54,7 @@ class OnnxSession:
 
     def __init__(
         self,
-        folder_or_file: str | Path,
+        folder_or_file: str | Path | Folder,
         component: str = "model",
         threads: int | None = None,
         *,
@@ -63,15 +62,14 @@ class OnnxSession:
     ) -> None:
         import onnxruntime
 
-        path = Path(folder_or_file).expanduser()
         self.manifest: Manifest | None = None
         self.component: Component | None = None
-        if path.suffix == ".onnx" and not path.is_dir():
-            self.file = path
+        if (file := _graph_file(folder_or_file)) is not None:
+            self.file = file
         else:
-            self.manifest = read_folder(path)
-            self.component = _component(self.manifest, component, path)
-            self.file = path / self.component.file
+            opened = open_folder(folder_or_file)
+            self.manifest, self.component = opened.manifest, opened.component(component)
+            self.file = opened.file(self.component)
         if not self.file.is_file():
             raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
         options = onnxruntime.SessionOptions()
@@ -190,32 +188,18 @@ def check_sizes(
 
 
 def check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> None:
-    """Raises UsageError: the size of an axis breaks the rule."""
-    rule = _RULE.fullmatch(restriction.rule)
-    size = sizes.get(restriction.axis)
-    if rule is None or size is None:
-        return
-    kind, operand = rule.groups()
-    bound = int(operand) if operand.isdigit() else sizes.get(operand)
-    if bound is None:
-        return
-    kept = {
-        "fixed at": size == bound,
-        "equal to": size == bound,
-        "multiple of": bound > 0 and size % bound == 0,
-        "at most": size <= bound,
-        "at least": size >= bound,
-    }[kind]
-    if not kept:
-        raise UsageError(f"{restriction.axis} is {size}, it must be {restriction.rule} ({restriction.reason}).")
+    """Raises UsageError: the size of an axis breaks the restriction."""
+    if not restriction.holds(sizes):
+        axis = restriction.axis
+        raise UsageError(f"{axis} is {sizes[axis]}, it must be {restriction.rule} ({restriction.reason}).")
 
 
-def _component(manifest: Manifest, name: str, folder: Path) -> Component:
-    for component in manifest.components:
-        if component.name == name:
-            return component
-    known = [component.name for component in manifest.components]
-    raise FolderError(f"{folder} has no component {name!r}.", hint=did_you_mean(name, known))
+def _graph_file(folder_or_file: str | Path | Folder) -> Path | None:
+    """The path of a single graph; None for a folder."""
+    if isinstance(folder_or_file, Folder):
+        return None
+    path = Path(folder_or_file).expanduser()
+    return path if path.suffix == ".onnx" and not path.is_dir() else None
 
 
 def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:

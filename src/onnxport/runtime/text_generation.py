@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
@@ -24,7 +25,7 @@ class TextGenerator:
     `GenerationSettings`; without them the folder's hold.
 
     Args:
-        folder: a folder that onnxport wrote for text-generation.
+        folder: a folder that onnxport wrote for text-generation, by its path or opened already.
         component: name of its graph.
         threads: threads of one operator; None lets ONNX Runtime choose.
 
@@ -32,9 +33,10 @@ class TextGenerator:
         FolderError: no such folder, no tokenizer.json in it, or its graph does not generate.
     """
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.decoder = Decoder(OnnxSession(self.folder, component, threads))
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder = opened.path
+        self.decoder = Decoder(OnnxSession(opened, component, threads))
         self.texts = FolderTokenizer(self.folder)
 
     def __call__(self, prompt: str | Sequence[str], **settings: Any) -> Any:

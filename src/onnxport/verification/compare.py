@@ -56,18 +56,14 @@ def compare(
         source: name and version of what the cases were recorded with.
         precision: row of `TOLERANCES`.
     """
-    import onnxruntime
-
     from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
 
-    absolute, relative = TOLERANCES[precision]
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider"
+    tolerance = TOLERANCES[precision]
     try:
         session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
-        return Verification(False, source, f"{runtime})", absolute, relative, (unloadable,))
-    runtime += ", weights mapped)" if session.maps_weights else ")"
+        return verification_of((unloadable,), source, tolerance)
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if NUM_LOGITS_TO_KEEP in known:
         cases = (*cases, *_last_logits(cases))
@@ -83,8 +79,24 @@ def compare(
     else:
         call = run
 
-    checks = tuple(check_case(call, case, decision, outputs, absolute, relative) for case in cases)
-    return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
+    checks = [check_case(call, case, decision, outputs, *tolerance) for case in cases]
+    return verification_of(checks, source, tolerance, mapped=session.maps_weights)
+
+
+def verification_of(
+    checks: Sequence[CaseCheck], source: str, tolerance: tuple[float, float], *, mapped: bool = False
+) -> Verification:
+    """The record of these cases, which ONNX Runtime ran.
+
+    Args:
+        source: what they were compared with.
+        tolerance: (absolute, relative to the scale).
+        mapped: the weights stayed in their file.
+    """
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
+    return Verification(all(check.ok for check in checks), source, runtime, *tolerance, tuple(checks))
 
 
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
@@ -104,13 +116,14 @@ def check_case(
     run: Callable[[Arrays], Arrays],
     case: Case,
     decision: str | None,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[TensorSpec] | None,
     absolute: float,
     relative: float,
 ) -> CaseCheck:
-    """One case: every output of `run` against what the case has, at the shapes that `specs` declare.
+    """One case: every output of `run` against what the case has.
 
     Args:
+        specs: outputs with their axes as declared; None where no shapes are declared for such a call.
         absolute, relative: the tolerance.
     """
     try:
@@ -120,7 +133,9 @@ def check_case(
     missing = [name for name in case.outputs if name not in found]
     if missing:
         return CaseCheck(case.name, case.sizes, (), error=f"missing outputs: {', '.join(missing)}", ok=False)
-    declared = {spec.name: spec for spec in specs}
+    declared: dict[str, TensorSpec | None] = dict.fromkeys(case.outputs)
+    if specs is not None:
+        declared = {spec.name: spec for spec in specs}
     checks = tuple(
         _check_output(name, wanted, found[name], declared[name], case.sizes, absolute, relative)
         for name, wanted in case.outputs.items()
@@ -135,17 +150,25 @@ def check_case(
     return CaseCheck(case.name, case.sizes, checks, decision if agreement is not None else None, agreement, None, ok)
 
 
-def _other_form(name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec, sizes: Sizes) -> str | None:
+def _other_form(
+    name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec | None, sizes: Sizes
+) -> str | None:  # fmt: skip
     """In words, where an output is of another type or shape than the source's, or than it was found to be."""
     if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
         return f"{name} is {found.dtype} {list(found.shape)}, the source's is {wanted.dtype} {list(wanted.shape)}"
-    if not _shape_as_declared(found.shape, spec, sizes):
+    if spec is not None and not _shape_as_declared(found.shape, spec, sizes):
         return f"{name} is {list(found.shape)}, and ({', '.join(map(str, spec.axes))}) was found at other sizes"
     return None
 
 
 def _check_output(
-    name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec, sizes: Sizes, absolute: float, relative: float
+    name: str,
+    wanted: np.ndarray,
+    found: np.ndarray,
+    spec: TensorSpec | None,
+    sizes: Sizes,
+    absolute: float,
+    relative: float,
 ) -> OutputCheck:
     if _other_form(name, wanted, found, spec, sizes) is not None:
         return OutputCheck(name, found.shape, float("inf"), float("inf"), _scale(wanted), absolute, False)

@@ -82,8 +82,11 @@ def quantized_name(name: str, *, single: bool) -> str:
 def quantize_dynamic(source: Path, target: Path) -> None:
     """Write `target`: weights of MatMul and Gemm as int8 per column, activations quantized at run time.
 
-    Signed weights with a reduced range lose less on processors without VNNI, where the 16-bit
-    sums of two unsigned by signed products saturate.
+    Weights are signed, because that is what processors with instructions for integer products are built for, and
+    their ranges are such that no processor can be wrong (`graph/weight_ranges.py`, `graph/saturation.py`).
+
+    Raises:
+        VerificationError: some weight that the quantizer made is outside of that; `target` is not to be used.
     """
     require_memory(
         QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
@@ -92,13 +95,21 @@ def quantize_dynamic(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
 
+    from onnxport.graph.quantization.saturation import require_exact_sums
+    from onnxport.graph.quantization.weight_ranges import find_ranges
+
+    ranges = find_ranges(source)
     quantize(
         str(source),
         str(target),
         weight_type=QuantType.QInt8,
         per_channel=True,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+        reduce_range=True,  # of weights that have no range of their own
+        op_types_to_quantize=["MatMul", "Gemm", *([] if ranges.table_products else ["Gather"])],
+        nodes_to_exclude=list(ranges.left_out),
+        extra_options={"TensorQuantOverrides": ranges.overrides},
     )
+    require_exact_sums(target, "The graph is wrong, not inexact: report this model.", "Nothing was written.")
 
 
 def write_weight_only(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.pipelines.onnx.model import OnnxModel, folder_config
 from onnxport.pipelines.onnx.sequence_model import generation_config_of, generation_settings
 from onnxport.runtime.image_text_generation import ImageTextGenerator
@@ -28,10 +28,10 @@ class OnnxImageTextModel(OnnxModel):
 
     output_modalities = ("text",)
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest = read_folder(self.folder)
-        self.generator = ImageTextGenerator(self.folder, component, threads)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
+        self.generator = ImageTextGenerator(opened, component, threads)
         self.config = folder_config(self.folder)
         self._look_at(self.generator.reader.session)
         self.main_input_name, self.input_modalities = "input_ids", ("image", "text")

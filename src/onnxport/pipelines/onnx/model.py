@@ -10,8 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from onnxport.artifact.folder import read_folder
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import TensorSpec
@@ -26,7 +25,7 @@ class OnnxModel:
     """A model object that runs a folder's graph; has what pipelines ask a model for.
 
     Args:
-        folder: a folder that onnxport wrote.
+        folder: a folder that onnxport wrote, by its path or opened already.
         component: name of the graph in it.
         threads: threads of one operator; None lets ONNX Runtime choose.
 
@@ -38,11 +37,11 @@ class OnnxModel:
     device = torch.device("cpu")
     training = False
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest: Manifest = read_folder(self.folder)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
         self.config = folder_config(self.folder)
-        self._look_at(OnnxSession(self.folder, component, threads))
+        self._look_at(OnnxSession(opened, component, threads))
 
     def _look_at(self, session: OnnxSession) -> None:
         """Take names and types of inputs from a graph."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import UsageError
 from onnxport.pipelines.onnx.model import OnnxModel, folder_config
 from onnxport.runtime.prompts.whisper import SpeechOptions
@@ -38,10 +38,10 @@ class OnnxSequenceModel(OnnxModel):
 
     output_modalities = ("text",)
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest = read_folder(self.folder)
-        self.generator = SequenceGenerator(self.folder, component, threads)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
+        self.generator = SequenceGenerator(opened, component, threads)
         self.config = folder_config(self.folder)
         self._look_at(self.generator.encoder.session)
         self.generation_config = generation_config_of(self.folder, self.config)

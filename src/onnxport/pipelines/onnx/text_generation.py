@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.folder import Folder
 from onnxport.runtime.text_generation import TextGenerator
 
 
@@ -18,7 +19,7 @@ class ConvertedTextGeneration:
 
     task = "text-generation"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path | Folder) -> None:
         self.generator = TextGenerator(folder)
 
     def __call__(self, texts: str | Sequence[str], return_full_text: bool = True, **settings: Any) -> list[Any]:
