@@ -108,8 +108,17 @@ class Restriction:
 class OutputCheck:
     """Source against ONNX for one output of one case.
 
-    `max_abs_error` = max |onnx - source|; `scale` = max |source|;
-    `max_rel_error` = max_abs_error / scale; passes if max_abs_error <= tolerance.
+    Attributes:
+        max_abs_error: max |onnx - source|.
+        max_rel_error: max_abs_error / scale.
+        scale: max |source|.
+        tolerance: the output passes if `judged_error` is not above it.
+        method: how the tolerance was found. "float64": from the source's own distance from float64; "perturbation":
+            from how far the source's outputs move when its numbers are moved by one unit in the last place; "fixed":
+            a fixed part of the scale.
+        source_error: "float64": max |source - source in float64|; "perturbation": by how much the source's outputs
+            move. None where that was not measured, and in folders of onnxport 0.1.
+        graph_error: "float64": max |onnx - source in float64|; else None.
     """
 
     name: str
@@ -119,6 +128,14 @@ class OutputCheck:
     scale: float
     tolerance: float
     ok: bool
+    method: str = "fixed"
+    source_error: float | None = None
+    graph_error: float | None = None
+
+    @property
+    def judged_error(self) -> float:
+        """What is compared with the tolerance."""
+        return self.max_abs_error if self.graph_error is None else self.graph_error
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ ONE_OF_EACH = (
     "bert-next-sentence-prediction", "dinov2-image-feature-extraction", "resnet-image-classification",
     "detr-object-detection", "segformer-semantic-segmentation", "mask2former-image-segmentation",
     "depth-anything-depth-estimation", "clip-zero-shot-image-classification", "wav2vec2-automatic-speech-recognition",
-    "audio-spectrogram-transformer-audio-classification",
+    "wav2vec2-audio-classification",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnxport import optimize
 from onnxport.errors import ExportError, VerificationError
 from onnxport.graph.static_shapes import static_graph
-from onnxport.runtime.static_cache import Window
+from onnxport.runtime.cache.static_cache import StaticCache
 from onnxport.variants.static_shapes import write as fixed_module
 from tests.files import files_of
 
@@ -62,7 +62,7 @@ def blind_graph(monkeypatch):
 
 def visible_padding(monkeypatch):
     """The run time lets unused places be seen."""
-    right = Window.arranged
+    right = StaticCache.pad_input
 
     def seen(self, name, array, held):
         found = right(self, name, array, held)
@@ -70,17 +70,17 @@ def visible_padding(monkeypatch):
             found[:, : self.past - held] = 1
         return found
 
-    monkeypatch.setattr(Window, "arranged", seen)
+    monkeypatch.setattr(StaticCache, "pad_input", seen)
 
 
 def unmoved_window(monkeypatch):
     """The run time keeps one token less than a call of few tokens had."""
-    right = Window.moved
+    right = StaticCache.slide
 
     def moved(self, old, new, place, count):
         return right(self, old, new, place, max(0, count - 1))
 
-    monkeypatch.setattr(Window, "moved", moved)
+    monkeypatch.setattr(StaticCache, "slide", moved)
 
 
 @pytest.mark.parametrize("mistake", [cut_at_the_front, blind_graph, visible_padding, unmoved_window])

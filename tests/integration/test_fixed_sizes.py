@@ -233,7 +233,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
     from onnxport.artifact.folder import read_folder
 
     manifest = read_folder(copy)
-    with pytest.raises(UsageError, match="its cache has a fixed size"):
+    with pytest.raises(UsageError, match="its cache has a static shape"):
         require_decoder(manifest, next(c for c in manifest.components if c.name == "model_fixed"))
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.loading import weight_loading as route
+from onnxport.loading import weight_loading
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.weights import load_model
 from onnxport.system.output_capture import capture_process
@@ -134,8 +134,10 @@ def test_pickled_weights_are_mapped(tmp_path):
 
 def test_what_loading_computes_is_held_and_told(monkeypatch):
     model = torch.nn.Linear(3000, 1500)  # as if none of it were lazy
-    assert route.computed_notes(model, ["weight"]) == ()
-    assert route.computed_notes(model, []) == ("2 weights (18 MB) were computed while loading and held in memory.",)
+    assert weight_loading.computed_notes(model, ["weight"]) == ()
+    assert weight_loading.computed_notes(model, []) == (
+        "2 weights (18 MB) were computed while loading and held in memory.",
+    )
 
 
 def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
@@ -143,9 +145,11 @@ def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
     checkpoint = inspect_checkpoint(folder, allow_pickle=False)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.quantization_config = {"quant_method": "fp8"}
-    way = route.plan_loading(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
-    assert (way.is_lazy, way.location) == (False, folder)
-    assert way.notes == ("The weights were loaded into memory: they are quantized.",)
+    plan = weight_loading.plan_loading(
+        checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True)
+    )
+    assert (plan.is_lazy, plan.location) == (False, folder)
+    assert plan.notes == ("The weights were loaded into memory: they are quantized.",)
 
 
 @pytest.mark.parametrize("name", ["bert-fill-mask", "clip-zero-shot-image-classification", "detr-image-segmentation"])
@@ -156,7 +160,7 @@ def test_the_class_is_the_one_that_the_auto_class_takes(tmp_path, name):
         if type(config) in auto._model_mapping:
             with torch.device("meta"), capture_process():
                 expected = type(auto.from_config(config))
-            assert route.model_class(auto, config)[0] is expected
+            assert weight_loading.model_class(auto, config)[0] is expected
 
 
 def test_generation_config_comes_along(tmp_path):

@@ -64,7 +64,7 @@ def test_the_whole_card() -> None:
     ):
         assert line in card.splitlines(), line
     # The output nearest to its tolerance stands for its case.
-    row = "| traced | `batch_size` 2, `sequence_length` 7 | `hidden` | 1.50e-04 | 1.00e-05 | 2.00e-04 "
+    row = "| traced | `batch_size` 2, `sequence_length` 7 | `hidden` |  | 1.50e-04 | 2.00e-04 "
     assert row + "| token: 100.0% | passed |" in card.splitlines()
     assert "\n\n\n" not in card and card.endswith("\n")
 
@@ -197,7 +197,7 @@ def test_what_failed_is_said() -> None:
     failed = dataclasses.replace(verification, passed=False, cases=cases)
     card = render_card(with_component(verification=failed), "folder")
     assert "**They do not agree**" in card
-    assert "| nan | `n` 1 | `logits` | nan | nan | 1.00e-04 |  | failed |" in card
+    assert "| nan | `n` 1 | `logits` |  | nan | 1.00e-04 |  | failed |" in card
     assert "failed: Gather: index out of range \\| 7 second line |" in card
     assert "not verified" in render_card(with_component(verification=None), "folder")
 

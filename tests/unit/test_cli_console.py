@@ -97,6 +97,22 @@ def test_verification_table() -> None:
     assert rows[1] == "longer, padded rows batch 3, sequence 11 logits 2.40e-06 1.10e-07 2.00e-04 yes".split()
 
 
+def test_verification_table_of_measured_outputs() -> None:
+    from dataclasses import replace
+
+    verification = make_manifest().components[0].verification
+    assert verification is not None
+    first, second = verification.cases
+    logits, hidden = first.outputs
+    near = replace(logits, tolerance=4e-6, method="float64", source_error=1e-6, graph_error=3.5e-6, max_abs_error=9e-6)
+    cases = (replace(first, outputs=(near, replace(hidden, max_abs_error=1e-5))), second)
+    lines = _text(tables.verification_table("model", replace(verification, cases=cases))).splitlines()
+    assert "source error   graph error   tolerance" in " ".join(lines)
+    rows = [line.split() for line in lines if "batch" in line]
+    assert rows[0] == "traced batch 2, sequence 7 logits 1.00e-06 3.50e-06 4.00e-06 100.0% yes".split()
+    assert rows[1] == "longer, padded rows batch 3, sequence 11 logits 2.40e-06 2.00e-04 yes".split()
+
+
 def test_verification_table_shows_every_failure() -> None:
     from dataclasses import replace
 

@@ -19,7 +19,7 @@ import yaml
 import onnxport
 from onnxport.cli.main import app
 from onnxport.tasks import TASKS
-from onnxport.verification.compare import TOLERANCES
+from onnxport.verification.tolerance import TOLERANCES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

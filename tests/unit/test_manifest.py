@@ -306,3 +306,27 @@ def test_any_damage_is_a_folder_error_or_a_manifest(place: list[str | int], valu
     except FolderError:
         return
     assert from_json(to_json(manifest)) == manifest
+
+
+def test_how_a_tolerance_was_found_is_kept_and_unknown_to_onnxport_0_1() -> None:
+    manifest = make_manifest()
+    verification = manifest.components[0].verification
+    assert verification is not None
+    case = verification.cases[0]
+    measured = dataclasses.replace(case.outputs[0], method="float64", source_error=1e-6, graph_error=2e-6)
+    case = dataclasses.replace(case, outputs=(measured, *case.outputs[1:]))
+    verification = dataclasses.replace(verification, cases=(case,))
+    component = dataclasses.replace(manifest.components[0], verification=verification)
+    text = to_json(dataclasses.replace(manifest, components=(component,)))
+    validate(text)
+    read = from_json(text).components[0].verification
+    assert read == verification and read.cases[0].outputs[0].judged_error == 2e-6
+    data = json.loads(text)
+    for output in data["components"][0]["verification"]["cases"][0]["outputs"]:
+        for name in ("method", "source_error", "graph_error"):
+            output.pop(name, None)
+    validate(json.dumps(data))
+    old = from_json(json.dumps(data)).components[0].verification
+    assert old is not None
+    check = old.cases[0].outputs[0]
+    assert (check.method, check.source_error, check.judged_error) == ("fixed", None, check.max_abs_error)

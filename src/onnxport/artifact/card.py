@@ -178,8 +178,8 @@ class _Row:
     case: str
     sizes: str
     output: str
-    absolute: str
-    relative: str
+    source: str
+    graph: str
     tolerance: str
     agreement: str
     verdict: str
@@ -202,8 +202,8 @@ def _row(case: CaseCheck) -> _Row:
         case.name,
         sizes,
         worst.name,
-        f"{worst.max_abs_error:.2e}",
-        f"{worst.max_rel_error:.2e}",
+        "" if worst.source_error is None else f"{worst.source_error:.2e}",
+        f"{worst.judged_error:.2e}",
         f"{worst.tolerance:.2e}",
         agreement,
         verdict,
@@ -212,7 +212,7 @@ def _row(case: CaseCheck) -> _Row:
 
 def _badness(check: OutputCheck) -> tuple[bool, float]:
     """Orders outputs by how near they are to failing, or how far beyond."""
-    ratio = check.max_abs_error / check.tolerance if check.tolerance else check.max_abs_error
+    ratio = check.judged_error / check.tolerance if check.tolerance else check.judged_error
     return not check.ok, math.inf if math.isnan(ratio) else ratio
 
 

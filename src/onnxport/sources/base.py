@@ -18,6 +18,32 @@ Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
 
+class MeasuredRun(Protocol):
+    """One run of a source, and the means to learn what rounding does to it.
+
+    Attributes:
+        outputs: as `Source.run` gives them.
+    """
+
+    outputs: Arrays
+
+    def in_float64(self) -> Arrays:
+        """The outputs from the same inputs and weights, computed in float64.
+
+        Raises:
+            Exception: that is not possible; of any type.
+        """
+        ...
+
+    def perturbed(self, seed: int) -> Arrays:
+        """The outputs in float32 from numbers that are moved by one unit in the last place, at random.
+
+        Raises:
+            Exception: that is not possible; of any type.
+        """
+        ...
+
+
 class Source(Protocol):
     """A model, and the outputs that are wanted from it.
 
@@ -55,6 +81,10 @@ class Source(Protocol):
 
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed for real."""
+        ...
+
+    def measured(self, inputs: Arrays) -> MeasuredRun:
+        """A run that can be repeated with less rounding and with more."""
         ...
 
     def shapes(self, inputs: Arrays) -> Shapes:

@@ -1,8 +1,7 @@
-"""A folder for onnxruntime-genai: `genai_config.json` and, beside the graph, a small one over the same weights.
+"""A folder for onnxruntime-genai: `genai_config.json`, and a second graph over the same weights.
 
-The small graph is the same but for its logits, which are those of the last token alone: that run time reads
-no others. Whether onnxruntime-genai then writes the tokens that onnxport writes is tried before anything is
-published.
+The second graph gives the logits of the last token alone, which are all that onnxruntime-genai reads. Before anything
+is published, onnxruntime-genai must write the tokens that onnxport writes.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from onnxport.errors import (
     VerificationError,
     did_you_mean,
 )
+from onnxport.runtime.cache.packed_rows import read_packed_rows
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.shared_cache import packed_rows
 from onnxport.system.library_errors import first_line
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
@@ -64,7 +63,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         if not _write_last_logits(made.root / graph.file, made.root / file):
             file = graph.file
         session = OnnxSession(made.root / graph.file)
-        config = make_config(made.root, opened.manifest, graph, file, packed_rows(session))
+        config = make_config(made.root, opened.manifest, graph, file, read_packed_rows(session))
         (made.root / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
         version = _compare(made.root, Decoder(session), graph, config)
         notes = tuple(note for note in opened.manifest.notes if not note.startswith(_NOTE))

@@ -1,9 +1,8 @@
 """A folder for transformers.js: the graphs as it calls them, with their weights where it looks for them.
 
-Of an encoder-decoder it hands the encoder's hidden states to the decoder, whose first call gives the cross-attention's
-keys and values; `graph/cross_projection.py` makes such a pair of ours. Of a decoder it asks for the last token's
-logits only if they are an input that cannot be left out. The files have the names of those that they come from, so
-they are in a folder of their own.
+It hands an encoder's hidden states to the decoder, whose first call returns the keys and values of the
+cross-attention; `graph/cross_projection.py` makes such a pair from ours. It gives a decoder `num_logits_to_keep` only
+if that input is required. The new files have the names of the old ones, so they are written to another folder.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDe
     from onnxport.runtime.decoder import Decoder
     from onnxport.runtime.session import OnnxSession
     from onnxport.verification.compare import TOLERANCES, compare
-    from onnxport.verification.decoder_pair import compare_generation
+    from onnxport.verification.decoder_pair import Generation, compare_generation
 
     session = OnnxSession(reference)
     cases = list(_cases(session, fused, vocabulary))
@@ -148,7 +148,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDe
     if found.passed:
         other = OnnxSession(target)
         checks += tuple(
-            compare_generation((Decoder(session), Decoder(other)), *run, vocabulary, TOLERANCES["float32"])
+            compare_generation((Decoder(session), Decoder(other)), Generation(*run), vocabulary, TOLERANCES["float32"])
             for run in _PROMPTS
         )
     verification = replace(found, cases=checks, passed=all(check.ok for check in checks))

@@ -1,9 +1,9 @@
-"""The sizes at which source and graph are compared, and what the source computes there."""
+"""The inputs on which source and graph are compared, and the source's outputs for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,18 +13,26 @@ from onnxport.export.signature import Signature
 from onnxport.sources.base import Source
 from onnxport.specs import Limit
 from onnxport.system.library_errors import first_line
+from onnxport.verification.rounding import Rounding, measure_rounding, with_shared_noise
 
 _LEAST_CASES = 4  # the traced sizes and three others
 
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs and what the source made of them."""
+    """One set of inputs and what the source made of them.
+
+    Attributes:
+        sizes: of input axes, by name.
+        outputs: of the source in float32.
+        rounding: what rounding does to them; None where that is not known.
+    """
 
     name: str
-    sizes: Sizes  # input axis -> value
+    sizes: Sizes
     inputs: Arrays
     outputs: Arrays
+    rounding: Rounding | None = None
 
 
 def record(source: Source, signature: Signature) -> list[Case]:
@@ -35,13 +43,14 @@ def record(source: Source, signature: Signature) -> list[Case]:
             own outputs are not finite anywhere.
     """
     generator = signature.generator
+    in_float32 = getattr(source, "precision", "float32") == "float32"
     cases: list[Case] = []
     refusal: Exception | None = None
     with source.weights_kept():
         for number, (name, sizes, padded, needed) in enumerate(_plan(generator, signature)):
             try:
                 inputs = generator.make(sizes, seed=number, padded=padded)
-                outputs = source.run(inputs)
+                run = source.measured(inputs)
             except CheckpointError:  # a weight file that cannot be read is no refusal
                 raise
             except Exception as error:  # models refuse sizes with any exception
@@ -49,7 +58,8 @@ def record(source: Source, signature: Signature) -> list[Case]:
                 if needed:
                     raise ExportError(f"{source.architecture} does not run at {name}: {first_line(error)}.") from error
                 continue
-            cases.append(Case(name, signature.sizes_of(inputs), inputs, outputs))
+            rounding = measure_rounding(run) if in_float32 else None
+            cases.append(Case(name, signature.sizes_of(inputs), inputs, run.outputs, rounding))
     if len(cases) < _LEAST_CASES:
         raise ExportError(
             f"{source.architecture} ran at {len(cases)} of the sizes planned for verification, "
@@ -57,7 +67,8 @@ def record(source: Source, signature: Signature) -> list[Case]:
         )
     if not any(np.isfinite(value).any() for case in cases for value in case.outputs.values()):
         raise ExportError(f"{source.architecture} gives no finite number itself.")
-    return cases
+    roundings = with_shared_noise([(case.outputs, case.rounding) for case in cases])
+    return [replace(case, rounding=rounding) for case, rounding in zip(cases, roundings, strict=True)]
 
 
 def _plan(generator: InputGenerator, signature: Signature) -> Iterator[tuple[str, Sizes, bool, bool]]:

@@ -1,7 +1,6 @@
-"""Source against ONNX, at the traced sizes and at others, before anything is published.
+"""Run a graph in ONNX Runtime on recorded inputs and compare its outputs with the recorded ones.
 
-`record` runs the source model, before the exporter has touched it; `compare` runs the graph in
-ONNX Runtime on the same inputs. Between the two the source can be freed.
+`cases.record` runs the source model, before the exporter changes it; `compare` needs the graph alone.
 """
 
 from __future__ import annotations
@@ -9,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,24 +20,11 @@ from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 from onnxport.verification.cases import Case
+from onnxport.verification.rounding import FIXED, FLOAT64, Rounding
 from onnxport.verification.sessions import session_for
-
-# (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
-# float32: rounding of sums in another order stays below 2e-5 of the scale in every model measured;
-# int8: dynamic quantization of weights and activations, 8 bits each.
-# int8-weights, int4: against the source with rounded weights; what is left are activations of 8 bits.
-TOLERANCES: dict[str, tuple[float, float]] = {
-    "float32": (1e-5, 1e-4),
-    "float16": (1e-3, 1e-2),
-    "int8": (1e-2, 2.5e-1),
-    "int8-weights": (1e-2, 2.5e-1),
-    "int4": (1e-2, 2.5e-1),
-}
+from onnxport.verification.tolerance import TOLERANCES, fixed_tolerance, measured_tolerance, pieces, scale_of
 
 LOAD = "load"  # the case of a graph that ONNX Runtime refuses
-
-
-_PIECE = 2**20  # elements
 
 
 def compare(
@@ -50,13 +38,15 @@ def compare(
 ) -> Verification:
     """Run the graph at `path` on every case and compare each output with the source's.
 
+    A float32 graph is judged by the measured rounding of the source where a case has it (`verification.tolerance`).
+
     Args:
         decision: what a user sees in the outputs (`Task.decision`).
         outputs: their axes as declared; an output whose shape differs from it fails.
         source: name and version of what the cases were recorded with.
         precision: row of `TOLERANCES`.
     """
-    from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
+    from onnxport.runtime.cache.packed_rows import read_packed_rows, run_packed, zero_padding
 
     tolerance = TOLERANCES[precision]
     try:
@@ -72,13 +62,15 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    if packed_rows(session) is not None:
+    if read_packed_rows(session) is not None:
         # Its cache has no padding; where the mask has some, there is nothing to compare.
-        cases = [replace(case, outputs=real_only(case.outputs, case.inputs["attention_mask"])) for case in cases]
+        cases = [_of_real_tokens(case, zero_padding) for case in cases]
         call: Callable[[Arrays], Arrays] = partial(run_packed, run)
     else:
         call = run
 
+    if precision != "float32":
+        cases = [replace(case, rounding=None) for case in cases]
     checks = [check_case(call, case, decision, outputs, *tolerance) for case in cases]
     return verification_of(checks, source, tolerance, mapped=session.maps_weights)
 
@@ -99,16 +91,28 @@ def verification_of(
     return Verification(all(check.ok for check in checks), source, runtime, *tolerance, tuple(checks))
 
 
+def _of_real_tokens(case: Case, real_only: Callable[[Arrays, np.ndarray], Arrays]) -> Case:
+    def real(arrays: Arrays) -> Arrays:
+        return real_only(arrays, case.inputs["attention_mask"])
+
+    return replace(case, outputs=real(case.outputs), rounding=case.rounding and case.rounding.mapped(real))
+
+
 def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
     """The first and the last case once more, for the logits of a few tokens alone, unless there are such cases."""
     whole = [] if any(case.inputs.get(NUM_LOGITS_TO_KEEP) for case in cases) else [cases[0], cases[-1]]
     for case, count in zip(whole, (1, 2), strict=False):
-        kept = case.outputs["logits"][:, -count:]
+
+        def last(arrays: Arrays, count: int = count) -> Arrays:
+            return arrays | {"logits": arrays["logits"][:, -count:]}
+
+        outputs = last(case.outputs)
         yield Case(
             f"{case.name}, last logits",
-            case.sizes | {NUM_LOGITS: kept.shape[1]},
+            case.sizes | {NUM_LOGITS: outputs["logits"].shape[1]},
             case.inputs | {NUM_LOGITS_TO_KEEP: np.array(count)},
-            case.outputs | {"logits": kept},
+            outputs,
+            case.rounding and case.rounding.mapped(last),
         )
 
 
@@ -124,7 +128,7 @@ def check_case(
 
     Args:
         specs: outputs with their axes as declared; None where no shapes are declared for such a call.
-        absolute, relative: the tolerance.
+        absolute, relative: the tolerance, where the case has no measured rounding.
     """
     try:
         found = run(case.inputs)
@@ -136,18 +140,23 @@ def check_case(
     declared: dict[str, TensorSpec | None] = dict.fromkeys(case.outputs)
     if specs is not None:
         declared = {spec.name: spec for spec in specs}
-    checks = tuple(
-        _check_output(name, wanted, found[name], declared[name], case.sizes, absolute, relative)
-        for name, wanted in case.outputs.items()
-    )
+    checks: list[OutputCheck] = []
+    faults: list[str] = []
     for name, wanted in case.outputs.items():
         if fault := _other_form(name, wanted, found[name], declared[name], case.sizes):
-            return CaseCheck(case.name, case.sizes, checks, error=fault, ok=False)
+            faults.append(fault)
+            scale = scale_of(wanted)
+            checks.append(OutputCheck(name, found[name].shape, float("inf"), float("inf"), scale, absolute, False))
+        else:
+            checks.append(_check_output(name, wanted, found[name], case.rounding, (absolute, relative)))
+    if faults:
+        return CaseCheck(case.name, case.sizes, tuple(checks), error=faults[0], ok=False)
     agreement = None
     if decision and all(found[name].shape == value.shape for name, value in case.outputs.items()):
         agreement = _agreement(decide(decision, case.outputs, case.inputs), decide(decision, found, case.inputs))
     ok = all(check.ok for check in checks)
-    return CaseCheck(case.name, case.sizes, checks, decision if agreement is not None else None, agreement, None, ok)
+    shown = decision if agreement is not None else None
+    return CaseCheck(case.name, case.sizes, tuple(checks), shown, agreement, None, ok)
 
 
 def _other_form(
@@ -162,53 +171,42 @@ def _other_form(
 
 
 def _check_output(
-    name: str,
-    wanted: np.ndarray,
-    found: np.ndarray,
-    spec: TensorSpec | None,
-    sizes: Sizes,
-    absolute: float,
-    relative: float,
+    name: str, wanted: np.ndarray, found: np.ndarray, rounding: Rounding | None, fixed: tuple[float, float]
 ) -> OutputCheck:
-    if _other_form(name, wanted, found, spec, sizes) is not None:
-        return OutputCheck(name, found.shape, float("inf"), float("inf"), _scale(wanted), absolute, False)
-    error, scale = max_error(wanted, found), _scale(wanted)
+    error, scale = max_error(wanted, found), scale_of(wanted)
+    relative = error / scale if scale else error
+    noise = rounding.noise.get(name) if rounding is not None else None
+    if rounding is not None and noise is not None:
+        moved, tolerance = rounding.moved[name], measured_tolerance(noise, scale)
+        source = float(np.abs(moved).max(initial=0))
+        graph = max_error(wanted, found, moved) if rounding.method == FLOAT64 else None
+        ok = bool((error if graph is None else graph) <= tolerance)
+        return OutputCheck(
+            name, found.shape, error, relative, scale, tolerance, ok, rounding.method, source, graph
+        )  # fmt: skip
+    absolute, share = fixed
+    tolerance = absolute + share * scale if wanted.dtype.kind == "f" else 0.0
     if wanted.dtype == np.float16:  # rounded at the end, if not before
-        absolute, relative = (max(pair) for pair in zip((absolute, relative), TOLERANCES["float16"], strict=True))
-    tolerance = absolute + relative * scale if wanted.dtype.kind == "f" else 0.0
-    ok = bool(error <= tolerance)
-    return OutputCheck(name, found.shape, error, error / scale if scale else error, scale, tolerance, ok)
+        tolerance = max(tolerance, fixed_tolerance("float16", scale))
+    return OutputCheck(name, found.shape, error, relative, scale, tolerance, bool(error <= tolerance), FIXED)
 
 
-def max_error(wanted: np.ndarray, found: np.ndarray) -> float:
-    """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite."""
-    pieces = zip(_pieces(wanted), _pieces(found), strict=True)
-    return max((_piece_error(ours, theirs) for ours, theirs in pieces), default=0.0)
+def max_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | None = None) -> float:
+    """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite.
+
+    Args:
+        moved: of the shape of `wanted`; found is compared with wanted + moved where both are numbers.
+    """
+    far: Iterator[Any] = repeat(np.float32(0)) if moved is None else pieces(moved)
+    return max((_piece_error(*part) for part in zip(pieces(wanted), pieces(found), far, strict=False)), default=0.0)
 
 
-def _piece_error(wanted: np.ndarray, found: np.ndarray) -> float:
+def _piece_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | np.float32) -> float:
     wanted, found = wanted.astype(np.float64), found.astype(np.float64)
-    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
+    same = (np.isnan(wanted) & np.isnan(found)) | (np.isinf(wanted) & (wanted == found))
     with np.errstate(invalid="ignore"):
-        error = np.where(same, 0.0, np.abs(found - wanted))
+        error = np.where(same, 0.0, np.abs(found - wanted - moved))
     return float(np.nan_to_num(error, nan=np.inf, posinf=np.inf).max())
-
-
-def _scale(wanted: np.ndarray) -> float:
-    """max |wanted| of what is a number; masked scores, the lowest float, would make any error look small."""
-    return max((_piece_scale(piece) for piece in _pieces(wanted)), default=0.0)
-
-
-def _piece_scale(wanted: np.ndarray) -> float:
-    finite = np.abs(wanted[np.isfinite(wanted)].astype(np.float64))
-    finite = finite[finite < 1e30]
-    return float(finite.max()) if finite.size else 0.0
-
-
-def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """In parts, because logits over a vocabulary are large, and float64 copies of them larger."""
-    flat = array.reshape(-1)
-    return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
 
 
 def _shape_as_declared(shape: tuple[int, ...], spec: TensorSpec, sizes: Sizes) -> bool:

@@ -1,7 +1,6 @@
-"""What a source made of inputs, and whether a graph makes the same of them.
+"""Run the source model and keep its outputs; run the graph on the same inputs and compare.
 
-`record_evidence` runs before the exporter touches the model; `verify_graph` runs the written graph, also
-when the source is gone.
+`record_evidence` runs before the exporter changes the model; `verify_graph` needs the written graph alone.
 """
 
 from __future__ import annotations
@@ -14,22 +13,23 @@ from onnxport.errors import VerificationError
 from onnxport.export.signature import Signature
 from onnxport.loading.parts import Part
 from onnxport.sources.base import Generates
-from onnxport.specs import TensorSpec, Verification
+from onnxport.specs import OutputCheck, TensorSpec, Verification
 from onnxport.verification.cases import Case, record
-from onnxport.verification.compare import LOAD, TOLERANCES, compare
+from onnxport.verification.compare import LOAD, compare
 from onnxport.verification.greedy import GreedyCase, check_greedy, record_greedy
+from onnxport.verification.tolerance import TOLERANCES
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Inputs, and what the source made of them.
+    """Inputs, and the outputs of the source for them.
 
     Attributes:
         cases: single calls.
         greedy: whole generations, where the part is a decoder.
         decision: what a user sees in the outputs (`Task.decision`).
         source: name and version of what ran.
-        precision: what it computes in, a row of `comparison.TOLERANCES`.
+        precision: what it computes in, a row of `tolerance.TOLERANCES`.
     """
 
     cases: list[Case]
@@ -40,10 +40,10 @@ class Evidence:
 
 
 def record_evidence(part: Part, signature: Signature) -> Evidence:
-    """Run the source.
+    """Run the source in float32 and in float64, where that is possible.
 
     Raises:
-        ExportError: as `comparison.record`.
+        ExportError: as `cases.record`.
     """
     source = part.source
     cases = record(source, signature)
@@ -60,11 +60,11 @@ def verify_graph(
     precision: str = "float32",
     before: Sequence[Path] = (),
 ) -> Verification:
-    """Run a graph on everything that the source was run on.
+    """Run a graph on all inputs of the evidence and compare.
 
     Args:
         outputs: with their axes as declared.
-        precision: of the graph, a row of `comparison.TOLERANCES`; float32 is what the source computes in.
+        precision: of the graph, a row of `tolerance.TOLERANCES`; float32 is what the source computes in.
         before: the graphs that run before a decoder's.
     """
     precision = evidence.precision if precision == "float32" else precision
@@ -78,10 +78,10 @@ def verify_graph(
 
 
 def require_agreement(verification: Verification, *, allow_mismatch: bool = False) -> None:
-    """Go on only with a graph that holds.
+    """Stop at a graph whose outputs differ from the source's.
 
     Raises:
-        VerificationError: names the first case and output that differ.
+        VerificationError: with the first case and output that differ.
     """
     if verification.passed or allow_mismatch:
         return
@@ -96,13 +96,19 @@ def require_agreement(verification: Verification, *, allow_mismatch: bool = Fals
     if case.error is not None:
         what = case.error
     else:
-        output = next(output for output in case.outputs if not output.ok)
-        what = (
-            f"{output.name} {list(output.shape)} is off by {output.max_abs_error:.3g} at most, "
-            f"{output.tolerance:.3g} is allowed"
-        )
+        what = _difference(next(output for output in case.outputs if not output.ok))
     raise VerificationError(
         f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}.",
         hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
         verification=verification,
     )
+
+
+def _difference(output: OutputCheck) -> str:
+    what = f"{output.name} {list(output.shape)} is off by {output.judged_error:.3g} at most"
+    allowed = f"{output.tolerance:.3g} is allowed"
+    if output.source_error is None:
+        return f"{what}, {allowed}"
+    if output.graph_error is None:
+        return f"{what}, {allowed}; rounding alone moves the source's by {output.source_error:.3g}"
+    return f"{what} from the source in float64, {allowed}; the source in float32 is off by {output.source_error:.3g}"

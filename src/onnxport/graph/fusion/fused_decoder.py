@@ -9,7 +9,7 @@ from onnxport.errors import ExportError
 from onnxport.graph.fusion.attention_layers import NotFusedError
 from onnxport.graph.fusion.group_query_attention import FusedAttention, fuse_attention
 from onnxport.graph.fusion.skip_norm import fuse_skip_norms
-from onnxport.runtime.shared_cache import CACHE_KEY, LONGEST_KEY, PACKED, WINDOW_KEY
+from onnxport.runtime.cache.packed_rows import CACHE_KEY, LONGEST_KEY, PACKED, WINDOW_KEY
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Open a converted folder as the model of a pipeline."""
+"""Load a converted folder as a model of a pipeline."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from onnxport.runtime.sequence_generation import is_encoder_decoder
 
 
 def load_onnx_model(folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> OnnxModel:
-    """An OnnxModel whose class carries the name of the converted architecture.
+    """An OnnxModel of the right kind, in a class with the name of the converted architecture.
 
-    transformers' pipelines look at the name of the model's class.
+    transformers' pipelines check the name of the model's class.
 
     Raises:
         FolderError: no onnxport folder, or its graph cannot be loaded.

@@ -1,4 +1,4 @@
-"""A converted decoder, called as transformers' text-generation pipeline is."""
+"""Converted decoders with the interface of transformers' text-generation pipeline; needs no transformers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from onnxport.runtime.text_generation import TextGenerator
 
 
 class ConvertedTextGeneration:
-    """`nlp("a text")` gives [{"generated_text": str}], the text and what comes after it.
+    """`pipeline("a text")` returns [{"generated_text": str}], the text with its continuation.
 
-    A list of texts gives a list of such lists. `return_full_text=False` leaves the prompt out; other
-    arguments are those of `onnxport.runtime.decoding.settings.GenerationSettings`.
+    A list of texts returns a list of such lists. `return_full_text=False` leaves the prompt out. Other arguments are
+    those of `onnxport.runtime.decoding.settings.GenerationSettings`.
     """
 
     task = "text-generation"

@@ -9,34 +9,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Registered tensors and modules have tables of their own among a module's attributes.
-_TABLES = ("_buffers", "_modules")
-
 
 @contextmanager
 def state_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Undo what the calls within it change: attributes and buffers that modules set, replace or delete.
+    """Undo what the calls within it change: attributes, buffers, and entries of dicts and lists in attributes, that
+    modules set, replace or delete.
 
     A call on fake tensors leaves fake ones where a model caches what it computed (the rotary frequencies of longrope,
     say), and the next real call fails on them. Which attributes those are differs from model to model, so all of them
-    are compared. Changes inside an object (an element of a tensor, an entry of a dict) are not undone.
+    are compared. Elements of tensors that the calls write are not undone.
 
     Example:
         >>> with state_kept(model):  # doctest: +SKIP
         ...     model(**fake_inputs)
     """
-    before = [(table, dict(table)) for module in model.modules() for table in _tables(module)]
+    before = [(held, held.copy()) for module in model.modules() for held in _containers(module)]
     try:
         yield
     finally:
-        for table, entries in before:
-            for name in table.keys() - entries.keys():
-                del table[name]
-            for name, value in entries.items():
-                if name not in table or table[name] is not value:
-                    table[name] = value
+        for held, entries in before:
+            if _is_same(held, entries):
+                continue
+            held.clear()
+            if isinstance(held, dict):
+                held.update(entries)
+            else:
+                held.extend(entries)
 
 
-def _tables(module: torch.nn.Module) -> list[dict[str, Any]]:
+def _containers(module: torch.nn.Module) -> list[Any]:
+    """A module's attributes, and those among them that hold others: registered tensors, modules, caches."""
     attributes = vars(module)
-    return [attributes, *(attributes[name] for name in _TABLES)]
+    return [attributes, *(value for value in attributes.values() if type(value) in (dict, list))]
+
+
+def _is_same(held: Any, entries: Any) -> bool:
+    if len(held) != len(entries):
+        return False
+    if isinstance(held, dict):
+        return all(name in held and held[name] is value for name, value in entries.items())
+    return all(one is other for one, other in zip(held, entries, strict=True))

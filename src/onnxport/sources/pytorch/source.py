@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.sources.base import Arrays, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
 
@@ -83,6 +83,12 @@ class TorchSource:
         with torch.no_grad(), self.threads(inputs):
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
+
+    def measured(self, inputs: Arrays) -> MeasuredRun:
+        """A run that can be repeated with less rounding and with more."""
+        from onnxport.sources.pytorch.measured import TorchRun
+
+        return TorchRun(self, inputs)
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model (or of `forward` in its place), without a cache."""

@@ -87,7 +87,7 @@ def _source(model: Any, structure: Any) -> TensorflowSource:
 
 
 def _precision(model: Any) -> str:
-    """What a model computes in: a row of `comparison.TOLERANCES`.
+    """What a model computes in: a row of `tolerance.TOLERANCES`.
 
     Raises:
         UsageError: bfloat16.

@@ -43,7 +43,7 @@ def saved_model_sources(
         The signatures, `serving_default` first; and notes.
 
     Raises:
-        UntrustedCheckpointError: running it would reach out of the model, and it is not trusted.
+        UntrustedCheckpointError: it has operators that read or write files or call Python, and is not trusted.
         CheckpointError: it cannot be loaded, or has no signature.
         UsageError: it has not the wanted one, or one with inputs that are no plain tensors of numbers.
     """
@@ -144,7 +144,7 @@ def _tags(graphs: list[Any]) -> list[str] | None:
 
 
 def _precision(function: Any) -> str:
-    """What a signature computes in: a row of `comparison.TOLERANCES`."""
+    """What a signature computes in: a row of `tolerance.TOLERANCES`."""
     graph_def, half = function.graph.as_graph_def(), tensorflow().float16.as_datatype_enum
     nodes = [*graph_def.node, *(node for body in graph_def.library.function for node in body.node_def)]
     computed = (node for node in nodes if node.op not in ("Cast", "Const", "Placeholder"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import Arrays, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
 from onnxport.system.requirements import require_tensorflow
 
 # What its C++ code says unasked; it is read when the library is loaded.
@@ -29,7 +29,7 @@ class TensorflowSource:
         outputs: names to keep, in this order; empty keeps all tensors that it returns.
         architecture: the class name to report.
         libraries: modules beside tensorflow whose versions are recorded.
-        precision: what it computes in, a row of `comparison.TOLERANCES`.
+        precision: what it computes in, a row of `tolerance.TOLERANCES`.
     """
 
     framework = "tf"
@@ -74,6 +74,12 @@ class TensorflowSource:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
         tensors = self.tensors(inputs)
         return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+
+    def measured(self, inputs: Arrays) -> MeasuredRun:
+        """A run that can be repeated with more rounding."""
+        from onnxport.sources.tensorflow.measured import TensorflowRun
+
+        return TensorflowRun(self, inputs)
 
     def outputs_of(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The wanted outputs by the names of the graph's outputs: an input that has the same name keeps it."""

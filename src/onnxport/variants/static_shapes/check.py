@@ -44,9 +44,9 @@ def paddable_axes(pair: GraphPair) -> frozenset[str]:
 
 
 def _fills(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
-    assert sessions[1].fixed is not None
-    sessions[1].fixed = replace(sessions[1].fixed, padded=frozenset(axes))
-    if sessions[1].fixed.window is not None:
+    assert sessions[1].static_axes is not None
+    sessions[1].static_axes = replace(sessions[1].static_axes, padded=frozenset(axes))
+    if sessions[1].static_axes.past_axis is not None:
         return fills_decoder(pair, sessions, axes)
     checks = []
     for case in _smaller(pair, axes, len(_SHRUNK)):
@@ -61,8 +61,8 @@ def _fills(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> bool:
 def compare_static(pair: GraphPair) -> Verification:
     """Both graphs on the same inputs; the file says in its metadata along which axes its inputs may be padded."""
     sessions = pair.sessions()
-    assert sessions[1].fixed is not None
-    calls = _single_calls if sessions[1].fixed.window is None else decoder_calls
+    assert sessions[1].static_axes is not None
+    calls = _single_calls if sessions[1].static_axes.past_axis is None else decoder_calls
     return verification_of(
         list(calls(pair, sessions)), f"the graph {pair.reference.name}", TOLERANCES["float32"]
     )  # fmt: skip
@@ -92,15 +92,15 @@ def require_equal(pair: GraphPair, verification: Verification) -> None:
 
 def _hint(pair: GraphPair, session: OnnxSession, checks: Sequence[CaseCheck]) -> str:
     """What the cases that differ have in common."""
-    fixed = session.fixed
-    window = decoder_of(pair, session).window if fixed is not None and fixed.window is not None else None
-    if fixed is None or window is None:
+    fixed = session.static_axes
+    cache = decoder_of(pair, session).static_cache if fixed is not None and fixed.past_axis is not None else None
+    if fixed is None or cache is None:
         return "Use the graph with dynamic shapes."
     calls = [check.sizes["tokens"] for check in checks if not check.ok and "used" in check.sizes]
-    if calls and window.new not in calls and isinstance(window.tokens, str):
+    if calls and cache.new not in calls and isinstance(cache.new_axis, str):
         return (
             "Calls of fewer tokens are padded, which states other than keys and values do not allow: try "
-            f"`{fixed.command(**{window.tokens: 1})}`."
+            f"`{fixed.command(**{cache.new_axis: 1})}`."
         )
     return "Its positions or states follow from the length of the past: use the graph with dynamic shapes."
 
@@ -125,7 +125,7 @@ class _Call:
 
 
 def _single_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
-    fixed, sizes = sessions[1].fixed, pair.plan.sizes
+    fixed, sizes = sessions[1].static_axes, pair.plan.sizes
     assert fixed is not None
     calls = [_Call(f"exactly these sizes, {seed + 1}", sizes, seed) for seed in range(_SEEDS)]
     if any(_MASK in spec.name for spec in pair.plan.component.inputs):
@@ -172,12 +172,12 @@ def _call(pair: GraphPair, sessions: Sessions, call: _Call) -> CaseCheck | None:
 
 def _run_with_noise(session: OnnxSession, inputs: Arrays) -> Arrays:
     """As `session.run`, with random numbers as the padding of floating-point inputs."""
-    fixed = session.fixed
+    fixed = session.static_axes
     assert fixed is not None
     whole = {}
     for name, array in inputs.items():
-        whole[name] = fixed.filled(name, array)
+        whole[name] = fixed.pad(name, array)
         if array.dtype.kind == "f":
             whole[name] = np.random.default_rng(0).standard_normal(whole[name].shape).astype(array.dtype)
             whole[name][tuple(slice(size) for size in array.shape)] = array
-    return fixed.cut(session.run(whole), fixed.sizes_of(inputs))
+    return fixed.unpad(session.run(whole), fixed.sizes_of(inputs))

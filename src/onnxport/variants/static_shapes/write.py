@@ -17,7 +17,7 @@ from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import vocabulary_size
 from onnxport.graph.static_shapes.static_graph import StaticGraph, make_static
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
+from onnxport.runtime.static_axes import STATIC_AXES_KEY, StaticAxes
 from onnxport.specs import Limit, Restriction, Verification
 from onnxport.variants.components import converted_components
 from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
@@ -69,13 +69,13 @@ def check_again(folder: Folder, component: Component) -> Verification:
     Raises:
         FolderError: the file does not say what its sizes are.
     """
-    base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).fixed
+    base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).static_axes
     if base is None or fixed is None:
         raise FolderError(
             f"{component.file} does not say what it was made from.",
             hint=f"Make it again: onnxport optimize {folder.path} --sizes ...",
         )
-    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.given))
+    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.requested))
     return compare_static(_pair(folder.path, folder.manifest, plan, folder.file(component)))
 
 
@@ -129,14 +129,14 @@ def _write(
 
 def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graph: StaticGraph) -> Component:
     base, target = plan.component, root / new.file
-    said = FixedAxes(
+    said = StaticAxes(
         target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.cache_axis, base.name,
         _added(graph, base),
     )  # fmt: skip
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     pair = _pair(root, manifest, plan, target)
     said = replace(said, padded=paddable_axes(pair))
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     verification = compare_static(pair)
     require_equal(pair, verification)
     _require_static(target)
@@ -175,17 +175,17 @@ def _require_static(target: Path) -> None:
             )
 
 
-def _restrictions(plan: FixedPlan, said: FixedAxes, graph: StaticGraph) -> tuple[Restriction, ...]:
+def _restrictions(plan: FixedPlan, said: StaticAxes, graph: StaticGraph) -> tuple[Restriction, ...]:
     limits = []
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
         if axis in said.padded:
             reason += "; the run time pads what is smaller"
         limits.append(Restriction(axis, Limit.FIXED, size, reason))
-    if said.window is not None:
+    if said.past_axis is not None:
         limits.append(
             Restriction(
-                said.window,
+                said.past_axis,
                 Limit.NOTE,
                 "a window, unused places on the left",
                 "attention_mask hides them; the outputs are the last places, and the next call's past",
