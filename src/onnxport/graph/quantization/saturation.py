@@ -136,8 +136,7 @@ def find_saturations(model: ir.Model) -> list[Saturation]:
 
 
 def require_exact_sums(file: Path, hint: str, outcome: str = "") -> int:
-    """Refuse a graph file with an integer product that can overflow on some processors, whatever it computes on this
-    one.
+    """Refuse a graph file with an integer product that can overflow on some processors, also if not on this one.
 
     Args:
         file: any graph; graphs without integer products pass.
