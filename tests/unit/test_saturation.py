@@ -201,9 +201,9 @@ def test_a_graph_that_could_be_wrong_elsewhere_fails_here_too(tmp_path: Path) ->
     with pytest.raises(VerificationError) as caught:
         require_exact_sums(file, "Type this.", "Nothing was written.")
     assert str(caught.value) == (
-        "model-quantized.onnx is right on some processors only: 1 of its integer products can be too large for the 16 "
-        "bits in which x86 processors without VNNI add them. The worst is MatMulInteger 'product': two neighbouring "
-        "weights in a column of 'w' can give 64770, and 32767 is the most that fits. Nothing was written.\nType this."
+        "model-quantized.onnx gives wrong results on x86 processors without VNNI: 1 of its integer products can "
+        "overflow their 16-bit sums. The worst is MatMulInteger 'product': two neighbouring weights in a column of 'w' "
+        "can give 64770, and the largest 16-bit sum is 32767. Nothing was written.\nType this."
     )
     with pytest.raises(VerificationError, match=r"onnxport quantize GRAPH\.onnx"):
         verify(file)

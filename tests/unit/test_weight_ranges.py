@@ -15,7 +15,7 @@ from onnxport.errors import VerificationError
 from onnxport.graph.quantization import weight_ranges
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import LARGEST_PAIR, pair_sums
-from onnxport.graph.quantization.weight_ranges import Ranges, find_ranges
+from onnxport.graph.quantization.weight_ranges import WeightRanges, find_weight_ranges
 from tests.unit.integer_products import Array, exact_product, run, saturating_product
 
 _RNG = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_vectors_and_batches_of_matrices_stay_float32(shape: tuple[int, ...], tm
 def test_the_error_of_a_weight_is_nearer_to_that_of_the_full_range_than_of_half(tmp_path: Path) -> None:
     w = _normal(384, 384)
     source = write("y = MatMul(x, w)", tmp_path / "model.onnx", w=w)
-    ranges = find_ranges(source).overrides["w"]
+    ranges = find_weight_ranges(source).overrides["w"]
     scale = np.array([row["rmax"] for row in ranges]) / 127
     full = np.abs(w).max(0) / 127
 
@@ -154,7 +154,7 @@ def test_the_error_of_a_weight_is_nearer_to_that_of_the_full_range_than_of_half(
 def test_a_weight_outside_of_the_bound_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write("y = MatMul(x, w)", tmp_path / "model.onnx", w=_WEIGHTS["all at the largest"])
     wide = [{"axis": 1, "reduce_range": False} for _ in range(_COLUMNS)]
-    monkeypatch.setattr(weight_ranges, "find_ranges", lambda file: Ranges({"w": wide}, False))
+    monkeypatch.setattr(weight_ranges, "find_weight_ranges", lambda file: WeightRanges({"w": wide}, False))
     with pytest.raises(VerificationError, match=r"can give 64770.*Nothing was written"):
         quantize_dynamic(source, tmp_path / "int8.onnx")
 

@@ -41,7 +41,7 @@ PRECISIONS = {
 WEIGHT_ONLY = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
 
 
-# onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
+# ONNX Runtime's quantizer holds the weights as protobuf, as arrays, and once more as its output.
 QUANTIZER_COPIES = 3
 
 
@@ -82,34 +82,39 @@ def quantized_name(name: str, *, single: bool) -> str:
 def quantize_dynamic(source: Path, target: Path) -> None:
     """Write `target`: weights of MatMul and Gemm as int8 per column, activations quantized at run time.
 
-    Weights are signed, because that is what processors with instructions for integer products are built for, and
-    their ranges are such that no processor can be wrong (`weight_ranges.py`, `saturation.py`).
+    Weights are signed, because processors have integer instructions for signed weights. Their ranges are chosen so that
+    no processor gives wrong results (`weight_ranges`, `saturation`).
+
+    Args:
+        source: a float32 graph.
+        target: the file to write.
 
     Raises:
-        VerificationError: some weight that the quantizer made is outside of that; `target` is not to be used.
+        MemoryLimitError: the weights do not fit in memory.
+        VerificationError: a weight of the quantizer is outside of these ranges; `target` must not be used.
     """
     require_memory(
         QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
-        "Quantize its weights alone, one at a time: onnxport quantize PATH --precision int8-weights",
+        "Quantize only its weights, one at a time: onnxport quantize PATH --precision int8-weights.",
     )  # fmt: skip
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
 
     from onnxport.graph.quantization.saturation import require_exact_sums
-    from onnxport.graph.quantization.weight_ranges import find_ranges
+    from onnxport.graph.quantization.weight_ranges import find_weight_ranges
 
-    ranges = find_ranges(source)
+    ranges = find_weight_ranges(source)
     quantize(
         str(source),
         str(target),
         weight_type=QuantType.QInt8,
         per_channel=True,
-        reduce_range=True,  # of weights that have no range of their own
+        reduce_range=True,  # for weights without an own range
         op_types_to_quantize=["MatMul", "Gemm", *([] if ranges.table_products else ["Gather"])],
-        nodes_to_exclude=list(ranges.left_out),
+        nodes_to_exclude=list(ranges.excluded_nodes),
         extra_options={"TensorQuantOverrides": ranges.overrides},
     )
-    require_exact_sums(target, "The graph is wrong, not inexact: report this model.", "Nothing was written.")
+    require_exact_sums(target, "Report this model.", "Nothing was written.")
 
 
 def write_weight_only(
