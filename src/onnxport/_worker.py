@@ -26,6 +26,7 @@ from onnxport.environments.wire import FUNCTIONS, error_message, result_message
 from onnxport.errors import OnnxPortError
 from onnxport.progress import Step
 from onnxport.system.library_errors import first_line
+from onnxport.system.memory import memory_limit
 from onnxport.system.output_capture import capture_process
 
 _ADVANCE_SECONDS = 0.1
@@ -163,7 +164,8 @@ def _answer(request: dict[str, Any], messages: Messages, stop: Stop) -> dict[str
             raise ValueError(f"{request['function']} is not to be called from outside")
         function = getattr(onnxport, request["function"])
         with capture_process(_Through()):
-            return result_message(function(**request["arguments"], reporter=Reporting(messages, stop)))
+            with memory_limit(request["memory_limit"]):
+                return result_message(function(**request["arguments"], reporter=Reporting(messages, stop)))
     except KeyboardInterrupt:
         return {"event": "interrupted"}
     except OnnxPortError as error:

@@ -202,5 +202,5 @@ def test_allow_mismatch_publishes_with_exit_1(
     outcome = run(capsys, "convert", source, tmp_path / "out", "--allow-mismatch", "--json")
     assert outcome.code == 1
     assert outcome.document["passed"] is False
-    assert "the numbers differ" in outcome.err
+    assert "the outputs differ" in outcome.err
     assert (tmp_path / "out" / "onnx" / "model.onnx").is_file()

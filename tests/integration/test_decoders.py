@@ -127,10 +127,10 @@ def test_a_state_that_is_lost_is_a_failed_conversion(tmp_path, monkeypatch):
     """Of two layers one returns what it was given: single calls over given states cannot show that the
 
     tokens of a generation go wrong, the greedy tokens do."""
-    from onnxport.runtime import decoder
+    from onnxport.runtime.cache import growing
 
-    right = decoder.present_name
-    monkeypatch.setattr(decoder, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
+    right = growing.present_name
+    monkeypatch.setattr(growing, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
     source = save_decoder("llama", tmp_path / "m")
     with pytest.raises(VerificationError, match=r"parts at token \d+ of 32"):
         convert(None, source, tmp_path / "out")

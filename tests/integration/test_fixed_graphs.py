@@ -108,13 +108,13 @@ def test_pipelines_and_the_command_line(classifier, source, capsys):
         for c in json.loads((classifier / "onnxport.json").read_text())["components"]
         for limit in c["restrictions"]
     }
-    assert "fills up" in rules["sequence_length", "fixed at 24"]
+    assert "the run time pads" in rules["sequence_length", "fixed at 24"]
 
 
 def test_a_size_outside_of_the_restrictions(classifier):
     with pytest.raises(UsageError, match="sequence_length is 65, it must be at most 64") as caught:
         fix_sizes(classifier, {"batch_size": 1, "sequence_length": 65})
-    assert "sequence_length=64" in str(caught.value.hint) and "othing was written" in str(caught.value)
+    assert "sequence_length=64" in str(caught.value.hint)
 
 
 def test_outputs_for_each_token_lose_what_was_filled_up(fixed):
@@ -240,7 +240,7 @@ def test_speech(converted, tmp_path):
 def test_a_past_that_cannot_be_hidden_is_refused(converted, tmp_path):
     converted("trocr", {"seed": 3, "vocabulary": 2000}, pipeline_name="image-to-text").copy(tmp_path / "out")
     before = files_of(tmp_path / "out")
-    with pytest.raises(ExportError, match="no attention_mask over past and new tokens"):
+    with pytest.raises(ExportError, match="this decoder has no attention_mask"):
         optimize(tmp_path / "out", sizes={"batch_size": 1, "sequence_length": 1, "past_sequence_length": 20})
     after = files_of(tmp_path / "out")
     assert after == before

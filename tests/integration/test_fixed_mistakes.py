@@ -24,7 +24,7 @@ def copy(converted, tmp_path):
 
 def cut_at_the_front(monkeypatch):
     """The states that are given back are the first places, not the last."""
-    right = static_graph._keep_last
+    right = static_graph._return_last
 
     def first(model, state):
         right(model, state)
@@ -32,7 +32,7 @@ def cut_at_the_front(monkeypatch):
             name = next(n for n in model.graph.initializers if n.startswith(f"window.{what}."))
             model.graph.initializers[name].const_value = fixed_sizes_tensor(number)
 
-    monkeypatch.setattr(static_graph, "_keep_last", first)
+    monkeypatch.setattr(static_graph, "_return_last", first)
 
 
 def fixed_sizes_tensor(number):

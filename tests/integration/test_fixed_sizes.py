@@ -278,7 +278,7 @@ def test_the_command(copy, capsys):
         ("decoder.batch_size=1", "no graph 'decoder'", "model"),
         ("num_logits=1", "logits of all tokens", "--sizes"),
         ("batch_size=1,sequence_length=2,past_sequence_length=7,total_sequence_length=7", "= 9", "Leave total"),
-        ("batch_size=1,sequence_length=8,past_sequence_length=7", "less than the 8 tokens", "at least 8"),
+        ("batch_size=1,sequence_length=8,past_sequence_length=7", "too small for the 8 tokens", "=8 or more"),
     ],
 )
 def test_what_cannot_be_fixed_is_an_error(llama, capsys, sizes, message, hint):

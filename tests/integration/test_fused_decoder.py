@@ -208,7 +208,7 @@ def test_a_mask_of_another_meaning_is_refused(fused, tmp_path, monkeypatch):
 
 def test_other_models_and_processors(converted, tmp_path):
     folder = converted("bert-text-classification").copy(tmp_path / "out")
-    with pytest.raises(FolderError, match="no decoder alone"):
+    with pytest.raises(FolderError, match="has no decoder of a text-generation model"):
         optimize(folder, for_="cpu")
     with pytest.raises(UsageError, match="not for 'tpu'"):
         optimize(folder, for_="tpu")

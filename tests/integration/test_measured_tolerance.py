@@ -17,6 +17,7 @@ from onnxport.api.capture import CapturedGraph, capture_graphs
 from onnxport.export.opset import DEFAULT
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.resolve import resolve_model
 from onnxport.progress import Silent
 from onnxport.specs import OutputCheck, Verification
 from onnxport.system.timing import Stopwatch
@@ -48,7 +49,7 @@ class Written:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     folder = tmp_path_factory.mktemp("bert")
-    to_export = load_model_to_export("pt", save(BERT, folder / "model"), None, "feature-extraction", None, {})
+    to_export = load_model_to_export(resolve_model(save(BERT, folder / "model")), "feature-extraction")
     (captured,) = capture_graphs(to_export, DEFAULT, Stopwatch(Silent()))
     with Silent().step("") as step:
         write_graphs([captured.graph], [folder / "model.onnx"], folder, WeightFiles(False), step)

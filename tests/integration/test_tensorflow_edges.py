@@ -113,7 +113,7 @@ def test_an_error_is_words_without_colours(tmp_path: Path) -> None:
     model = model_of(lambda x: tf.reshape(x, [7, 3]), x=((None,), "float32"))
     with pytest.raises(OnnxPortError) as caught:
         convert(None, model, tmp_path / "out")
-    assert "inputs of the shapes and types that it declares: " in caught.value.message
+    assert "inputs of its declared shapes and types: " in caught.value.message
     assert "\x1b" not in caught.value.message and "function_node" not in caught.value.message
 
 
@@ -206,7 +206,10 @@ def test_what_a_model_prints_is_no_data(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert json.loads(done.stdout)["passed"] and "printed" in done.stderr
     done = subprocess.run([*command, "--framework", "pt", "--overwrite"], capture_output=True, text=True)
-    assert done.returncode == 2 and "which are of TensorFlow" in json.loads(done.stdout)["error"]["message"]
+    assert (
+        done.returncode == 2
+        and "is a Keras file or a SavedModel: a TensorFlow model" in json.loads(done.stdout)["error"]["message"]
+    )
 
 
 def test_a_generator_that_no_output_depends_on(tmp_path: Path) -> None:

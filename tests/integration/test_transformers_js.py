@@ -281,7 +281,7 @@ def test_projections_of_something_else_are_refused(texts):
     scaled.outputs[0].shape = view.inputs[0].shape
     encoder.graph.insert_before(view, [mask, total, scaled])
     view.replace_input_with(0, scaled.outputs[0])
-    with pytest.raises(ExportError, match="more than its hidden states"):
+    with pytest.raises(ExportError, match="more than these hidden states"):
         cross_projection.move_projections(encoder, decoder)
 
 

@@ -46,7 +46,10 @@ def test_it_is_what_tensorflow_and_the_authors_say(tmp_path: Path) -> None:
     found = OnnxSession(tmp_path / "out" / component.file).run({component.inputs[0].name: audio})
     tf = tensorflow()
     register_saved_optimizers()
-    wanted = tf.saved_model.load(str(SAVED_MODEL)).signatures["serving_default"](tf.constant(audio))
+    signature = tf.saved_model.load(str(SAVED_MODEL)).signatures["serving_default"]
+    wanted = signature(tf.constant(audio))
+    # The model amplifies rounding: its own outputs move when the input moves by one unit in the last place.
+    moved = [signature(tf.constant(np.nextafter(audio, np.float32(side)))) for side in (-2, 2)]
     theirs_session = onnxruntime.InferenceSession(THEIRS, providers=["CPUExecutionProvider"])
     theirs = {
         value.name: array
@@ -57,6 +60,8 @@ def test_it_is_what_tensorflow_and_the_authors_say(tmp_path: Path) -> None:
         )
     }
     for name, array in found.items():
-        np.testing.assert_allclose(array, wanted[name], atol=1e-4)
-        np.testing.assert_allclose(array, theirs[NAMES[name]], atol=1e-4)
+        noise = max(float(np.abs(one[name] - wanted[name]).max()) for one in moved)
+        assert noise < 1e-3
+        np.testing.assert_allclose(array, wanted[name], rtol=0, atol=noise)
+        np.testing.assert_allclose(array, theirs[NAMES[name]], rtol=0, atol=1e-5)
         assert 0.3 < array.max() <= 1  # it hears the chords

@@ -55,11 +55,9 @@ def test_an_error_comes_back_as_it_was(stand_in: Path, tmp_path: Path) -> None:
 
 def test_relative_paths_mean_the_same_there(stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    steps = io.StringIO()
     with pytest.raises(FolderError, match=r"^absent does not exist") as caught:
-        call_in("stand-in", "verify", {"path": "absent"}, Console(steps))
+        call_in("stand-in", "verify", {"path": "absent"}, Silent())
     assert caught.value.hint == "Make one with: onnxport convert MODEL OUTPUT"
-    assert steps.getvalue().startswith("✗ Check files") or steps.getvalue().startswith("failed Check files")
 
 
 def test_an_unexpected_exception_names_itself_and_its_traceback_is_kept(stand_in: Path) -> None:

@@ -204,7 +204,7 @@ def test_an_interrupted_create_stops_pip_and_is_completed_later(tiny: Definition
             pass
         connection.close()
     assert process.returncode == 130, said
-    assert "interrupted: `onnxport env create tiny` goes on from what is there" in said
+    assert "interrupted: `onnxport env create tiny` continues" in said
     assert "Traceback" not in said
     assert state_of(tiny) is State.INCOMPLETE
     (folder_of("tiny") / "tmp").mkdir(exist_ok=True)

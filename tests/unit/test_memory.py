@@ -67,7 +67,7 @@ def test_a_limit_is_kept():
         with memory_limit(4 * GIB):
             require_memory(3 * GIB - BASE_BYTES, "Holding x", "Do y.")
     assert refused.value.message == ("Holding x needs about 3.0 GiB of memory, and the limit is 2.0 GiB.")
-    assert refused.value.hint == "Do y. The limit is 80 % of what is free, or --memory-limit."
+    assert refused.value.hint == "Do y. The limit is 80 % of the free memory, or --memory-limit."
     require_memory(2**60, "Outside of a conversion", "")
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxport.errors import VerificationError
-from onnxport.graph import weight_ranges
+from onnxport.graph.quantization import weight_ranges
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import LARGEST_PAIR, pair_sums
 from onnxport.graph.quantization.weight_ranges import Ranges, find_ranges

@@ -92,7 +92,7 @@ def convert(
     resolved = resolve_model(model, framework, options, sample_inputs)
     opset = choose_opset(opset, resolved.framework)
     if resolved.environment is not None:
-        return call_in(
+        converted: Conversion = call_in(
             resolved.environment, "convert",
             dict(
                 framework=resolved.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
@@ -102,6 +102,7 @@ def convert(
             ),
             reporter or Silent(),
         )  # fmt: skip
+        return converted
     _require_exporter(resolved.framework)
 
     files = WeightFiles(use_external_format, shard_size, link_weights)

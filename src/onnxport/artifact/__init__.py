@@ -1,0 +1,1 @@
+"""The folder: its manifest, hashes, model card, and the files beside the graphs."""

@@ -9,12 +9,14 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True)
 class Call:
-    """Attributes:
-    python: arguments of the Python pipeline, as source text.
-    javascript: arguments in transformers.js, or None where it has no such task.
-    javascript_task: its name there, if it is another one.
-    javascript_comment: what a user must know about the arguments.
-    hub_tag: `pipeline_tag` on model hubs, or None where they know no such task.
+    """How a task is called from Python and JavaScript.
+
+    Attributes:
+        python: arguments of the Python pipeline, as source text.
+        javascript: arguments in transformers.js, or None where it has no such task.
+        javascript_task: its name there, if it is another one.
+        javascript_comment: what a user must know about the arguments.
+        hub_tag: `pipeline_tag` on model hubs, or None where they know no such task.
     """
 
     python: str

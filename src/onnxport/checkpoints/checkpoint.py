@@ -80,7 +80,7 @@ class Checkpoint:
 
     @property
     def model_type(self) -> str | None:
-        """transformers' name of the family ("bert"), or None if the config has none."""
+        """Transformers' name of the family ("bert"), or None if the config has none."""
         found = self.config.get("model_type")
         return found if isinstance(found, str) and found else None
 

@@ -11,6 +11,7 @@ from onnxport.cli.options import (
     FloatActivations,
     FolderOrGraph,
     Json,
+    MemoryLimit,
     Precision,
     Processor,
     Quiet,
@@ -25,6 +26,7 @@ def optimize(
     path: FolderOrGraph,
     for_: Processor = None,
     sizes: Sizes = None,
+    memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -37,7 +39,7 @@ def optimize(
     from onnxport.api.optimize import optimize as optimize_path
     from onnxport.variants.static_shapes.plan import parse_sizes
 
-    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     chosen = None if sizes is None else parse_sizes(sizes)
     _run(shell, "Optimize", lambda: optimize_path(path, for_=for_, sizes=chosen))
 
@@ -47,6 +49,7 @@ def quantize(
     path: FolderOrGraph,
     precision: Precision = "int8",
     float_activations: FloatActivations = False,
+    memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -59,7 +62,7 @@ def quantize(
     from onnxport.graph.quantization.quantize import find_precision
 
     title = find_precision(precision).title
-    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     _run(shell, title, lambda: quantize_path(path, precision, float_activations=float_activations))
 
 

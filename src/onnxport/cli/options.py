@@ -80,7 +80,9 @@ LinkWeights = Annotated[
 ]
 MemoryLimit = Annotated[
     str | None,
-    typer.Option("--memory-limit", metavar="SIZE", help="Memory that the conversion may use, such as 8GiB."),
+    typer.Option(
+        "--memory-limit", metavar="SIZE", help="Memory to use at most, such as 8GiB. Default: 80 % of what is free."
+    ),
 ]
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")

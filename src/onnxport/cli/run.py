@@ -54,11 +54,12 @@ def run(
     task: options.Task = None,
     settings: options.Settings = None,
     chat: options.Chat = False,
+    memory_limit: options.MemoryLimit = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
     """Run a converted model with ONNX Runtime, and print its outputs."""
-    shell = shell_of(context, json=json, verbose=verbose)
+    shell = shell_of(context, json=json, verbose=verbose, memory_limit=memory_limit)
     with shell.working():
         from onnxport.artifact.folder import open_folder
         from onnxport.cli.generate import settings_of

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,6 +15,7 @@ import typer
 
 from onnxport.cli.console import Console, rendered, rich_console
 from onnxport.cli.documents import to_text
+from onnxport.cli.sizes import parse_size
 from onnxport.errors import OnnxPortError, VerificationError
 from onnxport.system.library_errors import first_line
 
@@ -38,6 +39,7 @@ class Shell:
         self.stdout = _usable(sys.stdout)
         self.stderr = _usable(sys.stderr)
         self.json, self.quiet, self.verbose = json, False, verbose
+        self.memory_limit: int | None = None
         self.interrupted: Callable[[], str] = lambda: "interrupted"
         self._check = check
         self._captured = io.StringIO()
@@ -49,10 +51,12 @@ class Shell:
 
     @contextmanager
     def working(self) -> Iterator[Console]:
-        """Capture what libraries print while the block runs."""
+        """Capture what libraries print while the block runs, and keep the memory limit where one is set."""
+        from onnxport.system.memory import memory_limit
         from onnxport.system.output_capture import capture_process
 
-        with capture_process() as captured:
+        limit = nullcontext() if self.memory_limit is None else memory_limit(self.memory_limit)
+        with limit, capture_process() as captured:
             self._captured = captured
             yield self.console
 
@@ -122,11 +126,23 @@ class Shell:
             return  # nobody reads the messages any more
 
 
-def shell_of(context: typer.Context, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> Shell:
-    """The shell of a command, with the values of its options."""
+def shell_of(
+    context: typer.Context,
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+    memory_limit: str | None = None,
+) -> Shell:
+    """The shell of a command, with the values of its options.
+
+    Raises:
+        UsageError: the memory limit is not a size.
+    """
     shell = context.find_object(Shell)
     assert shell is not None
     shell.json, shell.quiet, shell.verbose = json, quiet, verbose
+    shell.memory_limit = None if memory_limit is None else parse_size(memory_limit, "--memory-limit")
     return shell
 
 

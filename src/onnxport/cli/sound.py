@@ -81,5 +81,6 @@ def resample(samples: NDArray[np.float64], source: int, target: int) -> NDArray[
 def _taps(distance: NDArray[np.float64], cutoff: float, reach: int) -> NDArray[np.float64]:
     """The filter at `distance` (in input samples) from its middle; its sum is 1, so that silence and level stay."""
     window = np.cos(np.clip(distance / reach, -1.0, 1.0) * np.pi / 2) ** 2
-    taps = np.sinc(distance * cutoff) * window
-    return taps / taps.sum()
+    taps: NDArray[np.float64] = np.sinc(distance * cutoff) * window
+    taps /= taps.sum()
+    return taps

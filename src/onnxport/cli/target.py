@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from onnxport.cli.options import Component, Folder, Json, Quiet, TargetName, TargetOutput, Verbose
+from onnxport.cli.options import Component, Folder, Json, MemoryLimit, Quiet, TargetName, TargetOutput, Verbose
 from onnxport.cli.shell import Shell, shell_of
 from onnxport.errors import UsageError
 
@@ -17,6 +17,7 @@ def target(
     folder: Folder,
     output: TargetOutput = None,
     component: Component = "model",
+    memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -26,7 +27,7 @@ def target(
     genai adds them to the folder; transformers.js needs a second folder, OUTPUT. They are checked before they are
     written. Prints the path of the result.
     """
-    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     file = write_target(shell, name, folder, component, output)
     if shell.json:
         shell.write_json({"path": file})

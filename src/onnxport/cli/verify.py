@@ -11,6 +11,7 @@ from onnxport.cli.options import (
     AllowPickle,
     FolderOrGraph,
     Json,
+    MemoryLimit,
     Quiet,
     Task,
     TrustRemoteCode,
@@ -29,6 +30,7 @@ def verify(
     task: Task = None,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
+    memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -38,7 +40,7 @@ def verify(
     Every file must have its recorded sha256, and every graph must run in ONNX Runtime. With --against, the source
     model is run again, and the outputs are compared. The exit code is 1 if they differ.
     """
-    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
+    shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     from onnxport.api.verify import verify as verify_folder
 
     loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}

@@ -23,6 +23,7 @@ from onnxport.environments.state import require
 from onnxport.environments.wire import error_of, plain_arguments, result_of
 from onnxport.errors import ManagedEnvironmentError
 from onnxport.progress import Reporter, Step
+from onnxport.system.memory import current_limit
 from onnxport.system.output_capture import capture_thread
 
 _WORKER = "onnxport._worker"
@@ -51,7 +52,7 @@ def call_in(environment_name: str, function: str, arguments: dict[str, Any], rep
     """
     find_definition(environment_name)
     sent = plain_arguments(environment_name, function, arguments)
-    request = json.dumps({"function": function, "arguments": sent}).encode() + b"\n"
+    request = json.dumps({"function": function, "arguments": sent, "memory_limit": current_limit()}).encode() + b"\n"
     with using(environment_name) as held:
         python = require(environment_name)
         with capture_thread(), printed() as log, bridge() as path:

@@ -6,11 +6,11 @@ _LENGTH_DELIMITED = 2
 
 
 def field_bytes(number: int, content: bytes) -> bytes:
-    """A length-delimited field: a string, bytes, or a message inside a message.
+    r"""A length-delimited field: a string, bytes, or a message inside a message.
 
     Example:
         >>> field_bytes(1, b"ab")
-        b'\\n\\x02ab'
+        b'\n\x02ab'
     """
     return length_prefix(number, len(content)) + content
 
@@ -21,11 +21,11 @@ def length_prefix(number: int, length: int) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    """A whole number from 0 as protobuf writes it: 7 bits a byte, the low ones first.
+    r"""A whole number from 0 as protobuf writes it: 7 bits a byte, the low ones first.
 
     Example:
         >>> varint(300)
-        b'\\xac\\x02'
+        b'\xac\x02'
     """
     parts = bytearray()
     while value > 0x7F:

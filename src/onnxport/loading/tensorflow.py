@@ -114,7 +114,7 @@ def _components(task: Task, folder: Path | None, model: Any, options: LoadOption
 
 
 def _pipeline(task: Task, model: Any, components: Components, options: LoadOptions) -> Any:
-    """transformers' own where it has one for TensorFlow, and everything that it needs is there."""
+    """Transformers' own where it has one for TensorFlow, and everything that it needs is there."""
     from transformers.pipelines import SUPPORTED_TASKS, TASK_ALIASES
 
     entry = SUPPORTED_TASKS.get(TASK_ALIASES.get(task.name, task.name))

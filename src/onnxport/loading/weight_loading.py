@@ -133,7 +133,8 @@ def _bytes_in_memory(checkpoint: Checkpoint, dtype: Any) -> int:
     loaded, stored = torch_dtype(dtype), getattr(torch, checkpoint.dtype or "float32", None)
     if checkpoint.weights_format == "gguf":  # quantized weights grow several times when they are unpacked
         size = torch.float32.itemsize if loaded == "auto" else loaded.itemsize
-        return size * sum(read_gguf_header(file).elements for file in checkpoint.weight_files)
+        needed: int = size * sum(read_gguf_header(file).elements for file in checkpoint.weight_files)
+        return needed
     if loaded == "auto" or not isinstance(stored, torch.dtype):
         return checkpoint.total_bytes
     return int(checkpoint.total_bytes * loaded.itemsize // stored.itemsize)

@@ -113,7 +113,7 @@ def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = 
 
 
 def describe_shapes(stored: Iterable[int], expected: Iterable[int]) -> str:
-    """ "checkpoint 3x16, model 5x16", for a message."""
+    """Two shapes in words, such as "checkpoint 3x16, model 5x16"."""
     sizes = ["x".join(map(str, shape)) or "scalar" for shape in (stored, expected)]
     return f"checkpoint {sizes[0]}, model {sizes[1]}"
 

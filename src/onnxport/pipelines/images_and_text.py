@@ -70,7 +70,10 @@ class ImageTextPipeline(ImageTextToTextPipeline):
         known = vars(GenerationConfig())
         settings = {name: parameters.pop(name) for name in list(parameters) if name in known}
         settings |= generate_kwargs or {}
-        return super()._sanitize_parameters(generate_kwargs=settings or None, **parameters)
+        split: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = super()._sanitize_parameters(
+            generate_kwargs=settings or None, **parameters
+        )
+        return split
 
 
 class VisualQuestionAnsweringPipeline(Pipeline):

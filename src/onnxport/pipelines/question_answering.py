@@ -165,7 +165,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
 
     def _unpadded(self, item: Mapping[str, Any], name: str) -> np.ndarray:
         """Scores of a window's own tokens, float64: batching pads the shorter windows."""
-        scores = item[name][0].float().numpy().astype(np.float64)
+        scores: np.ndarray = item[name][0].float().numpy().astype(np.float64)
         size = len(item["window"].tokens)
         return scores[-size:] if self.tokenizer.padding_side == "left" else scores[:size]
 

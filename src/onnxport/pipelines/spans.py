@@ -89,8 +89,9 @@ def _softmax(logits: NDArray[np.float64], inside: NDArray[np.bool_], null: int |
     if not counted.any():
         return np.zeros_like(logits)
     shifted = np.where(counted, logits - logits[counted].max(), -np.inf)
-    weights = np.exp(shifted)
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.exp(shifted)
+    weights /= weights.sum()
+    return weights
 
 
 def _pairs(start: NDArray[np.float64], end: NDArray[np.float64], max_answer_len: int) -> Iterator[tuple[int, int]]:

@@ -62,8 +62,9 @@ def sync_rename(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a set of staged files goes into place; written before the first move, so that a crash in between
-    can be completed.
+    """How a set of staged files goes into place.
+
+    It is written before the first move, so that a crash in between can be completed.
 
     Attributes:
         files: names in the staging folder, in the order of moving: data before the graph that names it.

@@ -161,8 +161,10 @@ class Staging:
 
 
 class FileStaging(Staging):
-    """As `Staging`, for a graph file: what is written into `path` goes beside each other into the
-    destination's folder. One of the files must have the destination's name."""
+    """As `Staging`, for a graph file and its data files.
+
+    The files in `path` go into the destination's folder. One of them must have the destination's name.
+    """
 
     def _check(self) -> None:
         check_file_destination(self.destination, overwrite=self.overwrite)

@@ -1,0 +1,1 @@
+"""Run converted folders with onnxruntime and numpy, without a framework."""

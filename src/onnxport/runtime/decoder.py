@@ -135,7 +135,8 @@ class Decoder:
         Args:
             mask: (rows, tokens) of all tokens.
         """
-        return np.maximum(mask.cumsum(1) - 1, 0)[:, past:]
+        positions: NDArray[np.int64] = np.maximum(mask.cumsum(1) - 1, 0)[:, past:]
+        return positions
 
     def _call(self, progress: Progress, input_ids: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.float32]:
         """One call of the graph."""

@@ -90,8 +90,10 @@ class EmbeddedDecoder(Decoder):
         return positions_behind(text, mask, progress.positions) if self.on_three_axes else text
 
     def token_feeds(self, progress: Progress, input_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Embeddings (rows, tokens, hidden), with image features for image tokens; and `token_type_ids` of all tokens
-        so far, (rows, tokens so far)."""
+        """Embeddings (rows, tokens, hidden), with image features in the places of image tokens.
+
+        Also `token_type_ids` of all tokens so far, (rows, tokens so far).
+        """
         assert isinstance(progress, EmbeddedProgress)
         embeds, progress.waiting = with_features(
             lambda ids: self.embeddings.run({"input_ids": ids})["inputs_embeds"],

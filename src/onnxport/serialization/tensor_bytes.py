@@ -74,8 +74,7 @@ def write_tensor(
 
 
 def wrong_length(tensor: ir.TensorProtocol, found: int) -> ExportError:
-    """The error for a tensor that gave `found` bytes, not as many as its type and shape say, or gave more and was
-    stopped."""
+    """The error for a tensor that gave `found` bytes instead of the number that follows from its type and shape."""
     has = f"more than {tensor.nbytes:,}" if found > tensor.nbytes else f"{found:,}"
     return ExportError(
         f"The weight {tensor.name!r} has {has} bytes, but its type {tensor.dtype} and shape {tensor.shape} "

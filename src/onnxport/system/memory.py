@@ -47,6 +47,11 @@ def memory_limit(limit: int | None = None) -> Iterator[None]:
         _limit.reset(token)
 
 
+def current_limit() -> int | None:
+    """The limit of the block around the call, in bytes; None outside of `memory_limit`."""
+    return _limit.get()
+
+
 def may_pack(weight_bytes: int) -> bool:
     """Return whether a session may keep its weights in memory, packed, instead of mapping their file.
 

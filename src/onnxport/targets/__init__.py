@@ -14,9 +14,10 @@ APART = ("transformers.js",)
 
 
 def find_target(name: str) -> Callable[..., Path]:
-    """What writes a folder for the run time `name`: called with the folder, `component` for one of its
-    graphs, and, where the target is in `APART`, `output` for the new folder.
+    """The function that writes the files of the run time `name`.
 
+    It is called with the folder, `component` for one of its graphs, and `output` for the new folder if the target is in
+    `APART`.
 
     Raises:
         UsageError: there is no such target.

@@ -14,7 +14,8 @@ from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck, Verification
 from onnxport.verification.cases import Case
-from onnxport.verification.compare import TOLERANCES, check_case, verification_of
+from onnxport.verification.compare import check_case, verification_of
+from onnxport.verification.tolerance import TOLERANCES
 
 # Rows, and tokens that a generation begins with.
 _RUNS = ((1, 1), (3, 4))

@@ -135,8 +135,9 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDe
     """
     from onnxport.runtime.decoder import Decoder
     from onnxport.runtime.session import OnnxSession
-    from onnxport.verification.compare import TOLERANCES, compare
+    from onnxport.verification.compare import compare
     from onnxport.verification.decoder_pair import Generation, compare_generation
+    from onnxport.verification.tolerance import TOLERANCES
 
     session = OnnxSession(reference)
     cases = list(_cases(session, fused, vocabulary))

@@ -192,7 +192,7 @@ def _check_output(
 
 
 def max_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | None = None) -> float:
-    """max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite.
+    """Max |found - wanted|; equal infinities and NaN in both count as equal, one alone as infinite.
 
     Args:
         moved: of the shape of `wanted`; found is compared with wanted + moved where both are numbers.
@@ -234,9 +234,9 @@ def decide(decision: str, outputs: Arrays, inputs: Arrays) -> np.ndarray | None:
         case "span" if "start_logits" in outputs:
             return np.stack([outputs["start_logits"].argmax(-1), outputs["end_logits"].argmax(-1)])
         case "class map" if logits is not None:
-            return logits.argmax(1)
+            return np.asarray(logits.argmax(1))
         case "nearest text" if "logits_per_image" in outputs:
-            return outputs["logits_per_image"].argmax(-1)
+            return np.asarray(outputs["logits_per_image"].argmax(-1))
     return None
 
 

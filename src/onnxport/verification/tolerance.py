@@ -60,7 +60,7 @@ def measured_tolerance(noise: float, scale: float) -> float:
 
 
 def scale_of(output: np.ndarray) -> float:
-    """max |output| of what is a number; masked scores, the lowest float, would make any error look small."""
+    """Max |output| of what is a number; masked scores, the lowest float, would make any error look small."""
     return max((_scale(piece) for piece in pieces(output)), default=0.0)
 
 

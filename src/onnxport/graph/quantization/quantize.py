@@ -83,7 +83,7 @@ def quantize_dynamic(source: Path, target: Path) -> None:
     """Write `target`: weights of MatMul and Gemm as int8 per column, activations quantized at run time.
 
     Weights are signed, because that is what processors with instructions for integer products are built for, and
-    their ranges are such that no processor can be wrong (`graph/weight_ranges.py`, `graph/saturation.py`).
+    their ranges are such that no processor can be wrong (`weight_ranges.py`, `saturation.py`).
 
     Raises:
         VerificationError: some weight that the quantizer made is outside of that; `target` is not to be used.

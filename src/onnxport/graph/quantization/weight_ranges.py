@@ -1,6 +1,6 @@
 """The ranges in which dynamic int8 rounds weights: as wide as sums of two products in 16 bits allow.
 
-Full range, 127 at the largest weight of a column, lets such sums saturate (`graph/saturation.py`). Half of it, which
+Full range, 127 at the largest weight of a column, lets such sums saturate (`saturation.py`). Half of it, which
 onnxruntime's `reduce_range` gives, never does, and doubles the error of every weight. Two large weights of one sign are
 seldom neighbours, so a range for each column can be close to the full one:
 

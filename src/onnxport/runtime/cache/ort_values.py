@@ -19,8 +19,11 @@ def to_ort_value(array: Any, dtype: str) -> Any:
 
 
 def to_array(value: Any) -> NDArray[Any]:
-    """The array that an OrtValue holds; an array is returned as it is."""
-    return value.numpy() if hasattr(value, "has_value") else np.asarray(value)  # type: ignore[no-any-return]
+    """A copy of the array that an OrtValue holds; an array is returned as it is.
+
+    A copy, because `numpy()` shows memory that ends with the OrtValue.
+    """
+    return value.numpy().copy() if hasattr(value, "has_value") else np.asarray(value)  # type: ignore[no-any-return]
 
 
 def select_rows(value: Any, rows: NDArray[np.int64]) -> Any:

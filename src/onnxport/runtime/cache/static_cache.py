@@ -145,7 +145,7 @@ class StaticCache(StaticStates):
 
     def update(self, progress: Progress, tokens: NDArray[Any], outputs: Mapping[str, Any], past: int) -> int:
         """As `GrowingCache.update`; tokens that do not fit become pending."""
-        count = tokens.shape[1]
+        count: int = tokens.shape[1]
         kept = min(count, self.past - past)
         states = dict(progress.states)
         for name in self.graph.states:

@@ -199,8 +199,10 @@ def _exclude_ngrams(known: Ids, seen: Ids, scores: Logits, size: int) -> Logits:
 
 
 def _bias(seen: Ids, scores: Logits, biases: Sequence[tuple[Sequence[int], float]]) -> Logits:
-    """The sum of biases, (rows, vocabulary): each is added to the last token of its sequence, in rows that end with
-    the tokens before it."""
+    """The sum of biases, (rows, vocabulary).
+
+    A bias is added to the last token of its sequence, in rows that end with the tokens before it.
+    """
     added = np.zeros_like(scores)
     for sequence, bias in biases:
         if max(sequence) >= scores.shape[1]:

@@ -1,5 +1,7 @@
-"""Language tokens of multilingual translators (NLLB, mBART-50, M2M100): one in the source text, and one that begins
-the translation."""
+"""Language tokens of multilingual translators (NLLB, mBART-50, M2M100).
+
+One stands in the source text, and one begins the translation.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from onnxport.tensor_names import is_past
 if TYPE_CHECKING:
     import torch
 
-    from onnxport.sources.pytorch.source import Arrays
+    from onnxport.sources.base import Arrays
 
 # What transformers' models call the parameter, and the field of the result.
 _CACHE_NAMES = ("past_key_values", "cache_params")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import first_token
+from onnxport.sources.base import Arrays, first_token
 from onnxport.sources.pytorch.decoder import DecoderSource
-from onnxport.sources.pytorch.source import Arrays, TorchSource
+from onnxport.sources.pytorch.source import TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
 
 if TYPE_CHECKING:

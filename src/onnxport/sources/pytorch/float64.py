@@ -26,8 +26,8 @@ _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 _NARROWER = {wide: narrow for narrow, wide in _WIDER.items()}
 # They move numbers without computing: the numbers are cast afterwards, when there are fewer.
 _GATHERS = frozenset({_aten.embedding.default, _aten.index_select.default, _aten.index.Tensor, _aten.gather.default})
-# Elements of a weight that is multiplied by in one piece: 512 MiB in float64.
-_PIECE = 2**26
+# Elements of a weight that is multiplied by in one piece: 64 MiB in float64.
+_PIECE = 2**23
 
 
 class Shadow(torch.Tensor):

@@ -19,9 +19,10 @@ import numpy as np
 from onnxport.errors import ExportError
 from onnxport.runtime.image_positions import positions_behind
 from onnxport.runtime.prompts.images import FEATURES, GRID, POSITIONS, TYPES, image_prompt, slices_of, with_features
+from onnxport.sources.base import Arrays
 from onnxport.sources.pytorch.decoder import DecoderSource
 from onnxport.sources.pytorch.image_grids import grid_encoder, traced_patches
-from onnxport.sources.pytorch.source import Arrays, TorchSource
+from onnxport.sources.pytorch.source import TorchSource
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:

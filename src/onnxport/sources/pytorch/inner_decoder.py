@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
+from onnxport.sources.base import Arrays
 from onnxport.sources.pytorch.encoder_decoder import CrossDecoderSource, EncoderRead, EncoderSource, first_tokens
-from onnxport.sources.pytorch.source import Arrays
 
 if TYPE_CHECKING:
     import torch

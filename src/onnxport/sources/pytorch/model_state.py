@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def state_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Undo what the calls within it change: attributes, buffers, and entries of dicts and lists in attributes, that
-    modules set, replace or delete.
+    """Undo changes of a model's state that the calls within it make.
+
+    These are attributes, buffers, and entries of dicts and lists in attributes that modules set, replace or delete.
 
     A call on fake tensors leaves fake ones where a model caches what it computed (the rotary frequencies of longrope,
     say), and the next real call fails on them. Which attributes those are differs from model to model, so all of them

@@ -19,8 +19,9 @@ from onnxport.specs import CaseCheck, Verification
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
 from onnxport.variants.static_shapes.decoder_check import decoder_calls, decoder_of, fills_decoder
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
-from onnxport.verification.compare import TOLERANCES, verification_of
+from onnxport.verification.compare import verification_of
 from onnxport.verification.graph_cases import compare_call
+from onnxport.verification.tolerance import TOLERANCES
 
 Arrays = dict[str, np.ndarray]
 _SEEDS = 3
@@ -106,7 +107,7 @@ def _hint(pair: GraphPair, session: OnnxSession, checks: Sequence[CaseCheck]) ->
 
 
 @dataclass(frozen=True)
-class _Call:
+class _SizedCall:
     """One call of both graphs.
 
     Attributes:
@@ -127,9 +128,9 @@ class _Call:
 def _single_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     fixed, sizes = sessions[1].static_axes, pair.plan.sizes
     assert fixed is not None
-    calls = [_Call(f"exactly these sizes, {seed + 1}", sizes, seed) for seed in range(_SEEDS)]
+    calls = [_SizedCall(f"exactly these sizes, {seed + 1}", sizes, seed) for seed in range(_SEEDS)]
     if any(_MASK in spec.name for spec in pair.plan.component.inputs):
-        calls.append(_Call("exactly these sizes, padded rows", sizes, _SEEDS, padded=True))
+        calls.append(_SizedCall("exactly these sizes, padded rows", sizes, _SEEDS, padded=True))
     if fixed.padded:
         calls += [replace(call, name=f"padded from {call.name}") for call in _smaller(pair, sorted(fixed.padded))]
     for call in calls:
@@ -138,7 +139,7 @@ def _single_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
             yield check
 
 
-def _smaller(pair: GraphPair, axes: Sequence[str], most: int = _SEEDS) -> Iterator[_Call]:
+def _smaller(pair: GraphPair, axes: Sequence[str], most: int = _SEEDS) -> Iterator[_SizedCall]:
     """Calls with smaller sizes of `axes`, `most` at most."""
     seen = {tuple(pair.plan.sizes.items())}
     for number, shrink in enumerate(_SHRUNK):
@@ -148,10 +149,10 @@ def _smaller(pair: GraphPair, axes: Sequence[str], most: int = _SEEDS) -> Iterat
         allowed = all(limit.holds(sizes) for limit in pair.plan.component.restrictions)
         if key not in seen and len(seen) <= most and allowed:
             seen.add(key)
-            yield _Call(", ".join(f"{axis} {size}" for axis, size in changes.items()), sizes, 10 + number)
+            yield _SizedCall(", ".join(f"{axis} {size}" for axis, size in changes.items()), sizes, 10 + number)
 
 
-def _call(pair: GraphPair, sessions: Sessions, call: _Call) -> CaseCheck | None:
+def _call(pair: GraphPair, sessions: Sessions, call: _SizedCall) -> CaseCheck | None:
     """One call of both; None where the graph with dynamic shapes does not take this one."""
     component = pair.plan.component
     inputs = random_inputs(component.inputs, call.sizes, pair.vocabulary, call.seed)

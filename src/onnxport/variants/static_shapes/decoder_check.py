@@ -21,9 +21,9 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck
 from onnxport.tensor_names import is_past, present_name
 from onnxport.variants.static_shapes.pair import GraphPair, Sessions, mask_with_ends
-from onnxport.verification.compare import TOLERANCES
 from onnxport.verification.decoder_pair import Generation, compare_generation, left_padded
 from onnxport.verification.graph_cases import compare_call
+from onnxport.verification.tolerance import TOLERANCES
 
 Arrays = dict[str, np.ndarray]
 _STEPS = 32
@@ -52,6 +52,7 @@ def fills_decoder(pair: GraphPair, sessions: Sessions, axes: Sequence[str]) -> b
 
 
 def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
+    """Compare single calls of a decoder at every fill of its static cache, and then greedy generations."""
     decoders = decoder_of(pair, sessions[0]), decoder_of(pair, sessions[1])
     fixed, cache = sessions[1].static_axes, decoders[1].static_cache
     assert fixed is not None and cache is not None
@@ -59,7 +60,7 @@ def decoder_calls(pair: GraphPair, sessions: Sessions) -> Iterator[CaseCheck]:
     for number, held in enumerate(fills):
         for count in dict.fromkeys((cache.new, (cache.new + 1) // 2, 1)):
             for padded in (False, True) if _MASK not in fixed.added_inputs else (False,):
-                yield _window_call(pair, decoders, _Call(held, count, padded, 7 * number + count))
+                yield _window_call(pair, decoders, _WindowCall(held, count, padded, 7 * number + count))
     for generation in _runs(cache, whole=decoders[0].needs_full_prefill):
         given = _given(pair, decoders[0], generation.rows, fixed.padded)
         yield compare_generation(decoders, generation, pair.vocabulary, TOLERANCES["float32"], fixed=(given, given))
@@ -87,6 +88,7 @@ def _runs(cache: StaticCache, *, whole: bool) -> list[Generation]:
 
 
 def decoder_of(pair: GraphPair, session: OnnxSession) -> Decoder:
+    """A decoder over `session`, with the graph of its embeddings where it has one."""
     if pair.embeddings is None:
         return Decoder(session)
     return EmbeddedDecoder(session, OnnxSession(pair.embeddings), -1)
@@ -114,7 +116,7 @@ def _given(
 
 
 @dataclass(frozen=True)
-class _Call:
+class _WindowCall:
     """A call over a window: `count` new tokens over `held` places in use, with padded rows or without."""
 
     held: int
@@ -123,7 +125,7 @@ class _Call:
     seed: int
 
 
-def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call) -> CaseCheck:
+def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _WindowCall) -> CaseCheck:
     """One call over random states: the graph with dynamic shapes gets the used places alone."""
     other = decoders[1]
     cache, fixed = other.static_cache, other.session.static_axes
@@ -145,7 +147,7 @@ def _window_call(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call
     return CaseCheck(name, {}, (), error=f"{pair.refusal}: {found}", ok=False) if isinstance(found, str) else found
 
 
-def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call, mask: np.ndarray) -> list[Arrays]:
+def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _WindowCall, mask: np.ndarray) -> list[Arrays]:
     """The inputs of both graphs: the same random tokens and encoder outputs, and the states of each."""
     portable, other = decoders
     cache = other.static_cache
@@ -168,7 +170,9 @@ def _feeds(pair: GraphPair, decoders: tuple[Decoder, Decoder], call: _Call, mask
         arrays = {n: value for n, value in arrays.items() if n in taken}
         if decoder is other:
             arrays = {n: cache.pad_input(n, value, call.held) for n, value in arrays.items()}
-        feeds.append(arrays | given | {n: value.numpy() for n, value in progress.encoder_inputs.items()})
+        # Copies: `numpy()` shows the memory of the OrtValue, which ends with `progress`.
+        encoded = {n: value.numpy().copy() for n, value in progress.encoder_inputs.items()}
+        feeds.append(arrays | given | encoded)
     return feeds
 
 
