@@ -12,11 +12,11 @@ import pytest
 from onnx import helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from onnxport import convert
+from onnxport import convert, load_graph_from_args
 from onnxport.api.capture import CapturedGraph, capture_graphs
 from onnxport.export.opset import DEFAULT
 from onnxport.graph.write import WeightFiles, write_graphs
-from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.model_to_export import from_pipeline
 from onnxport.progress import Silent
 from onnxport.specs import OutputCheck, Verification
 from onnxport.system.timing import Stopwatch
@@ -48,8 +48,8 @@ class Written:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     folder = tmp_path_factory.mktemp("bert")
-    to_export = load_model_to_export("pt", save(BERT, folder / "model"), None, "feature-extraction", None, {})
-    (captured,) = capture_graphs(to_export, DEFAULT, Stopwatch(Silent()))
+    nlp = load_graph_from_args("feature-extraction", "pt", str(save(BERT, folder / "model")))
+    (captured,) = capture_graphs(from_pipeline(nlp, "pt"), DEFAULT, Stopwatch(Silent()))
     with Silent().step("") as step:
         write_graphs([captured.graph], [folder / "model.onnx"], folder, WeightFiles(False), step)
     yield Written(captured, folder / "model.onnx")
