@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pyt
 # All unit tests, and one conversion with its verification.
 QUICK := tests/unit tests/integration/test_cli_convert.py
 
-.PHONY: help demo environments test quick coverage graphs lint format docs clean
+.PHONY: help demo environments test quick coverage graphs snapshots lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
@@ -24,6 +24,7 @@ help:
 	@echo "make test    the tests (make test ARGS=tests/unit for some, make test ARGS='-m sweep' for the breadth)"
 	@echo "make coverage  unit tests, and which lines they run"
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
+	@echo "make snapshots  write again what the command line prints, into tests/snapshots"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
 	@echo "make docs    the documentation site, in build/site"
@@ -46,6 +47,9 @@ environments: .venv/.environments-created
 
 graphs: .venv/.test-installed
 	$(BIN)/python -m tests.graphs.record $(ARGS)
+
+snapshots: .venv/.test-installed
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/unit/test_cli_snapshots.py
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .

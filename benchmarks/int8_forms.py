@@ -33,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import onnxruntime
-from onnxport.variants.components import float_components
 from onnxport.quiet import quiet
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as by_onnxruntime
@@ -43,10 +42,11 @@ from benchmarks.sentences import SENTENCES
 from benchmarks.turns import Work, measure
 from onnxport import convert
 from onnxport.artifact.folder import read_folder
-from onnxport.graph.inputs import evidence_sizes, random_inputs, vocabulary_size
+from onnxport.graph.inputs import random_inputs, verified_sizes, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
 from onnxport.graph.quantization.saturation import find_saturations
 from onnxport.graph.quantization.weight_only import load_graph
+from onnxport.variants.components import float_components
 
 # (rows, tokens, calls in a turn)
 CELLS = ((1, 16, 10), (1, 128, 3), (8, 128, 1))
@@ -167,7 +167,7 @@ def _tiny_models(work: Path) -> dict[str, Any]:
             file, words = folder / component.file, vocabulary_size(folder)
             cases = [
                 random_inputs(component.inputs, sizes, words, seed)
-                for seed, sizes in enumerate(evidence_sizes(component))
+                for seed, sizes in enumerate(verified_sizes(component))
             ]
             wanted = [_session(file, 1).run(None, case) for case in cases]
             errors = found[f"{name} {component.name}"] = {}

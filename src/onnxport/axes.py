@@ -1,13 +1,14 @@
-"""The algebra of axes: from observed sizes to a name, a constant or an expression.
+"""Derive an expression for the size of an axis from observed sizes: a name, a constant, or a formula.
 
-An output axis is observed at several input sizes. `fit` looks for the simplest expression over
-the input axes that explains every observation: a constant, an axis, a sum, a multiple, the
-floor form `(x + b) // c + d` (any chain of strided convolutions and poolings is one: nested
-floors compose, floor((floor(x / a) + b) / c) = floor((x + a * b) / (a * c)), Knuth, Concrete
-Mathematics, eq. 3.10), and sums or products of two such terms (patches of an image).
+An output axis is observed at several input sizes. `fit` returns the simplest expression of the input axes that explains
+all observations: a constant, an axis, a sum, a multiple, the floor form `(x + b) // c + d`, or a sum or product of two
+of these (patches of an image).
 
-Expressions are strings in Python's syntax, `+ - * //` and parentheses over axis names, so that
-a manifest stays readable; `evaluate` computes them without `eval`.
+Any chain of strided convolutions and poolings has the floor form, because nested floors can be combined:
+floor((floor(x / a) + b) / c) = floor((x + a * b) / (a * c)) (Graham, Knuth, Patashnik, Concrete Mathematics, eq. 3.10).
+
+Expressions are strings in Python syntax with `+ - * //`, parentheses and axis names, so the manifest stays readable.
+`evaluate` computes them without `eval`.
 """
 
 from __future__ import annotations
@@ -24,18 +25,31 @@ Probe = Callable[[int], "int | None"]
 
 @dataclass(frozen=True)
 class Observation:
-    """The length of one axis (`value`) at one set of input sizes."""
+    """The size of one axis at one set of input sizes.
+
+    Attributes:
+        sizes: input axis -> size.
+        value: size of the observed axis.
+    """
 
     sizes: Sizes
     value: int
 
 
 def evaluate(expression: int | str, sizes: Sizes) -> int:
-    """The value of an axis expression.
+    """Return the value of an axis expression.
+
+    Args:
+        expression: a number, a name or an expression: "(num_samples - 400) // 320 + 1".
+        sizes: axis name -> size.
 
     Raises:
-        KeyError: the expression names an axis that `sizes` lacks.
+        KeyError: `sizes` lacks an axis of the expression.
         ValueError: not an expression of names, integers, + - * // and parentheses.
+
+    Example:
+        >>> evaluate("2 * height", {"height": 7})
+        14
     """
     if isinstance(expression, int):
         return expression
@@ -68,26 +82,36 @@ def _evaluate(node: ast.expr, sizes: Sizes, source: str) -> int:
 
 
 def names_in(expression: int | str) -> frozenset[str]:
-    """The axis names that an expression mentions."""
+    """Return the axis names in an expression.
+
+    Args:
+        expression: a number or an expression.
+    """
     if isinstance(expression, int):
         return frozenset()
     return frozenset(node.id for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name))
 
 
 def is_explained(expression: int | str, observations: Sequence[Observation]) -> bool:
-    """Whether the expression gives the observed value everywhere."""
+    """Return whether the expression gives the observed value in every observation.
+
+    Args:
+        expression: a number or an expression.
+        observations: the observations.
+    """
     return all(evaluate(expression, o.sizes) == o.value for o in observations)
 
 
 def fit(observations: Sequence[Observation], probes: Mapping[str, Probe] | None = None) -> int | str | None:
-    """The simplest expression that explains all observations, or None.
+    """Return the simplest expression that explains all observations, or None.
 
     Args:
-        observations: the first is the base; others should change one axis each, and at least
-            one all of them together (it decides between a sum and a product).
-        probes: per axis a function from a size of that axis (all others at base) to the value
-            observed there, or None where the model refuses the size. Used only to pin down a
-            floor form, about 2 * log2(c) calls.
+        observations: the first is the base. Others should change one axis each, and at least one all axes together,
+            which
+            decides between a sum and a product.
+        probes: axis -> function from its size (other axes at base) to the observed value, None where the model fails.
+            They
+            are called only to find a floor form, about 2 * log2(c) times.
     """
     if not observations:
         return None
@@ -95,21 +119,21 @@ def fit(observations: Sequence[Observation], probes: Mapping[str, Probe] | None 
     if all(o.value == base.value for o in observations):
         return base.value
     slices = {name: points for name in base.sizes if len(points := _slice(observations, name)) > 1}
-    moving = [name for name, points in slices.items() if len(set(points.values())) > 1]
+    varying = [name for name, points in slices.items() if len(set(points.values())) > 1]
     probes = probes or {}
-    for name in moving:
+    for name in varying:
         if is_explained(name, observations):
             return name
-    if len(moving) == 1:
-        return _fit_single(moving[0], slices[moving[0]], probes.get(moving[0]), observations)
-    if len(moving) == 2:
-        return _fit_pair(moving, slices, probes, observations)
-    total = " + ".join(moving)
+    if len(varying) == 1:
+        return _fit_single(varying[0], slices[varying[0]], probes.get(varying[0]), observations)
+    if len(varying) == 2:
+        return _fit_pair(varying, slices, probes, observations)
+    total = " + ".join(varying)
     return total if total and is_explained(total, observations) else None
 
 
 def _slice(observations: Sequence[Observation], name: str) -> dict[int, int]:
-    """Values over one axis, the others at base."""
+    """Return size -> value for one axis, with the others at base."""
     base = observations[0].sizes
     return {
         o.sizes[name]: o.value
@@ -128,7 +152,7 @@ def _fit_single(
 
 
 def _line(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
-    """Candidate expressions for one axis alone: `c * x + d`, then `(x + b) // c + d`."""
+    """Return candidates for one axis: `c * x + d`, then `(x + b) // c + d`."""
     low, high = min(points), max(points)
     run, rise = high - low, points[high] - points[low]
     if rise == 0:
@@ -141,27 +165,31 @@ def _line(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
             return candidates
     if rise < 0:
         return []
-    if run % rise == 0:  # sizes that are all multiples of the divisor show it at once
+    if run % rise == 0:  # all sizes are multiples of the divisor: no probes are needed to find it
         divisor = run // rise
         shift = points[low] - low // divisor
         if all(value == size // divisor + shift for size, value in points.items()) and (
             probe is None
-            or (all(size % divisor == 0 for size in points) and _steps_at(low, points[low], divisor, probe))
+            or (
+                all(size % divisor == 0 for size in points)
+                and _increases_at_multiples(low, points[low], divisor, probe)
+            )
         ):
             return [plus(f"{name} // {divisor}", shift)]
-    return _floor(name, points, probe) or _stepped(name, points, probe)
+    return _floor(name, points, probe) or _scaled_floor(name, points, probe)
 
 
-def _steps_at(multiple: int, value: int, divisor: int, probe: Probe) -> bool:
-    """Whether values rise at multiples of the divisor: a kernel moves the step, `(x + 1) // 2` rises before one.
+def _increases_at_multiples(multiple: int, value: int, divisor: int, probe: Probe) -> bool:
+    """Return whether values increase at multiples of the divisor.
 
-    A size that the model refuses tells nothing; where it takes multiples alone, the difference does not show.
+    A kernel shifts that: `(x + 1) // 2` increases before a multiple. If the model fails at the probed size, it accepts
+    only multiples, and the difference does not matter.
     """
     return probe(multiple + divisor - 1) in (value, None)
 
 
-def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
-    """`k * (floor form) + r`: an image that is cut to whole patches and scaled back."""
+def _scaled_floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
+    """Return candidates `k * (floor form) + r`: an image that is cut to whole patches and scaled up again."""
     low = points[min(points)]
     step = _step(min(points), math.gcd(*(value - low for value in points.values())), low, probe)
     if step < 2:
@@ -177,7 +205,7 @@ def _stepped(name: str, points: dict[int, int], probe: Probe | None) -> list[str
 
 
 def _step(size: int, step: int, value: int, probe: Probe | None) -> int:
-    """The largest step that sizes between do not refute: all observed sizes may be multiples of more than the step."""
+    """Return the largest step that probes of intermediate sizes allow: observed sizes may all be multiples of more."""
     tried = 0
     while probe is not None and step > 1 and tried != step:
         tried = step
@@ -188,12 +216,12 @@ def _step(size: int, step: int, value: int, probe: Probe | None) -> int:
 
 
 def _floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
-    """`(x + b) // c + d`, pinned by the positions of two steps, found by bisection."""
+    """Return `(x + b) // c + d`; the sizes at which two of its steps occur are found by bisection."""
     low, high = min(points), max(points)
     if probe is None or points[high] - points[low] < 2:
         return []
-    first = _first_size_with(points[low] + 1, low, high, probe)
-    last = _first_size_with(points[high], low, high, probe)
+    first = _smallest_size_reaching(points[low] + 1, low, high, probe)
+    last = _smallest_size_reaching(points[high], low, high, probe)
     if first is None or last is None:
         return []
     steps = points[high] - points[low] - 1
@@ -204,7 +232,7 @@ def _floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
         return []
     offset = -first % divisor
     shift = points[low] + 1 - (first + offset) // divisor
-    # Prefer the way people write it: a convolution's (x - kernel) // stride + 1.
+    # Prefer the usual form: a convolution's (x - kernel) // stride + 1.
     if offset and shift == 0 and offset == divisor - 1:
         return [f"({name} + {offset}) // {divisor}"]
     if offset:
@@ -213,8 +241,8 @@ def _floor(name: str, points: dict[int, int], probe: Probe | None) -> list[str]:
     return [plus(f"{name} // {divisor}", shift)]
 
 
-def _first_size_with(value: int, low: int, high: int, probe: Probe) -> int | None:
-    """The smallest size in (low, high] whose observed value reaches `value` (values never fall)."""
+def _smallest_size_reaching(value: int, low: int, high: int, probe: Probe) -> int | None:
+    """Return the smallest size in (low, high] whose value reaches `value`; values never decrease."""
     while high - low > 1:
         middle = (low + high) // 2
         seen = probe(middle)
@@ -228,35 +256,35 @@ def _first_size_with(value: int, low: int, high: int, probe: Probe) -> int | Non
 
 
 def _fit_pair(
-    moving: list[str],
+    varying: list[str],
     slices: Mapping[str, dict[int, int]],
     probes: Mapping[str, Probe],
     observations: Sequence[Observation],
 ) -> str | None:
-    left, right = moving
+    left, right = varying
     base = observations[0].value
     for first in _line(left, slices[left], probes.get(left)):  # a sum: f(x) + g(y)
         for second in _line(right, {k: v - base for k, v in slices[right].items()}, _shifted(probes.get(right), base)):
-            expression = plus_text(first, second)
+            expression = f"{first} + {second}"
             if is_explained(expression, observations):
                 return _simplified(expression, observations)
     for extra in range(0, 17):  # a product plus class or register tokens: f(x) * g(y) + d
-        for expression in _products(moving, slices, probes, base, extra):
+        for expression in _products(varying, slices, probes, base, extra):
             if is_explained(expression, observations):
                 return expression
     return None
 
 
 def _products(
-    moving: list[str],
+    varying: list[str],
     slices: Mapping[str, dict[int, int]],
     probes: Mapping[str, Probe],
     base: int,
     extra: int,
 ) -> Iterator[str]:
-    """Candidates `f(x) * g(y) + extra`. On the slice of x, g is a constant that divides every value."""
-    left, right = moving
-    common = [math.gcd(*(value - extra for value in slices[name].values())) for name in moving]
+    """Yield candidates `f(x) * g(y) + extra`. On the slice of x, g is a constant that divides every value."""
+    left, right = varying
+    common = [math.gcd(*(value - extra for value in slices[name].values())) for name in varying]
     if 0 in common or base <= extra:
         return
     for constant in (d for d in range(1, common[0] + 1) if common[0] % d == 0):  # g at the base size
@@ -290,7 +318,7 @@ def _shifted(probe: Probe | None, base: int) -> Probe | None:
 
 
 def _simplified(expression: str, observations: Sequence[Observation]) -> str:
-    """`a + x - a` is `x`: the plain sum of the names when that explains as much."""
+    """Simplify `a + x - a` to `x`: return a plain sum of the names if it explains all observations."""
     names = sorted(names_in(expression))
     for count in (1, 2):
         for chosen in combinations(names, count):
@@ -301,15 +329,21 @@ def _simplified(expression: str, observations: Sequence[Observation]) -> str:
 
 
 def plus(text: str, number: int) -> str:
-    """`text + number` as people write it."""
+    """Return `text + number` in usual notation.
+
+    Args:
+        text: an expression.
+        number: an integer of any sign.
+    """
     if number == 0:
         return text
     return f"{text} + {number}" if number > 0 else f"{text} - {-number}"
 
 
-def plus_text(first: str, second: str) -> str:
-    return f"{first} + {second}"
-
-
 def parenthesized(text: str) -> str:
+    """Return an expression in parentheses, or a name unchanged.
+
+    Args:
+        text: an expression.
+    """
     return text if text.isidentifier() else f"({text})"

@@ -1,4 +1,4 @@
-"""How steps tell what they do. The command line draws them; the library default is silent."""
+"""How steps report progress. The command line shows it; library calls are silent by default."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """A running step; `done` sets the short result shown at the end of its line.
+    """A running step."""
 
-    `advance` may be called at every block of bytes that is read or written.
-    """
+    def done(self, summary: str) -> None:
+        """Set the short result that is shown at the end of the step's line."""
 
-    def done(self, summary: str) -> None: ...
-
-    def advance(self, bytes_done: int, total: int) -> None: ...
+    def advance(self, bytes_done: int, total: int) -> None:
+        """Report progress; can be called for every block that is read or written."""
 
 
 class Reporter(Protocol):
     """Shows steps and notes. Implementations must not write to stdout."""
 
-    def step(self, title: str) -> AbstractContextManager[Step]: ...
+    def step(self, title: str) -> AbstractContextManager[Step]:
+        """Show a step while the block runs."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Show a note."""
 
 
 def counted(step: Step, total: int) -> Callable[[int], None]:
-    """What to call with the number of bytes of every block; tells `step` how many of `total` are done."""
+    """Return a function that reports the number of bytes of each block to `step`.
+
+    Args:
+        step: the running step.
+        total: total number of bytes.
+    """
     done = 0
 
     def report(count: int) -> None:
@@ -47,11 +53,12 @@ class _SilentStep:
 
 
 class Silent:
-    """The reporter of library calls: says nothing."""
+    """The reporter of library calls; it shows nothing."""
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
+        """Run the block without output."""
         yield _SilentStep()
 
     def note(self, text: str) -> None:
-        pass
+        """Show nothing."""

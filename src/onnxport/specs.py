@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,84 @@ class TensorSpec:
     axes: tuple[int | str, ...]
 
 
+class Limit(StrEnum):
+    """What a restriction asks of the size of an axis; the value is how it is written."""
+
+    FIXED = "fixed at"
+    MULTIPLE = "multiple of"
+    AT_MOST = "at most"
+    AT_LEAST = "at least"
+    EQUAL = "equal to"
+    NOTE = "note"  # no condition on the size: the operand is a text for people
+
+
+# Restrictions that still hold when the axes are inferred again; bounds are found anew.
+LASTING_LIMITS = (Limit.FIXED, Limit.MULTIPLE, Limit.EQUAL)
+_RULE = re.compile(r"(fixed at|multiple of|at most|at least) ([0-9]+)|(equal to) (\w+)")
+
+
 @dataclass(frozen=True)
 class Restriction:
-    """An axis that is not free, and why (what the model, processor or exporter said)."""
+    """An axis that is not free, and why (what the model, processor or exporter said).
+
+    `Restriction("height", Limit.MULTIPLE, 32, "the patches").rule` is "multiple of 32".
+
+    Attributes:
+        axis: its name.
+        limit: the kind of condition.
+        operand: a size; for `Limit.EQUAL` the name of the other axis, for `Limit.NOTE` the text.
+        reason: why, in one line.
+    """
 
     axis: str
-    rule: str  # "fixed at 224", "multiple of 32", "at most 512"
+    limit: Limit
+    operand: int | str
     reason: str
+
+    @property
+    def rule(self) -> str:
+        """The condition as text: "fixed at 224", "multiple of 32", "equal to sequence_length"."""
+        return str(self.operand) if self.limit is Limit.NOTE else f"{self.limit} {self.operand}"
+
+    @classmethod
+    def from_rule(cls, axis: str, rule: str, reason: str) -> Restriction:
+        """The inverse of `rule`; a text in no known form is a note."""
+        match = _RULE.fullmatch(rule)
+        if match is None:
+            return cls(axis, Limit.NOTE, rule, reason)
+        if match[3]:
+            return cls(axis, Limit.EQUAL, match[4], reason)
+        return cls(axis, Limit(match[1]), int(match[2]), reason)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether `sizes` (axis name -> size) meet the condition; what they do not say is taken to be right."""
+        size = sizes.get(self.axis)
+        bound = self.operand if isinstance(self.operand, int) else sizes.get(self.operand)
+        if size is None or bound is None or self.limit is Limit.NOTE:
+            return True
+        match self.limit:
+            case Limit.MULTIPLE:
+                return bound > 0 and size % bound == 0
+            case Limit.AT_MOST:
+                return size <= bound
+            case Limit.AT_LEAST:
+                return size >= bound
+        return size == bound
+
+    def nearest(self, size: int) -> int:
+        """`size`, or the nearest one that meets the condition alone; `size` where another axis decides."""
+        if not isinstance(self.operand, int) or self.operand < 1:
+            return size
+        match self.limit:
+            case Limit.FIXED:
+                return self.operand
+            case Limit.MULTIPLE:
+                return max(size // self.operand, 1) * self.operand
+            case Limit.AT_MOST:
+                return min(size, self.operand)
+            case Limit.AT_LEAST:
+                return max(size, self.operand)
+        return size
 
 
 @dataclass(frozen=True)

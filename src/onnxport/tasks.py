@@ -1,8 +1,7 @@
-"""What a task is, as data. One row a task; no code path is chosen by a task's name elsewhere.
+"""Tasks as data, one row per task. No other code depends on the name of a task.
 
-A row says which transformers auto classes hold the head, what kind of sample the task eats
-(`samples.py` makes it), which outputs a user wants, and what a user finally sees (`decision`),
-so that verification can compare that too.
+A row names the transformers auto classes of the model, the kind of dummy inputs (`dummy_inputs`), the outputs of the
+graph, and the decision that a user sees, so that verification can compare it too.
 """
 
 from __future__ import annotations
@@ -18,19 +17,20 @@ class Task:
 
     Attributes:
         name: canonical name.
-        kind: the sample: "text", "text-pair", "choices", "decoder", "image", "image-in-text",
-            "audio" or "image+texts".
-        auto: transformers auto classes that hold the head, tried in this order.
-        outputs: graph outputs in order; those that the model gives are kept, at least one must be.
-        decision: what a user sees in the outputs: "label" (argmax of logits over the last axis),
-            "token" (the same per position), "span" (argmax of start and end logits),
-            "box" (label of every query), "class map" (argmax over axis 1), "nearest text",
-            or None where the numbers themselves are the result.
+        kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio" or
+            "image+texts".
+        auto: transformers auto classes of the model, tried in this order.
+        outputs: graph outputs in order. Those that the model does not return are dropped; one at least must remain.
+        decision: what a user sees: "label" (argmax of logits over the last axis), "token" (the same per position),
+            "span"
+            (argmax of start and end logits), "box" (label of every query), "class map" (argmax over axis 1), "nearest
+            text", or None if the values themselves are the result.
         summary: one line for `onnxport tasks`.
-        example: the argument of `onnxport run`.
-        aliases: other names that mean the same.
-        generates: a model that writes its answer token by token becomes graphs for that, an encoder-decoder
-            two, one whose images stand in its text three; other models of the row stay one graph.
+        example: the arguments of `onnxport run`.
+        aliases: other names of the task.
+        generates: models that generate tokens are exported for generation: an encoder-decoder as two graphs, a model
+            with
+            images in its text as three. Other models of the row are one graph.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Task:
 
 _SEGMENTATION = ("logits", "pred_boxes", "pred_masks", "class_queries_logits", "masks_queries_logits")
 
-# Order matters for `auto`: the first row whose auto class holds the checkpoint's architecture is its task.
+# Order matters: a checkpoint's task is the first row with an auto class that contains its architecture.
 TASKS: tuple[Task, ...] = (
     Task("fill-mask", "text", ("AutoModelForMaskedLM",), ("logits",), "token",
          "words for a masked position", '"Paris is the [MASK] of France."', ("masked-lm",)),
@@ -59,7 +59,7 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-classification", "text-pair", ("AutoModelForSequenceClassification",), ("logits",), "label",
          "labels given at run time, by entailment", '"A new phone" "technology,sport"'),
     Task("text-generation", "decoder", ("AutoModelForCausalLM",), ("logits",), "token",
-         "a text that goes on", '"Once upon a time"', ("causal-lm",), generates=True),
+         "the continuation of a text", '"Once upon a time"', ("causal-lm",), generates=True),
     Task("text2text-generation", "text", ("AutoModelForSeq2SeqLM",), ("logits",), "token",
          "a text from a text", '"translate English to German: Good morning."', ("seq2seq-lm",), generates=True),
     Task("summarization", "text", ("AutoModelForSeq2SeqLM",), ("logits",), "token",
@@ -100,23 +100,21 @@ TASKS: tuple[Task, ...] = (
          "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
 )  # fmt: skip
 
-# A plain module, a Keras model, a signature of a SavedModel: no row of the table, because no auto class holds it and
-# nothing prepares its inputs. Its outputs are all that it returns.
-MODULE = Task("module", "tensors", (), (), None, "numbers from numbers", "inputs.npz")
+# A plain module, a Keras model, or a signature of a SavedModel. It is not in the table, because no auto class has it
+# and no pipeline prepares its inputs. Its outputs are all that it returns.
+MODULE = Task("module", "tensors", (), (), None, "a model without a task: arrays in, arrays out", "inputs.npz")
 
 _BY_NAME: dict[str, Task] = {name: task for task in TASKS for name in (task.name, *task.aliases)}
 
 
-def task_names() -> list[str]:
-    """Canonical names in table order."""
-    return [task.name for task in TASKS]
-
-
 def find_task(name: str) -> Task:
-    """The row called `name` (canonical or alias).
+    """Return the row of a task.
+
+    Args:
+        name: canonical name or alias.
 
     Raises:
-        TaskError: no such task; says which ones are close.
+        TaskError: there is no such task; the hint names similar ones.
     """
     try:
         return _BY_NAME[name]

@@ -16,21 +16,25 @@ _OF_THE_PROCESSOR = "optimized"
 _LARGEST_FLOATS, _LARGEST_OTHERS = 1, 64
 
 
-def describe(root: Path) -> dict[str, dict[str, Any]]:
+def describe(root: Path, names_vary: bool = False) -> dict[str, dict[str, Any]]:
     """Path of a graph below `root` -> what is recorded of it, of all graphs there.
 
     Axes come from the manifest of a folder, and of a bare graph from the graph.
+
+    Args:
+        names_vary: the names in the graphs are others in each conversion: weights are recorded without them.
     """
     components = {}
     for manifest in root.rglob("onnxport.json"):
         for component in json.loads(manifest.read_text(encoding="utf-8"))["components"]:
             components[manifest.parent / component["file"]] = component
     return {
-        file.relative_to(root).as_posix(): _block(file, components.get(file)) for file in sorted(root.rglob("*.onnx"))
+        file.relative_to(root).as_posix(): _block(file, components.get(file), names_vary)
+        for file in sorted(root.rglob("*.onnx"))
     }
 
 
-def _block(file: Path, component: dict[str, Any] | None) -> dict[str, Any]:
+def _block(file: Path, component: dict[str, Any] | None, names_vary: bool) -> dict[str, Any]:
     import onnx
 
     model = onnx.load(file, load_external_data=False)
@@ -49,6 +53,9 @@ def _block(file: Path, component: dict[str, Any] | None) -> dict[str, Any]:
     if _OF_THE_PROCESSOR in file.stem:
         return block
     tensors = [(name, tensor, _bytes(tensor, file.parent)) for name, tensor in _tensors(model.graph)]
+    if names_vary:
+        block["weights"] = _digest(*sorted(data for _, _, data in tensors))
+        return block
     places = {file.parent / _external(tensor)["location"] for _, tensor, _ in tensors if tensor.external_data}
     numbers = sorted((name, data) for name, _, data in tensors)
     block["weights"] = _digest(*(part for name, data in numbers for part in (name.encode(), data)))

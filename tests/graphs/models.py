@@ -28,6 +28,7 @@ class Model:
         settings: more arguments of `onnxport.convert`.
         steps: what follows the conversion: words -> called with the converted folder.
         output: the folder or file that the conversion writes.
+        names_vary: in each conversion TensorFlow chooses another of several equal nodes, or counts on in its names.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Model:
     settings: Mapping[str, Any] = field(default_factory=dict)
     steps: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
     output: str = "out"
+    names_vary: bool = False
 
 
 def _tiny(name: str, folder: Path) -> dict[str, Any]:
@@ -249,8 +251,9 @@ def _rows() -> Iterator[Model]:
     yield Model("encoder-decoder whisper, opset 21", partial(_encoder_decoder, "whisper"),
                 {"opset": 21, "pipeline_name": "automatic-speech-recognition"})  # fmt: skip
     for name, kind, settings, steps in _KERAS:
-        yield Model(f"keras {name}, {kind}", partial(_keras, name, kind), settings, steps)
-    yield Model("SavedModel signatures", _signatures, {"use_external_format": True})
+        varies = "recurrent" in name or kind == "saved"
+        yield Model(f"keras {name}, {kind}", partial(_keras, name, kind), settings, steps, names_vary=varies)
+    yield Model("SavedModel signatures", _signatures, {"use_external_format": True}, names_vary=True)
 
 
 MODELS: dict[str, Model] = {model.name: model for model in _rows()}

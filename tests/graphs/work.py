@@ -47,7 +47,7 @@ def work(name: str) -> tuple[str, dict[str, Any], float, str]:
                 for step, call in model.steps.items():
                     attempt(step, lambda call=call: call(output))
                 part["files"] = sorted(p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file())
-                part["graphs"] = describe(written)
+                part["graphs"] = describe(written, model.names_vary)
     if errors:
         part["errors"] = errors
     return name, part, time.monotonic() - started, "".join(traces)

@@ -161,15 +161,14 @@ def test_sentences_get_embeddings_and_similarities(converted: Conversions, capsy
     assert "cosine similarities" in text
 
 
-def test_sound_at_another_rate(tmp_path: Path, capsys: Capture) -> None:
-    model = save("wav2vec2-audio-classification", tmp_path / "model")
-    assert run(capsys, "convert", model, tmp_path / "out").code == 0
+def test_sound_at_another_rate(converted: Conversions, tmp_path: Path, capsys: Capture) -> None:
+    folder = converted("wav2vec2-audio-classification").folder
     with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes((np.sin(np.arange(4000) / 3) * 9999).astype("<i2").tobytes())
-    outcome = run(capsys, "run", tmp_path / "out", tmp_path / "tone.wav")
+    outcome = run(capsys, "run", folder, tmp_path / "tone.wav")
     assert outcome.code == 0, outcome.err
     scores = [float(line.split()[0]) for line in outcome.out.splitlines()]
     assert scores == sorted(scores, reverse=True)

@@ -22,7 +22,7 @@ from onnxport.errors import VerificationError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
 from tests.sample import sampled
-from tests.tiny_decoders import save_decoder
+from tests.tiny_decoders import VOCABULARY, save_decoder
 
 pytestmark = pytest.mark.integration
 
@@ -184,3 +184,22 @@ def test_the_cache_goes_into_the_attention(converted):
 def test_opsets_without_an_operator_for_attention(tmp_path, opset):
     conversion = convert(None, save_decoder("llama", tmp_path / "m"), tmp_path / "out", opset=opset)
     assert conversion.passed and "Attention" not in conversion.manifest.components[0].operators
+
+
+def test_rotary_frequencies_that_change_with_the_length(tmp_path):
+    # longrope caches the long frequencies in an attribute of the model at its first call, also at one on fake tensors.
+    limit = 128
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.0, 2.0, 4.0, 8.0], "original_max_position_embeddings": limit,
+    }  # fmt: skip
+    source = save_decoder("phi3", tmp_path / "m", rope_parameters=rope, original_max_position_embeddings=limit)
+    assert convert(None, source, tmp_path / "out").passed
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    for length in (limit - 3, limit + 3):  # short frequencies, long ones
+        ids = np.random.default_rng(length).integers(3, VOCABULARY, (2, length))
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(ids)).logits.numpy()
+        found, _ = step(session, ids, np.ones_like(ids), None)
+        assert np.abs(found - wanted).max() < 1e-4 * max(1.0, np.abs(wanted).max())

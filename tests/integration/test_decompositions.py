@@ -9,7 +9,7 @@ import torch
 from torch.onnx._internal.exporter import _fx_passes, _registration
 
 from onnxport import convert
-from onnxport.export.decompositions import decomposed_where_needed, translatable
+from onnxport.export.decompositions import decompose_where_needed, has_translations
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ def known():
 
 def test_spellings_are_replaced():
     program = exported(Spellings())
-    assert translatable(program, known())
+    assert has_translations(program, known())
     left = {str(node.target) for node in program.graph_module.graph.nodes}
     assert not {name for name in left if name.startswith(("aten.to.", "aten.reshape", "aten.contiguous", "aten.__"))}
 
@@ -64,13 +64,13 @@ def test_spellings_are_replaced():
 def test_other_programs_take_the_second_trace(module):
     program = exported(module())
     before = program.graph_module.code
-    assert not translatable(program, known())
+    assert not has_translations(program, known())
     assert program.graph_module.code == before
 
 
 def test_torch_is_as_it_was():
     own = _fx_passes.decompose_with_registry
-    with pytest.raises(ZeroDivisionError), decomposed_where_needed():
+    with pytest.raises(ZeroDivisionError), decompose_where_needed():
         assert _fx_passes.decompose_with_registry is not own
         raise ZeroDivisionError
     assert _fx_passes.decompose_with_registry is own

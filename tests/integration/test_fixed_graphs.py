@@ -144,7 +144,7 @@ def test_where_filling_up_changes_numbers_it_is_refused(tmp_path):
     ids = np.arange(16).reshape(2, 8)
     wanted, found = (one.run({"input_ids": ids}) for one in (portable, session))
     assert all(np.abs(wanted[name] - found[name]).max() < 1e-5 for name in wanted)
-    with pytest.raises(UsageError, match=r"is 7, and model_fixed.onnx is fixed at 8; smaller ones cannot be filled up"):
+    with pytest.raises(UsageError, match=r"is 7, and model_fixed.onnx is fixed at 8; padding this axis would change"):
         session.run({"input_ids": ids[:, :7]})
 
 
@@ -156,7 +156,7 @@ def test_images(fixed):
         OnnxSession(folder, name).run({"pixel_values": pixels})["logits"] for name in ("model", "model_fixed")
     )
     assert np.abs(wanted - found).max() < 1e-5
-    with pytest.raises(UsageError, match=r"height is 60.*smaller ones cannot be filled up"):
+    with pytest.raises(UsageError, match=r"height is 60.*padding this axis would change"):
         OnnxSession(folder, "model_fixed").run({"pixel_values": pixels[:, :, :60]})
     with pytest.raises(UsageError, match="width is 20, it must be at least 33"):
         fix_sizes(folder, {"batch_size": 1, "height": 64, "width": 20})
@@ -164,7 +164,7 @@ def test_images(fixed):
 
 def test_an_axis_that_is_not_free(converted, tmp_path):
     converted("vit-image-classification").copy(tmp_path / "out")
-    with pytest.raises(UsageError, match="height=64: the axis is not free, model is fixed at 32") as caught:
+    with pytest.raises(UsageError, match="height=64: the axis is static, model is fixed at 32") as caught:
         fix_sizes(tmp_path / "out", {"batch_size": 1, "height": 64})
     assert "--sizes batch_size=1" in str(caught.value.hint)
     # The size that it has is no mistake.
@@ -266,7 +266,7 @@ def test_images_in_texts(converted, tmp_path, name, tokens):
     if name == "gemma3":
         fix_sizes(tmp_path / "out", sizes | {"sequence_length": 3})
         short = ImageTextGenerator(tmp_path / "out", component="model_fixed")
-        with pytest.raises(UsageError, match="takes a prompt in one call"):
+        with pytest.raises(UsageError, match="needs the whole prompt in one call"):
             short.tokens(given, short.settings(max_new_tokens=2))
     if name == "qwen2_vl":  # and a graph of a fixed number of patches, whatever their grid
         patches = len(given["pixel_values"])
@@ -284,6 +284,6 @@ def test_images_in_texts(converted, tmp_path, name, tokens):
 def test_that_zeros_are_right_by_luck_is_no_permission(fixed):
     """A convolution fills up with zeros itself, so the next smaller images have the same numbers; others have not."""
     folder = fixed("segformer-semantic-segmentation", {"batch_size": 1, "height": 64, "width": 96})
-    assert OnnxSession(folder, "model_fixed").fixed.padded == frozenset()
+    assert OnnxSession(folder, "model_fixed").static_axes.padded == frozenset()
     with pytest.raises(UsageError, match="width is 95"):
         OnnxSession(folder, "model_fixed").run({"pixel_values": np.zeros((1, 3, 64, 95), np.float32)})

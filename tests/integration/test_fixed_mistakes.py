@@ -7,8 +7,8 @@ import pytest
 
 from onnxport import optimize
 from onnxport.errors import ExportError, VerificationError
-from onnxport.graph.static_shapes import fix as fixed_sizes
-from onnxport.runtime.static_cache import Window
+from onnxport.graph.static_shapes import static_graph
+from onnxport.runtime.cache.static_cache import StaticCache
 from onnxport.variants.static_shapes import write as fixed_module
 from tests.files import files_of
 
@@ -24,7 +24,7 @@ def copy(converted, tmp_path):
 
 def cut_at_the_front(monkeypatch):
     """The states that are given back are the first places, not the last."""
-    right = fixed_sizes._keep_last
+    right = static_graph._keep_last
 
     def first(model, state):
         right(model, state)
@@ -32,7 +32,7 @@ def cut_at_the_front(monkeypatch):
             name = next(n for n in model.graph.initializers if n.startswith(f"window.{what}."))
             model.graph.initializers[name].const_value = fixed_sizes_tensor(number)
 
-    monkeypatch.setattr(fixed_sizes, "_keep_last", first)
+    monkeypatch.setattr(static_graph, "_keep_last", first)
 
 
 def fixed_sizes_tensor(number):
@@ -45,7 +45,7 @@ def blind_graph(monkeypatch):
     """The graph does not look at its mask."""
     import onnx_ir as ir
 
-    right = fixed_module.fix_graph
+    right = fixed_module.make_static
 
     def made(*args, **kwargs):
         found = right(*args, **kwargs)
@@ -57,12 +57,12 @@ def blind_graph(monkeypatch):
             node.replace_input_with(place, value)
         return found
 
-    monkeypatch.setattr(fixed_module, "fix_graph", made)
+    monkeypatch.setattr(fixed_module, "make_static", made)
 
 
 def visible_padding(monkeypatch):
     """The run time lets unused places be seen."""
-    right = Window.arranged
+    right = StaticCache.pad_input
 
     def seen(self, name, array, held):
         found = right(self, name, array, held)
@@ -70,17 +70,17 @@ def visible_padding(monkeypatch):
             found[:, : self.past - held] = 1
         return found
 
-    monkeypatch.setattr(Window, "arranged", seen)
+    monkeypatch.setattr(StaticCache, "pad_input", seen)
 
 
 def unmoved_window(monkeypatch):
     """The run time keeps one token less than a call of few tokens had."""
-    right = Window.moved
+    right = StaticCache.slide
 
     def moved(self, old, new, place, count):
         return right(self, old, new, place, max(0, count - 1))
 
-    monkeypatch.setattr(Window, "moved", moved)
+    monkeypatch.setattr(StaticCache, "slide", moved)
 
 
 @pytest.mark.parametrize("mistake", [cut_at_the_front, blind_graph, visible_padding, unmoved_window])
@@ -93,15 +93,15 @@ def test_a_mistake_is_found_and_nothing_is_written(copy, monkeypatch, mistake):
 
 
 def test_an_output_whose_size_follows_from_numbers_is_refused(copy, monkeypatch):
-    right = fixed_sizes.measure_shapes
+    right = static_graph.measure_shapes
 
     def unknown(model, source):
         right(model, source)
         next(v for v in model.graph.outputs if v.name == "logits").shape = None
         return ("logits (NonZero)",)
 
-    monkeypatch.setattr(fixed_sizes, "measure_shapes", unknown)
+    monkeypatch.setattr(static_graph, "measure_shapes", unknown)
     before = files_of(copy)
-    with pytest.raises(ExportError, match=r"size of logits depends on what is in the inputs .*NonZero"):
+    with pytest.raises(ExportError, match=r"size of the output logits depends on input values .*NonZero"):
         optimize(copy, sizes=SIZES)
     assert files_of(copy) == before

@@ -233,7 +233,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
     from onnxport.artifact.folder import read_folder
 
     manifest = read_folder(copy)
-    with pytest.raises(UsageError, match="its cache has a fixed size"):
+    with pytest.raises(UsageError, match="its cache has a static shape"):
         require_decoder(manifest, next(c for c in manifest.components if c.name == "model_fixed"))
 
 
@@ -293,7 +293,7 @@ def test_sizes_and_a_processor_are_two_calls(llama, capsys):
     assert done.code == 2 and "not both" in done.err
     with pytest.raises(UsageError, match="single graph"):
         fix_sizes(llama / "onnx" / "model.onnx", {"batch_size": 1})
-    with pytest.raises(UsageError, match="There are no sizes") as caught:
+    with pytest.raises(UsageError, match="--sizes is empty") as caught:
         fix_sizes(llama, {})
     assert "sequence_length=1" in str(caught.value.hint)
 

@@ -21,11 +21,11 @@ import transformers
 
 from onnxport import optimize, verify
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
-from onnxport.graph.fusion import grouped_attention
-from onnxport.graph.fusion.mask_meaning import MaskMeaning
+from onnxport.graph.fusion import group_query_attention
+from onnxport.graph.fusion.mask_pattern import MaskPattern
+from onnxport.runtime.cache.packed_rows import read_packed_rows
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.shared_cache import packed_rows
 from tests.files import files_of
 from tests.integration.test_decoders import step
 from tests.sample import sampled
@@ -104,9 +104,9 @@ def test_prompts_parts_and_steps_of_padded_rows(fused):
 
 
 def test_the_cache_that_stays_in_place_and_grows(fused, monkeypatch):
-    from onnxport.runtime import shared_cache
+    from onnxport.runtime.cache import in_place
 
-    monkeypatch.setattr(shared_cache, "_LEAST_COLUMNS", 4)
+    monkeypatch.setattr(in_place, "_SMALLEST_BUFFER", 4)
     _, source, folder = fused
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     decoder = Decoder(OnnxSession(folder, "model_fused"))
@@ -184,13 +184,13 @@ def test_wrong_numbers_are_found_and_nothing_is_written(fused, tmp_path, monkeyp
         pytest.skip("it has no window to be wrong about")
     copy = shutil.copytree(folder, tmp_path / "out")
     before = files_of(copy)
-    right = grouped_attention.mask_meaning
+    right = group_query_attention.find_mask_pattern
 
     def wider(*args, **kwargs):
         found = right(*args, **kwargs)
-        return MaskMeaning(found.window + 1) if found.window else found
+        return MaskPattern(found.window + 1) if found.window else found
 
-    monkeypatch.setattr(grouped_attention, "mask_meaning", wider)
+    monkeypatch.setattr(group_query_attention, "find_mask_pattern", wider)
     with pytest.raises(VerificationError, match=r"differs from model\.onnx in the case"):
         optimize(copy, for_="cpu")
     assert files_of(copy) == before
@@ -199,7 +199,7 @@ def test_wrong_numbers_are_found_and_nothing_is_written(fused, tmp_path, monkeyp
 def test_a_mask_of_another_meaning_is_refused(fused, tmp_path, monkeypatch):
     _, _, folder = fused
     copy = shutil.copytree(folder, tmp_path / "out")
-    monkeypatch.setattr(grouped_attention, "mask_meaning", lambda *args, **kwargs: None)
+    monkeypatch.setattr(group_query_attention, "find_mask_pattern", lambda *args, **kwargs: None)
     before = files_of(copy)
     with pytest.raises(ExportError, match="neither causal nor a sliding window"):
         optimize(copy, for_="cpu")
@@ -229,8 +229,8 @@ def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(co
     assert file.name == "model_fused_int8.onnx"
     components = {component.name: component for component in read_folder(tmp_path / "out").components}
     assert components["model_fused_int8"].verification.passed
-    said = packed_rows(OnnxSession(file))
-    assert said is not None and said.longest == packed_rows(OnnxSession(file.with_name("model_fused.onnx"))).longest
+    said = read_packed_rows(OnnxSession(file))
+    assert said is not None and said == read_packed_rows(OnnxSession(file.with_name("model_fused.onnx")))
     assert components["model_fused_int8"].restrictions == components["model_fused"].restrictions
     assert verify(tmp_path / "out", against=source).verifications["model_fused_int8"].passed
     prompts = ["the river of stone", "seven", "Paris is a city by the water and the garden"]

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGKILL at every step: the destination is untouched, and the next run cleans up.
 
-Each case is a process that imports PyTorch. `make test` has the steps before the export and before the publication; the
-sweep has all.
+Each case is a process that imports PyTorch. `make test` has an early step for one signal and the last for the others;
+the sweep has all.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def interrupt_after(process: subprocess.Popen[str], step: str, number: int) -> s
     return "".join(said)
 
 
-@pytest.mark.parametrize("step", sampled(STEPS, "Run the source model", "Write"))
+@pytest.mark.parametrize("step", sampled(STEPS, "Write"))
 def test_ctrl_c_leaves_nothing(step, source, tmp_path):
     process = start(source, tmp_path / "new" / "out")
     said = interrupt_after(process, step, signal.SIGINT)

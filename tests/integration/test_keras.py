@@ -307,7 +307,7 @@ def test_run_on_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     (result,) = json.loads(capsys.readouterr().out)["results"]
     _close(np.array(result["output"]["scores"]), model({"ids": ids, "mask": np.ones_like(ids)})["scores"])
     np.save(tmp_path / "ids.npy", ids)
-    for wrong, said in (("ids.npy", "one array, and the graph has 2 inputs"), ("A text", "takes numbers (ids, mask)")):
+    for wrong, said in (("ids.npy", "one array, but the graph has 2 inputs"), ("A text", "takes arrays (ids, mask)")):
         assert main(["run", str(tmp_path / "out"), str(tmp_path / wrong)]) == 2
         assert said in capsys.readouterr().err
     card = (tmp_path / "out" / "README.md").read_text()

@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 
 from onnxport.checkpoints.checkpoint import inspect_checkpoint
 from onnxport.errors import CheckpointError
-from onnxport.loading import weight_loading as route
+from onnxport.loading import weight_loading
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.weights import load_model
 from onnxport.system.output_capture import capture_process
 from onnxport.weights import blocks as block_module
 from onnxport.weights.blocks import blocks, narrow
-from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, hold, leaves
+from onnxport.weights.lazy import LazyTensor, copied_bytes, evaluate, in_memory, leaves
 from onnxport.weights.origins import Stored
-from onnxport.weights.placeholders import new_mode, placeholders
-from onnxport.weights.reading import maps_kept
+from onnxport.weights.placeholders import new_fake_mode, placeholders
+from onnxport.weights.reading import shared_mappings
 from onnxport.weights.stored import lazy_state_dict
 from tests.tiny import save
 
@@ -134,8 +134,10 @@ def test_pickled_weights_are_mapped(tmp_path):
 
 def test_what_loading_computes_is_held_and_told(monkeypatch):
     model = torch.nn.Linear(3000, 1500)  # as if none of it were lazy
-    assert route.computed_notes(model, ["weight"]) == ()
-    assert route.computed_notes(model, []) == ("2 weights (18 MB) were computed while loading and held in memory.",)
+    assert weight_loading.computed_notes(model, ["weight"]) == ()
+    assert weight_loading.computed_notes(model, []) == (
+        "2 weights (18 MB) were computed while loading and held in memory.",
+    )
 
 
 def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
@@ -143,9 +145,11 @@ def test_a_quantized_checkpoint_is_loaded_by_transformers(tmp_path):
     checkpoint = inspect_checkpoint(folder, allow_pickle=False)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.quantization_config = {"quant_method": "fp8"}
-    way = route.plan_loading(checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True))
-    assert (way.is_lazy, way.location) == (False, folder)
-    assert way.notes == ("The weights were loaded into memory: they are quantized.",)
+    plan = weight_loading.plan_loading(
+        checkpoint, folder, transformers.AutoModelForCausalLM, config, LoadOptions(lazy=True)
+    )
+    assert (plan.is_lazy, plan.location) == (False, folder)
+    assert plan.notes == ("The weights were loaded into memory: they are quantized.",)
 
 
 @pytest.mark.parametrize("name", ["bert-fill-mask", "clip-zero-shot-image-classification", "detr-image-segmentation"])
@@ -156,7 +160,7 @@ def test_the_class_is_the_one_that_the_auto_class_takes(tmp_path, name):
         if type(config) in auto._model_mapping:
             with torch.device("meta"), capture_process():
                 expected = type(auto.from_config(config))
-            assert route.model_class(auto, config)[0] is expected
+            assert weight_loading.model_class(auto, config)[0] is expected
 
 
 def test_generation_config_comes_along(tmp_path):
@@ -188,7 +192,7 @@ def test_placeholders_keep_ties_and_are_taken_back(tmp_path):
     folder = _checkpoint(_llama_tied, tmp_path / "m", torch.float32)
     model = _load(folder, "AutoModelForCausalLM", lazy=True).model
     before = dict(model.named_parameters())
-    with pytest.raises(RuntimeError, match="inside"), placeholders(model, new_mode()):
+    with pytest.raises(RuntimeError, match="inside"), placeholders(model, new_fake_mode()):
         assert model.lm_head.weight is model.model.embed_tokens.weight
         assert not any(isinstance(parameter, LazyTensor) for parameter in model.parameters())
         raise RuntimeError("inside")
@@ -276,8 +280,8 @@ def test_what_computing_a_weight_takes(tmp_path):
     save_file({name: torch.randn(64, 96).bfloat16() for name in "ab"}, tmp_path / "x.safetensors")
     state = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
     assert copied_bytes(state["a"].detach()) == 0  # mapped
-    assert copied_bytes(hold(torch.randn(64, 96))) == 0  # in memory, or mapped, already
-    assert copied_bytes(hold(torch.randn(64, 96)).double()) == 64 * 96 * 8
+    assert copied_bytes(in_memory(torch.randn(64, 96))) == 0  # in memory, or mapped, already
+    assert copied_bytes(in_memory(torch.randn(64, 96)).double()) == 64 * 96 * 8
     assert copied_bytes(state["a"].float()) == 64 * 96 * 4
     merged = torch.cat([state["a"], state["b"]]).float()  # the parts, and the whole
     assert copied_bytes(merged) == 2 * (2 * 64 * 96 * 4)
@@ -287,7 +291,7 @@ def test_kept_maps_are_one_of_the_file(tmp_path):
     values = {"norm": torch.randn(16), "small": torch.randn(2**15), "large": torch.randn(3 * 2**20)}
     save_file(values, tmp_path / "x.safetensors")
     tensors = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")
-    with maps_kept():
+    with shared_mappings():
         for name, wanted in values.items():
             assert torch.equal(evaluate(tensors[name]), wanted)
         for name in ("small", "large"):
@@ -301,5 +305,5 @@ def test_a_file_that_shrank_is_told_where_maps_are_kept(tmp_path):
     tensor = lazy_state_dict([tmp_path / "x.safetensors"], "safetensors")["x"]
     content = (tmp_path / "x.safetensors").read_bytes()
     (tmp_path / "x.safetensors").write_bytes(content[:-8])
-    with maps_kept(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
+    with shared_mappings(), pytest.raises(CheckpointError, match=r"x\.safetensors has become shorter"):
         evaluate(tensor)

@@ -68,7 +68,7 @@ def test_inputs_that_are_left_out(converted: tuple[Path, Path]) -> None:
     with torch.no_grad():
         expected = source(input_ids=ids).logits
     np.testing.assert_allclose(model(input_ids=ids, labels=None).logits.numpy(), expected.numpy(), atol=1e-5)
-    with pytest.raises(UsageError, match="needs 'input_ids'"):
+    with pytest.raises(UsageError, match="'input_ids' of the graph is missing"):
         model(attention_mask=ids)
 
 

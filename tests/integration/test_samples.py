@@ -40,14 +40,14 @@ def test_sizes_padding_and_seeds(name, tmp_path):
     assert set(inputs) <= (to_export.source.accepts() or set(inputs))
     lengths = {size for array in inputs.values() for size in array.shape}
     for dim in generator.dims:
-        other = generator.make({**base, dim.name: dim.others[0]})
+        other = generator.make({**base, dim.name: dim.probe_sizes[0]})
         moved = {
             (tensor, axis): (inputs[tensor].shape[axis], size)
             for tensor, array in other.items()
             for axis, size in enumerate(array.shape)
             if inputs[tensor].shape[axis] != size
         }
-        assert set(moved.values()) == {(base[dim.name], dim.others[0])}, dim.name
+        assert set(moved.values()) == {(base[dim.name], dim.probe_sizes[0])}, dim.name
     assert set(base.values()) <= lengths
 
     again = generator.make(base)

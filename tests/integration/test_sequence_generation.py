@@ -13,10 +13,15 @@ import torch
 import transformers
 
 from onnxport import pipeline
+from onnxport.artifact import folder as folder_module
+from onnxport.artifact.folder import open_folder
+from onnxport.artifact.manifest_json import from_json
 from onnxport.errors import FolderError, UsageError
 from onnxport.pipelines.onnx.load import load_onnx_model
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator, TextToTextGenerator
+from onnxport.runtime.session import OnnxSession
+from tests.unit.cli_runner import run
 
 pytestmark = pytest.mark.integration
 
@@ -83,7 +88,7 @@ def test_texts_without_a_framework(text):
     assert writer(TEXTS[1], max_new_tokens=15) == wanted[1]
     pieces = list(writer.stream(TEXTS[2], max_new_tokens=15))
     assert "".join(pieces) == wanted[2] and len(pieces) > 4
-    with pytest.raises(UsageError, match="no text before their end"):
+    with pytest.raises(UsageError, match="not available with beam search"):
         next(writer.stream(TEXTS[2], num_beams=2))
     stop = wanted[2][3:5]
     assert stop in writer(TEXTS[2], max_new_tokens=15, stop_strings=stop)
@@ -143,9 +148,9 @@ def test_translators_between_many_languages(text, tmp_path, kind, languages):
     wanted = tokenizer._build_translation_inputs(
         said, return_tensors="np", src_lang=source, tgt_lang=target, padding=True
     )
-    ids, mask = writer.texts.encode(said, 1, "right", replaced=writer.languages.read_as(source))
+    ids, mask = writer.texts.encode(said, 1, "right", replaced=writer.languages.source_replacements(source))
     assert ids.tolist() == wanted["input_ids"].tolist() and mask.tolist() == wanted["attention_mask"].tolist()
-    first = writer.languages.first(target, None, 0)
+    first = writer.languages.first_token(target, None, 0)
     assert first == wanted["forced_bos_token_id"]
     answers = writer.tokens({"input_ids": ids, "attention_mask": mask}, writer.settings(forced_bos_token_id=first))
     assert [row[0] for row in answers] == [first] * 2
@@ -200,18 +205,35 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
     save_said(out, NAMES)
     sound = {"input_features": np.zeros((1, 16, 100), np.float32)}
     generator = SequenceGenerator(out)
-    for spoken, words in ((SpeechOptions("it"), "no language 'it'"), (SpeechOptions(task="sing"), "no task 'sing'")):
+    for options, words in ((SpeechOptions("it"), "no language 'it'"), (SpeechOptions(task="sing"), "no task 'sing'")):
         with pytest.raises(UsageError, match=words):
-            generator.tokens(sound, generator.settings(), spoken=spoken)
+            generator.tokens(sound, generator.settings(), speech=options)
     with pytest.raises(UsageError, match="needs input_features"):
         generator.tokens({}, generator.settings())
     with pytest.raises(UsageError, match="cannot run decoder_model_merged"):
         generator.tokens(sound, generator.settings(max_new_tokens=500))
     save_said(out, {"return_timestamps": True})
-    with pytest.raises(UsageError, match="time stamps"):
+    with pytest.raises(UsageError, match="asks for timestamps"):
         SequenceGenerator(out).tokens(sound, generator.settings())
     with pytest.raises(UsageError, match="has no graphs 'model_q4'"):
         SequenceGenerator(out, "model_q4")
+
+
+@pytest.mark.parametrize("command", ["run", "pipeline", "model", "sessions"])
+def test_the_manifest_is_read_once(text, capsys, monkeypatch, command):
+    """However many graphs and settings of the folder are needed."""
+    read = []
+    monkeypatch.setattr(folder_module, "from_json", lambda text: read.append(text) or from_json(text))
+    if command == "run":
+        assert run(capsys, "run", text[1], TEXTS[0], "--set", "max_new_tokens=3").code == 0
+    elif command == "pipeline":
+        assert pipeline("text2text-generation", model=text[1])(TEXTS[0], max_new_tokens=3)
+    elif command == "model":
+        assert load_onnx_model(text[1]).can_generate()
+    else:
+        opened = open_folder(text[1])
+        assert [OnnxSession(opened, name).component.name for name in opened.names] == opened.names
+    assert len(read) == 1
 
 
 def test_a_decoder_alone_is_no_encoder_decoder(text, tmp_path):

@@ -301,8 +301,8 @@ def test_the_command_needs_no_framework(folders, writer):
 
 def test_errors_say_what_to_do(folders, writer, tmp_path):
     for settings, words in (
-        ({"guidance_scale": 4}, "does not do guidance_scale"),
-        ({"num_return_sequences": 2}, "num_return_sequences=2 is more than there are"),
+        ({"guidance_scale": 4}, "does not support guidance_scale"),
+        ({"num_return_sequences": 2}, "num_return_sequences=2 needs as many beams"),
         ({"temprature": 1.0}, "no setting 'temprature'"),
         ({"temperature": 0.0}, "temperature=0.0 is out of range"),
         ({"top_p": 1.5}, "top_p=1.5"),
@@ -334,5 +334,5 @@ def test_settings_of_the_checkpoint_hold(folders, tmp_path):
 
 
 def test_a_graph_without_states_is_refused(converted):
-    with pytest.raises(FolderError, match="does not generate"):
+    with pytest.raises(FolderError, match="cannot generate text"):
         Decoder(OnnxSession(converted("bert-fill-mask").folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxport.artifact.manifest import Component, Manifest, WeightsChecksum
-from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
+from onnxport.specs import CaseCheck, Limit, OutputCheck, Restriction, TensorSpec, Verification
 
 
 def make_manifest() -> Manifest:
@@ -25,7 +25,7 @@ def make_manifest() -> Manifest:
             TensorSpec("attention_mask", "int64", ("batch_size", "sequence_length")),
         ),
         outputs=(TensorSpec("logits", "float32", ("batch_size", "sequence_length", 30522)),),
-        restrictions=(Restriction("sequence_length", "at most 512", "the model has 512 positions"),),
+        restrictions=(Restriction("sequence_length", Limit.AT_MOST, 512, "the model has 512 positions"),),
         verification=Verification(True, "torch 2.13.0", "onnxruntime 1.32.0 (CPUExecutionProvider)", 1e-4, 1e-3, cases),
         fixes=("sdpa-mask",),
         operators={"MatMul": 96, "com.microsoft.Attention": 12},

@@ -22,7 +22,7 @@ from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import FolderError, MissingDependencyError
 from onnxport.serialization.onnxfile import write_model
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec
-from onnxport.tasks import task_names
+from onnxport.tasks import TASKS
 from tests.unit.sample_manifest import make_manifest
 
 
@@ -105,7 +105,7 @@ def test_the_onnxruntime_example_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(value, np.ndarray) and value.dtype == np.float16 and value.shape == (2, 3)
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", [task.name for task in TASKS])
 def test_every_task_has_examples(task: str) -> None:
     card = render_card(dataclasses.replace(make_manifest(), task=task), "folder")
     python = block(card, "python")

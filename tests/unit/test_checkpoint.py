@@ -116,9 +116,6 @@ def test_file_instead_of_a_folder(folder: Path) -> None:
     graph = folder / "model.onnx"
     graph.write_bytes(b"")
     fails(graph, "an ONNX graph already")
-    keras = folder / "model.keras"
-    keras.write_bytes(b"")
-    fails(keras, "a Keras model", "no pipeline for it")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +123,6 @@ def test_file_instead_of_a_folder(folder: Path) -> None:
     [
         ("notes.txt", "", "it holds notes.txt"),
         ("model.Q4.gguf", "", "GGUF"),
-        ("saved_model.pb", "", "SavedModel"),
         ("net.keras", "", "net.keras"),
         ("model.onnx", "", "ONNX graph already"),
         ("model_index.json", "{}", "diffusers"),

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes, read_fixed
+from onnxport.runtime.static_axes import STATIC_AXES_KEY, StaticAxes, read_static_axes
 
 KEY = "past_key_values.0.key"
 
@@ -30,8 +30,8 @@ def fixed_axes(rows, new, past, **changes):
         KEY: state, "present.0.key": state, "logits": ("batch_size", "sequence_length", 1),
     }  # fmt: skip
     given_sizes = {"batch_size": rows, "sequence_length": new, "past_sequence_length": past}
-    values = {"window": "past_sequence_length"} | changes
-    return FixedAxes(
+    values = {"past_axis": "past_sequence_length"} | changes
+    return StaticAxes(
         "model_fixed.onnx", axes, given_sizes | {"total_sequence_length": past + new}, given_sizes, **values
     )
 
@@ -66,7 +66,7 @@ def write(path, rows, new, past):
     ]
     graph = helper.make_graph(nodes, "window", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    helper.set_model_props(model, {FIXED_KEY: fixed_axes(rows, new, past).dumped()})
+    helper.set_model_props(model, {STATIC_AXES_KEY: fixed_axes(rows, new, past).to_json()})
     onnx.save(model, path)
 
 
@@ -124,37 +124,52 @@ def test_the_command_for_a_longer_window(tmp_path):
 
 
 def test_what_is_in_the_metadata_is_what_was_meant():
-    said = fixed_axes(2, 3, 9, padded=frozenset(["batch_size"]), fill={"input_ids": 7}, added=frozenset(["a"]))
-    assert read_fixed({FIXED_KEY: said.dumped()}, said.file) == said
-    assert read_fixed({}, "model.onnx") is None
-    assert json.loads(said.dumped())["sizes"]["total_sequence_length"] == 12
+    changes = {"padded": frozenset(["batch_size"]), "pad_values": {"input_ids": 7}, "added_inputs": frozenset(["a"])}
+    said = fixed_axes(2, 3, 9, **changes)
+    assert read_static_axes({STATIC_AXES_KEY: said.to_json()}, said.file) == said
+    assert read_static_axes({}, "model.onnx") is None
+    assert json.loads(said.to_json())["sizes"]["total_sequence_length"] == 12
+
+
+def test_folders_of_earlier_versions_are_read():
+    """Their key, and the names in its JSON, stay as they are."""
+    value = {
+        "axes": {"ids": ["batch", 3]}, "sizes": {"batch": 2}, "given": {"batch": 2}, "padded": ["batch"],
+        "fill": {"ids": 7}, "window": None, "graph": "decoder", "added": ["mask"],
+    }  # fmt: skip
+    found = read_static_axes({"onnxport.fixed": json.dumps(value)}, "f.onnx")
+    assert found == StaticAxes(
+        "f.onnx", {"ids": ("batch", 3)}, {"batch": 2}, {"batch": 2}, frozenset(["batch"]), {"ids": 7}, None, "decoder",
+        frozenset(["mask"]),
+    )  # fmt: skip
+    assert json.loads(found.to_json()) == value
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 4), st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
 def test_what_is_filled_up_is_cut_off_again(rows, tokens, most_rows, most_tokens):
     axes = {"ids": ("batch", "tokens"), "sums": ("batch", "2 * tokens + 1", 3)}
-    fixed = FixedAxes(
+    fixed = StaticAxes(
         "f.onnx", axes, {"batch": most_rows, "tokens": most_tokens}, {"batch": most_rows, "tokens": most_tokens},
         frozenset(axes["ids"]), {"ids": 9},
     )  # fmt: skip
     ids = np.arange(rows * tokens).reshape(rows, tokens)
     if rows > most_rows or tokens > most_tokens:
         with pytest.raises(UsageError, match="is fixed at"):
-            fixed.filled("ids", ids)
+            fixed.pad("ids", ids)
         return
-    whole = fixed.filled("ids", ids)
+    whole = fixed.pad("ids", ids)
     assert whole.shape == (most_rows, most_tokens)
     np.testing.assert_array_equal(whole[:rows, :tokens], ids)
     assert (whole[:, tokens:] == 9).all()
     np.testing.assert_array_equal(whole[rows:], whole[rows - 1 : rows].repeat(most_rows - rows, 0))
     outputs = {"sums": np.zeros((most_rows, 2 * most_tokens + 1, 3))}
-    assert fixed.cut(outputs, fixed.sizes_of({"ids": ids}))["sums"].shape == (rows, 2 * tokens + 1, 3)
+    assert fixed.unpad(outputs, fixed.sizes_of({"ids": ids}))["sums"].shape == (rows, 2 * tokens + 1, 3)
 
 
 def test_an_axis_that_may_not_be_filled_up():
-    fixed = FixedAxes("f.onnx", {"x": ("a", "b")}, {"a": 3, "b": 4}, {"a": 3, "b": 4}, frozenset(["a"]))
-    with pytest.raises(UsageError, match=r"b is 2, and f\.onnx is fixed at 4; smaller ones cannot be filled up"):
-        fixed.filled("x", np.zeros((3, 2)))
+    fixed = StaticAxes("f.onnx", {"x": ("a", "b")}, {"a": 3, "b": 4}, {"a": 3, "b": 4}, frozenset(["a"]))
+    with pytest.raises(UsageError, match=r"b is 2, and f\.onnx is fixed at 4; padding this axis would change"):
+        fixed.pad("x", np.zeros((3, 2)))
     with pytest.raises(UsageError, match="a is 0"):
-        fixed.filled("x", np.zeros((0, 4)))
+        fixed.pad("x", np.zeros((0, 4)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnxport.artifact.manifest import Component
 from onnxport.errors import UsageError
-from onnxport.specs import CaseCheck, Restriction, TensorSpec, Verification
+from onnxport.specs import CaseCheck, Limit, Restriction, TensorSpec, Verification
 from onnxport.variants.static_shapes.plan import derived_axes, example_command, free_axes, parse_sizes, plan_sizes
 
 PAST, NEW, TOTAL = "past_sequence_length", "sequence_length", "total_sequence_length"
@@ -50,7 +50,7 @@ def test_a_sum_that_holds_by_chance_in_few_cases_is_none():
 
 
 def test_an_axis_that_is_equal_to_another_follows_from_it():
-    one = component(axes=[("a",), ("b",)], restrictions=[Restriction("b", "equal to a", "the model adds them")])
+    one = component(axes=[("a",), ("b",)], restrictions=[Restriction("b", Limit.EQUAL, "a", "the model adds them")])
     (plan,) = plan_sizes([one], {"a": 4}, "F")
     assert plan.sizes == {"a": 4, "b": 4}
 
@@ -71,7 +71,7 @@ def test_a_total_that_is_said_must_be_right(new, rows, said):
     [("multiple of 32", 48, 64), ("at most 16", 17, 16), ("at least 100", 99, 100), ("multiple of 48", 64, 48)],
 )
 def test_restrictions_are_kept_and_the_example_keeps_them(rule, size, kept):
-    one = component(axes=[("a",)], restrictions=[Restriction("a", rule, "why")])
+    one = component(axes=[("a",)], restrictions=[Restriction.from_rule("a", rule, "why")])
     with pytest.raises(UsageError, match=re.escape(f"a is {size}, it must be {rule} (why)")) as caught:
         plan_sizes([one], {"a": size}, "F")
     assert caught.value.hint == example_command("F", [one])
@@ -79,14 +79,14 @@ def test_restrictions_are_kept_and_the_example_keeps_them(rule, size, kept):
 
 
 def test_an_axis_of_one_size():
-    limits = [Restriction("height", "fixed at 32", "it is so")]
+    limits = [Restriction("height", Limit.FIXED, 32, "it is so")]
     one = component(axes=[("batch_size", 3, 32)], restrictions=limits)
-    with pytest.raises(UsageError, match=r"height=31: the axis is not free, model is fixed at 32 \(it is so\)"):
+    with pytest.raises(UsageError, match=r"height=31: the axis is static, model is fixed at 32 \(it is so\)"):
         plan_sizes([one], {"batch_size": 1, "height": 31}, "F")
     assert plan_sizes([one], {"batch_size": 1, "height": 32}, "F")[0].sizes == {"batch_size": 1}
-    with pytest.raises(UsageError, match=r"names no axis .* that is free"):
+    with pytest.raises(UsageError, match=r"names no dynamic axis"):
         plan_sizes([one], {"height": 32}, "F")
-    with pytest.raises(UsageError, match="all sizes are fixed already"):
+    with pytest.raises(UsageError, match="their shapes are static already"):
         plan_sizes([component(axes=[(1, 2)])], {"batch_size": 1}, "F")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxport.export.guards import smallest_size
+from onnxport.export.guards import smallest_valid_size
 
 SIZE = "L['input_values'].size()[1]"
 
@@ -36,11 +36,11 @@ LENGTH = f"((-1) + (((-127) + {SIZE}) // 384))"
     ],
 )
 def test_smallest_size(guards, smallest):
-    assert smallest_size(refusal(*guards), "num_samples", 4001) == smallest
+    assert smallest_valid_size(refusal(*guards), "num_samples", 4001) == smallest
 
 
 def test_another_sentence_about_the_axis_is_no_guard():
     message = refusal(f"{SIZE} > 3").replace(
         "Suggested", f"  - The values of num_samples = {SIZE} must be 3.\nSuggested"
     )
-    assert smallest_size(message, "num_samples", 4001) is None
+    assert smallest_valid_size(message, "num_samples", 4001) is None

@@ -11,7 +11,7 @@ import pytest
 
 from onnxport.errors import UsageError
 from onnxport.graph.inputs import random_inputs
-from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, keep_last_logits, kept_axes
+from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, axes_with_kept_logits, keep_last_logits
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import TensorSpec
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
@@ -159,6 +159,9 @@ def test_the_axis_has_a_name_of_its_own_and_random_inputs_ask_for_it() -> None:
         TensorSpec("logits", "float32", ("batch_size", "sequence_length", 10)),
         TensorSpec("present.0.key", "float32", ("batch_size", 2, "past_sequence_length + sequence_length", 8)),
     )
-    assert kept_axes(outputs)[0].axes == ("batch_size", "num_logits", 10) and kept_axes(outputs)[1] == outputs[1]
+    assert (
+        axes_with_kept_logits(outputs)[0].axes == ("batch_size", "num_logits", 10)
+        and axes_with_kept_logits(outputs)[1] == outputs[1]
+    )
     assert random_inputs([NUM_LOGITS_TO_KEEP_SPEC], {"batch_size": 2}, 100, 0)[NUM_LOGITS_TO_KEEP] == 0
     assert random_inputs([NUM_LOGITS_TO_KEEP_SPEC], {"num_logits": 3}, 100, 0)[NUM_LOGITS_TO_KEEP] == 3

@@ -20,6 +20,7 @@ from onnxport.artifact import manifest as manifest_module
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
 from onnxport.artifact.manifest_json import from_json, to_json
 from onnxport.errors import FolderError
+from onnxport.specs import Limit
 from tests.unit.sample_manifest import make_manifest
 
 SCHEMA = json.loads(resources.files("onnxport.artifact").joinpath("schema.json").read_text())
@@ -129,6 +130,10 @@ def test_wrong_types_are_not_written() -> None:
         (["components", 0, "colour"], "red", "unknown field `components[0].colour`"),
         (["versions", "torch"], 2, "`versions['torch']`: expected a string"),
         (["files", "config.json"], "abc", "`files['config.json']`: expected a sha256"),
+        (["components", 0, "restrictions", 0, "rule"], 3, "`components[0].restrictions[0].rule`: expected a string"),
+        (["components", 0, "restrictions", 0, "rule"], ..., "lacks the field `components[0].restrictions[0].rule`"),
+        (["components", 0, "restrictions", 0, "kind"], "", "unknown field `components[0].restrictions[0].kind`"),
+        (["components", 0, "derived_from"], 1, "`components[0].derived_from`"),
         (["schema_version"], ..., "`schema_version`"),
         (["schema_version"], 0, "`schema_version`"),
     ],
@@ -142,7 +147,7 @@ def test_errors_name_the_field(path: list[str | int], value: Any, named: str) ->
 
 
 def test_optional_fields_may_be_absent() -> None:
-    for name in ("operators", "size_bytes", "fixes", "verification", "data_files", "weights_checksum"):
+    for name in ("operators", "size_bytes", "fixes", "verification", "data_files", "weights_checksum", "derived_from"):
         text = edited(["components", 0, name], ...)
         from_json(text)
         validate(text)
@@ -157,9 +162,76 @@ def test_folders_of_older_versions_can_be_read() -> None:
     assert component.weights_checksum is None
 
 
+def version_1(*names: str, precision: str = "float32") -> str:
+    """The sample as onnxport 0.1 wrote it, with graphs of these names."""
+    data = json.loads(to_json(make_manifest())) | {"schema_version": 1}
+    (component,) = data["components"]
+    del component["derived_from"]
+    data["components"] = [component | {"name": name, "precision": precision} for name in names]
+    return json.dumps(data)
+
+
+def test_version_1_says_by_names_which_graph_was_made_from_which() -> None:
+    names = (
+        "model",
+        "model_quantized",
+        "model_fused",
+        "model_fused_q4",
+        "model_fixed",
+        "model_optimized",
+        "model_int8",
+    )
+    manifest = from_json(version_1(*names))
+    assert [component.derived_from for component in manifest.components] == [
+        None, "model", "model", "model_fused", "model", "model", "model",
+    ]  # fmt: skip
+    assert {manifest.origin(component).name for component in manifest.components} == {"model"}
+    assert manifest.schema_version == SCHEMA_VERSION
+    validate(to_json(manifest))
+    # Signatures of a SavedModel: a longer name alone makes no variant.
+    manifest = from_json(version_1("predict", "predict_proba", "predict_proba_q4", "fixed", "fused_q4"))
+    assert [component.derived_from for component in manifest.components] == [None, None, "predict_proba", None, None]
+
+
+def with_origins(**origins: str | None) -> Manifest:
+    """The sample with graphs of these names, each made from another."""
+    (component,) = make_manifest().components
+    components = tuple(dataclasses.replace(component, name=n, derived_from=base) for n, base in origins.items())
+    return dataclasses.replace(make_manifest(), components=components)
+
+
+def test_version_2_does_not_look_at_names() -> None:
+    manifest = from_json(to_json(with_origins(predict=None, predict_fixed=None, other_q4="predict")))
+    assert [component.name for component in manifest.converted()] == ["predict", "predict_fixed"]
+    assert manifest.origin(manifest.components[2]).name == "predict"
+
+
+def test_the_graph_beside_a_variant() -> None:
+    manifest = with_origins(encoder=None, decoder=None, encoder_q4="encoder", decoder_q4="decoder", decoder_x="decoder")
+    found = [manifest.counterpart(component, "encoder") for component in manifest.components]
+    assert [graph.name if graph else None for graph in found] == [
+        "encoder", "encoder", "encoder_q4", "encoder_q4", "encoder",
+    ]  # fmt: skip
+    assert manifest.counterpart(manifest.components[0], "absent") is None
+
+
+@pytest.mark.parametrize("origins", [{"a": "b"}, {"a": "a"}, {"a": "b", "b": "a"}, {"a": None, "b": "c", "c": "b"}])
+def test_a_graph_that_goes_back_to_none(origins: dict[str, str | None]) -> None:
+    with pytest.raises(FolderError, match=r"components\[\d\]\.derived_from`: expected the name of another graph"):
+        from_json(to_json(with_origins(**origins)))
+
+
+@pytest.mark.parametrize("rule", ["real tokens first", "at most many", "fixed at -1", "equal to a b", "note x", ""])
+def test_a_rule_in_no_known_form_is_a_text(rule: str) -> None:
+    text = edited(["components", 0, "restrictions", 0, "rule"], rule)
+    (restriction,) = from_json(text).components[0].restrictions
+    assert (restriction.limit, restriction.rule) == (Limit.NOTE, rule)
+    assert json.loads(to_json(from_json(text)))["components"][0]["restrictions"][0]["rule"] == rule
+
+
 def test_newer_schema_says_upgrade_even_if_all_else_changed() -> None:
     with pytest.raises(FolderError, match="schema version 99") as caught:
-        from_json(json.dumps({"schema_version": SCHEMA_VERSION + 98, "graphs": []}))
+        from_json(json.dumps({"schema_version": 99, "graphs": []}))
     assert "pip install --upgrade onnxport" in str(caught.value)
 
 
@@ -197,6 +269,9 @@ def test_every_field_is_in_the_schema() -> None:
     assert len(classes) >= 7
     for name, cls in classes.items():
         fields = dataclasses.fields(cls)
+        if cls is specs.Restriction:  # its limit and operand are one text
+            assert list(definitions[name]["properties"]) == ["axis", "rule", "reason"]
+            continue
         assert [field.name for field in fields] == list(definitions[name]["properties"]), name
         required = {
             field.name
@@ -218,7 +293,8 @@ PLACES = [
     ["task"], ["components"], ["components", 0], ["components", 0, "inputs", 0, "axes"], ["files"], ["notes"],
     ["components", 0, "verification", "cases", 0], ["components", 0, "verification", "cases", 0, "sizes"],
     ["components", 0, "file"], ["components", 0, "operators"], ["schema_version"],
-    ["components", 0, "data_files"], ["components", 0, "weights_checksum"],
+    ["components", 0, "data_files"], ["components", 0, "weights_checksum"], ["components", 0, "derived_from"],
+    ["components", 0, "restrictions", 0, "rule"],
 ]  # fmt: skip
 
 

@@ -108,5 +108,5 @@ def test_no_damaged_file_is_taken_for_whole(tmp_path_factory, data):
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"not a graph at all", b"\x3a\xff\xff\xff\xff\x0f"])
 def test_what_is_no_graph_is_told(tmp_path, content):
     (tmp_path / "x.onnx").write_bytes(content)
-    with pytest.raises(FolderError, match=r"x\.onnx is cut off or no ONNX graph|cannot load"):
+    with pytest.raises(FolderError, match=r"x\.onnx is truncated, or not an ONNX graph|cannot load"):
         OnnxSession(tmp_path / "x.onnx", map_weights=True)

@@ -12,7 +12,7 @@ from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import FolderError, UsageError
 from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.session import OnnxSession, check_sizes
-from onnxport.specs import Restriction, TensorSpec
+from onnxport.specs import Limit, Restriction, TensorSpec
 
 onnx = pytest.importorskip("onnx")
 
@@ -56,9 +56,9 @@ def folder(tmp_path: Path) -> Path:
     )
     outputs = (TensorSpec("total", "int64", ("batch_size",)), TensorSpec("half", "float32", (2,)))
     rules = (
-        Restriction("sequence_length", "at most 8", "positions"),
-        Restriction("sequence_length", "multiple of 2", "windows"),
-        Restriction("elsewhere", "fixed at 3", "no input has it"),
+        Restriction("sequence_length", Limit.AT_MOST, 8, "positions"),
+        Restriction("sequence_length", Limit.MULTIPLE, 2, "windows"),
+        Restriction("elsewhere", Limit.FIXED, 3, "no input has it"),
     )
     component = Component("model", "onnx/model.onnx", 18, "float32", 0, inputs, outputs, rules)
     write_manifest(tmp_path, Manifest("feature-extraction", "pt", "m", "M", {}, (component,)))
@@ -141,7 +141,7 @@ def test_axes_that_are_composed() -> None:
     assert check_sizes([*specs, both], [], arrays) == {"past_length": 3, "length": 2}
     with pytest.raises(UsageError, match=r"past_length \+ length = 5"):
         check_sizes([both, *specs], [], {**arrays, "mask": np.ones(4)})
-    equal = Restriction("length", "equal to past_length", "torch.export")
+    equal = Restriction("length", Limit.EQUAL, "past_length", "torch.export")
     with pytest.raises(UsageError, match="equal to past_length"):
         check_sizes(specs, [equal], arrays)
 

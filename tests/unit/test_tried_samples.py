@@ -70,7 +70,7 @@ def test_an_index_into_another_input_is_small_enough_for_the_shortest() -> None:
 def test_axes_that_must_be_equal_share_a_knob_whatever_their_places() -> None:
     a, b = Declared("a", "float32", (None, 3, None)), Declared("b", "float32", (None, None, 4))
     generator = _generator(lambda arrays: arrays["a"] @ arrays["b"], a, b)
-    assert generator.places["a", 2] == generator.places["b", 1] == "sequence_length"
+    assert generator.dim_names["a", 2] == generator.dim_names["b", 1] == "sequence_length"
 
 
 def test_pairs_of_axes_get_names_of_their_own() -> None:
@@ -84,7 +84,7 @@ def test_pairs_of_axes_get_names_of_their_own() -> None:
         Declared("q", "float32", (None, None, 4)), Declared("k", "float32", (None, None, 4)),
         Declared("allowed", "bool", (None, None, None)),
     )  # fmt: skip
-    places = _generator(function, *inputs).places
+    places = _generator(function, *inputs).dim_names
     assert places["q", 1] == places["allowed", 1] != places["k", 1] == places["allowed", 2]
 
 
@@ -93,13 +93,13 @@ def test_a_mask_of_pairs_with_four_axes_is_no_image() -> None:
         return arrays["x"] @ arrays["x"].transpose(0, 2, 1) + arrays["attention_mask"][:, 0]
 
     mask = Declared("attention_mask", "float32", (None, 1, None, None))
-    places = _generator(function, Declared("x", "float32", (None, None, 8)), mask).places
+    places = _generator(function, Declared("x", "float32", (None, None, 8)), mask).dim_names
     assert places["x", 1] == places["attention_mask", 2] == places["attention_mask", 3]
 
 
 def test_names_of_axes_are_words() -> None:
     spec = Declared("my input-1", "float32", (None, 2, None))
-    assert _generator(lambda arrays: arrays["my input-1"], spec).places["my input-1", 2] == "my_input_1_dim_2"
+    assert _generator(lambda arrays: arrays["my input-1"], spec).dim_names["my input-1", 2] == "my_input_1_dim_2"
 
 
 def test_numbers_beyond_six_and_masks_of_pairs_with_gaps() -> None:

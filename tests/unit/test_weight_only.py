@@ -15,9 +15,9 @@ from onnxport.graph.quantization.weight_only import (
     FLOAT_ACTIVATIONS,
     find_weights,
     load_graph,
-    round_weights,
+    quantize_weights,
     set_accuracy_level,
-    use_rounded_numbers,
+    use_dequantized_weights,
 )
 
 _RNG = np.random.default_rng(0)
@@ -106,8 +106,8 @@ def _run(file: Path) -> np.ndarray[Any, Any]:
 def test_the_graph_computes_with_the_rounded_numbers(kind: str, bits: int, external: bool, tmp_path: Path) -> None:
     source = _save(_GRAPHS[kind], tmp_path / "m.onnx", external=external)
     rounded, blocked = load_graph(source), load_graph(source)
-    use_rounded_numbers(rounded, bits)
-    assert round_weights(blocked, bits, FLOAT_ACTIVATIONS) == 1
+    use_dequantized_weights(rounded, bits)
+    assert quantize_weights(blocked, bits, FLOAT_ACTIVATIONS) == 1
     ir.save(rounded, tmp_path / "rounded.onnx")
     ir.save(blocked, tmp_path / "blocked.onnx")
     wanted, found = _run(tmp_path / "rounded.onnx"), _run(tmp_path / "blocked.onnx")
@@ -124,14 +124,14 @@ def test_other_uses_keep_the_weight(kind: str, tmp_path: Path) -> None:
 
 def test_a_tied_table_is_stored_once(tmp_path: Path) -> None:
     model = load_graph(_save(_GRAPHS["tied"], tmp_path / "m.onnx"))
-    round_weights(model, 4, FLOAT_ACTIVATIONS)
+    quantize_weights(model, 4, FLOAT_ACTIVATIONS)
     large = [name for name, value in model.graph.initializers.items() if value.const_value.nbytes > 1000]
     assert large == ["table.q4"]
 
 
 def test_activations_of_8_bits_are_less_exact(tmp_path: Path) -> None:
     model = load_graph(_save(_GRAPHS["matmul"], tmp_path / "m.onnx"))
-    round_weights(model, 4, FLOAT_ACTIVATIONS)
+    quantize_weights(model, 4, FLOAT_ACTIVATIONS)
     ir.save(model, tmp_path / "exact.onnx")
     set_accuracy_level(model, 4)
     ir.save(model, tmp_path / "fast.onnx")
@@ -142,7 +142,7 @@ def test_activations_of_8_bits_are_less_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_number_is_off_by_half_a_step_at_most(bits: int) -> None:
     rows = (_RNG.standard_normal((5, 70)) * np.array([[1e-3], [1], [1e3], [0], [1e-38]])).astype(np.float32)
-    numbers, scales = blocks.round_rows(rows, bits)
+    numbers, scales = blocks.quantize_rows(rows, bits)
     middle = 1 << (bits - 1)
     back = ((numbers.astype(np.float32) - middle) * scales[..., None]).reshape(5, -1)[:, :70]
     step = np.repeat(np.abs(scales), 32, 1)[:, :70]
@@ -155,11 +155,11 @@ def test_a_number_is_off_by_half_a_step_at_most(bits: int) -> None:
 def test_a_weight_of_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut into strips, by rows and by columns, it is the same."""
     weight = ir.tensor(_RNG.standard_normal((200, 70)).astype(np.float32), name="w")
-    whole = {by_row: blocks.quantize(weight, 4, by_row=by_row) for by_row in (True, False)}
+    whole = {by_row: blocks.quantize_blocks(weight, 4, by_row=by_row) for by_row in (True, False)}
     monkeypatch.setattr(blocks, "_STRIP_BYTES", 10_000)
     assert len(list(blocks.strips(weight))) > 3
     for by_row, wanted in whole.items():
-        found = blocks.quantize(weight, 4, by_row=by_row)
+        found = blocks.quantize_blocks(weight, 4, by_row=by_row)
         assert np.array_equal(found.data, wanted.data) and np.array_equal(found.scales, wanted.scales)
-        rounded = np.concatenate(list(blocks.rounded(weight, 4, by_row=by_row)))
+        rounded = np.concatenate(list(blocks.dequantized_strips(weight, 4, by_row=by_row)))
         assert rounded.shape == (200, 70) and np.abs(rounded - weight.numpy()).max() < 0.7

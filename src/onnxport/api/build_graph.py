@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from onnxport.graph.attention_past import attend_over_past
-from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, keep_last_logits, kept_axes
+from onnxport.graph.attention_cache import move_cache_into_attention
+from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, axes_with_kept_logits, keep_last_logits
 from onnxport.graph.naming import check_outputs, name_axes
 from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
-from onnxport.graph.weight_layout import lay_out_weights
+from onnxport.graph.weight_layout import fold_weight_layout
 from onnxport.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -74,15 +74,18 @@ def build_graph(
     simplify(model)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
-    attend_over_past(model)
+    move_cache_into_attention(model)
     share_common_nodes(model)
     kept = frozenset().union(*(weight_keys(other.model) for other in others))
-    lay_out_weights(model, keep_stored=keep_stored, kept=kept)
+    fold_weight_layout(model, keep_stored=keep_stored, kept=kept)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
     optional: tuple[TensorSpec, ...] = ()
     if keep_last_logits(model):
-        optional, signature = (NUM_LOGITS_TO_KEEP_SPEC,), replace(signature, outputs=kept_axes(signature.outputs))
+        optional, signature = (
+            (NUM_LOGITS_TO_KEEP_SPEC,),
+            replace(signature, outputs=axes_with_kept_logits(signature.outputs)),
+        )
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)

@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.api.publish import (
-    manifest_of,
-    publish,
-)
+from onnxport.api.publish import Output, publish
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
@@ -30,6 +27,8 @@ from onnxport.tasks import find_task
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
+    from onnxport.loading.options import LoadOptions
+    from onnxport.loading.resolve import ResolvedModel
 
 
 @nothing_written()
@@ -81,22 +80,16 @@ def convert(
     from onnxport.api.capture import capture_graphs
     from onnxport.environments import call_in
     from onnxport.export.opset import choose_opset
-    from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.loading.options import load_options
     from onnxport.loading.resolve import resolve_model
 
-    if pipeline_name != "auto":
-        find_task(pipeline_name)  # a wrong name is told before anything is loaded
-    if quantize and link_weights:
-        raise UsageError(
-            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
-            hint="Leave --link-weights or --quantize out.",
-        )
+    # Whatever can be wrong is told before anything is loaded.
     output = Path(output).expanduser()
-    check = check_file_destination if output.suffix == ".onnx" else check_destination
-    check(output, overwrite=overwrite)
+    _require_task(pipeline_name)
+    _require_weights_to_quantize(quantize=quantize, link_weights=link_weights)
+    _require_destination(output, overwrite=overwrite)
     options = load_options({"tokenizer": tokenizer, **model_kwargs})
-    resolved = resolve_model(model, framework, options, sample_inputs)  # tells faults before anything is loaded
+    resolved = resolve_model(model, framework, options, sample_inputs)
     opset = choose_opset(opset, resolved.framework)
     if resolved.environment is not None:
         return call_in(
@@ -114,23 +107,42 @@ def convert(
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with collector_paused(), memory_limited(memory_limit):
-        with watch.step("load", "Load") as step:
-            to_export = load_model_to_export(resolved, pipeline_name, options)
-            step.done(
-                f"{to_export.architecture}, {to_export.task.name}, {_count(to_export.source.parameters)} parameters"
-            )
-        for note in to_export.notes:
-            watch.reporter.note(note)
-        if output.suffix == ".onnx":
-            _require_one_graph(to_export, output)
+        to_export = _load(resolved, pipeline_name, options, watch)
+        _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
-        captured_graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
-        manifest = manifest_of(to_export)
+        graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
         with _stage(output, overwrite) as staging:
-            return publish(
-                staging, output, to_export, captured_graphs, manifest, watch,
-                files=files, quantized=quantize, allow_mismatch=allow_mismatch,
-            )  # fmt: skip
+            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, watch)
+
+
+def _require_task(name: str) -> None:
+    if name != "auto":
+        find_task(name)
+
+
+def _require_weights_to_quantize(*, quantize: bool, link_weights: bool) -> None:
+    if quantize and link_weights:
+        raise UsageError(
+            "int8 quantization cannot read weights that are linked (onnx refuses files with two names).",
+            hint="Leave --link-weights or --quantize out.",
+        )
+
+
+def _require_destination(output: Path, *, overwrite: bool) -> None:
+    check = check_file_destination if output.suffix == ".onnx" else check_destination
+    check(output, overwrite=overwrite)
+
+
+def _load(resolved: ResolvedModel, task: str, options: LoadOptions, watch: Stopwatch) -> ModelToExport:
+    """The model, and on the way what a user must know of it."""
+    from onnxport.loading.model_to_export import load_model_to_export
+
+    with watch.step("load", "Load") as step:
+        found = load_model_to_export(resolved, task, options)
+        step.done(f"{found.architecture}, {found.task.name}, {_count(found.source.parameters)} parameters")
+    for note in found.notes:
+        watch.reporter.note(note)
+    return found
 
 
 @nothing_written()
@@ -214,9 +226,9 @@ def _require_one_graph(to_export: ModelToExport, output: Path) -> None:
     """A file holds one graph.
 
     Raises:
-        UsageError: the model becomes several.
+        UsageError: the output is a file, and the model becomes several graphs.
     """
-    if len(to_export.parts) > 1:
+    if output.suffix == ".onnx" and len(to_export.parts) > 1:
         names = " and ".join(f"{part.name}.onnx" for part in to_export.parts)
         raise UsageError(
             f"{to_export.architecture} becomes {names}, and {output.name} is one file.",

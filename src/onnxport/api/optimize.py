@@ -1,8 +1,8 @@
-"""The original's after-steps on what was already converted: `optimize` and `quantize`.
+"""`optimize` and `quantize`: further graphs, made from those that were converted.
 
-The source model is not at hand, so a new graph is compared with the one it was made from, at
-the sizes of the manifest's evidence. In a folder each float32 graph gets a further component, and the
-folder is replaced as a whole; beside a single graph it is a further file.
+The source model is not needed: a new graph is compared with the graph that it was made from, at the sizes at which that
+one was verified. In a folder each float32 graph gets a further component, and the folder is replaced as a whole. Beside
+a single graph a further file is written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
-from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_rounded
+from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
 from onnxport.variants.rewrite import Rewrite, add_variant
 
 
@@ -23,8 +23,8 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
 
     Args:
         for_: "cpu" makes a decoder for that processor instead, `onnx/model_fused.onnx`.
-        sizes: axis -> size, for every free axis: makes graphs of fixed sizes instead, `onnx/model_fixed.onnx`; see
-            `fixed.fix_sizes`.
+        sizes: axis -> size, for every dynamic axis: makes graphs with static shapes instead, `onnx/model_fixed.onnx`;
+            see `variants.static_shapes.write.fix_sizes`.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
@@ -32,15 +32,16 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
     Raises:
         FolderError: no such folder or file, or it is damaged.
         UsageError, ExportError: with `for_`, another processor, or a graph that cannot be fused; with `sizes`, an
-            axis or a size that cannot be fixed.
-        VerificationError: the new graph's numbers differ from the graph's; nothing was written.
+            axis or a size that cannot be made static.
+        VerificationError: the outputs of a new graph differ from those of the graph that it was made from. Nothing
+            was written.
     """
     if sizes is not None:
         from onnxport.variants.static_shapes.write import fix_sizes
 
         if for_ is not None:
             raise UsageError(
-                f"A graph is fused for {for_!r}, or of fixed sizes, not both.",
+                f"One call makes graphs for {for_!r} or graphs with static shapes, not both.",
                 hint="Call it twice: each graph is a file of its own.",
             )
         return fix_sizes(path, sizes)
@@ -53,37 +54,37 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
 
 @nothing_written()
 def quantize(path: str | Path, precision: str = "int8", *, float_activations: bool = False) -> Path:
-    """Store graphs of smaller numbers beside the float32 ones: in a folder, or beside a file.
+    """Store quantized graphs beside the float32 ones: in a folder, or beside a file.
 
     Args:
         path: a folder that onnxport wrote, or an `.onnx` file.
         precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`);
-            "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) round weights in blocks
-            of 32.
-        float_activations: with rounded weights: inputs of products stay float32 instead of being rounded to 8
-            bits. Slower: two to three times with int4, and far more with int8-weights.
+            "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
+            blocks of 32.
+        float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
+            Slower: two to three times with int4, and far more with int8-weights.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: no such precision, `float_activations` with "int8", or no weight that can be rounded.
+        UsageError: no such precision, `float_activations` with "int8", or no weight that can be quantized.
         FolderError: no such folder or file, or it is damaged.
-        VerificationError: it is further from the graph (with rounded weights: from what the graph computes with
-            these) than the tolerance; nothing was written.
+        VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
+            (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
     """
     row = find_precision(precision)
     bits = row.bits
     if bits is None:
         if float_activations:
             raise UsageError(
-                "Dynamic int8 quantizes activations by its nature.",
-                hint="Float32 activations go with the precisions int4 and int8-weights.",
+                "Dynamic int8 always quantizes activations.",
+                hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
             )
         step = Rewrite(row.suffix, precision, _one_by_one(quantize_dynamic))
     else:
-        rounded = partial(write_rounded, bits=bits, float_activations=float_activations)
-        hint = "" if float_activations else "Float32 activations may do (--float-activations, float_activations=True)."
+        rounded = partial(write_weight_only, bits=bits, float_activations=float_activations)
+        hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
         step = Rewrite(row.suffix, precision, rounded, hint, fused_too=True)
     return add_variant(Path(path).expanduser(), step)
 

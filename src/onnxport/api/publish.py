@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._version import __version__
 from onnxport.artifact.folder import write_manifest
-from onnxport.artifact.manifest import Component, Manifest
+from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.publishing.staging import FileStaging, Staging
@@ -22,78 +22,151 @@ if TYPE_CHECKING:
 
 
 GRAPH_FOLDER = "onnx"
+_QUANTIZED = "_quantized"  # ending of the names of graphs that `--quantize` adds
 
 
-def publish(
-    staging: Staging, output: Path, to_export: ModelToExport, captured_graphs: list[CapturedGraph],
-    manifest: Manifest, watch: Stopwatch, *,
-    files: WeightFiles, quantized: bool, allow_mismatch: bool,
-) -> Conversion:  # fmt: skip
-    """Write into the staging folder, verify there, and put it in place."""
-    from onnxport.api.capture import verify_captured
+@dataclass(frozen=True)
+class Output:
+    """Where a conversion writes, and what it publishes.
+
+    Attributes:
+        path: the folder, or the graph file.
+        staging: where it is written before it is put in place.
+        files: how weights are stored.
+        quantize: also write int8 graphs.
+        allow_mismatch: publish graphs whose outputs differ from the source's.
+    """
+
+    path: Path
+    staging: Staging
+    files: WeightFiles
+    quantize: bool = False
+    allow_mismatch: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether it is a graph file."""
+        return isinstance(self.staging, FileStaging)
+
+    @property
+    def folder(self) -> Path:
+        """Where graphs are written."""
+        return self.staging.path if self.single else self.staging.path / GRAPH_FOLDER
+
+    @property
+    def final_folder(self) -> Path:
+        """Where graphs will be."""
+        return self.path.parent if self.single else self.path / GRAPH_FOLDER
+
+    def graph_file(self, name: str) -> Path:
+        """Where the graph called `name` is written."""
+        return self.folder / (self.path.name if self.single else f"{name}.onnx")
+
+
+def publish(output: Output, to_export: ModelToExport, graphs: list[CapturedGraph], watch: Stopwatch) -> Conversion:
+    """Write the graphs, verify them where they were written, and put everything in place.
+
+    Raises:
+        VerificationError: a graph's outputs differ from the source's.
+        OutputError: the output cannot be written.
+    """
+    manifest = _manifest_of(to_export)
+    written = _write(output, to_export, graphs, watch)
+    for captured in graphs:
+        captured.graph.release()  # the weights are on disk now, and the session needs the memory
+    to_export.release()
+    components = _verify(output, graphs, written, watch)
+    if output.quantize:
+        components += _quantize(output, graphs, watch)
+    with watch.step("publish", "Publish") as step:
+        manifest = replace(manifest, components=tuple(components))
+        if not output.single:
+            manifest = _write_manifest(output, manifest, written)
+        published = output.staging.publish()
+        step.done(str(output.path))
+    final = published if output.single else tuple(output.path / name for name in (*manifest.files, MANIFEST_NAME))
+    return Conversion(output.path, manifest, final, watch.wall, watch.cpu, peak_memory_bytes())
+
+
+def _write(
+    output: Output, to_export: ModelToExport, graphs: Sequence[CapturedGraph], watch: Stopwatch
+) -> list[WrittenModel]:
+    """The graphs, and in a folder what belongs to the model beside them."""
     from onnxport.artifact.assets import write_assets
-    from onnxport.artifact.card import render_card
-    from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
+
+    paths = [output.graph_file(captured.name) for captured in graphs]
+    with watch.step("write", "Write") as step:
+        written = write_graphs(
+            [captured.graph for captured in graphs], paths, output.final_folder, output.files, step
+        )  # fmt: skip
+        if not output.single and to_export.pipeline is not None:
+            write_assets(
+                to_export.pipeline, to_export.origin, output.staging.path, to_export.replaced, to_export.generation
+            )  # fmt: skip
+        step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
+    return written
+
+
+def _verify(
+    output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
+) -> list[Component]:
+    """The graphs as they lie on the disk, against the source."""
+    from onnxport.api.capture import verify_captured
     from onnxport.serialization.weights_file import write_weights
     from onnxport.serialization.written_model import check_written
 
-    single = isinstance(staging, FileStaging)
-    folder = staging.path if single else staging.path / GRAPH_FOLDER
-    paths = [folder / (output.name if single else f"{captured.name}.onnx") for captured in captured_graphs]
-    with watch.step("write", "Write") as step:
-        written = write_graphs(
-            [captured.graph for captured in captured_graphs],
-            paths,
-            output.parent if single else output / GRAPH_FOLDER,
-            files,
-            step,
-        )
-        if not single and to_export.pipeline is not None:
-            write_assets(to_export.pipeline, to_export.origin, staging.path, to_export.replaced, to_export.generation)
-        step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
-    for captured in captured_graphs:
-        captured.graph.release()  # the weights are on disk now, and the session needs the memory
-    to_export.release()
+    root = output.staging.path
+    paths = [output.graph_file(captured.name) for captured in graphs]
     components = []
     with watch.step("verify", "Verify") as step:
-        for captured, file, record in zip(captured_graphs, paths, written, strict=True):
-            check_written(folder, record)
+        for captured, file, record in zip(graphs, paths, written, strict=True):
+            check_written(output.folder, record)
             component = replace(
-                _component(captured, file, staging.path, "float32"),
-                data_files=tuple(data.relative_to(staging.path).as_posix() for data in record.files[1:]),
-                weights_checksum=None if single else write_weights(file, record, staging.path),
+                _component(captured, file, root),
+                data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
+                weights_checksum=None if output.single else write_weights(file, record, root),
             )
             components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
-    _require(components, allow_mismatch)
-    if quantized:
-        targets = [file.with_name(quantized_name(file.name, single=single)) for file in paths]
-        with watch.step("quantize", "Quantize to int8") as step:
-            for file, target in zip(paths, targets, strict=True):
-                quantize_dynamic(file, target)
-            step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
-        with watch.step("verify", "Verify int8") as step:
-            smaller = [
-                replace(
-                    _component(captured, target, staging.path, "int8", "_quantized"),
-                    verification=verify_captured(captured, target, targets, "int8"),
-                )
-                for captured, target in zip(captured_graphs, targets, strict=True)
-            ]
-            step.done(_verification_summary(smaller))
-        _require(smaller, allow_mismatch)
-        components += smaller
-    with watch.step("publish", "Publish") as step:
-        manifest = replace(manifest, components=tuple(components))
-        if not single:
-            card = render_card(manifest, output.name, tokenizer=(staging.path / "tokenizer.json").is_file())
-            (staging.path / "README.md").write_text(card, encoding="utf-8")
-            hashes = {f"{GRAPH_FOLDER}/{name}": value for record in written for name, value in record.sha256.items()}
-            manifest = write_manifest(staging.path, manifest, hashes)
-        published = staging.publish()
-        step.done(str(output))
-    final = published if single else tuple(output / name for name in (*manifest.files, "onnxport.json"))
-    return Conversion(output, manifest, final, watch.wall, watch.cpu, peak_memory_bytes())
+    _require(components, output.allow_mismatch)
+    return components
+
+
+def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch) -> list[Component]:
+    """A dynamically quantized int8 graph for each graph, against the source."""
+    from onnxport.api.capture import verify_captured
+    from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
+
+    paths = [output.graph_file(captured.name) for captured in graphs]
+    targets = [file.with_name(quantized_name(file.name, single=output.single)) for file in paths]
+    with watch.step("quantize", "Quantize to int8") as step:
+        for file, target in zip(paths, targets, strict=True):
+            quantize_dynamic(file, target)
+        step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
+    with watch.step("verify", "Verify int8") as step:
+        components = [
+            replace(
+                _component(captured, target, output.staging.path, "int8"),
+                name=f"{captured.name}{_QUANTIZED}",
+                derived_from=captured.name,
+                verification=verify_captured(captured, target, targets, "int8"),
+            )
+            for captured, target in zip(graphs, targets, strict=True)
+        ]
+        step.done(_verification_summary(components))
+    _require(components, output.allow_mismatch)
+    return components
+
+
+def _write_manifest(output: Output, manifest: Manifest, written: Sequence[WrittenModel]) -> Manifest:
+    """The card and onnxport.json; the manifest with the sha256 of every file."""
+    from onnxport.artifact.card import CARD_NAME, render_card
+
+    root = output.staging.path
+    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file())
+    (root / CARD_NAME).write_text(card, encoding="utf-8")
+    known = {f"{GRAPH_FOLDER}/{name}": value for record in written for name, value in record.sha256.items()}
+    return write_manifest(root, manifest, known)
 
 
 def _require(components: Sequence[Component], allow_mismatch: bool) -> None:
@@ -108,13 +181,13 @@ def _distinct(written: Sequence[WrittenModel]) -> set[Path]:
     return {file for record in written for file in record.files}
 
 
-def _component(captured: CapturedGraph, file: Path, root: Path, precision: str, suffix: str = "") -> Component:
+def _component(captured: CapturedGraph, file: Path, root: Path, precision: str = "float32") -> Component:
     from onnxport.artifact.data_files import graph_bytes
     from onnxport.graph.stats import file_operators
 
     graph = captured.graph
     return Component(
-        name=captured.name + suffix,
+        name=captured.name,
         file=file.relative_to(root).as_posix(),
         opset=graph.stats.opset,
         precision=precision,
@@ -128,7 +201,7 @@ def _component(captured: CapturedGraph, file: Path, root: Path, precision: str, 
     )
 
 
-def manifest_of(to_export: ModelToExport) -> Manifest:
+def _manifest_of(to_export: ModelToExport) -> Manifest:
     import onnx
     import onnxruntime
 

@@ -1,28 +1,34 @@
-"""`verify`: is a folder whole, does it run, and are its numbers still the source's?"""
+"""`verify`: is a folder whole, does it run, and does it still compute what its source does?"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.artifact.results import VerifiedFolder
 from onnxport.axes import evaluate, names_in
 from onnxport.environments import call_in
-from onnxport.errors import FolderError, VerificationError
-from onnxport.graph.inputs import evidence_sizes, guess_sizes, random_inputs, vocabulary_size
-from onnxport.graph.quantization.quantize import PRECISIONS, ROUNDED
+from onnxport.errors import FolderError, UsageError, VerificationError
+from onnxport.graph.inputs import guess_sizes, random_inputs, verified_sizes, vocabulary_size
+from onnxport.graph.quantization.quantize import WEIGHT_ONLY
 from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
 from onnxport.system.library_errors import first_line
 from onnxport.system.memory import memory_limit
+
+if TYPE_CHECKING:
+    from onnxport.loading.model_to_export import ModelToExport
+    from onnxport.verification.evidence import Evidence
 
 
 def verify(
@@ -49,41 +55,50 @@ def verify(
 
     Raises:
         FolderError: damaged, or it does not run.
-        VerificationError: its numbers are not those of `against`, or an int8 graph is wrong on some processors.
+        VerificationError: its outputs differ from those of `against`, or an int8 graph is wrong on some processors.
     """
     path = Path(path).expanduser()
     reporter = reporter if reporter is not None else Silent()
-    bare = path.suffix == ".onnx" and not path.is_dir()
+    folder = None if path.suffix == ".onnx" and not path.is_dir() else open_folder(path)
     resolved, sample_inputs = None, model_kwargs.pop("sample_inputs", None)
     options = load_options(model_kwargs)
     if against is not None:
-        resolved = resolve_model(against, None if bare else read_folder(path).framework, options, sample_inputs)
+        resolved = resolve_model(against, folder.manifest.framework if folder else None, options, sample_inputs)
         if resolved.environment is not None:
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
-    if bare:
+    if folder is None:
         return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
-        manifest = read_folder(path)
-        check_files(path, manifest)
-        step.done(f"{len(manifest.files)} files as recorded")
-    notes: list[str] = []
+        check_files(path, folder.manifest)
+        step.done(f"{len(folder.manifest.files)} files as recorded")
     with memory_limit():
-        for component in manifest.components:
-            with reporter.step(f"Run {component.file}") as step:
-                count = _runs(path / component.file, component, vocabulary_size(path))
-                step.done(f"{count} sets of sizes")
-            if component.precision == "int8":
-                with reporter.step(f"Bound the sums of {component.file}") as step:
-                    bounds = _bound_sums(path / component.file, f"Make it again: onnxport quantize {path}")
-                    step.done(bounds or "it has no integer products")
-                    notes += [f"{component.file}: {bounds}"] if bounds else []
-        found: dict[str, Verification | None] = {component.name: None for component in manifest.components}
+        notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
+        found: dict[str, Verification | None] = {component.name: None for component in folder.manifest.components}
         if resolved is not None:
-            found = dict(_against(path, manifest, resolved, reporter, options))
+            found |= _against(folder, resolved, reporter, options)
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
-    return VerifiedFolder(path, len(manifest.files), found, True, (*notes, note))
+    return VerifiedFolder(path, len(folder.manifest.files), found, True, (*notes, note))
+
+
+def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[str]:
+    """Run a graph of the folder; what there is to say of it.
+
+    Raises:
+        FolderError: it does not run.
+        VerificationError: it is wrong on some processors.
+    """
+    file = folder.file(component)
+    with reporter.step(f"Run {component.file}") as step:
+        count = _runs(file, component, vocabulary_size(folder.path))
+        step.done(f"{count} sets of sizes")
+    if component.precision == "int8":
+        with reporter.step(f"Bound the sums of {component.file}") as step:
+            bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
+            step.done(bounds or "it has no integer products")
+        if bounds:
+            yield f"{component.file}: {bounds}"
 
 
 def _bound_sums(file: Path, hint: str) -> str | None:
@@ -105,7 +120,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
     from onnxport.runtime.session import OnnxSession
 
     session = OnnxSession(file)
-    sizes = evidence_sizes(component)
+    sizes = verified_sizes(component)
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)
         try:
@@ -126,61 +141,97 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 
 def _against(
-    path: Path, manifest: Manifest, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
-) -> list[tuple[str, Verification]]:
-    from onnxport.export.signature import infer_signature
+    folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
+) -> dict[str, Verification]:  # fmt: skip
+    """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
-    from onnxport.variants.static_shapes.write import check_again, is_fixed
-    from onnxport.verification.evidence import record_evidence, verify_graph
 
-    components = {component.name: component for component in manifest.components}
     with reporter.step("Run the source model") as step:
-        to_export = load_model_to_export(resolved, manifest.task, options)
-        evidence = {}
-        for part in to_export.parts:
-            known = components.get(part.name, manifest.components[0]).restrictions
-            evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
+        to_export = load_model_to_export(resolved, folder.manifest.task, options)
+        evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
-    found = []
-    for component in manifest.components:
-        # "model_quantized" is held against what "model" is; a bare graph has a name of its own.
-        names = [name for name in evidence if component.name.startswith(name)] or list(evidence)[:1]
-        first = [part.name for part in to_export.parts[: list(evidence).index(names[0])]]
+    found = {}
+    for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
-            if component.precision in ROUNDED:
-                verification = _against_base(path, manifest, component)
-            elif is_fixed(component, manifest):
-                verification = check_again(path, manifest, component)
-            else:
-                verification = verify_graph(
-                    path / component.file,
-                    evidence[names[0]],
-                    component.outputs,
-                    precision=component.precision,
-                    before=[path / component.file.replace(names[0], name) for name in first],
-                )
+            found[component.name] = verification = _compare(folder, component, evidence)
             step.done(f"largest error {verification.max_abs_error:.2g}")
-        found.append((component.name, verification))
     return found
 
 
-def _against_base(path: Path, manifest: Manifest, component: Component) -> Verification:
-    """Rounded weights: against the float32 graph of the same folder, which is held against the source itself."""
-    from onnxport.variants.components import graph_under_test, rounded_bases
+def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]:
+    """Part of the source model -> what it computes, at sizes that its graph takes; in the order in which they run."""
+    from onnxport.export.signature import infer_signature
+    from onnxport.verification.evidence import record_evidence
+
+    evidence = {}
+    for part in to_export.parts:
+        known = (manifest.find(part.name) or manifest.components[0]).restrictions
+        evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
+    return evidence
+
+
+def _compare(folder: Folder, component: Component, evidence: Mapping[str, Evidence]) -> Verification:
+    """One graph against what holds for it: the graph that it was made from, or a part of the source model."""
+    from onnxport.variants.static_shapes.write import check_again, is_static
+    from onnxport.verification.evidence import verify_graph
+
+    if component.precision in WEIGHT_ONLY:
+        return _against_base(folder, component)
+    if is_static(component):
+        return check_again(folder, component)
+    part = _part_of(folder.manifest, component, list(evidence))
+    return verify_graph(
+        folder.file(component), evidence[part], component.outputs, precision=component.precision,
+        before=[folder.path / file for file in _run_before(folder.manifest, component, part, evidence)],
+    )  # fmt: skip
+
+
+def _part_of(manifest: Manifest, component: Component, parts: Sequence[str]) -> str:
+    """The part of the source model that a graph was converted from.
+
+    A single graph, which has no manifest, is known by the name of its file.
+
+    Raises:
+        UsageError: the source model has several parts, and none of this name.
+    """
+    name = manifest.origin(component).name
+    if name in parts or len(parts) == 1:
+        return name if name in parts else parts[0]
+    alike = [part for part in parts if not manifest.files and name.startswith(part)]
+    if not alike:
+        raise UsageError(
+            f"{component.name} cannot be compared: the source model becomes {' and '.join(parts)}.",
+            hint="Give the model that it was converted from.",
+        )
+    return max(alike, key=len)
+
+
+def _run_before(manifest: Manifest, component: Component, part: str, parts: Iterable[str]) -> Iterator[str]:
+    """The files of the parts that run before `part`, made as `component` was made; beside a single graph, by name."""
+    for name in takewhile(lambda name: name != part, parts):
+        graph = manifest.counterpart(component, name)
+        yield graph.file if graph is not None else component.file.replace(part, name)
+
+
+def _against_base(folder: Folder, component: Component) -> Verification:
+    """Quantized weights: against the float32 graph of the same folder, which is compared with the source itself."""
+    from onnxport.variants.components import encoder_of, graph_under_test
     from onnxport.variants.weight_only_check import check_rounded
 
-    bases = rounded_bases(manifest)
-    suffix = f"_{PRECISIONS[component.precision].suffix}"
-    base = next((base for base in bases if component.name == f"{base.name}{suffix}"), None)
+    manifest = folder.manifest
+    base = manifest.find(component.derived_from)
     if base is None:
         raise FolderError(
-            f"{component.file} has rounded weights, and the float32 graph that they were made from is not in {path}.",
+            f"{component.file} has quantized weights, and the float32 graph that they were made from is not in "
+            f"{folder.path}.",
             hint="Leave --against out, or convert the model again.",
         )
-    written = graph_under_test(path, manifest, base)
-    encoder = written.encoder[0] if written.encoder else None
-    rounded = encoder.with_name(f"{encoder.stem}{suffix}.onnx") if encoder else None
-    return check_rounded(written, path / component.file, component.precision, encoder=rounded)
+    encoder = encoder_of(manifest, base)
+    quantized = manifest.counterpart(component, encoder.name) if encoder is not None else None
+    return check_rounded(
+        graph_under_test(folder, base), folder.file(component), component.precision,
+        encoder=folder.file(quantized) if quantized is not None else None,
+    )  # fmt: skip
 
 
 def _verify_file(
@@ -201,7 +252,7 @@ def _verify_file(
         if resolved is not None:
             component = Component(path.name, path.name, 0, "float32", 0, session.inputs, session.outputs)
             manifest = Manifest(task or "auto", resolved.framework, "", "", {}, (component,))
-            found = dict(_against(path.parent, manifest, resolved, reporter, options))
+            found = {**_against(Folder(path.parent, manifest), resolved, reporter, options)}
     _require(found)
     notes = (*([bounds] if bounds else []), "a single graph: no manifest to check")
     return VerifiedFolder(path, 0, found, True, notes)
@@ -211,8 +262,9 @@ def _require(found: dict[str, Verification | None]) -> None:
     for name, verification in found.items():
         if verification is not None and not verification.passed:
             bad = [case.name for case in verification.cases if not case.ok]
+            base = verification.source if verification.source.startswith("the graph ") else "the source model"
             raise VerificationError(
-                f"{name} disagrees with the source model in {len(bad)} of {len(verification.cases)} cases "
+                f"{name} disagrees with {base} in {len(bad)} of {len(verification.cases)} cases "
                 f"({', '.join(bad)}); largest error {verification.max_abs_error:.3g}.",
                 hint="Was the folder converted from this model? Convert it again with `onnxport convert`.",
                 verification=verification,

@@ -12,7 +12,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from onnxport.artifact.card_calls import call_of, javascript_dtype
@@ -27,7 +27,7 @@ _FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow"}
 # Sizes for the ONNX Runtime example where no verified case gives one.
 _SIZES = {"batch_size": 1, "height": 224, "width": 224}
 _OTHER_SIZE = 8
-_FIXED = "_fixed"  # ending of a graph in which every axis is a number
+_STATIC = "_fixed"  # ending of a graph with static shapes, made from another one
 
 
 def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False) -> str:
@@ -69,6 +69,20 @@ def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False
     return environment.from_string(template).render(_context(manifest, folder_name, tokenizer=tokenizer))
 
 
+def replace_card(root: Path, manifest: Manifest, name: str) -> None:
+    """A new card in the folder `root`, called `name`, where its template engine is installed; else the old one stays.
+
+    An old card may be a hard link to that of another folder, which stays as it is.
+    """
+    try:
+        text = render_card(manifest, name, tokenizer=(root / "tokenizer.json").is_file())
+    except MissingDependencyError:
+        return
+    card = root / CARD_NAME
+    card.unlink(missing_ok=True)
+    card.write_text(text, encoding="utf-8")
+
+
 def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[str, Any]:
     # A newline in a name would end the code block that it stands in.
     folder = re.sub(r"[\x00-\x1f\x7f]", "?", PurePath(folder_name).name) or "model"
@@ -97,7 +111,7 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
         "graph_path": f"{folder}/{main.file}",
         "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
         "javascript": javascript,
-        "fixed": [c.name for c in manifest.components if c.name.endswith(_FIXED)],
+        "static": [c.name for c in manifest.components if c.name == f"{c.derived_from}{_STATIC}"],
     }
 
 

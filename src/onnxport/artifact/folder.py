@@ -1,15 +1,60 @@
-"""Reading and completing an onnxport folder."""
+"""Reading and completing an onnxport folder.
+
+A folder's manifest is read once, where the path comes in (`open_folder`), and handed on with the path as a `Folder`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxport.artifact.hashes import check_inside, hash_files
-from onnxport.artifact.manifest import MANIFEST_NAME, Manifest
+from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.manifest_json import from_json, to_json
-from onnxport.errors import FolderError
+from onnxport.errors import FolderError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that onnxport wrote, whose manifest has been read and is sound."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def names(self) -> list[str]:
+        """Of its graphs."""
+        return [component.name for component in self.manifest.components]
+
+    def component(self, name: str) -> Component:
+        """The graph of that name.
+
+        Raises:
+            FolderError: there is none.
+        """
+        found = self.manifest.find(name)
+        if found is None:
+            hint = did_you_mean(name, self.names) or f"It has {', '.join(self.names)}."
+            raise FolderError(f"{self.path} has no component {name!r}.", hint=hint)
+        return found
+
+    def file(self, component: Component) -> Path:
+        """The path of a graph's file."""
+        return self.path / component.file
+
+
+def open_folder(folder: str | Path | Folder) -> Folder:
+    """A folder by its path; one that is open already is given back as it is.
+
+    Raises:
+        FolderError: as `read_folder`.
+    """
+    if isinstance(folder, Folder):
+        return folder
+    path = Path(folder).expanduser()
+    return Folder(path, read_folder(path))
 
 
 def read_folder(path: Path) -> Manifest:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from onnxport.specs import Restriction, TensorSpec, Verification
 
-SCHEMA_VERSION = 1
+# 2: every graph says which one it was made from (`Component.derived_from`).
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "onnxport.json"
 # Weights beside the graph model.onnx are in model.onnx_data, and further ones in model.onnx_data_1 ...
 DATA_SUFFIX = "_data"
@@ -47,6 +48,7 @@ class Component:
     size_bytes: int = 0  # graph file and data files together
     data_files: tuple[str, ...] = ()  # weights beside the graph, relative to the folder: "onnx/model.onnx_data"
     weights_checksum: WeightsChecksum | None = None  # of the weights in `data_files`
+    derived_from: str | None = None  # name of the graph that this one was made from; None: converted from the source
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,27 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256 hex digest
     notes: tuple[str, ...] = ()  # what a user must know: "no tokenizer in the checkpoint"
     schema_version: int = SCHEMA_VERSION
+
+    def find(self, name: str | None) -> Component | None:
+        """The graph of that name, or None."""
+        return next((component for component in self.components if component.name == name), None)
+
+    def converted(self) -> tuple[Component, ...]:
+        """The graphs that were converted from the source, without those that were made from them."""
+        return tuple(component for component in self.components if component.derived_from is None)
+
+    def origin(self, component: Component) -> Component:
+        """The converted graph that `component` was made from, in one step or several; for such a graph, itself."""
+        while (base := self.find(component.derived_from)) is not None:
+            component = base
+        return component
+
+    def counterpart(self, component: Component, name: str) -> Component | None:
+        """The graph that was made from the converted graph `name` as `component` was made from its own.
+
+        Of a decoder "decoder_model_merged_q4" and "encoder_model" that is "encoder_model_q4", or "encoder_model"
+        where the folder has no such graph; None where it does not have that either.
+        """
+        ending = component.name.removeprefix(self.origin(component).name)
+        found = self.find(name + ending)
+        return found if found is not None and self.origin(found).name == name else self.find(name)

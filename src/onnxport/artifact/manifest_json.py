@@ -1,7 +1,9 @@
 """Manifest to JSON text and back, strictly.
 
 The dataclasses in `manifest.py` are the only description: encoder and decoder walk their type
-hints, so that a new field needs no code here (it needs a line in `schema.json`).
+hints, so that a new field needs no code here (it needs a line in `schema.json`). One class has a form
+of its own: the limit and the operand of a restriction are one text, `rule`, as they have been since
+schema version 1. Whoever reads onnxport.json knows that field.
 
 JSON has no NaN and no infinity, and a conversion that went wrong has them: these three floats are
 the strings "NaN", "Infinity" and "-Infinity", so that they survive the round trip.
@@ -22,11 +24,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.artifact.version_1 import add_origins
 from onnxport.errors import FolderError
+from onnxport.specs import Restriction
 
 _T = TypeVar("_T")
+_Order = Callable[[Any], list[Any]]
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_RULED = ("axis", "rule", "reason")  # the fields of a restriction in JSON, all of them texts
 _HINT = "Restore the file from where the folder came from, or convert again with `onnxport convert`."
 
 
@@ -57,8 +63,10 @@ def from_json(text: str) -> Manifest:
         raise FolderError(f"The manifest is not JSON: {error}.", hint=_HINT) from error
     if not isinstance(data, dict):
         raise FolderError(f"The manifest must be a JSON object, not {_kind(data)}.", hint=_HINT)
-    _check_version(data)
+    if _version(data) == 1:
+        data = add_origins(data) | {"schema_version": SCHEMA_VERSION}
     manifest: Manifest = _decode(Manifest, data, "")
+    _check_origins(manifest)
     for where, path in named_paths(manifest):
         check_relative_path(path, where)
     for path, digest in manifest.files.items():
@@ -119,7 +127,24 @@ def check_relative_path(path: str, where: str) -> None:
         )
 
 
-def _check_version(data: dict[str, Any]) -> None:
+def _check_origins(manifest: Manifest) -> None:
+    """Every graph goes back to one that was converted."""
+    bases: dict[str, str | None] = {}
+    for component in manifest.components:
+        bases.setdefault(component.name, component.derived_from)
+    sound: set[str | None] = {None}
+    for index, component in enumerate(manifest.components):
+        seen: set[str | None] = {component.name}
+        base = component.derived_from
+        while base not in sound:
+            if base in seen or base not in bases:
+                raise _wrong(f"components[{index}].derived_from", "the name of another graph", component.derived_from)
+            seen.add(base)
+            base = bases[base]
+        sound |= seen
+
+
+def _version(data: dict[str, Any]) -> int:
     version = data.get("schema_version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise _wrong("schema_version", "a whole number from 1", version)
@@ -128,6 +153,7 @@ def _check_version(data: dict[str, Any]) -> None:
             f"The manifest has schema version {version}; this onnxport reads up to {SCHEMA_VERSION}.",
             hint="The folder was written by a newer onnxport: pip install --upgrade onnxport",
         )
+    return version
 
 
 def _refuse_constant(name: str) -> float:
@@ -155,13 +181,12 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _encode(hint: Any, value: Any, where: str, order: Callable[[Any], list[Any]] = sorted) -> Any:
+def _encode(hint: Any, value: Any, where: str, order: _Order = sorted) -> Any:
     """`value` of declared type `hint` as JSON types; the keys of a mapping as `order` puts them."""
     encode = functools.partial(_encode, order=order)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
-        hints = _hints(hint)
-        return {name: encode(hints[name], getattr(value, name), f"{where}.{name}") for name in hints}
+        return _encode_object(hint, value, where, order)
     if origin is tuple and isinstance(value, tuple | list):
         return [encode(args[0], item, f"{where}[{index}]") for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
@@ -169,9 +194,25 @@ def _encode(hint: Any, value: Any, where: str, order: Callable[[Any], list[Any]]
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
-        # The unions in use are `X | None` and `int | str`: a str is a str, all else is the other one.
-        member = str if isinstance(value, str) and str in args else next(a for a in args if a not in (str, type(None)))
-        return encode(member, value, where)
+        return encode(_member(args, value), value, where)
+    return _encode_scalar(hint, value, where)
+
+
+def _member(union: tuple[Any, ...], value: Any) -> Any:
+    """The type in a union that a value has: unions in use are `X | None` and `int | str`."""
+    if isinstance(value, str) and str in union:
+        return str
+    return next((member for member in union if member not in (str, type(None))), str)
+
+
+def _encode_object(cls: type, value: Any, where: str, order: _Order) -> dict[str, Any]:
+    if cls is Restriction:
+        return {name: _encode(str, getattr(value, name), f"{where}.{name}") for name in _RULED}
+    hints = _hints(cls)
+    return {name: _encode(hints[name], getattr(value, name), f"{where}.{name}", order) for name in hints}
+
+
+def _encode_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint in (str, Path) and isinstance(value, hint):
         return str(value)
     # Numbers may be numpy scalars; `item` makes plain ones of them without importing numpy.
@@ -207,9 +248,7 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
-        if isinstance(value, str) and str in args:
-            return value
-        return _decode(next(arg for arg in args if arg not in (str, type(None))), value, where)
+        return _decode(_member(args, value), value, where)
     return _decode_scalar(hint, value, where)
 
 
@@ -217,14 +256,21 @@ def _decode_object(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)
     prefix = f"{where}." if where else ""
-    hints = _hints(cls)
+    hints = _hints(cls) if cls is not Restriction else dict.fromkeys(_RULED, str)
     if unknown := sorted(set(value) - set(hints)):
         raise FolderError(f"The manifest has an unknown field `{prefix}{unknown[0]}`.", hint=_HINT)
-    for field in dataclasses.fields(cls):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in value:
-            raise FolderError(f"The manifest lacks the field `{prefix}{field.name}`.", hint=_HINT)
-    return cls(**{name: _decode(hints[name], item, f"{prefix}{name}") for name, item in value.items()})
+    for name in _required(cls):
+        if name not in value:
+            raise FolderError(f"The manifest lacks the field `{prefix}{name}`.", hint=_HINT)
+    fields = {name: _decode(hints[name], item, f"{prefix}{name}") for name, item in value.items()}
+    return Restriction.from_rule(**fields) if cls is Restriction else cls(**fields)
+
+
+def _required(cls: type) -> tuple[str, ...]:
+    if cls is Restriction:
+        return _RULED
+    none = dataclasses.MISSING
+    return tuple(f.name for f in dataclasses.fields(cls) if f.default is none and f.default_factory is none)
 
 
 def _decode_scalar(hint: Any, value: Any, where: str) -> Any:

@@ -41,8 +41,6 @@ _CODE_CONFIGS = (
     "video_preprocessor_config.json",
 )
 
-_NO_PIPELINE = "`convert` and `infer_shapes` take it; it has no tokenizer or processor, so there is no pipeline for it."
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -249,15 +247,16 @@ def transformers_knows(model_type: str) -> bool:
 
 
 def _not_a_folder(path: Path) -> CheckpointError:
-    """The error for a file where a folder was expected."""
-    known = {
-        ".onnx": ("an ONNX graph already", "`onnxport optimize`, `quantize` and `verify` take it; `convert` does not."),
-        ".keras": ("a Keras model", _NO_PIPELINE),
-        ".h5": ("a Keras model", _NO_PIPELINE),
-        ".hdf5": ("a Keras model", _NO_PIPELINE),
-    }
-    what, hint = known.get(path.suffix.lower(), ("a file", "Give the folder that holds config.json and the weights."))
-    return CheckpointError(f"{path} is {what}, not a checkpoint folder.", hint=hint)
+    """The error for a file where a folder was expected. Keras files do not come here: `loading/resolve.py`."""
+    if path.suffix.lower() == ".onnx":
+        return CheckpointError(
+            f"{path} is an ONNX graph already, not a checkpoint folder.",
+            hint="`onnxport optimize`, `quantize` and `verify` take it; `convert` does not.",
+        )
+    return CheckpointError(
+        f"{path} is a file, not a checkpoint folder.",
+        hint="Give the folder that holds config.json and the weights.",
+    )
 
 
 def _no_config(folder: Path) -> CheckpointError:
@@ -274,8 +273,6 @@ def _no_config(folder: Path) -> CheckpointError:
         what, hint = adapter_fault(folder)
     elif "model_index.json" in names:
         what = "is a diffusers pipeline: several models, none of them in this folder itself"
-    elif "saved_model.pb" in names:
-        what, hint = "is a TensorFlow SavedModel", _NO_PIPELINE
     elif ".keras" in suffixes:
         name = next(name for name in names if name.lower().endswith(".keras"))
         what, hint = "holds a Keras model, no config.json", f"Give that file: {folder / name}"

@@ -1,6 +1,6 @@
-"""What a path holds for TensorFlow: Keras files and SavedModels, looked at before TensorFlow is imported.
+"""Keras files and SavedModels, inspected before TensorFlow is imported.
 
-Standard library only. Nothing of the model is executed here; what would be executed when it is loaded is found.
+Standard library only. Nothing of the model is executed here. What loading it would execute is found and reported.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from onnxport.errors import CheckpointError, UntrustedCheckpointError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
-# Operators of TensorFlow that reach out of the model: files, processes, Python.
-REACHING = (
+# Operators of TensorFlow that read or write files, open connections or call Python.
+UNSAFE_OPERATORS = (
     "WriteFile", "ReadFile", "MatchingFiles", "WholeFileReaderV2", "DebugIdentityV2", "PyFunc", "EagerPyFunc",
     "PyFuncStateless", "WholeFileReader", "TextLineReader", "TextLineReaderV2", "FixedLengthRecordReader",
     "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader", "TextLineDataset",
@@ -47,7 +48,7 @@ class TensorflowFiles:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """What lies at `path`, by names alone: as `TensorflowFiles.kind`, or None."""
+    """The kind of TensorFlow model at `path` (`TensorflowFiles.kind`), judged by file names alone; or None."""
     path = Path(path).expanduser()
     if path.is_file():
         return {".keras": "keras", ".h5": "h5", ".hdf5": "h5"}.get(path.suffix.lower())
@@ -59,7 +60,7 @@ def kind_of(path: str | Path) -> str | None:
 
 
 def find_tensorflow_files(path: str | Path, *, trust_remote_code: bool = False) -> TensorflowFiles | None:
-    """What lies at `path`, or None: it is nothing of this kind.
+    """The TensorFlow model at `path`, checked; None where there is none.
 
     Raises:
         CheckpointError: it is, but broken.
@@ -128,25 +129,30 @@ def _saved_model(path: Path, trusted: bool) -> TensorflowFiles:
         content = graph.read_bytes()
         if not content:
             raise _fault(path, "is a SavedModel whose saved_model.pb is empty")
-        reaching = [] if trusted else _reaching_operators(content)
-        if reaching:
-            raise UntrustedCheckpointError(
-                f"Running {path} would reach out of the model ({', '.join(reaching)}: files, processes or Python). "
-                "Nothing was run.",
-                hint="If you trust where it comes from, add `--trust-remote-code`.",
-            )
+        unsafe = [] if trusted else _unsafe_operators(content)
+        if unsafe:
+            raise unsafe_error(path, unsafe)
     weights = path / "variables"
     if weights.is_dir() and any(weights.iterdir()) and not (weights / "variables.index").is_file():
         raise _fault(path, "is a SavedModel whose variables/variables.index is missing")
     return TensorflowFiles(path, "saved_model", (), sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
 
 
-def _reaching_operators(content: bytes) -> list[str]:
-    """Names of operators in the graph that read or write files or call Python.
+def unsafe_error(folder: Path, operators: Iterable[str]) -> UntrustedCheckpointError:
+    """The error for a SavedModel with operators that are not run without permission."""
+    return UntrustedCheckpointError(
+        f"{folder} has operators that read or write files, open connections or call Python: {', '.join(operators)}. "
+        "Nothing was run.",
+        hint="If you trust where it comes from, add `--trust-remote-code`.",
+    )
+
+
+def _unsafe_operators(content: bytes) -> list[str]:
+    """Those of UNSAFE_OPERATORS that the graph has.
 
     In a NodeDef the operator is field 2, a string: its length and its letters follow the byte 0x12.
     """
-    return [name for name in REACHING if b"\x12" + bytes([len(name)]) + name.encode() in content]
+    return [name for name in UNSAFE_OPERATORS if b"\x12" + bytes([len(name)]) + name.encode() in content]
 
 
 def _libraries(config: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a pipeline returned, as lines for people and as JSON types."""
+"""The result of a pipeline as lines of text and as JSON types."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 import numpy as np
 
-_FIRST = 6  # numbers of a vector that are shown
-_SAID = ("score", "input_text")  # shown in another way, or what the user gave
-_LONG = 64  # more numbers than this are described
+_FIRST = 6  # numbers of an array that are shown
+_HIDDEN = ("score", "input_text")  # shown elsewhere, or the user's own input
+_LONG = 64  # longer lists of numbers are summarized
 
 
 def as_document(answer: Any) -> Any:
-    """The answer as JSON types; pictures and large arrays as what they are, not as all their numbers."""
+    """The answer as JSON types; images and large arrays are summarized."""
     if isinstance(answer, Mapping):
         return {str(key): as_document(value) for key, value in answer.items()}
-    if _is_picture(answer):
-        return _picture(answer)
+    if _is_image(answer):
+        return _describe_image(answer)
     if _is_array(answer):
-        return _array(np.asarray(answer))
+        return _describe_array(np.asarray(answer))
     if isinstance(answer, (list, tuple)):
-        return _array(np.asarray(answer)) if _is_numbers(answer) else [as_document(item) for item in answer]
+        return _describe_array(np.asarray(answer)) if _is_numbers(answer) else [as_document(item) for item in answer]
     return answer
 
 
 def as_lines(answer: Any) -> list[str]:
-    """The answer for people, best first where there are scores."""
+    """The answer as lines of text, with the best score first."""
     document = as_document(answer)
     if isinstance(document, list):
         return [line for item in document for line in as_lines(item)] or ["nothing found"]
@@ -37,8 +37,8 @@ def as_lines(answer: Any) -> list[str]:
     if set(document) == {"text"}:
         return [str(document["text"])]
     score = document.get("score")
-    rest = {key: value for key, value in document.items() if key not in _SAID and value is not None}
-    # The part that is the answer comes first and bare.
+    rest = {key: value for key, value in document.items() if key not in _HIDDEN and value is not None}
+    # The answer itself comes first, without its name.
     main = next(
         (key for key in ("answer", "label", "entity_group", "entity", "token_str", "choice") if key in rest), None
     )
@@ -56,12 +56,12 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _is_picture(value: Any) -> bool:
+def _is_image(value: Any) -> bool:
     return hasattr(value, "getbbox") and hasattr(value, "size")
 
 
-def _picture(image: Any) -> dict[str, Any]:
-    """Size of a picture, and of a mask the share of its pixels that are set."""
+def _describe_image(image: Any) -> dict[str, Any]:
+    """Size of an image; of a mask also the share of its pixels that are set."""
     pixels = np.asarray(image)
     described: dict[str, Any] = {"width": int(image.size[0]), "height": int(image.size[1])}
     if pixels.ndim == 2:
@@ -74,14 +74,14 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether it is a list in a list, or a long one, of numbers; a few scores stay what they are."""
+    """Whether it is a nested or a long list of numbers; a few scores are shown as they are."""
     large = len(value) > _LONG or (bool(value) and isinstance(value[0], (list, tuple)))
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return large and isinstance(value, float)
 
 
-def _array(values: np.ndarray) -> dict[str, Any]:
+def _describe_array(values: np.ndarray) -> dict[str, Any]:
     flat = values.ravel().astype(np.float64)
     described: dict[str, Any] = {"shape": list(values.shape), "first": [float(value) for value in flat[:_FIRST]]}
     if flat.size:

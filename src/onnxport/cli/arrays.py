@@ -1,4 +1,4 @@
-"""Graphs whose inputs are numbers: arrays from files of numpy, and what the graph makes of them."""
+"""`onnxport run` of plain modules, whose inputs are numpy files."""
 
 from __future__ import annotations
 
@@ -10,32 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 
 _FIRST = 6
 
 
-def run_arrays(folder: Path, manifest: Manifest, component: str, files: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+def run_arrays(folder: Folder, component: str, files: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """The outputs of a component for each file.
 
     Args:
-        files: `.npz` with an array for each input, or `.npy` where there is one input.
+        files: `.npz` with an array for each input, or `.npy` for a graph with one input.
 
     Raises:
-        UsageError: no such component, or a file that does not hold the inputs.
-        FolderError: the graph is damaged.
+        UsageError: a file without the inputs.
+        FolderError: no such component, or its graph is damaged.
     """
-    known = {one.name: one for one in manifest.components}
-    if component not in known:
-        raise UsageError(f"{folder} has no component {component!r}.", hint=f"It has {', '.join(sorted(known))}.")
-    session = OnnxSession(folder / known[component].file)
+    session = OnnxSession(folder, component)
     return [session.run(_read(file, [spec.name for spec in session.inputs])) for file in files]
 
 
 def lines(outputs: Mapping[str, NDArray[Any]]) -> list[str]:
-    """For people: the type, the shape and the first numbers of each."""
+    """A line for each output: its type, shape and first numbers."""
     return [
         f"{name}: {array.dtype} {list(array.shape)} "
         + " ".join(f"{number:.6g}" for number in array.reshape(-1)[:_FIRST])
@@ -50,11 +47,13 @@ def _read(name: str, inputs: list[str]) -> dict[str, NDArray[Any]]:
         loaded = np.load(Path(name).expanduser(), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             if len(inputs) != 1:
-                raise UsageError(f"{name} holds one array, and the graph has {len(inputs)} inputs.", hint=hint)
+                raise UsageError(
+                    f"{name} has one array, but the graph has {len(inputs)} inputs: {', '.join(inputs)}.", hint=hint
+                )
             return {inputs[0]: loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"{name} is no file of numpy arrays; this model takes numbers ({', '.join(inputs)}).", hint=hint
+            f"{name} is not a numpy file; this model takes arrays ({', '.join(inputs)}).", hint=hint
         ) from error

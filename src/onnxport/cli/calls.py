@@ -1,4 +1,4 @@
-"""How the words after `onnxport run FOLDER` become a call of a pipeline. Data, one row a task that needs one."""
+"""How the inputs of `onnxport run` become calls of a pipeline, for each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Call:
     """One call of a pipeline.
 
     Attributes:
-        shown: what the answer is for, as the user wrote it.
+        shown: the input, as the user wrote it.
         arguments, keywords: of the call.
     """
 
@@ -26,7 +26,7 @@ class Call:
 
 
 def calls_for(task: Task, inputs: Sequence[str], pipeline: Any) -> list[Call]:
-    """One call for every input, or one for all of them where they belong together.
+    """One call for each input, or one call for all if the task takes several together.
 
     Raises:
         UsageError: too few or too many inputs for the task, or a file that cannot be read.
@@ -47,7 +47,10 @@ def _sounds(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
 
     rate = getattr(pipeline.feature_extractor, "sampling_rate", None)
     if rate is None:
-        raise UsageError("The folder does not say which sampling rate its model wants.")
+        raise UsageError(
+            "The folder has no sampling rate: preprocessor_config.json is missing or has none.",
+            hint="Copy preprocessor_config.json of the checkpoint into the folder.",
+        )
     return [Call(name, ({"raw": read_wav(Path(name), rate), "sampling_rate": rate},)) for name in inputs]
 
 
@@ -74,13 +77,13 @@ def _choices(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(inputs[0], (inputs[0],), {"choices": inputs[1:]})]
 
 
-def _asked(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
-    """An image, or several, and last what is asked about them."""
+def _image_text(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """One or more images, and last a text about them."""
     _expect(task, len(inputs) > 1)
     images, text = [read_image(name) for name in inputs[:-1]], inputs[-1]
     if getattr(pipeline.processor, "chat_template", None):
-        said = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
-        return [Call(text, ([{"role": "user", "content": said}],), {"return_full_text": False})]
+        content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+        return [Call(text, ([{"role": "user", "content": content}],), {"return_full_text": False})]
     from onnxport.dummy_inputs.image_marker import image_marker
 
     marker = image_marker(pipeline.processor, pipeline.model.config.image_token_id, images[0])
@@ -90,10 +93,10 @@ def _asked(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
 
 
 def read_image(name: str) -> Any:
-    """A picture as an RGB PIL image.
+    """An image file as an RGB PIL image.
 
     Raises:
-        UsageError: no such file, or not a picture.
+        UsageError: no such file, or not an image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -103,12 +106,12 @@ def read_image(name: str) -> Any:
         with Image.open(name) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name} cannot be read as an image: {error}.") from error
+        raise UsageError(f"{name} cannot be read as an image: {error}.", hint="Give a PNG or JPEG file.") from error
 
 
 def _expect(task: Task, right: bool) -> None:
     if not right:
-        raise UsageError(f"{task.name} takes other inputs.", hint=f"onnxport run FOLDER {task.example}")
+        raise UsageError(f"{task.name} takes other inputs.", hint=f"For example: onnxport run FOLDER {task.example}")
 
 
 _BY_KIND = {"text": _texts, "image": _images, "audio": _sounds}
@@ -118,5 +121,5 @@ _BY_TASK = {
     "zero-shot-classification": _labelled(str),
     "zero-shot-image-classification": _labelled(read_image),
     "multiple-choice": _choices,
-    "image-text-to-text": _asked,
+    "image-text-to-text": _image_text,
 }

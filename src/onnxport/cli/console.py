@@ -1,4 +1,4 @@
-"""Steps and notes on stderr: a spinner on a terminal, plain lines elsewhere."""
+"""Steps and notes on stderr: a live line on a terminal, and one plain line for each finished step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from onnxport.cli.byte_progress import ByteProgress
+from onnxport.cli.byte_bar import SHOWN_FROM_BYTES, ByteBar
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _TITLE_WIDTH = 22
-_WIDTH = 200  # of tables that go into a file or a pipe
+_PIPE_WIDTH = 200  # of tables that go into a file or a pipe
 
 
 def rich_console(stream: TextIO) -> RichConsole:
-    """A rich console on `stream`. NO_COLOR, FORCE_COLOR, COLUMNS and TERM=dumb have their usual effect."""
+    """A rich console on `stream`, which respects NO_COLOR, FORCE_COLOR, COLUMNS and TERM=dumb."""
     from rich.console import Console as RichConsole
 
     console = RichConsole(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH
+        console.width = _PIPE_WIDTH
     return console
 
 
 def rendered(console: RichConsole, *renderables: RenderableType) -> str:
-    """Tables as text for `console`'s width and colours, without blanks at the ends of lines."""
+    """Tables as text with `console`'s width and colours, without spaces at the ends of lines."""
     with console.capture() as text:
         for renderable in renderables:
             console.print(renderable)
@@ -40,9 +40,9 @@ class Console:
     """A `Reporter` (onnxport.progress).
 
     Args:
-        stream: held from the start, because `quiet` redirects `sys.stderr` while third parties run.
+        stream: usually stderr. It is kept, because `sys.stderr` is redirected while libraries run.
         silent: show nothing.
-        check: called before every step; raises to stop (a signal that a library swallowed).
+        check: called before and after every step; raises KeyboardInterrupt for a signal that a library swallowed.
     """
 
     def __init__(self, stream: TextIO, *, silent: bool = False, check: Callable[[], None] | None = None) -> None:
@@ -56,15 +56,15 @@ class Console:
         self._spinner = "dots" if can_mark else "line"
 
     def step(self, title: str) -> _Step:
-        """A context manager: shows `title` while its block runs, then one line with its result and its time."""
+        """A context manager: shows `title` while its block runs, then a line with its result and its time."""
         return _Step(title, self)
 
     def note(self, text: str) -> None:
-        """One line that a user should read."""
+        """Show a line that the user should read."""
         self._print(("note: ", "yellow"), (text, ""))
 
     def print(self, *renderables: RenderableType) -> None:
-        """Tables after the steps."""
+        """Show tables."""
         if not self._silent and renderables:
             text = rendered(self._rich, *renderables)
             _ignoring_closed(lambda: self._rich.out(text, highlight=False))
@@ -103,10 +103,10 @@ class Console:
             return
         from rich.live import Live
 
-        # No redirection: `quiet` keeps third parties away, and both at once would undo each other.
+        # Streams are redirected by `output_capture.quiet` already; rich must not do it a second time.
         self._live = Live(
             console=self._rich,
-            get_renderable=self._spinning,
+            get_renderable=self.live_line,
             refresh_per_second=8,
             transient=True,
             redirect_stdout=False,
@@ -119,19 +119,25 @@ class Console:
             live, self._live = self._live, None
             _ignoring_closed(live.stop)
 
-    def _spinning(self) -> RenderableType:
+    def bar(self, title: str, total: int) -> ByteBar | None:
+        """The bar of a step that moves `total` bytes; None for few bytes, and where there is no live line."""
+        if self._live is None or total < SHOWN_FROM_BYTES:
+            return None
+        return ByteBar(title, total, self._rich, self._spinner)
+
+    def live_line(self) -> RenderableType:
+        """The line of the innermost running step, drawn eight times a second on a terminal."""
         from rich.spinner import Spinner
         from rich.text import Text
 
         if not self._running:
             return Text("")
         step = self._running[-1]
-        frame = Spinner(self._spinner).frames
-        turn = frame[int(time.monotonic() * 10) % len(frame)]
-        line = Text.assemble((turn + " ", "cyan"), step.title)
-        if step.progress is not None and (bar := step.progress.renderable(line)) is not None:
-            return bar
-        return Text.assemble(line, (f"  {step.seconds():.0f} s", "dim"))
+        if step.bar is not None:
+            return step.bar.renderable()
+        frames = Spinner(self._spinner).frames
+        frame = frames[int(time.monotonic() * 10) % len(frames)]
+        return Text.assemble((frame + " ", "cyan"), step.title, (f"  {step.seconds():.0f} s", "dim"))
 
 
 class _Step:
@@ -140,7 +146,7 @@ class _Step:
     def __init__(self, title: str, console: Console) -> None:
         self.title = title
         self.summary = ""
-        self.progress: ByteProgress | None = None
+        self.bar: ByteBar | None = None
         self._console = console
         self._since = time.perf_counter()
 
@@ -153,14 +159,15 @@ class _Step:
         self._console.finish(self, exc[0] is None)
 
     def done(self, summary: str) -> None:
-        """The short result shown at the end of the line."""
+        """Set the short result at the end of the line."""
         self.summary = summary
 
     def advance(self, bytes_done: int, total: int) -> None:
-        """So many bytes are done; a terminal shows a bar."""
-        if self.progress is None:
-            self.progress = ByteProgress()
-        self.progress.advance(bytes_done, total)
+        """Tell how many bytes are done; a terminal shows a bar."""
+        if self.bar is None:
+            self.bar = self._console.bar(self.title, total)
+        if self.bar is not None:
+            self.bar.advance(bytes_done, total)
 
     def seconds(self) -> float:
         """Since the step began."""
@@ -176,7 +183,7 @@ def _can_encode(stream: TextIO, text: str) -> bool:
 
 
 def _ignoring_closed(write: Callable[[], object]) -> None:
-    """Nobody reading the messages any more (`2>&1 | head`) is no reason to stop the work."""
+    """Write; if nobody reads the messages any more (`2>&1 | head`), the work still goes on."""
     try:
         write()
     except (OSError, ValueError):

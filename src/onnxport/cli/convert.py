@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
+from onnxport.cli import options
+from onnxport.cli.options import Json, Quiet, Verbose
+from onnxport.cli.shell import Shell, shell_of
 from onnxport.cli.sizes import parse_size
 from onnxport.errors import UsageError, nothing_written
 
@@ -17,137 +20,44 @@ if TYPE_CHECKING:
 
 def convert(
     context: typer.Context,
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MODEL] OUTPUT",
-            help="The model (a folder, a .keras file, or a name on the hub), unless --model gives it; and where to "
-            "write: a folder, or a path ending in .onnx for the graph alone.",
-        ),
-    ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model, instead of the first argument.")
-    ] = None,
-    task: Annotated[
-        str, typer.Option("--task", "--pipeline", "-t", help="The task; auto reads it from the checkpoint.")
-    ] = "auto",
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="The tokenizer, if it is not the model's.")
-    ] = None,
-    framework: Annotated[
-        str | None,
-        typer.Option("--framework", help="pt or tf; found from the model if left out.", metavar="pt|tf"),
-    ] = None,
-    opset: Annotated[
-        int | None,
-        typer.Option("--opset", help="ONNX opset; the newest that ONNX Runtime runs at full speed if left out."),
-    ] = None,
-    use_external_format: Annotated[
-        bool,
-        typer.Option("--use-external-format", help="Put the weights beside the graph; beyond 2 GB that is always so."),
-    ] = False,
-    shard_size: Annotated[
-        str | None,
-        typer.Option(
-            "--shard-size",
-            help="Split the weights beside the graph into files of at most this size, such as 2GB.",
-            metavar="SIZE",
-        ),
-    ] = None,
-    link_weights: Annotated[
-        bool,
-        typer.Option(
-            "--link-weights",
-            help="Link weights that are stored as the graph needs them, instead of copying them. "
-            "The checkpoint must then stay as it is.",
-        ),
-    ] = False,
-    memory_limit: Annotated[
-        str | None,
-        typer.Option("--memory-limit", help="Memory that the conversion may use, such as 8GiB.", metavar="SIZE"),
-    ] = None,
-    quantize: Annotated[
-        bool, typer.Option("--quantize", help="Also write an int8 graph, verified with its own tolerance.")
-    ] = False,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", help="Also write what another run time needs: genai (onnxruntime-genai)."),
-    ] = None,
-    signature: Annotated[
-        str | None, typer.Option("--signature", help="The signature of a SavedModel; all of them if left out.")
-    ] = None,
-    check_loading: Annotated[
-        bool, typer.Option("--check-loading", help="Load the graph in ONNX Runtime. Verification always does.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that onnxport wrote.")] = False,
-    allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Publish even if the numbers differ; the exit code is still 1.")
-    ] = False,
-    allow_missing_weights: Annotated[
-        bool, typer.Option("--allow-missing-weights", help="Accept random numbers where the checkpoint has no weights.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read weights that are stored as pickle.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the checkpoint brings along.")
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")
-    ] = None,
+    paths: options.ModelAndOutput,
+    model: options.Model = None,
+    task: options.Task = None,
+    tokenizer: options.Tokenizer = None,
+    framework: options.Framework = None,
+    opset: options.Opset = None,
+    use_external_format: options.ExternalFormat = False,
+    shard_size: options.ShardSize = None,
+    link_weights: options.LinkWeights = False,
+    memory_limit: options.MemoryLimit = None,
+    quantize: options.Quantize = False,
+    target: options.Target = None,
+    signature: options.Signature = None,
+    check_loading: options.CheckLoading = False,
+    overwrite: options.Overwrite = False,
+    allow_mismatch: options.AllowMismatch = False,
+    allow_missing_weights: options.AllowMissingWeights = False,
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+    revision: options.Revision = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Convert a model, verify it, and write it as a folder.
+    """Convert a model to ONNX, verify it, and write it as a folder.
 
-    Nothing is written unless source and graph agree. Prints the path of the result.
+    The folder is written only if the graph gives the outputs of the model. Prints the path of the result.
     """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     source, output = _model_and_output(paths, model)
-    before = _stamp(output)
-
-    def interrupted() -> str:
-        return (
-            "interrupted: nothing was written"
-            if _stamp(output) == before
-            else f"interrupted after {output} was written"
-        )
-
-    shell.interrupted = interrupted
-    options: dict[str, Any] = {
-        "allow_missing_weights": allow_missing_weights,
-        "allow_pickle": allow_pickle,
-        "trust_remote_code": trust_remote_code,
-        "revision": revision,
-    }
-    if shard_size is not None:
-        options["shard_size"] = parse_size(shard_size, "--shard-size")
-    if signature is not None:
-        options["signature"] = signature
-    if link_weights:
-        options["link_weights"] = True
-    if memory_limit is not None:
-        options["memory_limit"] = parse_size(memory_limit, "--memory-limit")
+    shell.interrupted = _interruption(output)
+    arguments = _arguments(context.params)
     if target is not None:
         _check_target(target, output)
     from onnxport.api.convert import convert as convert_model
 
     with shell.working() as reporter:
-        conversion = convert_model(
-            framework,
-            source,
-            output,
-            opset,
-            tokenizer,
-            use_external_format,
-            task,
-            overwrite=overwrite,
-            quantize=quantize,
-            allow_mismatch=allow_mismatch,
-            reporter=reporter,
-            **options,
-        )
+        conversion = convert_model(model=source, output=output, reporter=reporter, **arguments)
     written = None
     if target is not None and conversion.passed:
         from onnxport.cli.target import write_target
@@ -158,51 +68,79 @@ def convert(
     return 0 if conversion.passed else 1
 
 
+_SAME_NAMES = (
+    "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
+    "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision",
+)  # fmt: skip
+_ONLY_IF_GIVEN = ("signature", "link_weights")  # not every kind of model takes them
+_SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command as arguments of `api.convert`."""
+    arguments = {name: given[name] for name in _SAME_NAMES} | {"pipeline_name": given["task"] or "auto"}
+    arguments |= {name: given[name] for name in _ONLY_IF_GIVEN if given[name] not in (None, False)}
+    sizes = {name: parse_size(given[name], option) for name, option in _SIZES.items() if given[name] is not None}
+    return arguments | sizes
+
+
+def _interruption(output: Path) -> Callable[[], str]:
+    """What to say when the user stops the command: whether the output was written by then."""
+    before = _identity(output)
+
+    def message() -> str:
+        if _identity(output) == before:
+            return "interrupted: nothing was written"
+        return f"interrupted after {output} was written"
+
+    return message
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file or folder at `path`."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_dev
+
+
 def _check_target(name: str, output: Path) -> None:
-    """Before anything is converted.
+    """Refuse a target before anything is converted.
 
     Raises:
         UsageError: no such target, or the output is no folder.
-        MissingDependencyError: its run time is not installed.
+        MissingDependencyError: the target's run time is not installed.
     """
     from onnxport.targets import APART, find_target
 
     find_target(name)
     if name in APART:
         raise UsageError(
-            f"A folder for {name} is another folder than the one that is converted.",
+            f"--target {name} is not available: its files go into a second folder.",
             hint=f"onnxport convert MODEL {output}, then onnxport target {name} {output} OTHER",
         )
     if output.suffix == ".onnx":
         raise UsageError(
-            f"--target {name} needs a folder, and {output.name} is one file.",
+            f"--target {name} needs a folder as output, but {output.name} is a file.",
             hint=f"Give a folder: {output.with_suffix('')}",
         )
 
 
 def _model_and_output(paths: list[str], model: str | None) -> tuple[str, Path]:
-    """What to convert, and where to.
+    """The model to convert, and where to write it.
 
     Raises:
-        UsageError: one of the two is missing, or there is one too many.
+        UsageError: one of the two is missing, or there are too many arguments.
     """
     given = paths if model is None else [model, *paths]
     if len(given) == 2 and all(given):
         return given[0], Path(given[1]).expanduser()
     usage = "onnxport convert MODEL OUTPUT, or onnxport convert --model MODEL OUTPUT"
     if len(given) < 2 or not all(given):
-        raise UsageError(f"A model and an output are needed; only {', '.join(paths)!r} was given.", hint=usage)
+        raise UsageError(f"A model and an output are needed; given: {', '.join(map(repr, given))}.", hint=usage)
     also = " besides --model" if model is not None else ""
     raise UsageError(f"Too many arguments{also}: {', '.join(paths)}.", hint=usage)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Tells one file or folder at `path` from another that is put in its place."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_dev
 
 
 def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
@@ -212,7 +150,7 @@ def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
         if component.verification is not None:
             shell.console.print(verification_table(component.name, component.verification))
     if not conversion.passed:
-        shell.tell("warning: the numbers differ, and it was written because of --allow-mismatch")
+        shell.tell("warning: the outputs differ; the folder was written because of --allow-mismatch")
     if shell.json:
         shell.write_json(_document(conversion) | ({"target": target} if target is not None else {}))
     else:

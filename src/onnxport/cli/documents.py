@@ -11,7 +11,7 @@ from typing import Any
 
 
 def to_text(document: Any) -> str:
-    """One JSON document, indented. JSON has no NaN: it and the infinities are strings, as in onnxport.json."""
+    """One indented JSON document. NaN and infinities, which JSON does not have, are strings as in onnxport.json."""
     return json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
 
 

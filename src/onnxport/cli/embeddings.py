@@ -1,4 +1,4 @@
-"""Hidden states and sentence embeddings of texts, and how similar the texts are."""
+"""`onnxport run` for feature-extraction: hidden states and sentence embeddings of texts, and their similarity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST = 6
 
 @dataclass(frozen=True)
 class Embedded:
-    """One text: shapes of all outputs, and its sentence embedding where the graph gives one."""
+    """One text: the shapes of all outputs, and its sentence embedding if the graph has one."""
 
     text: str
     shapes: dict[str, list[int]]
@@ -22,7 +22,7 @@ class Embedded:
 
 
 def embed(pipeline: Any, texts: Sequence[str]) -> list[Embedded]:
-    """Run a feature-extraction pipeline's model on every text; all of its outputs are kept."""
+    """Run a feature-extraction pipeline's model on every text, and keep all outputs."""
     found = []
     for text in texts:
         # `pipeline(text)` would return the first output only.
@@ -35,7 +35,7 @@ def embed(pipeline: Any, texts: Sequence[str]) -> list[Embedded]:
 
 
 def similarities(found: Sequence[Embedded]) -> NDArray[np.float64] | None:
-    """Cosines (texts, texts); None for a single text, or where there are no sentence embeddings."""
+    """Cosine similarities (texts, texts); None for a single text, or without sentence embeddings."""
     vectors = [item.embedding for item in found if item.embedding is not None]
     if len(vectors) < 2 or len(vectors) != len(found):
         return None
@@ -46,7 +46,7 @@ def similarities(found: Sequence[Embedded]) -> NDArray[np.float64] | None:
 
 
 def lines(found: Sequence[Embedded]) -> list[str]:
-    """For people."""
+    """Lines of text."""
     shown = []
     for item in found:
         shown.append(item.text)
@@ -64,5 +64,5 @@ def lines(found: Sequence[Embedded]) -> list[str]:
 
 
 def document(found: Sequence[Embedded]) -> dict[str, Any]:
-    """For programs: here the whole vectors are given."""
+    """The document for --json, with the whole vectors."""
     return {"results": list(found), "similarities": similarities(found)}

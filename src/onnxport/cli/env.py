@@ -1,38 +1,43 @@
-"""`onnxport env`: managed environments, made and removed only when asked for."""
+"""`onnxport env`: create, remove and list managed Python environments."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
+from onnxport.cli.options import EnvironmentName, Json, Quiet, Verbose
+from onnxport.cli.shell import Shell, shell_of
 
 if TYPE_CHECKING:
     from onnxport.environments import Status
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="One of `onnxport env list`.")]
-
-app = typer.Typer(rich_markup_mode=None, help="Environments for frameworks that cannot live beside transformers 5.")
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
 def env(context: typer.Context) -> None:
-    """Environments for frameworks that cannot live beside transformers 5."""
+    """Create, remove and list managed environments.
+
+    They are Python environments for frameworks that cannot be installed beside transformers 5.
+    """
     if context.invoked_subcommand is None:
         shell_of(context).write(context.get_help())
 
 
 @app.command("create")
 def create(
-    context: typer.Context, name: Name, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+    context: typer.Context, name: EnvironmentName, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> int:
-    """Make an environment with pinned packages, or complete one. Downloads and installs them with pip."""
+    """Create an environment.
+
+    Downloads its pinned packages, and installs them with pip.
+    """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     from onnxport import environments
 
     definition = environments.find_definition(name)
-    shell.interrupted = lambda: f"interrupted: `onnxport env create {name}` goes on from what is there"
+    shell.interrupted = lambda: f"interrupted: `onnxport env create {name}` continues"
     with shell.working() as reporter:
         status = environments.create(definition, reporter)
     _show(shell, status)
@@ -41,14 +46,14 @@ def create(
 
 @app.command("remove")
 def remove(
-    context: typer.Context, name: Name, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
+    context: typer.Context, name: EnvironmentName, json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 ) -> int:
     """Delete an environment."""
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     from onnxport import environments
 
     definition = environments.find_definition(name)
-    shell.interrupted = lambda: f"interrupted: what is left is removed by `onnxport env remove {name}`"
+    shell.interrupted = lambda: f"interrupted: `onnxport env remove {name}` removes the rest"
     with shell.working() as reporter:
         status = environments.remove(definition, reporter)
     _show(shell, environments.status_of(definition), freed_bytes=status.size_bytes)
@@ -57,7 +62,7 @@ def remove(
 
 @app.command("list")
 def list_environments(context: typer.Context, json: Json = False) -> int:
-    """List the environments: what they are for, whether they are whole, and what they take on disk."""
+    """List the environments: purpose, state and size on disk."""
     shell = shell_of(context, json=json)
     from onnxport.environments import statuses
 

@@ -1,13 +1,13 @@
-"""`onnxport inspect`: what a folder or a graph is."""
+"""`onnxport inspect`: show what a folder or a graph contains."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from onnxport.cli.shell import Json, Verbose, shell_of
+from onnxport.cli.options import FolderOrGraph, Json, Verbose
+from onnxport.cli.shell import shell_of
 
 if TYPE_CHECKING:
     from onnxport.api.inspect import Inspection
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 def inspect(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A folder that onnxport wrote, or an .onnx file.")],
+    path: FolderOrGraph,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Show inputs, outputs, axes, operators, size, parameters, precision and evidence."""
+    """Show what a folder or a graph contains.
+
+    Inputs, outputs and their axes, operators, parameters, precision, opset, size, and how it was verified.
+    """
     shell = shell_of(context, json=json, verbose=verbose)
     from onnxport.api.inspect import inspect as inspect_path
 
@@ -40,7 +43,7 @@ def inspect(
             tables.append(verification_table("verified", graph.verification))
         shell.write_table(*tables)
         for name in graph.missing:
-            shell.tell(f"warning: {name} is missing: the graph cannot be loaded")
+            shell.tell(f"warning: {name} is missing, so the graph cannot be loaded")
     return 0
 
 

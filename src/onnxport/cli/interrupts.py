@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as one KeyboardInterrupt, so that staged files are cleaned up."""
+"""Raise KeyboardInterrupt for SIGINT, SIGTERM and SIGHUP, so that staged files are removed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-# Not SIGQUIT: that is how a user asks for a core dump.
+# Not SIGQUIT, with which a user asks for a core dump.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Interrupts:
-    """While active, the signals raise KeyboardInterrupt in the main thread and are remembered.
+    """While active, the signals raise KeyboardInterrupt in the main thread.
 
-    Remembering matters: C extensions that are being imported turn a KeyboardInterrupt into an
-    ImportError, and some libraries swallow it. `check` raises it again at the next step.
+    A signal may get lost: an import of a C extension turns KeyboardInterrupt into an ImportError, and some libraries
+    swallow it. So signals are recorded, and `check` raises KeyboardInterrupt again at the next step.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
                 number = getattr(signal, name, None)
-                # Whoever started us with a signal ignored (nohup) wants it ignored.
+                # A signal that the parent process ignores (nohup) stays ignored.
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
         return self

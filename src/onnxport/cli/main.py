@@ -1,25 +1,23 @@
-"""`onnxport`: the commands, and what becomes of their errors.
+"""`onnxport`: the commands, and the exit codes of their errors.
 
-Exit codes: 0 done and verified; 1 the numbers differ; 2 could not be done, or bad usage;
-130 interrupted; 141 nobody reads stdout any more.
+0: done and verified. 1: the outputs differ. 2: an error, or wrong usage. 130: interrupted. 141: nobody reads stdout.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 
 from onnxport.cli import convert, env, inspect, optimize, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
+from onnxport.cli.options import Version
 from onnxport.cli.shell import ClosedOutput, Shell
 from onnxport.errors import OnnxPortError, nothing_written
 
 _INTERRUPTED, _CLOSED, _UNEXPECTED = 130, 141, 2
-# typer brings its own copy of click or uses an installed one, and names these classes nowhere:
-# BadParameter is a UsageError is a ClickException.
+# typer has its own copy of click or uses an installed one, and exports only BadParameter, a subclass of UsageError.
 _UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -43,9 +41,9 @@ app.add_typer(env.app, name="env")
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Version = False,
 ) -> None:
-    """From a trained model to a verified, deployable ONNX folder in one command."""
+    """Convert trained models to verified ONNX folders, and run them."""
     shell = context.find_object(Shell)
     assert shell is not None
     if version:
@@ -68,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     interrupts = Interrupts()
-    # Errors of usage come before the options are known.
+    # Usage errors are reported before the options are parsed.
     options = words[: words.index("--")] if "--" in words else words
     shell = Shell(check=interrupts.check, json="--json" in options, verbose="--verbose" in options)
     with interrupts:
@@ -78,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _CLOSED
         except KeyboardInterrupt:
             return _interrupted(shell)
-        except (Exception, SystemExit) as error:  # the last line of defence says what it was
+        except (Exception, SystemExit) as error:  # whatever it is, it becomes an exit code and a message
             if interrupts.caught:
                 return _interrupted(shell)
             return _failed(error, shell)
@@ -87,12 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str], shell: Shell) -> int:
     command = typer.main.get_command(app)
     try:
-        # Not `app()`: that one has exit codes and words of its own for errors and Ctrl-C.
+        # Not `app()`, which has its own exit codes and messages for errors and Ctrl-C.
         with command.make_context("onnxport", words, obj=shell) as context:
             result = command.invoke(context)
     except typer.Exit as done:
         return done.exit_code
-    shell.show_third_parties()
+    shell.show_captured()
     return result if isinstance(result, int) else 0
 
 
@@ -118,7 +116,7 @@ def _usage(error: BaseException) -> tuple[str, str]:
     """Message and hint of an error that typer found."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnxport"
-    hint = f"`{command} --help` shows what there is."
+    hint = f"`{command} --help` shows the usage."
     message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
     if close := getattr(error, "possibilities", None):
         message = message.partition(" (Possible options")[0].partition(" Did you mean")[0]

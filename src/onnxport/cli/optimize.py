@@ -1,38 +1,39 @@
-"""`onnxport optimize` and `onnxport quantize`: a further graph in a folder, or beside a graph."""
+"""`onnxport optimize` and `onnxport quantize`: add a graph to a folder, or write one beside a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
-
-_Target = Annotated[
-    Path, typer.Argument(metavar="FOLDER_OR_ONNX", help="A folder that onnxport wrote, or an .onnx file.")
-]
-_For = Annotated[
-    str | None,
-    typer.Option("--for", metavar="PROCESSOR", help="Fuse a decoder for it: cpu. Its cache then stays in place."),
-]
-
-_Sizes = Annotated[
-    str | None,
-    typer.Option(
-        "--sizes",
-        metavar="AXIS=N,...",
-        help="Make every axis a number, and a decoder's cache a window: batch_size=1,sequence_length=128",
-    ),
-]
+from onnxport.cli.options import (
+    FloatActivations,
+    FolderOrGraph,
+    Json,
+    Precision,
+    Processor,
+    Quiet,
+    Sizes,
+    Verbose,
+)
+from onnxport.cli.shell import Shell, shell_of
 
 
 def optimize(
-    context: typer.Context, path: _Target, for_: _For = None, sizes: _Sizes = None, json: Json = False,
-    quiet: Quiet = False, verbose: Verbose = False,
-) -> None:  # fmt: skip
-    """Store the graph as ONNX Runtime fuses it; checked against the graph it is made from."""
+    context: typer.Context,
+    path: FolderOrGraph,
+    for_: Processor = None,
+    sizes: Sizes = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write an optimized graph.
+
+    It is fused by ONNX Runtime; with --for it is fused for a processor; with --sizes it has static shapes. It is
+    compared with the graph that it is made from. Prints the path of the new graph.
+    """
     from onnxport.api.optimize import optimize as optimize_path
     from onnxport.variants.static_shapes.plan import parse_sizes
 
@@ -43,27 +44,17 @@ def optimize(
 
 def quantize(
     context: typer.Context,
-    path: _Target,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision",
-            "-p",
-            help="int8: weights, and activations at run time. int4, int8-weights: weights alone, in blocks of 32.",
-        ),
-    ] = "int8",
-    float_activations: Annotated[
-        bool,
-        typer.Option(
-            "--float-activations",
-            help="With int4 and int8-weights: inputs of products stay float32; more exact, and slower.",
-        ),
-    ] = False,
+    path: FolderOrGraph,
+    precision: Precision = "int8",
+    float_activations: FloatActivations = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Store a graph of smaller numbers; checked against the graph it is made from."""
+    """Write a quantized graph.
+
+    It is compared with the graph that it is made from. Prints the path of the new graph.
+    """
     from onnxport.api.optimize import quantize as quantize_path
     from onnxport.graph.quantization.quantize import find_precision
 

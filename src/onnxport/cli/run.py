@@ -1,128 +1,162 @@
-"""`onnxport run`: a converted folder on an input, in words."""
+"""`onnxport run`: run a converted folder on texts, images, sound or arrays."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnxport.cli.shell import Json, Verbose, shell_of
+from onnxport.cli import options
+from onnxport.cli.options import Json, Verbose
+from onnxport.cli.shell import shell_of
 from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
 from onnxport.system.library_errors import first_line
-from onnxport.tasks import MODULE, find_task
+from onnxport.tasks import MODULE, Task, find_task
 
 if TYPE_CHECKING:
-    from onnxport.artifact.manifest import Manifest
+    from onnxport.artifact.folder import Folder
     from onnxport.cli.calls import Call
-    from onnxport.cli.shell import Shell
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to run.
+
+    Attributes:
+        component: name of the graph.
+        settings: arguments of the call, such as max_new_tokens.
+        chat: the inputs are messages.
+    """
+
+    folder: Folder
+    component: str
+    inputs: Sequence[str]
+    settings: dict[str, Any]
+    chat: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The outputs as a document for --json, and as text."""
+
+    document: dict[str, Any]
+    text: str
 
 
 def run(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote.")],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(help="A text, an image or WAV file, or an .npz file of arrays; `onnxport tasks` has examples."),
-    ],
-    component: Annotated[
-        str, typer.Option("--component", help="The graph of the folder to run, such as model_quantized.")
-    ] = "model",
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task", "--pipeline", "-t", help="Another task that the graph serves, such as zero-shot-classification."
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="NAME=VALUE of a setting of the call, such as max_new_tokens=20; may come often."),
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Each text is what a user says, or a JSON list of messages.")
-    ] = False,
+    folder: options.Folder,
+    inputs: options.Inputs,
+    component: options.Component = "model",
+    task: options.Task = None,
+    settings: options.Settings = None,
+    chat: options.Chat = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Run a converted model on ONNX Runtime and print what it says."""
+    """Run a converted model with ONNX Runtime, and print its outputs."""
     shell = shell_of(context, json=json, verbose=verbose)
     with shell.working():
-        from onnxport.artifact.folder import read_folder
-        from onnxport.cli.generate import settings_of, write_texts, writes
+        from onnxport.artifact.folder import open_folder
+        from onnxport.cli.generate import settings_of
 
-        folder = folder.expanduser()
-        manifest = read_folder(folder)
-        if manifest.task == MODULE.name:
-            return _run_arrays(shell, folder, manifest, component, inputs)
-        row, chosen = find_task(task or manifest.task), settings_of(settings or ())
-        if writes(row, folder, manifest):
-            results = _answering(write_texts, row, folder, component, inputs, chosen, chat=chat)
-            new = [[text for one in result["output"] for text in one.values()] for result in results]
-            document, text = {"results": results}, "\n".join(one for texts in new for one in texts)
-        elif chat:
-            raise UsageError("--chat is for models that go on with a text.", hint="Leave it out.")
-        elif row.name == "feature-extraction" and chosen:
-            raise UsageError("feature-extraction has no settings.", hint="Leave --set out.")
-        elif row.name == "feature-extraction":
-            from onnxport.cli import embeddings
-
-            found = _answering(embeddings.embed, _load(folder, component, row.name), inputs)
-            document, text = embeddings.document(found), "\n".join(embeddings.lines(found))
+        request = _Request(open_folder(folder), component, inputs, settings_of(settings or ()), chat)
+        recorded = request.folder.manifest.task
+        if recorded == MODULE.name:
+            name, answer = MODULE.name, _run_arrays(request)
         else:
-            from onnxport.cli.answers import as_document, as_lines
-            from onnxport.cli.calls import calls_for
-
-            pipeline = _load(folder, component, row.name)
-            calls = calls_for(row, inputs, pipeline)
-            answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **chosen}) for call in calls]
-            results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
-            document, text = {"results": results}, _text(calls, [as_lines(answer) for answer in answers])
+            row = find_task(task or recorded)
+            name, answer = row.name, _run_task(row, request)
     if json:
-        shell.write_json({"task": row.name, "component": component, **document})
+        shell.write_json({"task": name, "component": component, **answer.document})
     else:
-        shell.write(text)
+        shell.write(answer.text)
     return 0
 
 
-def _run_arrays(shell: Shell, folder: Path, manifest: Manifest, component: str, files: list[str]) -> int:
+def _run_task(task: Task, request: _Request) -> _Answer:
+    from onnxport.cli.generate import generates_from_texts
+
+    if generates_from_texts(task, request.folder):
+        return _run_texts(task, request)
+    if request.chat:
+        raise UsageError(f"--chat needs a text-generation model; the task is {task.name}.", hint="Leave --chat out.")
+    if task.name == "feature-extraction":
+        return _run_embeddings(task, request)
+    return _run_pipeline(task, request)
+
+
+def _run_arrays(request: _Request) -> _Answer:
+    """Of a plain module, whose inputs are files of arrays."""
     from onnxport.cli import arrays
 
-    found = arrays.run_arrays(folder, manifest, component, files)
-    if shell.json:
-        results = [{"input": file, "output": outputs} for file, outputs in zip(files, found, strict=True)]
-        shell.write_json({"task": manifest.task, "component": component, "results": results})
-    else:
-        shell.write("\n".join(line for outputs in found for line in arrays.lines(outputs)))
-    return 0
+    found = arrays.run_arrays(request.folder, request.component, request.inputs)
+    results = [{"input": file, "output": outputs} for file, outputs in zip(request.inputs, found, strict=True)]
+    return _Answer({"results": results}, "\n".join(line for outputs in found for line in arrays.lines(outputs)))
 
 
-def _load(folder: Path, component: str, task: str) -> Any:
-    """The pipeline of a folder, around the graph that was asked for.
+def _run_texts(task: Task, request: _Request) -> _Answer:
+    """Of a model that generates text from text, without transformers."""
+    from onnxport.cli.generate import generate_texts
+
+    results = _answering(
+        generate_texts, task, request.folder, request.component, request.inputs, request.settings, chat=request.chat
+    )
+    texts = [text for result in results for one in result["output"] for text in one.values()]
+    return _Answer({"results": results}, "\n".join(texts))
+
+
+def _run_embeddings(task: Task, request: _Request) -> _Answer:
+    from onnxport.cli import embeddings
+
+    if request.settings:
+        raise UsageError("feature-extraction has no settings.", hint="Leave --set out.")
+    pipeline = _load(request.folder, request.component, task.name)
+    found = _answering(embeddings.embed, pipeline, request.inputs)
+    return _Answer(embeddings.document(found), "\n".join(embeddings.lines(found)))
+
+
+def _run_pipeline(task: Task, request: _Request) -> _Answer:
+    """Of any other model, with transformers' pipeline for the task."""
+    from onnxport.cli.answers import as_document, as_lines
+    from onnxport.cli.calls import calls_for
+
+    pipeline = _load(request.folder, request.component, task.name)
+    calls = calls_for(task, request.inputs, pipeline)
+    answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **request.settings}) for call in calls]
+    results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
+    return _Answer({"results": results}, _text(calls, [as_lines(answer) for answer in answers]))
+
+
+def _load(folder: Folder, component: str, task: str) -> Any:
+    """The pipeline for a folder, with the graph that was asked for.
 
     Raises:
-        MissingDependencyError: what prepares the inputs is not installed.
+        MissingDependencyError: the packages that prepare the inputs are not installed.
     """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"Preparing the inputs of a model needs {' and '.join(missing)} in this version, not installed here.",
+            f"{' and '.join(missing)} must be installed to prepare the inputs of {task}.",
             hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
         )
     from onnxport.pipelines.factory import pipeline
 
     if component == "model":
-        return pipeline(task, model=str(folder))
+        return pipeline(task, model=folder)
     from onnxport.pipelines.onnx.load import load_onnx_model
 
     model = load_onnx_model(folder, component)
-    # Where a live model was loaded from is where its tokenizer or processor is looked for.
-    model.config._name_or_path = str(folder)
+    # transformers looks for tokenizer and processor where the model was loaded from.
+    model.config._name_or_path = str(folder.path)
     return pipeline(task, model=model)
 
 
 def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
-    """Call `function`; what third parties raise about an input is told as what it is.
+    """Call `function`; an error of a library is a UsageError about the input.
 
     Raises:
         UsageError: the input cannot be used.
@@ -133,13 +167,13 @@ def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
         raise
     except Exception as error:
         raise UsageError(
-            f"The model cannot be run on this input: {first_line(error)}.",
-            hint="`onnxport tasks` has an example for each task.",
+            f"The model cannot run on this input: {first_line(error)}.",
+            hint="`onnxport tasks` shows an example for each task.",
         ) from error
 
 
 def _text(calls: list[Call], answers: list[list[str]]) -> str:
-    """Only the answer for one input, the input above its answer for several."""
+    """For one input the answer alone; for several each input above its answer."""
     if len(calls) == 1:
         return "\n".join(answers[0])
     blocks = [[call.shown, *(f"  {line}" for line in lines)] for call, lines in zip(calls, answers, strict=True)]

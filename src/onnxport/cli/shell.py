@@ -1,4 +1,4 @@
-"""What a command talks to: data on stdout, messages on stderr, and third parties kept apart."""
+"""The streams of a command: data on stdout, messages on stderr; output of libraries is captured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -21,22 +21,17 @@ from onnxport.system.library_errors import first_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# The options that every command has.
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr, only errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what libraries print, and tracebacks.")]
-
 
 class ClosedOutput(Exception):
-    """Whoever read stdout has gone (`onnxport tasks | head`)."""
+    """Nobody reads stdout any more (`onnxport tasks | head`)."""
 
 
 class Shell:
-    """The streams of one run, taken before anything redirects `sys.stdout` and `sys.stderr`.
+    """The streams of one run, taken before `sys.stdout` and `sys.stderr` are redirected.
 
     Attributes:
         json, quiet, verbose: the options of that name.
-        interrupted: what to say when the user stops the command.
+        interrupted: returns the message for a command that the user stops.
     """
 
     def __init__(self, *, check: Callable[[], None], json: bool = False, verbose: bool = False) -> None:
@@ -45,24 +40,24 @@ class Shell:
         self.json, self.quiet, self.verbose = json, False, verbose
         self.interrupted: Callable[[], str] = lambda: "interrupted"
         self._check = check
-        self._said = io.StringIO()
+        self._captured = io.StringIO()
 
     @cached_property
     def console(self) -> Console:
-        """The reporter. Made on first use: rich is not needed to print an error."""
+        """The reporter, made on first use: an error is printed without rich."""
         return Console(self.stderr, silent=self.quiet, check=self._check)
 
     @contextmanager
     def working(self) -> Iterator[Console]:
-        """Where library functions are called: what third parties print is kept, not shown."""
+        """Capture what libraries print while the block runs."""
         from onnxport.system.output_capture import capture_process
 
-        with capture_process() as said:
-            self._said = said
+        with capture_process() as captured:
+            self._captured = captured
             yield self.console
 
     def write(self, text: str) -> None:
-        """A line, or lines, of data on stdout.
+        """Write lines of data on stdout.
 
         Raises:
             ClosedOutput: nobody reads it.
@@ -71,25 +66,25 @@ class Shell:
             self.stdout.write(text + "\n")
             self.stdout.flush()
         except BrokenPipeError:
-            # Python flushes stdout again at exit; let that go nowhere.
+            # Python flushes stdout again at exit; that must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
             raise ClosedOutput from None
 
     def write_json(self, document: Any) -> None:
-        """A JSON document on stdout."""
+        """Write a JSON document on stdout."""
         self.write(to_text(document))
 
     def write_table(self, *tables: RenderableType) -> None:
-        """Tables on stdout."""
+        """Write tables on stdout."""
         self.write(rendered(rich_console(self.stdout), *tables))
 
     def report(self, error: BaseException, exit_code: int, *, expected: bool) -> None:
-        """An error on stderr, and with --json as a document on stdout.
+        """Print an error on stderr, and with --json also as a document on stdout.
 
         Args:
             error: what was raised.
             exit_code: what the process will return.
-            expected: False for what onnxport did not raise on purpose.
+            expected: False for an error that onnxport did not raise on purpose.
         """
         message, hint = str(error), None
         if isinstance(error, OnnxPortError):
@@ -102,24 +97,24 @@ class Shell:
 
             self.console.print(verification_table("model", error.verification))
         self.fail(type(error).__name__, message, hint, exit_code)
-        self.show_third_parties()
+        self.show_captured()
         if self.verbose:
             self.tell("".join(traceback.format_exception(error)).rstrip())
 
     def fail(self, kind: str, message: str, hint: str | None, exit_code: int) -> None:
-        """Tell an error in words."""
+        """Print an error, and its document with --json."""
         self.tell(f"error: {message}" + (f"\nhint: {hint}" if hint else ""))
         if self.json:
             self.write_json({"error": {"type": kind, "message": message, "hint": hint, "exit_code": exit_code}})
 
-    def show_third_parties(self) -> None:
-        """With --verbose: what libraries printed meanwhile."""
-        said = self._said.getvalue().strip()
-        if self.verbose and said:
-            self.tell(f"--- printed by libraries ---\n{said}\n----------------------------")
+    def show_captured(self) -> None:
+        """With --verbose: print what libraries printed."""
+        text = self._captured.getvalue().strip()
+        if self.verbose and text:
+            self.tell(f"--- printed by libraries ---\n{text}\n----------------------------")
 
     def tell(self, text: str) -> None:
-        """A message on stderr, whatever --quiet says."""
+        """Print a message on stderr, even with --quiet."""
         try:
             self.stderr.write(text + "\n")
             self.stderr.flush()
@@ -128,7 +123,7 @@ class Shell:
 
 
 def shell_of(context: typer.Context, *, json: bool = False, quiet: bool = False, verbose: bool = False) -> Shell:
-    """The shell of a command, with the command's own options."""
+    """The shell of a command, with the values of its options."""
     shell = context.find_object(Shell)
     assert shell is not None
     shell.json, shell.quiet, shell.verbose = json, quiet, verbose
@@ -136,7 +131,7 @@ def shell_of(context: typer.Context, *, json: bool = False, quiet: bool = False,
 
 
 def _usable(stream: TextIO | None) -> TextIO:
-    """`stream`, never failing on a character that its encoding lacks; a sink where it is closed (`>&-`)."""
+    """`stream`, which escapes characters that its encoding lacks; a sink if it is closed (`>&-`)."""
     if stream is None:
         return io.StringIO()
     if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""WAV files as samples at the rate that a model wants. The standard library and numpy, no ffmpeg."""
+"""Read WAV files at the sampling rate of a model, with the standard library and numpy alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxport.errors import UsageError
 
 # Zero crossings of the low-pass filter on each side, at the lower of the two rates.
 _CROSSINGS = 32
-_BLOCK = 4096  # output samples at a time, so that an hour of sound costs no more memory than itself
+_BLOCK = 4096  # output samples at a time, to limit memory
 
 
 def read_wav(path: Path, rate: int) -> NDArray[np.float32]:
@@ -23,7 +23,7 @@ def read_wav(path: Path, rate: int) -> NDArray[np.float32]:
         UsageError: no such file, or not PCM of 8, 16, 24 or 32 bits.
     """
     if not path.is_file():
-        raise UsageError(f"There is no file {str(path)!r}.", hint="Give a WAV file.")
+        raise UsageError(f"There is no file {str(path)!r}.", hint="Give an existing WAV file.")
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, own_rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -35,7 +35,7 @@ def read_wav(path: Path, rate: int) -> NDArray[np.float32]:
         ) from error
     frames = _decode(data[: len(data) - len(data) % (width * channels)], width).reshape(-1, channels)
     if not len(frames):
-        raise UsageError(f"{path} holds no sound.")
+        raise UsageError(f"{path} has no samples.", hint="Give a WAV file that is not empty.")
     return resample(frames.mean(axis=1), own_rate, rate)
 
 

@@ -1,4 +1,4 @@
-"""Tables for people: what was verified, what a graph takes and gives, which tasks there are."""
+"""Tables of verifications, of the inputs and outputs of graphs, of tasks and of environments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEASURED = ("source error", "graph error", "tolerance")
 
 
 def verification_table(name: str, verification: Verification) -> Table:
-    """A row for every set of inputs: the output that comes nearest to its tolerance, and all that fail.
+    """A row for each set of inputs: the output nearest to its tolerance, or all outputs that failed.
 
     Errors are distances from the source in float64 where the source was also run in float64.
     """
@@ -56,7 +56,7 @@ def verification_table(name: str, verification: Verification) -> Table:
 
 
 def shown_outputs(case: CaseCheck) -> list[OutputCheck]:
-    """The outputs that failed, or else the one nearest to its tolerance."""
+    """The outputs that failed, or else the output nearest to its tolerance."""
     failed = [check for check in case.outputs if not check.ok]
     if failed or not case.outputs:
         return failed
@@ -76,7 +76,7 @@ def _error_cells(check: OutputCheck, numbers: Sequence[str]) -> list[str]:
 
 
 def sizes_text(sizes: dict[str, int]) -> str:
-    """`batch 2, sequence 11`: the axes' names without what they all end in, so that a row fits a terminal."""
+    """`batch 2, sequence 11`: names without "_size" and "_length", to keep rows short."""
     return ", ".join(f"{axis.removesuffix('_size').removesuffix('_length')} {size}" for axis, size in sizes.items())
 
 
@@ -89,20 +89,20 @@ def tensors_table(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[Ten
     table = _table(name, ["", "name", "type", "axes"])
     for kind, specs in (("input", inputs), ("output", outputs)):
         for spec in specs:
-            table.add_row(kind, spec.name, spec.dtype, ", ".join(map(str, spec.axes)) or "a single number")
+            table.add_row(kind, spec.name, spec.dtype, ", ".join(map(str, spec.axes)) or "scalar")
     return table
 
 
 def restrictions_table(restrictions: Iterable[Restriction]) -> Table:
-    """Axes that are not free."""
-    table = _table("not every size works", ["axis", "rule", "reason"])
+    """The sizes that a graph does not take."""
+    table = _table("restrictions", ["axis", "rule", "reason"])
     for restriction in restrictions:
         table.add_row(restriction.axis, restriction.rule, restriction.reason)
     return table
 
 
 def facts_table(graph: GraphInspection) -> Table:
-    """What a graph is, in one column."""
+    """File, size, precision and operators of a graph."""
     table = _table("", ["", ""], header=False)
     most = sorted(graph.operators.items(), key=lambda item: (-item[1], item[0]))
     operators = ", ".join(f"{name} {count}" for name, count in most[:_MOST_OPERATORS])
@@ -117,32 +117,32 @@ def facts_table(graph: GraphInspection) -> Table:
     table.add_row("operators", f"{sum(graph.operators.values())}: {operators}{more}")
     if graph.fixes:
         table.add_row("fixes", ", ".join(graph.fixes))
-    table.add_row("verified", verification_text(graph.verification))
+    table.add_row("verification", verification_text(graph.verification))
     return table
 
 
 def verification_text(verification: Verification | None) -> str:
-    """The evidence in one line."""
+    """The verification in one line."""
     if verification is None:
-        return "no evidence on record"
-    word = "agrees with" if verification.passed else "DISAGREES with"
+        return "none recorded"
+    word = "agrees with" if verification.passed else "DIFFERS from"
     return (
-        f"{word} {verification.source} at {len(verification.cases)} sets of inputs, "
+        f"{word} {verification.source} on {len(verification.cases)} sets of inputs, "
         f"largest error {verification.max_abs_error:.2e} (relative {verification.max_rel_error:.2e})"
     )
 
 
 def tasks_table(tasks: Iterable[Task]) -> Table:
-    """The table of tasks."""
-    table = _table("", ["task", "also called", "what it does", "inputs", "example"])
+    """A row for each task."""
+    table = _table("", ["task", "also called", "what it does", "inputs", "example"], narrow=("task",))
     for task in tasks:
         table.add_row(task.name, ", ".join(task.aliases), task.summary, task.kind, task.example)
     return table
 
 
 def environments_table(statuses: Iterable[Status]) -> Table:
-    """Managed environments: a row for each."""
-    table = _table("", ["name", "state", "Python", "size", "what for", "path"], narrow=("name", "state"))
+    """A row for each managed environment."""
+    table = _table("", ["name", "state", "Python", "size", "purpose", "path"], narrow=("name", "state"))
     for status in statuses:
         size = bytes_text(status.size_bytes) if status.size_bytes else ""
         table.add_row(status.name, status.state.value, status.python or "", size, status.purpose, str(status.path))
@@ -150,7 +150,7 @@ def environments_table(statuses: Iterable[Status]) -> Table:
 
 
 def bytes_text(count: int) -> str:
-    """Bytes for people: 91.0 MB, 1.2 GB."""
+    """A number of bytes with a unit: 91.0 MB, 1.2 GB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -158,7 +158,11 @@ def bytes_text(count: int) -> str:
 
 
 def _table(title: str, columns: Iterable[str], narrow: Collection[str] = (), *, header: bool = True) -> Table:
-    """An empty table; the columns in `narrow` are never folded, and numbers stand at their right."""
+    """An empty table.
+
+    Args:
+        narrow: columns that are never folded.
+    """
     from rich import box
     from rich.table import Table
 

@@ -1,15 +1,16 @@
-"""`onnxport tasks`: the table of tasks."""
+"""`onnxport tasks`: list the tasks."""
 
 from __future__ import annotations
 
 import typer
 
-from onnxport.cli.shell import Json, shell_of
+from onnxport.cli.options import Json
+from onnxport.cli.shell import shell_of
 from onnxport.tasks import TASKS
 
 
 def tasks(context: typer.Context, json: Json = False) -> int:
-    """List the tasks: names, what they do, and what goes in."""
+    """List the tasks, their inputs, and an example for each."""
     shell = shell_of(context, json=json)
     if json:
         rows = [

@@ -1,13 +1,22 @@
-"""`onnxport verify`: whether a folder is whole, and with --against whether its numbers are the source's."""
+"""`onnxport verify`: check that a folder is intact, and with --against that it gives the outputs of its source."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from onnxport.cli.shell import Json, Quiet, Shell, Verbose, shell_of
+from onnxport.cli.options import (
+    Against,
+    AllowPickle,
+    FolderOrGraph,
+    Json,
+    Quiet,
+    Task,
+    TrustRemoteCode,
+    Verbose,
+)
+from onnxport.cli.shell import Shell, shell_of
 
 if TYPE_CHECKING:
     from onnxport.artifact.results import VerifiedFolder
@@ -15,37 +24,26 @@ if TYPE_CHECKING:
 
 def verify(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="A folder that onnxport wrote, or an .onnx file.")],
-    against: Annotated[
-        str | None, typer.Option("--against", help="The source model: run both again and compare.", metavar="MODEL")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", "--pipeline", "-t", help="The task of an .onnx file; a folder knows its own."),
-    ] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read weights that are stored as pickle.")
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the source brings along.")
-    ] = False,
+    folder: FolderOrGraph,
+    against: Against = None,
+    task: Task = None,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Check the files of a folder against their recorded sha256, and the graph against its source."""
+    """Check a folder, and compare its graphs with the source model.
+
+    Every file must have its recorded sha256, and every graph must run in ONNX Runtime. With --against, the source
+    model is run again, and the outputs are compared. The exit code is 1 if they differ.
+    """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
     from onnxport.api.verify import verify as verify_folder
 
+    loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     with shell.working() as reporter:
-        result = verify_folder(
-            folder,
-            against,
-            task=task,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-            reporter=reporter,
-        )
+        result = verify_folder(folder, against, task=task, reporter=reporter, **loading)
     if shell.json:
         shell.write_json(result)
     else:

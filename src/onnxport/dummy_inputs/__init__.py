@@ -1,8 +1,8 @@
-"""Sample inputs, made by the pipeline's own preprocessing at any size that is asked for.
+"""Dummy inputs: inputs for probing, export and verification, made by the pipeline's own preprocessing at any size.
 
-A sampler has *knobs*: what a user can vary (rows, tokens, image height, seconds of sound).
-`make` turns sizes of the knobs into the numpy inputs of the model. Which axis of which input
-moves with which knob is found by `shapes.py`, by looking.
+An `InputGenerator` has dynamic dimensions (`DynamicDim`): what can vary, such as rows, tokens, image height, or seconds
+of audio. `make` returns the numpy inputs of the model at given sizes. `export.signature` finds out which axis of which
+input changes with which dimension.
 """
 
 from onnxport.dummy_inputs.base import DynamicDim, InputGenerator

@@ -1,4 +1,4 @@
-"""What a sampler is."""
+"""The interface of input generators."""
 
 from __future__ import annotations
 
@@ -14,71 +14,91 @@ Sizes = dict[str, int]
 
 @dataclass(frozen=True)
 class DynamicDim:
-    """One size that a user can vary.
+    """A size that can vary.
 
     Attributes:
-        name: also the name of the axis that moves one to one with it: "batch_size".
-        base: size of the first probe.
-        others: sizes to try, best first; the first two that work are used.
+        name: name of the dimension, and of input axes of the same size: "batch_size".
+        base_size: size of the first probe.
+        probe_sizes: other sizes to probe, in order; the first two that work are used.
         maximum: largest size that the tokenizer or configuration allows, or None.
-        frames: name of an axis that moves with the knob, but not one to one ("num_frames").
-        frames_axis: which axis of the first input that is.
-        edges: sizes that exporters like to get wrong; every verification has them.
-        why_fixed: why there are no others, where there are none.
+        derived_axis: name of an input axis that depends on this size, but is not equal to it: "num_frames".
+        derived_axis_index: index of that axis in the first input.
+        edge_sizes: sizes at which exporters often fail; every verification includes them.
+        why_static: reason for empty `probe_sizes`.
     """
 
     name: str
-    base: int
-    others: tuple[int, ...]
+    base_size: int
+    probe_sizes: tuple[int, ...]
     maximum: int | None = None
-    frames: str | None = None
-    frames_axis: int = 1
-    edges: tuple[int, ...] = ()
-    why_fixed: str = ""
+    derived_axis: str | None = None
+    derived_axis_index: int = 1
+    edge_sizes: tuple[int, ...] = ()
+    why_static: str = ""
 
     def clipped(self) -> DynamicDim:
-        """The same knob without sizes above its maximum."""
+        """Return the dimension without sizes above its maximum."""
         if self.maximum is None:
             return self
-        others = tuple(size for size in self.others if size <= self.maximum and size != min(self.base, self.maximum))
-        return replace(self, base=min(self.base, self.maximum), others=others)
+        base = min(self.base_size, self.maximum)
+        others = tuple(size for size in self.probe_sizes if size <= self.maximum and size != base)
+        return replace(self, base_size=base, probe_sizes=others)
 
     def in_multiples(self, multiple: int) -> DynamicDim:
-        """The same knob with sizes that are multiples only."""
-        base = -(-self.base // multiple) * multiple
-        others = [-(-size // multiple) * multiple for size in (*self.others, base + multiple, base + 2 * multiple)]
+        """Return the dimension with sizes rounded up to multiples.
+
+        Args:
+            multiple: the number.
+        """
+        base = -(-self.base_size // multiple) * multiple
+        others = [-(-size // multiple) * multiple for size in (*self.probe_sizes, base + multiple, base + 2 * multiple)]
         kept = tuple(size for size in dict.fromkeys(others) if size != base)
-        return replace(self, base=base, others=kept)
+        return replace(self, base_size=base, probe_sizes=kept)
 
 
 class InputGenerator(Protocol):
-    """Makes model inputs."""
+    """Makes the inputs of a model.
+
+    Attributes:
+        dims: the sizes that can vary.
+        can_pad: whether rows of different lengths are possible.
+    """
 
     dims: tuple[DynamicDim, ...]
-    can_pad: bool  # rows of different length are possible
+    can_pad: bool
 
     @property
     def joint_axes(self) -> dict[tuple[str, int], str]:
-        """Names of axes that move with several knobs, by tensor and axis."""
+        """Names of axes that depend on several dimensions, by (input name, axis index)."""
         ...
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        """Inputs by name, in the order of the tokenizer or processor.
+        """Return inputs by name, in the order of the tokenizer or processor.
 
         Args:
-            sizes: one entry a knob.
-            seed: other content for another seed; the same seed gives the same content.
-            padded: rows after the first are shorter and padded, where the model has masks.
+            sizes: a size for each dimension.
+            seed: seed of the content.
+            padded: make rows after the first shorter and pad them, if the model has masks.
         """
         ...
 
 
 def base_sizes(generator: InputGenerator) -> Sizes:
-    return {dim.name: dim.base for dim in generator.dims}
+    """Return the base size of each dimension.
+
+    Args:
+        generator: an input generator.
+    """
+    return {dim.name: dim.base_size for dim in generator.dims}
 
 
 def as_arrays(encoded: Mapping[str, Any], accepts: frozenset[str] | None) -> Arrays:
-    """What a processor gave, as float32 and int64 arrays, less what the model's forward does not take."""
+    """Return the outputs of a processor as float32 and int64 arrays, without those that the model does not take.
+
+    Args:
+        encoded: the outputs of a processor.
+        accepts: parameter names of the model's forward, or None for all.
+    """
     arrays: Arrays = {}
     for name, value in encoded.items():
         if accepts is None or name in accepts:
@@ -87,21 +107,29 @@ def as_arrays(encoded: Mapping[str, Any], accepts: frozenset[str] | None) -> Arr
     return arrays
 
 
-def with_silence(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Every third row ends in zeros, in place: what keeps a logarithm or a quotient finite shows nowhere else."""
-    for row in range(numbers.shape[0]) if numbers.ndim > 1 else ():
+def zero_row_ends(values: np.ndarray, seed: int) -> np.ndarray:
+    """Zero the second half of every third row, in place, so that log(0) and division by zero are tested.
+
+    Args:
+        values: (rows, samples, ...).
+        seed: shifts which rows are zeroed.
+
+    Returns:
+        `values`.
+    """
+    for row in range(values.shape[0]) if values.ndim > 1 else ():
         if (row + seed) % 3 == 2:
-            numbers[row, (numbers.shape[1] + 1) // 2 :] = 0
-    return numbers
+            values[row, (values.shape[1] + 1) // 2 :] = 0
+    return values
 
 
 class RestrictedInputGenerator:
-    """A sampler whose knobs obey restrictions that are known already.
+    """An input generator that obeys restrictions.
 
     Args:
-        generator: the free one.
-        multiples: per knob the number that its sizes must be a multiple of.
-        tied: per knob the other knob that it equals; it is no knob of its own then.
+        generator: a generator without restrictions.
+        multiples: dimension -> number that its sizes must be a multiple of.
+        tied: dimension -> other dimension that it equals; it is no separate dimension then.
     """
 
     def __init__(self, generator: InputGenerator, multiples: dict[str, int], tied: dict[str, str]) -> None:
@@ -114,10 +142,15 @@ class RestrictedInputGenerator:
         )
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         tied = {name: sizes[other] for name, other in self.tied.items()}
         return self.generator.make({**sizes, **tied}, seed=seed, padded=padded)
 
 
 def unrestricted(generator: InputGenerator) -> InputGenerator:
-    """The sampler without what was learned about the model since."""
+    """Return the generator without restrictions.
+
+    Args:
+        generator: an input generator.
+    """
     return generator.generator if isinstance(generator, RestrictedInputGenerator) else generator

@@ -1,4 +1,4 @@
-"""Which sampler fits a pipeline: by the task's kind and the model's main input."""
+"""Choose the input generator of a pipeline, by the kind of its task and the model's main input."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_featu
 def generator_for(
     pipeline: Any, task: Task, accepts: frozenset[str] | None, states: Sequence[State] = ()
 ) -> InputGenerator:
-    """The sampler of a transformers pipeline.
+    """Return the input generator of a transformers pipeline.
 
     Args:
         pipeline: the pipeline.
-        task: its row of the table.
-        accepts: names of the forward's parameters.
-        states: what a decoder carries from call to call.
+        task: the row of its task.
+        accepts: parameter names of the model's forward, or None for all.
+        states: cache tensors and states of a decoder.
     """
     config = pipeline.model.config
     kind = task.kind
-    if task.auto == ("AutoModel",):  # one task name, every modality: the model says what it eats
+    if task.auto == ("AutoModel",):  # the task is used for all modalities; the model's main input decides
         kind = _BY_MAIN_INPUT.get(getattr(pipeline.model, "main_input_name", "input_ids"), kind)
     image_processor = getattr(pipeline, "image_processor", None)
     if kind == "image":

@@ -1,4 +1,4 @@
-"""What the decoder of an encoder-decoder takes: its own tokens and past, and what the encoder made of an input."""
+"""Inputs of the decoder of an encoder-decoder: its tokens and past, and cross-attention states of the encoder."""
 
 from __future__ import annotations
 
@@ -20,88 +20,103 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class CrossDecoderInputGenerator:
-    """Rows of tokens over a past, and over random states in the place of an encoder's.
+    """Makes rows of tokens with a past, and random states instead of the encoder's.
 
     Args:
         inputs: makes the encoder's inputs.
-        encoder: says what the encoder makes of them.
-        own: the states of the decoder.
+        encoder: gives the shapes of the encoder's outputs.
+        own_states: cache tensors of the decoder's self-attention.
         vocabulary: number of tokens.
-        first_token: what every answer begins with.
+        first_token: token that every answer starts with.
     """
 
     def __init__(
-        self, inputs: InputGenerator, encoder: Encodes, own: Sequence[State], *, vocabulary: int, first_token: int
+        self,
+        inputs: InputGenerator,
+        encoder: Encodes,
+        own_states: Sequence[State],
+        *,
+        vocabulary: int,
+        first_token: int,
     ) -> None:
-        self.inputs, self.encoder, self.own, self.cross = inputs, encoder, own, encoder.states
+        self.inputs, self.encoder, self.own_states, self.cross_states = inputs, encoder, own_states, encoder.states
         self.vocabulary, self.first_token = vocabulary, first_token
         self.can_pad = inputs.can_pad
         self.batch = next(dim.name for dim in inputs.dims if dim.name.endswith("batch_size"))
         rows = next(dim for dim in inputs.dims if dim.name == self.batch)
-        self._seen: dict[tuple[int, ...], Shapes] = {}
+        self._encoder_shapes: dict[tuple[int, ...], Shapes] = {}
         others = [
-            replace(dim, name=_ENCODER + dim.name, frames=_ENCODER + dim.frames if dim.frames else LENGTH)
+            replace(
+                dim, name=_ENCODER + dim.name, derived_axis=_ENCODER + dim.derived_axis if dim.derived_axis else LENGTH
+            )
             for dim in inputs.dims
-            if dim is not rows and self._reaches(dim)
+            if dim is not rows and self._changes_encoder_output(dim)
         ]
-        # A step is one token, and the first call has no past: both are in every verification.
+        # Decoding runs one token per call, and the first call has no past: every verification includes both.
         self.dims = (
             rows,
-            DynamicDim(SEQUENCE, 5, (3, 9), edges=(1,)),
-            DynamicDim(PAST, 7, (4, 13), edges=(0,)),
+            DynamicDim(SEQUENCE, 5, (3, 9), edge_sizes=(1,)),
+            DynamicDim(PAST, 7, (4, 13), edge_sizes=(0,)),
             *others,
         )
-        self.joint_axes = {(state.past, state.growing): LENGTH for state in self.cross if state.growing is not None}
-        if self._mask_is_as_long():
+        self.joint_axes = {
+            (state.past, state.growing): LENGTH for state in self.cross_states if state.growing is not None
+        }
+        if self._mask_matches_keys():
             self.joint_axes[MASK, 1] = LENGTH
 
     def prompt(self, rows: int, length: int) -> Arrays:
-        """Inputs of the encoder, and `decoder_input_ids` (rows, length); rows after the first are padded."""
-        sizes = {dim.name: dim.base for dim in self.inputs.dims} | {self.batch: rows}
+        """Return inputs of the encoder, and `decoder_input_ids` (rows, length). Rows after the first are padded.
+
+        Args:
+            rows: number of rows.
+            length: number of tokens.
+        """
+        sizes = {dim.name: dim.base_size for dim in self.inputs.dims} | {self.batch: rows}
         ids = self._ids(rows, length, np.random.default_rng([rows, length]))
         ids[:, 0] = self.first_token
         return {**self.inputs.make(sizes, seed=length, padded=rows > 1 and self.can_pad), "decoder_input_ids": ids}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        """Padded rows are padded in the encoder alone: every answer begins with the same token."""
+        """Return inputs by name. Padding is only in the encoder's inputs: every answer starts with the same token."""
         rows, length, past = sizes[self.batch], sizes[SEQUENCE], sizes[PAST]
-        base = {dim.name: sizes.get(_ENCODER + dim.name, dim.base) for dim in self.inputs.dims}
+        base = {dim.name: sizes.get(_ENCODER + dim.name, dim.base_size) for dim in self.inputs.dims}
         given = self.inputs.make(base | {self.batch: rows}, seed=seed, padded=padded)
-        made = self._shapes(given)
+        encoded = self._shapes(given)
         rng = np.random.default_rng([seed, rows, length, past])
         arrays = {"input_ids": self._ids(rows, length, rng)}
         mask = self._mask(given)
         if mask is not None:
             arrays[MASK] = mask
-        for state in self.own:
+        for state in self.own_states:
             shape = [rows, *state.shape[1:]]
             if state.growing is not None:
                 shape[state.growing] = past
             arrays[state.past] = (rng.standard_normal(shape) * STATE_SCALE).astype(state.dtype)
-        for state in self.cross:
-            numbers = rng.standard_normal(made[state.present]) * STATE_SCALE
+        for state in self.cross_states:
+            numbers = rng.standard_normal(encoded[state.present]) * STATE_SCALE
             arrays[state.past] = numbers.astype(state.dtype)
         return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
     def _ids(self, rows: int, length: int, rng: np.random.Generator) -> np.ndarray:
         return rng.integers(min(5, self.vocabulary - 1), self.vocabulary, (rows, length), dtype=np.int64)
 
-    def _reaches(self, dim: DynamicDim) -> bool:
-        """Whether what the encoder gives has another size with another size of the knob."""
-        base = {dim.name: dim.base for dim in self.inputs.dims}
+    def _changes_encoder_output(self, dim: DynamicDim) -> bool:
+        """Return whether the shapes of the encoder's outputs depend on the dimension."""
+        base = {dim.name: dim.base_size for dim in self.inputs.dims}
         first = self.encoder.shapes(self.inputs.make(base))
-        for size in dim.others:
-            with suppress(Exception):  # the encoder refuses that size
+        for size in dim.probe_sizes:
+            with suppress(Exception):  # the encoder fails at that size
                 return self.encoder.shapes(self.inputs.make(base | {dim.name: size})) != first
         return False
 
-    def _mask_is_as_long(self) -> bool:
-        """Whether the mask has one number for each key; it may be that of the frames that the keys were made of."""
-        state = next((state for state in self.cross if state.growing is not None), None)
-        base = {dim.name: dim.base for dim in self.inputs.dims}
-        others = [{**base, dim.name: size} for dim in self.inputs.dims for size in dim.others[:1]]
+    def _mask_matches_keys(self) -> bool:
+        """Return whether the mask has one entry per key; it may have one per frame that the keys were made of."""
+        state = next((state for state in self.cross_states if state.growing is not None), None)
+        base = {dim.name: dim.base_size for dim in self.inputs.dims}
+        others = [{**base, dim.name: size} for dim in self.inputs.dims for size in dim.probe_sizes[:1]]
         for sizes in (base, *others):
-            with suppress(Exception):  # the encoder refuses that size
+            with suppress(Exception):  # the encoder fails at that size
                 given = self.inputs.make(sizes)
                 mask = self._mask(given)
                 if state is None or state.growing is None or mask is None:
@@ -115,6 +130,6 @@ class CrossDecoderInputGenerator:
 
     def _shapes(self, given: Arrays) -> Shapes:
         key = tuple(size for array in given.values() for size in array.shape)
-        if key not in self._seen:
-            self._seen[key] = self.encoder.shapes(given)
-        return self._seen[key]
+        if key not in self._encoder_shapes:
+            self._encoder_shapes[key] = self.encoder.shapes(given)
+        return self._encoder_shapes[key]

@@ -1,4 +1,4 @@
-"""What a decoder takes: tokens, what the mask hides, and the states of the tokens before them."""
+"""Inputs of a decoder: tokens, attention mask, positions, and the states of past tokens."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ from onnxport.dummy_inputs.text import TextInputGenerator
 from onnxport.sources.states import State
 
 SEQUENCE, PAST, TOTAL = "sequence_length", "past_sequence_length", "total_sequence_length"
-# About the scale of keys and values of trained models, which norms keep near one.
+# About the scale of keys and values of trained models.
 STATE_SCALE = 0.5
-_ONE_BY_ONE = "of several tokens in a call the model reads one alone, or begins again"
+_SINGLE_TOKEN = "the model reads only one token of a call, or starts again with several"
 
 
 class DecoderInputGenerator:
-    """Rows of tokens over a past.
+    """Makes rows of tokens with a past.
 
     Args:
         text: makes the tokens.
-        states: the inputs that carry the past; their numbers are random.
-        accepts: names of the forward's parameters.
+        states: the inputs that carry the past; their values are random.
+        accepts: parameter names of the model's forward, or None for all.
     """
 
     def __init__(self, text: TextInputGenerator, states: Sequence[State], accepts: frozenset[str] | None) -> None:
         self.text, self.states, self.accepts = text, states, accepts
-        grows = any(state.growing is not None for state in states)
-        # A step is one token, and the first call has no past: both are in every verification.
-        length = DynamicDim(SEQUENCE, 5, (3, 9), edges=(1,))
-        past = DynamicDim(PAST, 7, (4, 13), edges=(0,))
-        self.dims = (DynamicDim(text.batch, 2, (3, 5)), length, *([past] if grows else []))
+        has_growing_past = any(state.growing is not None for state in states)
+        # Decoding runs one token per call, and the first call has no past: every verification includes both.
+        length = DynamicDim(SEQUENCE, 5, (3, 9), edge_sizes=(1,))
+        past = DynamicDim(PAST, 7, (4, 13), edge_sizes=(0,))
+        self.dims = (DynamicDim(text.batch, 2, (3, 5)), length, *([past] if has_growing_past else []))
         self.joint_axes = {("attention_mask", 1): TOTAL}
-        self.grows = grows
+        self.has_growing_past = has_growing_past
         self.can_pad = self.has_mask = True
 
-    def one_by_one(self) -> DecoderInputGenerator:
-        """The same for a model that takes one token a call.
+    def single_token(self) -> DecoderInputGenerator:
+        """Return the generator for a model that takes one token per call.
 
-        Without a past that grows there is nothing that a mask could hide: the run time leaves the states of
-        a row alone while it gets padding.
+        Without a growing past there is nothing to mask: the run time does not update the states of a row while it gets
+        padding.
         """
         own = copy(self)
         own.dims = tuple(
-            DynamicDim(SEQUENCE, 1, (), why_fixed=_ONE_BY_ONE) if dim.name == SEQUENCE else dim for dim in self.dims
+            DynamicDim(SEQUENCE, 1, (), why_static=_SINGLE_TOKEN) if dim.name == SEQUENCE else dim for dim in self.dims
         )
-        own.can_pad = own.has_mask = self.grows
+        own.can_pad = own.has_mask = self.has_growing_past
         return own
 
     def prompt(self, rows: int, length: int) -> Arrays:
-        """`input_ids` and `attention_mask`, (rows, length); rows after the first are padded on the left."""
+        """Return `input_ids` and `attention_mask`, (rows, length). Rows after the first are padded on the left.
+
+        Args:
+            rows: number of rows.
+            length: number of tokens.
+        """
         mask = self._mask(rows, length, padded=True)
         ids = self.text.make({self.text.batch: rows, SEQUENCE: length}, seed=length)["input_ids"]
         return {"input_ids": np.where(mask == 1, ids, self._padding()), "attention_mask": mask}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        """Padded rows are padded on the left, as generation needs it: the new tokens are at the end."""
+        """Return inputs by name. Rows are padded on the left, as generation needs it: new tokens are at the end."""
         rows, length, past = sizes[self.text.batch], sizes[SEQUENCE], sizes.get(PAST, 0)
-        whole = self.text.make({self.text.batch: rows, SEQUENCE: past + length}, seed=seed)
+        encoded = self.text.make({self.text.batch: rows, SEQUENCE: past + length}, seed=seed)
         mask = self._mask(rows, past + length, padded)
         positions = np.maximum(mask.cumsum(1) - 1, 0)
-        arrays = {"input_ids": whole["input_ids"][:, past:]}
+        arrays = {"input_ids": encoded["input_ids"][:, past:]}
         if self.has_mask and self._takes("attention_mask"):
             arrays["attention_mask"] = mask
         if self._takes("position_ids"):

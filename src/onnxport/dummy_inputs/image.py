@@ -8,15 +8,22 @@ import numpy as np
 
 from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes, as_arrays
 
-# What stops a processor from changing the size, so that height and width are ours to choose.
-_AS_IS = {"do_resize": False, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
-_FLEXIBLE = 160  # base size where the processor itself follows the image
+# Options that keep the size of the image.
+_NO_RESIZING = {"do_resize": False, "do_center_crop": False, "do_rescale": True, "do_normalize": True}
+_DEFAULT_SIZE = 160  # base size in pixels if the processor keeps the size of the image
 
 
 class ImageInputGenerator:
-    """Rows of images.
+    """Makes rows of images.
 
-    `native` is the size that the processor gives a user: the model must be right there.
+    Args:
+        processor: the image processor, or None for random pixels.
+        config: config of the model.
+        accepts: parameter names of the model's forward, or None for all.
+        batch: name of the batch axis.
+
+    Attributes:
+        processor_size: (height, width) that the processor makes of a user's image, in pixels.
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
@@ -26,15 +33,16 @@ class ImageInputGenerator:
     ) -> None:
         self.processor, self.config, self.accepts, self.batch = processor, config, accepts, batch
         self.can_pad = False
-        self.native = self._native()
-        height, width = self.native
+        self.processor_size = self._find_processor_size()
+        height, width = self.processor_size
         self.dims: tuple[DynamicDim, ...] = (
             DynamicDim(batch, 2, (3, 5)),
-            DynamicDim("height", height, _near(height)),
-            DynamicDim("width", width, _near(width, first=2)),
+            DynamicDim("height", height, _probe_sizes(height)),
+            DynamicDim("width", width, _probe_sizes(width, first=2)),
         )
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         rows, height, width = sizes[self.batch], sizes["height"], sizes["width"]
         rng = np.random.default_rng([seed, rows, height, width])
         if self.processor is None:
@@ -47,10 +55,10 @@ class ImageInputGenerator:
         return as_arrays(self.processor(images, return_tensors="np", **self._options()), self.accepts)
 
     def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in _AS_IS.items() if hasattr(self.processor, name)}
+        return {name: value for name, value in _NO_RESIZING.items() if hasattr(self.processor, name)}
 
-    def _native(self) -> tuple[int, int]:
-        """Height and width that the processor gives; a flexible size where it follows the image."""
+    def _find_processor_size(self) -> tuple[int, int]:
+        """Return height and width that the processor makes; a default size if it keeps the size of the image."""
         if self.processor is None:
             return _config_size(self.config)
         rng = np.random.default_rng(0)
@@ -61,11 +69,17 @@ class ImageInputGenerator:
         self.can_pad = "pixel_mask" in arrays
         if shapes[0] == shapes[1]:
             return int(shapes[0][0]), int(shapes[0][1])
-        return _FLEXIBLE, _FLEXIBLE + 32
+        return _DEFAULT_SIZE, _DEFAULT_SIZE + 32
 
 
 def random_image(height: int, width: int, rng: np.random.Generator) -> Any:
-    """A PIL image of smooth colour blobs and noise: edges and flat parts, as photographs have."""
+    """Return a PIL image of smooth colour blobs and noise: it has edges and flat areas, as photographs do.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        rng: random generator.
+    """
     from PIL import Image
 
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((width, height))
@@ -73,11 +87,11 @@ def random_image(height: int, width: int, rng: np.random.Generator) -> Any:
     return Image.fromarray(np.clip(np.asarray(coarse, np.int64) + noise, 0, 255).astype(np.uint8))
 
 
-def _near(size: int, first: int = 1) -> tuple[int, ...]:
-    """Sizes to try beside `size`: odd ones, then multiples of what strides and patches usually are.
+def _probe_sizes(size: int, first: int = 1) -> tuple[int, ...]:
+    """Return sizes to probe besides `size`: odd ones, then multiples of usual strides and patch sizes.
 
-    They start at 96: a network that halves the image five times must be left with more than one
-    cell, or a trace takes the path for a single cell.
+    They start at 96: a model that halves the image five times must be left with more than one cell, or a trace takes
+    the path for a single cell.
     """
     start = size * -(-96 // size)
     odd = (start + 7 + 2 * first, 2 * start + 13 + 2 * first)

@@ -1,4 +1,4 @@
-"""The words that stand for an image in a text."""
+"""Find the text that stands for an image in a prompt."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import numpy as np
 
-# What processors call them; those of the first that works are used.
+# Attributes of processors and tokenizers; the first that works is used.
 _NAMES = ("boi_token", "image_token", "fake_image_token")
 
 
 def image_marker(processor: Any, image_token: int, image: Any) -> str:
-    """The words that a processor of texts with images replaces by image tokens; "" where none are found.
+    """Return the text that a processor replaces by image tokens, or "" if none is found.
 
     Args:
-        image_token: the token that stands for a row of image features.
-        image: any PIL image, to try with.
+        processor: a processor of texts with images.
+        image_token: id of the token that stands for one row of image features.
+        image: any PIL image, for a trial.
     """
     for marker in _known(processor):
         try:
-            made = processor(images=[image], text=[f"a {marker} b"], return_tensors="np")
-        except Exception:  # processors refuse a text without their own words with any exception
+            encoded = processor(images=[image], text=[f"a {marker} b"], return_tensors="np")
+        except Exception:  # processors fail without their own marker with any exception
             continue
-        if (np.asarray(made["input_ids"]) == image_token).any():
+        if (np.asarray(encoded["input_ids"]) == image_token).any():
             return marker
     return ""
 

@@ -1,4 +1,4 @@
-"""What a model takes whose images stand in the sequence of its text: one image, tokens, embeddings over a past."""
+"""Inputs of models with image features among the token embeddings: one image, tokens, embeddings with a past."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from onnxport.runtime.image_positions import AXES
 from onnxport.runtime.prompts.images import GRID, TYPES, slices_of
 from onnxport.sources.pytorch.images_in_text import EMBEDS, EmbeddingsDecoderSource, TokenEmbeddingsSource
 
-_PICTURE = (120, 160)  # height and width of what the processor is given
+_IMAGE_SIZE = (120, 160)  # height and width of images for prompts, in pixels
 
 
 class OneImageInputGenerator:
-    """One image, or one tile of an image, at a time.
+    """Makes one image, or one tile of an image.
 
-    Some models take their images apart in a list, whose length a graph cannot leave open. Masks of pixels hide a part
-    where other content is asked for.
+    Some models split images into a list of tiles, whose length a graph cannot leave open. With a seed other than 0,
+    pixel masks hide a part of the image.
 
     Args:
-        images: of several.
+        images: makes rows of images.
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, images: ImageInputGenerator) -> None:
         self.images = images
-        self.can_pad, self.native = False, images.native
+        self.can_pad, self.processor_size = False, images.processor_size
         self.dims = tuple(dim for dim in images.dims if dim.name != images.batch)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        one = next(slices_of(self.images.make({**sizes, self.images.batch: 1}, seed=seed)))
-        for name, array in one.items() if seed else ():
+        """Return inputs by name; see `InputGenerator.make`."""
+        inputs = next(slices_of(self.images.make({**sizes, self.images.batch: 1}, seed=seed)))
+        for name, array in inputs.items() if seed else ():
             if "mask" in name:
                 array[..., array.shape[-2] * 2 // 3 :, :] = 0
                 array[..., array.shape[-1] * 3 // 4 :] = 0
-        return one
+        return inputs
 
 
 class OneGridInputGenerator:
-    """One image as patches in a row, and the grid in which they lie (`image_grid_thw`).
+    """Makes one image as a row of patches, and its patch grid (`image_grid_thw`).
 
     Args:
-        processor: of images, with `patch_size` and `merge_size`.
+        processor: an image processor with `patch_size` and `merge_size`.
     """
 
     can_pad = False
@@ -58,40 +59,47 @@ class OneGridInputGenerator:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self.dims: tuple[DynamicDim, ...] = (DynamicDim("image_size", 8, (13, 5), frames="num_patches", frames_axis=0),)
+        self.dims: tuple[DynamicDim, ...] = (
+            DynamicDim("image_size", 8, (13, 5), derived_axis="num_patches", derived_axis_index=0),
+        )
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        """`image_size` is the height in cells, each as large as what becomes one row of features."""
+        """Return inputs by name. `image_size` is the height in cells; each cell becomes one row of features."""
         cell = self.processor.patch_size * self.processor.merge_size
         height, width = sizes["image_size"], sizes["image_size"] // 2 + 1 + seed % 2
         picture = random_image(height * cell, width * cell, np.random.default_rng([seed, height]))
-        made = as_arrays(self.processor([picture], do_resize=False, return_tensors="np"), None)
-        return {"pixel_values": made["pixel_values"], GRID: made[GRID]}
+        prepared = as_arrays(self.processor([picture], do_resize=False, return_tensors="np"), None)
+        return {"pixel_values": prepared["pixel_values"], GRID: prepared[GRID]}
 
 
 class TokensInputGenerator:
-    """Rows of tokens, and nothing beside them."""
+    """Makes rows of tokens without any other input.
+
+    Args:
+        text: makes the tokens.
+    """
 
     can_pad = False
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, text: TextInputGenerator) -> None:
-        # A table has no positions: what limits a tokenizer does not limit it.
+        # An embedding table has no positions, so the limit of the tokenizer does not apply.
         self.text, self.dims = text, tuple(replace(dim, maximum=None) for dim in text.dims)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         return {"input_ids": self.text.make(sizes, seed=seed)["input_ids"]}
 
 
 class EmbeddingsInputGenerator(DecoderInputGenerator):
-    """Rows of embeddings over a past; a third of them are of no token, as image features are.
+    """Makes rows of embeddings with a past; a third of them belong to no token, like image features.
 
-    Where the processor gives token types that the model takes, the types of all tokens are an input too.
+    If the processor returns token types that the model takes, the types of all tokens are an input too.
 
     Args:
         text: makes the tokens.
         source: the decoder.
-        embeddings: makes embeddings of tokens.
+        embeddings: computes embeddings of tokens.
         prompts: makes texts with images.
     """
 
@@ -104,67 +112,78 @@ class EmbeddingsInputGenerator(DecoderInputGenerator):
     ) -> None:
         super().__init__(text, source.states, source.accepts())
         self.embeddings, self.prompts = embeddings, prompts
-        self.typed = self._takes(TYPES) and TYPES in prompts.make(1, 3)
+        self.has_token_types = self._takes(TYPES) and TYPES in prompts.make(1, 3)
         self.on_three_axes = source.on_three_axes
         self.joint_axes = {**self.joint_axes, (TYPES, 1): TOTAL}
 
     def prompt(self, rows: int, length: int) -> Arrays:
+        """Return inputs with images; see `ImagePrompts.make`.
+
+        Args:
+            rows: number of rows.
+            length: number of words.
+        """
         return self.prompts.make(rows, length)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         arrays = super().make(sizes, seed=seed, padded=padded)
         embeds = self.embeddings.run({"input_ids": arrays.pop("input_ids")})[EMBEDS]
         rng = np.random.default_rng([seed, *embeds.shape])
         noise = (rng.standard_normal(embeds.shape) * embeds.std()).astype(embeds.dtype)
         chosen = rng.random((*embeds.shape[:2], 1)) < 1 / 3
-        if self.typed:  # images are blocks of ones, also in the past
+        if self.has_token_types:  # images are blocks of ones, in the past too
             total = sizes[SEQUENCE] + sizes[PAST]
             blocks = rng.integers(0, 2, (len(embeds), -(-total // 3))).repeat(3, 1)[:, :total]
             arrays[TYPES] = np.ascontiguousarray(blocks, np.int64)
-        if self.on_three_axes:  # apart from each other, as those of images are
-            infer_independent_axes = rng.integers(0, 4, (AXES, *embeds.shape[:2])) * chosen[None, :, :, 0]
-            arrays["position_ids"] = np.ascontiguousarray(arrays["position_ids"][None] + infer_independent_axes)
+        if self.on_three_axes:  # image positions differ between the axes
+            axis_offsets = rng.integers(0, 4, (AXES, *embeds.shape[:2])) * chosen[None, :, :, 0]
+            arrays["position_ids"] = np.ascontiguousarray(arrays["position_ids"][None] + axis_offsets)
         return {EMBEDS: np.ascontiguousarray(np.where(chosen, noise, embeds)), **arrays}
 
 
 class ImagePrompts:
-    """Texts with one image each, as the model's processor prepares them.
+    """Makes texts with one image each, prepared by the model's processor.
 
     Args:
-        processor: of texts with images.
-        image_token: the token that stands for a row of image features.
-        name: of the model, for errors.
+        processor: a processor of texts with images.
+        image_token: id of the token that stands for one row of image features.
+        name: name of the model, for errors.
 
     Raises:
-        ExportError: no text was found that the processor takes with an image.
+        ExportError: the processor accepts no text with an image.
     """
 
     def __init__(self, processor: Any, image_token: int, name: str) -> None:
         self.processor = processor
-        self._marker = image_marker(processor, image_token, random_image(*_PICTURE, np.random.default_rng(0)))
+        self._marker = image_marker(processor, image_token, random_image(*_IMAGE_SIZE, np.random.default_rng(0)))
         if not self._marker:
             raise ExportError(
-                f"The processor of {name} ({type(processor).__name__}) puts no image token {image_token} into a text "
-                f"with an image.",
+                f"The processor of {name} ({type(processor).__name__}) adds no image token {image_token} to a text "
+                "with an image.",
                 hint="Check that the checkpoint and its processor belong together.",
             )
 
     def make(self, rows: int, length: int) -> Arrays:
-        """`input_ids` and `attention_mask` (rows, tokens), and what else the processor gives.
+        """Return `input_ids` and `attention_mask`, (rows, tokens), and other outputs of the processor.
 
         Rows after the first have fewer words and are padded on the left.
+
+        Args:
+            rows: number of rows.
+            length: number of words of the first row.
         """
         rng = np.random.default_rng([rows, length])
         texts = [rng.choice(WORDS, max(1, length - 3 * row)).tolist() for row in range(rows)]
-        # Near the end, so that what is done with an image shows in what follows.
-        made: list[Arrays] = []
+        # The image is near the end of the text, so that it influences the first new tokens.
+        prepared: list[Arrays] = []
         for row, words in enumerate(texts):
-            # Of images with a grid each row has another size; others must be one array.
-            height, width = (side + (30 * row if made and GRID in made[0] else 0) for side in _PICTURE)
+            # Images with a grid have a different size in each row; others must be one array.
+            height, width = (side + (30 * row if prepared and GRID in prepared[0] else 0) for side in _IMAGE_SIZE)
             picture = random_image(height, width, rng)
-            made.append(self._prepared(" ".join([*words, self._marker, "this"]), picture))
-        longest = max(one["input_ids"].shape[1] for one in made)
-        return {name: np.concatenate([_padded(one, name, longest) for one in made]) for name in made[0]}
+            prepared.append(self._prepared(" ".join([*words, self._marker, "this"]), picture))
+        longest = max(inputs["input_ids"].shape[1] for inputs in prepared)
+        return {name: np.concatenate([_padded(inputs, name, longest) for inputs in prepared]) for name in prepared[0]}
 
     def _prepared(self, text: str, picture: Any) -> Arrays:
         return as_arrays(self.processor(images=[picture], text=[text], return_tensors="np"), None)
@@ -173,11 +192,13 @@ class ImagePrompts:
 def image_generators(
     pipeline: Any, accepts: frozenset[str] | None, source: EmbeddingsDecoderSource, embeddings: TokenEmbeddingsSource
 ) -> tuple[InputGenerator, InputGenerator, EmbeddingsInputGenerator]:
-    """Samplers of image features, of embeddings and of the decoder.
+    """Return input generators of image features, of token embeddings, and of the decoder.
 
     Args:
         pipeline: a pipeline with a processor.
-        accepts: what the method that makes features takes.
+        accepts: parameter names of the method that computes image features.
+        source: the decoder.
+        embeddings: computes embeddings of tokens.
 
     Raises:
         ExportError: the checkpoint has no processor, or one that does not fit.
@@ -186,7 +207,7 @@ def image_generators(
     parts = [getattr(processor, part, None) for part in ("image_processor", "tokenizer")]
     if None in parts:
         raise ExportError(
-            f"The checkpoint of {name} has no processor for texts with images, so it cannot be tried as it is used.",
+            f"The checkpoint of {name} has no processor for texts with images.",
             hint="Copy processor_config.json, preprocessor_config.json and the tokenizer beside the weights.",
         )
     assert source.image_token is not None
@@ -201,9 +222,9 @@ def image_generators(
 
 
 def _padded(arrays: Arrays, name: str, length: int) -> np.ndarray:
-    """What goes with the tokens of a row, padded on the left to `length`; other arrays as they are."""
+    """Pad arrays of the shape of the tokens on the left to `length`; return other arrays unchanged."""
     array = arrays[name]
     if array.shape != arrays["input_ids"].shape:
         return array
-    # No padding token is asked for: what is masked may be any token, but for that of an image.
+    # Any token can be padding, because it is masked, except an image token.
     return np.pad(array, ((0, 0), (length - array.shape[1], 0)))

@@ -1,4 +1,4 @@
-"""What the inputs of a model may be, found by running it: how large integers, and which free axes must be equal."""
+"""Find out by running a model which integers its inputs accept, and which dynamic axes must be equal."""
 
 from __future__ import annotations
 
@@ -10,156 +10,186 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.dummy_inputs.base import InputGenerator, Sizes, base_sizes
-from onnxport.dummy_inputs.declared import MOST, DeclaredInputGenerator, Range, Runs
+from onnxport.dummy_inputs.declared import INTEGER_LIMIT, DeclaredInputGenerator, IntegerRange, RunModel
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Declared
 
-# A model is run once for each way to join knobs or to part axes.
+# Limit of model runs for merging dimensions, and for splitting axes.
 _ATTEMPTS = 64
 _BATCH = "batch_size"
-# Outputs that differ by less between two images, of their size, say nothing about what was computed in between.
-_DULL = 1e-2
+# If outputs for two images differ by less, relative to their size, the inputs were too small to matter.
+_LOW_SENSITIVITY = 1e-2
 AxisKey = tuple[str, int]
 
 
-def integers_taken(generator: DeclaredInputGenerator, spec: Declared, runs: Runs) -> Range:
-    """What the model takes in all places of an input, with limits that are powers of two or 0.
+def accepted_integers(generator: DeclaredInputGenerator, spec: Declared, run: RunModel) -> IntegerRange:
+    """Return the integers that the model accepts in all entries of an input, with limits that are powers of two or 0.
 
-    An index into another input may be as large as that is long: the smallest sizes are tried, too.
+    An index into another input is limited by the length of that input, so the smallest sizes are tried too.
+
+    Args:
+        generator: makes all inputs.
+        spec: the integer input.
+        run: runs the model.
     """
     base = base_sizes(generator)
-    found = _range(generator, spec, runs, base)
-    small = {dim.name: _smallest(dim.name, min(dim.base, *dim.others)) for dim in generator.dims}
-    if small == base or runs(generator.make(small)) is None:
+    found = _integer_range(generator, spec, run, base)
+    small = {dim.name: _smallest_size(dim.name, min(dim.base_size, *dim.probe_sizes)) for dim in generator.dims}
+    if small == base or run(generator.make(small)) is None:
         return found
-    takes = _takes(generator, spec, runs, small)
-    if takes(found.highest - 1) and takes(found.lowest or int(not found.zero)):
+    accepts = _acceptance_test(generator, spec, run, small)
+    if accepts(found.highest - 1) and accepts(found.lowest or int(not found.zero)):
         return found
-    less = _range(generator, spec, runs, small)
-    return Range(max(found.lowest, less.lowest), min(found.highest, less.highest), found.zero and less.zero)
+    less = _integer_range(generator, spec, run, small)
+    return IntegerRange(max(found.lowest, less.lowest), min(found.highest, less.highest), found.zero and less.zero)
 
 
-def _smallest(name: str, smallest: int) -> int:
-    """As verification has it."""
+def _smallest_size(name: str, smallest: int) -> int:
+    """Return the smallest size that verification uses."""
     return 1 if name.endswith(_BATCH) else 5 if name == "sequence_length" else smallest
 
 
-def _takes(generator: DeclaredInputGenerator, spec: Declared, runs: Runs, sizes: Sizes) -> Callable[[int], bool]:
+def _acceptance_test(
+    generator: DeclaredInputGenerator, spec: Declared, run: RunModel, sizes: Sizes
+) -> Callable[[int], bool]:
     arrays = generator.make(sizes)
-    return lambda number: runs({**arrays, spec.name: np.full_like(arrays[spec.name], number)}) is not None
+    return lambda number: run({**arrays, spec.name: np.full_like(arrays[spec.name], number)}) is not None
 
 
-def _range(generator: DeclaredInputGenerator, spec: Declared, runs: Runs, sizes: Sizes) -> Range:
-    takes, kind = _takes(generator, spec, runs, sizes), np.iinfo(spec.dtype)
+def _integer_range(generator: DeclaredInputGenerator, spec: Declared, run: RunModel, sizes: Sizes) -> IntegerRange:
+    accepts, kind = _acceptance_test(generator, spec, run, sizes), np.iinfo(spec.dtype)
     highest = 1
-    while highest < min(MOST, kind.max) and takes(2 * highest - 1):
+    while highest < min(INTEGER_LIMIT, kind.max) and accepts(2 * highest - 1):
         highest *= 2
-    zero = highest == 1 or takes(0)
-    if kind.min == 0 or not takes(-1):
-        return Range(0, highest, zero)
+    zero = highest == 1 or accepts(0)
+    if kind.min == 0 or not accepts(-1):
+        return IntegerRange(0, highest, zero)
     lowest = -1
-    while -lowest < highest and takes(2 * lowest):
-        lowest = -highest if lowest == -1 and takes(-highest) else 2 * lowest
-    return Range(lowest, highest, zero)
+    while -lowest < highest and accepts(2 * lowest):
+        lowest = -highest if lowest == -1 and accepts(-highest) else 2 * lowest
+    return IntegerRange(lowest, highest, zero)
 
 
-def infer_tied_axes(generator: DeclaredInputGenerator, runs: Runs) -> dict[AxisKey, str]:
-    """The knobs of a sampler, some of them joined if the model does not run otherwise.
+def infer_tied_axes(generator: DeclaredInputGenerator, run: RunModel) -> dict[AxisKey, str]:
+    """Return the dimension names of a generator; dimensions are merged if the model does not run otherwise.
 
-    Axes of inputs that belong together need not have usual names: the columns of one matrix and the rows of another.
+    Axes that must be equal need not have conventional names: the columns of one matrix and the rows of another.
+
+    Args:
+        generator: makes the inputs.
+        run: runs the model.
     """
-    if runs(generator.make(base_sizes(generator))) is not None:
-        return generator.places
-    for sizes_of in (_distinct, base_sizes):
-        for joined in _joinings(generator):
-            places = {place: joined.get(name, name) for place, name in generator.places.items()}
-            other = type(generator)(generator.inputs, places, generator.limits)
-            if runs(other.make(sizes_of(other))) is not None:
-                return places
-    return generator.places  # why it does not run is told when it is run
+    if run(generator.make(base_sizes(generator))) is not None:
+        return generator.dim_names
+    for sizes_of in (_distinct_sizes, base_sizes):
+        for merged in _merged_dims(generator):
+            dim_names = {axis: merged.get(name, name) for axis, name in generator.dim_names.items()}
+            other = type(generator)(generator.inputs, dim_names, generator.limits)
+            if run(other.make(sizes_of(other))) is not None:
+                return dim_names
+    return generator.dim_names  # the error is raised when the model is run
 
 
-def _distinct(generator: InputGenerator) -> Sizes:
-    """Another size for every knob, so that none is equal by chance."""
+def _distinct_sizes(generator: InputGenerator) -> Sizes:
+    """Return a different size for every dimension, so that none are equal by accident."""
     sizes: Sizes = {}
     for dim in generator.dims:
-        sizes[dim.name] = next((size for size in (dim.base, *dim.others) if size not in sizes.values()), dim.base)
+        sizes[dim.name] = next(
+            (size for size in (dim.base_size, *dim.probe_sizes) if size not in sizes.values()), dim.base_size
+        )
     return sizes
 
 
-def _joinings(generator: DeclaredInputGenerator) -> Iterator[dict[str, str]]:
-    """Other names for knobs; few changes first, to names that say something; then one name for all."""
-    known = [dim.name for dim in generator.dims if dim.name != _BATCH]
-    ways = (
-        [dict(zip(known, names, strict=True)) for names in product(known, repeat=len(known))] if len(known) < 4 else []
+def _merged_dims(generator: DeclaredInputGenerator) -> Iterator[dict[str, str]]:
+    """Yield new names for dimensions: few changes first, conventional names first; finally one name for all."""
+    names = [dim.name for dim in generator.dims if dim.name != _BATCH]
+    options = (
+        [dict(zip(names, new, strict=True)) for new in product(names, repeat=len(names))] if len(names) < 4 else []
     )
-    ways.sort(
-        key=lambda way: (sum(old != new for old, new in way.items()), sum("_dim_" in new for new in way.values()))
-    )
-    yield from ways[1:_ATTEMPTS]
-    yield dict.fromkeys(known, "sequence_length" if "sequence_length" in known else known[0] if known else "")
+
+    def preference(option: dict[str, str]) -> tuple[int, int]:
+        return sum(old != new for old, new in option.items()), sum("_dim_" in new for new in option.values())
+
+    options.sort(key=preference)
+    yield from options[1:_ATTEMPTS]
+    yield dict.fromkeys(names, "sequence_length" if "sequence_length" in names else names[0] if names else "")
 
 
-def own_name(input_name: str, axis: str) -> str:
-    """A name for an axis of one input: a word, because expressions are made of them."""
+def axis_name(input_name: str, axis: str) -> str:
+    """Return a name for an axis of one input; it is an identifier, because it is used in expressions.
+
+    Args:
+        input_name: name of the input.
+        axis: name of the axis.
+    """
     return re.sub(r"\W", "_", f"{input_name}_{axis}")
 
 
-def infer_independent_axes(generator: DeclaredInputGenerator, runs: Runs) -> dict[AxisKey, str]:
-    """The knobs of a sampler, with knobs of their own for axes that may differ from others of the same name."""
+def infer_independent_axes(generator: DeclaredInputGenerator, run: RunModel) -> dict[AxisKey, str]:
+    """Return the dimension names of a generator, where axes that can differ have their own dimensions.
+
+    Args:
+        generator: makes the inputs.
+        run: runs the model.
+    """
     base = base_sizes(generator)
-    names = dict(generator.places)
+    names = dict(generator.dim_names)
     for dim in generator.dims:
-        left = [place for place, name in generator.places.items() if name == dim.name]
-        if len(left) < 2:
+        remaining = [axis for axis, name in generator.dim_names.items() if name == dim.name]
+        if len(remaining) < 2:
             continue
-        for some in _subsets(left):
-            if not set(some) <= set(left):
+        for subset in _axis_subsets(remaining):
+            if not set(subset) <= set(remaining):
                 continue
-            name = own_name(some[0][0], dim.name)
-            other = type(generator)(generator.inputs, {**names, **dict.fromkeys(some, name)}, generator.limits)
-            sizes = {**base_sizes(other), **base, name: dim.others[0]}
-            if runs(other.make(sizes)) is not None:
-                names |= dict.fromkeys(some, name)
-                left = [place for place in left if place not in some]
+            name = axis_name(subset[0][0], dim.name)
+            other = type(generator)(generator.inputs, {**names, **dict.fromkeys(subset, name)}, generator.limits)
+            sizes = {**base_sizes(other), **base, name: dim.probe_sizes[0]}
+            if run(other.make(sizes)) is not None:
+                names |= dict.fromkeys(subset, name)
+                remaining = [axis for axis in remaining if axis not in subset]
     return names
 
 
-def _subsets(places: list[AxisKey]) -> Iterator[tuple[AxisKey, ...]]:
-    """Small ones first; of many places those of one input."""
-    if 2 ** len(places) > _ATTEMPTS:
-        for name in dict.fromkeys(name for name, _ in places):
-            yield tuple(place for place in places if place[0] == name)
+def _axis_subsets(axes: list[AxisKey]) -> Iterator[tuple[AxisKey, ...]]:
+    """Yield subsets, small ones first; for many axes, those of one input each."""
+    if 2 ** len(axes) > _ATTEMPTS:
+        for name in dict.fromkeys(name for name, _ in axes):
+            yield tuple(axis for axis in axes if axis[0] == name)
         return
-    for count in range(1, len(places)):
-        yield from combinations(places, count)
+    for count in range(1, len(axes)):
+        yield from combinations(axes, count)
 
 
-def declared_generator(inputs: Sequence[Declared], runs: Runs) -> DeclaredInputGenerator:
-    """The sampler of declared inputs; `runs` is the model."""
-    limits = {spec.name: Range(0, 2) for spec in inputs}
-    dims = infer_tied_axes(DeclaredInputGenerator(inputs, _dim_names(inputs), limits), runs)
+def declared_generator(inputs: Sequence[Declared], run: RunModel) -> DeclaredInputGenerator:
+    """Return an input generator for declared inputs.
+
+    Args:
+        inputs: the declared inputs.
+        run: runs the model.
+    """
+    limits = {spec.name: IntegerRange(0, 2) for spec in inputs}
+    dims = infer_tied_axes(DeclaredInputGenerator(inputs, _dim_names(inputs), limits), run)
     generator = DeclaredInputGenerator(inputs, dims, limits)
     for spec in inputs:
         if np.dtype(spec.dtype).kind in "iu" and not spec.is_mask:
-            limits[spec.name] = integers_taken(generator, spec, runs)
-    dims = infer_independent_axes(DeclaredInputGenerator(inputs, dims, limits), runs)
+            limits[spec.name] = accepted_integers(generator, spec, run)
+    dims = infer_independent_axes(DeclaredInputGenerator(inputs, dims, limits), run)
     generator = DeclaredInputGenerator(inputs, dims, limits)
-    return DeclaredInputGenerator(inputs, dims, limits, _pixels(generator, runs))
+    return DeclaredInputGenerator(inputs, dims, limits, _pixels(generator, run))
 
 
 def _dim_names(inputs: Sequence[Declared]) -> dict[tuple[str, int], str]:
-    """A knob for each free axis; axes that usually belong together share one."""
+    """Return a dimension for each dynamic axis; axes that are conventionally equal share one."""
     names = {}
     for spec in inputs:
         for axis, size in enumerate(spec.axes):
             if size is None:
-                names[spec.name, axis] = _usual_name(spec, axis)
+                names[spec.name, axis] = _conventional_name(spec, axis)
     return names
 
 
-def _usual_name(spec: Declared, axis: int) -> str:
+def _conventional_name(spec: Declared, axis: int) -> str:
     if axis == 0:
         return "batch_size"
     if len(spec.axes) == 4:
@@ -169,25 +199,25 @@ def _usual_name(spec: Declared, axis: int) -> str:
             return sides[axis]
     if axis == 1 and len(spec.axes) in (2, 3):
         return "sequence_length"
-    return own_name(spec.name, f"dim_{axis}")
+    return axis_name(spec.name, f"dim_{axis}")
 
 
-def _pixels(generator: DeclaredInputGenerator, runs: Runs) -> frozenset[str]:
-    """Images whose numbers the model divides by 255 itself: it sees next to nothing of smaller ones."""
+def _pixels(generator: DeclaredInputGenerator, run: RunModel) -> frozenset[str]:
+    """Return images that the model divides by 255 itself; values near 0 would hardly change its outputs."""
     images = frozenset(
         spec.name for spec in generator.inputs if len(spec.axes) == 4 and np.dtype(spec.dtype).kind == "f"
     )
     if not images:
         return images
-    bright = DeclaredInputGenerator(generator.inputs, generator.places, generator.limits, images)
-    small, large = _sensitivity(generator, runs), _sensitivity(bright, runs)
-    return images if small < _DULL and large > 2 * small else frozenset()
+    bright = DeclaredInputGenerator(generator.inputs, generator.dim_names, generator.limits, images)
+    small, large = _sensitivity(generator, run), _sensitivity(bright, run)
+    return images if small < _LOW_SENSITIVITY and large > 2 * small else frozenset()
 
 
-def _sensitivity(generator: DeclaredInputGenerator, runs: Runs) -> float:
-    """How much outputs differ between two samples, of their size; 0 where the model refuses them."""
-    sizes = {dim.name: dim.base for dim in generator.dims}
-    found = [runs(generator.make(sizes, seed=seed)) for seed in (2, 4)]
+def _sensitivity(generator: DeclaredInputGenerator, run: RunModel) -> float:
+    """Return how much outputs differ between two samples, relative to their size; 0 if the model fails."""
+    sizes = {dim.name: dim.base_size for dim in generator.dims}
+    found = [run(generator.make(sizes, seed=seed)) for seed in (2, 4)]
     if found[0] is None or found[1] is None:
         return 0.0
     changes = []

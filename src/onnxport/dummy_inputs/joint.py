@@ -1,4 +1,4 @@
-"""Images beside texts (CLIP and its kin): two independent row axes."""
+"""Inputs of models that take texts and images separately, such as CLIP: two independent batch axes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,36 @@ from onnxport.dummy_inputs.text import TextInputGenerator
 
 
 class JointInputGenerator:
-    """The inputs of a text sampler, then those of an image sampler."""
+    """Makes the inputs of a text generator, followed by those of an image generator.
+
+    Args:
+        text: makes the texts.
+        image: makes the images.
+    """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
     def __init__(self, text: TextInputGenerator, image: ImageInputGenerator) -> None:
         self.text, self.image = text, image
-        # Different base counts, so that an output says which of the two it follows.
+        # Different base sizes show which of the two batch axes an output axis follows.
         rows = {text.batch: 3, image.batch: 2}
         self.dims = tuple(
-            DynamicDim(k.name, rows.get(k.name, k.base), tuple(o + rows[k.name] for o in (2, 4)), k.maximum, k.frames)
+            DynamicDim(
+                k.name,
+                rows.get(k.name, k.base_size),
+                tuple(o + rows[k.name] for o in (2, 4)),
+                k.maximum,
+                k.derived_axis,
+            )
             if k.name in rows
             else k
             for k in (*text.dims, *image.dims)
         )
         self.can_pad = text.can_pad or image.can_pad
-        self.native = image.native
+        self.processor_size = image.processor_size
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         return {
             **self.text.make(sizes, seed=seed, padded=padded and self.text.can_pad),
             **self.image.make(sizes, seed=seed, padded=padded and self.image.can_pad),

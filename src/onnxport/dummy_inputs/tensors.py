@@ -1,8 +1,7 @@
-"""A plain module's own sample inputs, stretched along the axes that can move.
+"""Inputs of a plain module: its sample inputs, resized along dynamic axes.
 
-Nothing is known about such a model but one sample. Axes of equal length at the same place
-are taken for one size: axis 0 of all inputs is `batch_size`, every other group of equal
-lengths is one knob.
+The sample inputs are all that is known about such a model. Axes of equal length belong to one dimension: axis 0 of all
+inputs is `batch_size`, and each other group of axes with the same length is one dimension.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from onnxport.dummy_inputs.base import (
     Arrays,
     DynamicDim,
     Sizes,
-    with_silence,
+    zero_row_ends,
 )
 from onnxport.errors import ExportError
 
 
 class TensorInputGenerator:
-    """Repeats or cuts `sample` along its axes, and draws new values of the same distribution.
+    """Draws new values from the distribution of `sample`, at other sizes.
 
     Args:
         sample: arrays by input name, in the order of the graph's inputs.
@@ -32,7 +31,7 @@ class TensorInputGenerator:
 
     def __init__(self, sample: Arrays) -> None:
         self.sample = sample
-        self.groups: dict[str, list[tuple[str, int]]] = {}
+        self.axes_by_dim: dict[str, list[tuple[str, int]]] = {}
         firsts = {value.shape[0] for value in sample.values() if value.ndim}
         self._batched = len(firsts) == 1
         names: dict[int, str] = {}
@@ -40,46 +39,53 @@ class TensorInputGenerator:
             for axis, size in enumerate(value.shape):
                 shared = "batch_size" if axis == 0 and self._batched else None
                 dim = shared or names.setdefault(size, f"{name}_dim_{axis}")
-                self.groups.setdefault(dim, []).append((name, axis))
-        self.dims = tuple(self._dim(name, places) for name, places in self.groups.items())
+                self.axes_by_dim.setdefault(dim, []).append((name, axis))
+        self.dims = tuple(self._dim(name, axes) for name, axes in self.axes_by_dim.items())
 
-    def _dim(self, name: str, places: list[tuple[str, int]]) -> DynamicDim:
-        first, axis = places[0]
+    def _dim(self, name: str, axes: list[tuple[str, int]]) -> DynamicDim:
+        first, axis = axes[0]
         size = self.sample[first].shape[axis]
         others = (size + 1, size + 2) if name == "batch_size" else (size + 3, size * 2, size + 8, size + 32)
         return DynamicDim(name, size, tuple(dict.fromkeys(others)))
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
-        if seed == 0 and all(sizes[k.name] == k.base for k in self.dims):
+        """Return inputs by name; see `InputGenerator.make`."""
+        if seed == 0 and all(sizes[k.name] == k.base_size for k in self.dims):
             return dict(self.sample)
         rng = np.random.default_rng([seed, *sizes.values()])
         return {name: self._draw(name, value, sizes, rng, seed) for name, value in self.sample.items()}
 
     def _draw(self, name: str, value: np.ndarray, sizes: Sizes, rng: np.random.Generator, seed: int) -> np.ndarray:
         shape = list(value.shape)
-        for dim, places in self.groups.items():
-            for place, axis in places:
-                if place == name:
+        for dim, axes in self.axes_by_dim.items():
+            for input_name, axis in axes:
+                if input_name == name:
                     shape[axis] = sizes[dim]
         if value.dtype.kind == "f":
             spread = float(value.std()) or 1.0
-            numbers = (rng.standard_normal(shape) * spread + float(value.mean())).astype(value.dtype)
-            return with_silence(numbers, seed)
+            values = (rng.standard_normal(shape) * spread + float(value.mean())).astype(value.dtype)
+            return zero_row_ends(values, seed)
         if value.dtype.kind == "b":
             return rng.random(shape) < 0.5
         return rng.integers(value.min(), value.max() + 1, shape).astype(value.dtype)
 
 
 def as_sample(inputs: dict[str, Any]) -> Arrays:
-    """Sample inputs of a live module as numpy arrays.
+    """Return sample inputs of a live module as numpy arrays.
+
+    Args:
+        inputs: tensors or arrays by name.
 
     Raises:
-        ExportError: an input is not a tensor or array.
+        ExportError: an input is neither a tensor nor an array.
     """
     arrays: Arrays = {}
     for name, value in inputs.items():
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
         if array.dtype == object:
-            raise ExportError(f"Sample input {name!r} is a {type(value).__name__}, not a tensor.")
+            raise ExportError(
+                f"Sample input {name!r} is a {type(value).__name__}, not a tensor.",
+                hint="Pass tensors or numpy arrays: sample_inputs={...}.",
+            )
         arrays[name] = array
     return arrays

@@ -1,4 +1,4 @@
-"""Text, pairs of texts, and choices: token ids at an exact length."""
+"""Texts, text pairs, and multiple choices: token ids of an exact length."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ WORDS = (
     "write walk London Paris Ada Berlin Monday seven two hundred bright green quickly never always because"
 ).split()
 
-_UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
+_UNLIMITED = 1_000_000  # tokenizers without a limit have a limit of 1e30
 
 
 class TextInputGenerator:
-    """Rows of tokens.
+    """Makes rows of tokens.
 
     Args:
-        tokenizer: of the pipeline, or None: then ids are drawn from the vocabulary alone.
-        config: of the model; limits come from it.
+        tokenizer: tokenizer of the pipeline; if it is None, ids are drawn from the whole vocabulary.
+        config: config of the model, for its limits.
         kind: "text", "text-pair" or "choices".
-        accepts: names of the forward's parameters; other keys of the tokenizer are dropped.
-        batch: name of the row axis.
+        accepts: parameter names of the model's forward, or None for all; other outputs of the tokenizer are dropped.
+        batch: name of the batch axis.
+        image_processor: makes the page image of document models.
     """
 
     can_pad = True
@@ -52,6 +53,7 @@ class TextInputGenerator:
         self.dims = tuple(dims)
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:
+        """Return inputs by name; see `InputGenerator.make`."""
         rows, choices = sizes[self.batch], sizes.get("num_choices", 1)
         length = sizes["sequence_length"]
         rng = np.random.default_rng([seed, rows, length, choices])
@@ -66,27 +68,27 @@ class TextInputGenerator:
         if choices > 1 or self.kind == "choices":
             arrays = {name: value.reshape(rows, choices, *value.shape[1:]) for name, value in arrays.items()}
         if self.image_processor is not None and self.accepts and "pixel_values" in self.accepts:
-            arrays["pixel_values"] = self._page(rows, rng)
+            arrays["pixel_values"] = self._document_image(rows, rng)
         return arrays
 
     def _takes(self, name: str) -> bool:
         return self.accepts is None or name in self.accepts
 
     def _tokenized(self, count: int, length: int, rng: np.random.Generator, padded: bool) -> Arrays:
-        # Every row is cut at its own length and then padded: a word may be many tokens, so the number of
-        # words alone would leave no room for padding.
+        # Every row is truncated to its own length and then padded. A word may be several tokens, so the number of words
+        # alone would leave no padding.
         rows = [self._row(size, rng) for size in _lengths(count, length, padded)]
-        infer_tied_axes = {name: [row[name] for row in rows] for name in rows[0]}
-        encoded = self.tokenizer.pad(infer_tied_axes, padding="max_length", max_length=length, return_tensors="np")
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        encoded = self.tokenizer.pad(columns, padding="max_length", max_length=length, return_tensors="np")
         arrays = {name: np.asarray(value) for name, value in encoded.items()}
         mask = arrays["attention_mask"]
         if "attention_mask" not in self.tokenizer.model_input_names:
             arrays.pop("attention_mask")
         arrays = {name: value.astype(np.int64) for name, value in arrays.items()}
-        return self._vary(arrays, mask, rng)
+        return self._with_random_ids(arrays, mask, rng)
 
     def _row(self, length: int, rng: np.random.Generator) -> dict[str, list[Any]]:
-        """One row of exactly `length` tokens; a word is at least one, so that many words fill it."""
+        """Return one row of exactly `length` tokens: each word is at least one token, so there are enough words."""
         options: dict[str, Any] = {"truncation": True, "max_length": length, "return_attention_mask": True}
         words = [str(word) for word in rng.choice(WORDS, size=max(length, 1))]
         if "boxes" in inspect.signature(type(self.tokenizer).__call__).parameters:
@@ -100,8 +102,8 @@ class TextInputGenerator:
             encoded = self.tokenizer(" ".join(words), second, **options)
         return dict(encoded)
 
-    def _vary(self, arrays: Arrays, mask: np.ndarray, rng: np.random.Generator) -> Arrays:
-        """Odd rows get random ids in place of ordinary tokens, so that the whole vocabulary is reached."""
+    def _with_random_ids(self, arrays: Arrays, mask: np.ndarray, rng: np.random.Generator) -> Arrays:
+        """Replace ordinary tokens of odd rows by random ids, so that the whole vocabulary is used."""
         ids = arrays["input_ids"].copy()
         special = np.isin(ids, self.tokenizer.all_special_ids)
         ordinary = np.setdiff1d(np.arange(min(len(self.tokenizer), _vocabulary(self.config))), _special(self.tokenizer))
@@ -125,8 +127,8 @@ class TextInputGenerator:
             arrays["token_type_ids"] = np.zeros((count, length), np.int64)
         return arrays
 
-    def _page(self, rows: int, rng: np.random.Generator) -> np.ndarray:
-        """The image of a document; its boxes come from us, so no text recognition is run."""
+    def _document_image(self, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the image of a document. The boxes are random too, so no text recognition is run."""
         from onnxport.dummy_inputs.image import random_image
 
         images = [random_image(200, 160, rng) for _ in range(rows)]
@@ -135,7 +137,7 @@ class TextInputGenerator:
 
 
 def _length_limit(tokenizer: Any, config: Any) -> int | None:
-    """The longest row: the tokenizer's own limit, else the table of positions."""
+    """Return the largest number of tokens: the limit of the tokenizer or of the position table."""
     limits = [getattr(tokenizer, "model_max_length", None) if tokenizer is not None else None]
     text_config = getattr(config, "text_config", None) or config
     limits.append(getattr(text_config, "max_position_embeddings", None))
@@ -153,11 +155,11 @@ def _special(tokenizer: Any) -> np.ndarray:
 
 
 def _lengths(count: int, length: int, padded: bool) -> list[int]:
-    """Full rows, or every row after the first a bit over a third as long."""
+    """Return row lengths; if padded, rows after the first have 2/5 of the length."""
     return [length if row == 0 or not padded else max(1, length * 2 // 5) for row in range(count)]
 
 
 def _boxes(count: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Word boxes (x0, y0, x1, y1) with x0 < x1 and y0 < y1, in thousandths of the page."""
+    """Return word boxes (x0, y0, x1, y1) with x0 < x1 and y0 < y1, in thousandths of the page."""
     low = rng.integers(0, 500, (count, length, 2))
     return np.concatenate([low, low + rng.integers(1, 500, (count, length, 2))], -1).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Export models as ONNX graphs: probing, tracing, and fixes for exporters."""

@@ -1,4 +1,4 @@
-"""Capture a source as an ONNX graph, with the exporter of its framework."""
+"""Export a source as an ONNX graph, with the exporter of its framework."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 
 def capture(source: Source, signature: Signature, opset: int) -> Captured:
-    """Export `source` with the dynamic axes of `signature`; weights are attached, nothing is simplified.
+    """Export `source` with the dynamic axes of `signature`. Weights are attached; the graph is not simplified.
+
+    Args:
+        source: the model.
+        signature: its inputs, outputs and axes.
+        opset: the opset that is wanted; the exporter may use a newer one.
 
     Raises:
-        ExportError: the framework cannot capture the model; nothing was written.
+        ExportError: the framework cannot capture the model.
     """
     with capture_thread():  # both exporters print banners and log every operator that they look at
         if source.framework == "tf":

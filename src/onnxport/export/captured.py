@@ -1,4 +1,4 @@
-"""A graph as an exporter gives it."""
+"""The result of an exporter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph and the signature that it really has."""
+    """A captured graph.
+
+    Attributes:
+        model: the graph, not simplified.
+        signature: its actual signature; the exporter may have added restrictions.
+    """
 
     model: onnx_ir.Model
     signature: Signature

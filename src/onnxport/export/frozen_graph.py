@@ -1,8 +1,8 @@
-"""From a traced TensorFlow function to a graph without variables, in which large weights have no numbers.
+"""Turn a traced TensorFlow function into a graph without variables and without the values of large weights.
 
-What TensorFlow does itself (`convert_variables_to_constants_v2`) copies every weight into the graph, and
-grappler and tf2onnx copy the graph several times: 30 times the weights were measured, and beyond 2 GB it fails.
-Here a large weight is an input of the graph, and its numbers stay where they are, in the variable's own memory.
+TensorFlow's own `convert_variables_to_constants_v2` copies every weight into the graph, and grappler and tf2onnx copy
+the graph several times: 30 times the size of the weights was measured, and above 2 GB it fails. Here a large weight is
+an input of the graph, and its values stay in the variable's own memory.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import numpy as np
 
 from onnxport.sources.tensorflow.source import tensorflow
 
-# Elements; the same as `graph.simplify`: smaller ones are folded as numbers.
+# Elements; as in `graph.simplify`, which folds smaller constants.
 _LARGE = 8192
-# Loops and branches: tf2onnx recognizes an LSTM by the numbers of its weights.
+# Loops and branches: tf2onnx recognizes an LSTM by the values of its weights.
 _CONTROL_FLOW = frozenset({"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"})
 _XLA = ("_XlaMustCompile", "_noinline")
-_PASS_ON = frozenset({"Identity", "ReadVariableOp", "Enter"})
+_FORWARDING = frozenset({"Identity", "ReadVariableOp", "Enter"})
 
 
 @dataclass
-class Frozen:
+class FrozenGraph:
     """A graph without variables.
 
     Attributes:
-        graph_def: of TensorFlow.
-        inputs, outputs: names of tensors, in the function's order.
-        weights: numbers of the inputs that are weights, by name of the tensor; views of the variables' memory.
+        graph_def: the TensorFlow GraphDef.
+        inputs: names of input tensors, in the order of the function.
+        outputs: names of output tensors, in the order of the function.
+        weights: tensor name -> values, for inputs that are weights; views of the variables' memory.
     """
 
     graph_def: Any
@@ -41,8 +42,11 @@ class Frozen:
     weights: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
 
-def freeze(function: Any) -> Frozen:
-    """Replace the variables of a ConcreteFunction.
+def freeze(function: Any) -> FrozenGraph:
+    """Replace the variables of a traced function.
+
+    Args:
+        function: a ConcreteFunction.
 
     Raises:
         ValueError: TensorFlow cannot replace a variable.
@@ -50,30 +54,36 @@ def freeze(function: Any) -> Frozen:
     from tensorflow.python.framework import convert_to_constants
 
     tf = tensorflow()
-    held: dict[str, np.ndarray[Any, Any]] = {}
+    large_constants: dict[str, np.ndarray[Any, Any]] = {}
 
-    class Data(convert_to_constants._FunctionConverterData):
+    class ConverterData(convert_to_constants._FunctionConverterData):  # type: ignore[misc]
         def _eval(self, value: Any) -> np.ndarray[Any, Any]:
-            return _numbers(value)
+            return _array_of(value)
 
-    with _without_numbers(held), _without_xla(function.graph):
-        data = Data(func=function, lower_control_flow=False, aggressive_inlining=True)
-        for name, tensor in data.tensor_data.items():
+    with _placeholder_constants(large_constants), _without_xla(function.graph):
+        converter_data = ConverterData(func=function, lower_control_flow=False, aggressive_inlining=True)
+        for name, tensor in converter_data.tensor_data.items():
             if _is_large(tensor.numpy):
-                held[name] = tensor.numpy
-        graph_def, _ = convert_to_constants._replace_variables_by_constants(data)
+                large_constants[name] = tensor.numpy
+        graph_def, _ = convert_to_constants._replace_variables_by_constants(converter_data)
     from tf2onnx import tf_loader
 
     graph_def = tf_loader.fix_freezing_errors_part2(tf_loader.fix_freezing_errors(graph_def))
     inputs = [tensor.name for tensor in function.inputs if tensor.dtype != tf.resource]
     captured = {tensor.name for tensor in function.graph.internal_captures}
-    frozen = Frozen(graph_def, [name for name in inputs if name not in captured], [t.name for t in function.outputs])
-    _take_out(frozen, held)
+    frozen = FrozenGraph(
+        graph_def, [name for name in inputs if name not in captured], [t.name for t in function.outputs]
+    )
+    _constants_to_inputs(frozen, large_constants)
     return frozen
 
 
-def without_shapes(frozen: Frozen) -> Any:
-    """The graph with weights of unknown shape: grappler makes a tensor for each input of a known one."""
+def without_shapes(frozen: FrozenGraph) -> Any:
+    """Return the GraphDef with weights of unknown shape: grappler allocates a tensor for inputs of a known shape.
+
+    Args:
+        frozen: the frozen graph.
+    """
     graph_def = type(frozen.graph_def)()
     graph_def.CopyFrom(frozen.graph_def)
     for node in graph_def.node:
@@ -83,39 +93,44 @@ def without_shapes(frozen: Frozen) -> Any:
     return graph_def
 
 
-def give_shapes(graph_def: Any, frozen: Frozen) -> None:
-    """Undo `without_shapes`, in place."""
+def restore_shapes(graph_def: Any, frozen: FrozenGraph) -> None:
+    """Undo `without_shapes`, in place.
+
+    Args:
+        graph_def: the GraphDef after grappler.
+        frozen: the frozen graph.
+    """
     tf = tensorflow()
     for node in graph_def.node:
-        numbers = frozen.weights.get(f"{node.name}:0")
-        if numbers is not None:
-            node.attr["shape"].shape.CopyFrom(tf.TensorShape(numbers.shape).as_proto())
-        node.attr.pop("_output_shapes", None)  # inferred without them
+        array = frozen.weights.get(f"{node.name}:0")
+        if array is not None:
+            node.attr["shape"].shape.CopyFrom(tf.TensorShape(array.shape).as_proto())
+        node.attr.pop("_output_shapes", None)  # inferred from the unknown shapes
 
 
-# Numbers of variables that a graph holds, by the number of the variable's handle, which is never given twice.
-_held: WeakValueDictionary[int, np.ndarray[Any, Any]] = WeakValueDictionary()
+# Arrays of variables that a graph uses, by the id of the variable's handle; ids are never reused.
+_shared_arrays: WeakValueDictionary[int, np.ndarray[Any, Any]] = WeakValueDictionary()
 
 
-def _numbers(value: Any) -> np.ndarray[Any, Any]:
-    """A variable's or a tensor's own memory; it is not written to while we hold it.
+def _array_of(value: Any) -> np.ndarray[Any, Any]:
+    """Return the memory of a variable or tensor as an array; nothing writes to it while onnxport uses it.
 
-    A table that something was looked up in is copied by TensorFlow with every read. Two graphs that hold it get the
-    same array, so that it is one weight for both (`graph.shared_weights`).
+    TensorFlow copies an embedding table at every read. Two graphs that use it get the same array, so that it is one
+    weight for both (`graph.shared_weights`).
     """
     tensor = value.read_value() if hasattr(value, "read_value") else value
     try:
-        numbers = np.asarray(memoryview(tensor))
-    except (TypeError, ValueError, BufferError):  # bfloat16 and its like are unknown to the buffer protocol
-        numbers = np.asarray(tensor.numpy())
+        array = np.asarray(memoryview(tensor))
+    except (TypeError, ValueError, BufferError):  # the buffer protocol has no bfloat16
+        array = np.asarray(tensor.numpy())
     handle = getattr(getattr(value, "handle", None), "_id", None)
-    if handle is None or not _is_large(numbers):
-        return numbers
-    known = _held.get(handle)
-    if known is not None and np.array_equal(known, numbers):
+    if handle is None or not _is_large(array):
+        return array
+    known = _shared_arrays.get(handle)
+    if known is not None and np.array_equal(known, array):
         return known
-    _held[handle] = numbers
-    return numbers
+    _shared_arrays[handle] = array
+    return array
 
 
 def _is_large(array: np.ndarray[Any, Any]) -> bool:
@@ -123,12 +138,12 @@ def _is_large(array: np.ndarray[Any, Any]) -> bool:
 
 
 @contextmanager
-def _without_numbers(held: dict[str, np.ndarray[Any, Any]]) -> Iterator[None]:
-    """Constants for large arrays get their shape and one number, which stands for all of them."""
+def _placeholder_constants(large_constants: dict[str, np.ndarray[Any, Any]]) -> Iterator[None]:
+    """Store only shape and one value for large constants."""
     from tensorflow.python.framework import tensor_util
 
     original = tensor_util.make_tensor_proto
-    known = held.values
+    known = large_constants.values
 
     def make(values: Any, dtype: Any = None, shape: Any = None, **settings: Any) -> Any:
         if any(values is array for array in known()):
@@ -144,9 +159,9 @@ def _without_numbers(held: dict[str, np.ndarray[Any, Any]]) -> Iterator[None]:
 
 @contextmanager
 def _without_xla(graph: Any) -> Iterator[None]:
-    """Calls of functions that are compiled by XLA are inlined as others are.
+    """Inline calls of functions that are marked for XLA, as other calls.
 
-    Keras computes grouped convolutions in one; grappler keeps such a call, and tf2onnx has no operator for it.
+    Keras computes grouped convolutions in such a function. grappler keeps the call, and tf2onnx has no operator for it.
     """
     original = graph.as_graph_def
 
@@ -165,34 +180,34 @@ def _without_xla(graph: Any) -> Iterator[None]:
         del graph.as_graph_def
 
 
-def _take_out(frozen: Frozen, held: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Turn large constants into inputs, in place; those that a loop reads get their numbers."""
+def _constants_to_inputs(frozen: FrozenGraph, large_constants: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Turn large constants into inputs, in place; constants that a loop reads get their values back."""
     tf = tensorflow()
     inside = _read_by_control_flow(frozen.graph_def)
     for node in frozen.graph_def.node:
         if node.op != "Const":
             continue
         proto = node.attr["value"].tensor
-        numbers = held.get(node.name)
-        if numbers is None:
+        array = large_constants.get(node.name)
+        if array is None:
             if len(proto.tensor_content) <= _LARGE * 4 or node.name in inside:
                 continue
-            numbers = tf.make_ndarray(proto)
-            if not _is_large(numbers):
+            array = tf.make_ndarray(proto)
+            if not _is_large(array):
                 continue
         elif node.name in inside:
-            proto.CopyFrom(tf.make_tensor_proto(numbers))
+            proto.CopyFrom(tf.make_tensor_proto(array))
             continue
         dtype = node.attr["dtype"].type
         node.op = "Placeholder"
         node.attr.clear()
         node.attr["dtype"].type = dtype
-        node.attr["shape"].shape.CopyFrom(tf.TensorShape(numbers.shape).as_proto())
-        frozen.weights[f"{node.name}:0"] = numbers
+        node.attr["shape"].shape.CopyFrom(tf.TensorShape(array.shape).as_proto())
+        frozen.weights[f"{node.name}:0"] = array
 
 
 def _read_by_control_flow(graph_def: Any) -> set[str]:
-    """Names of nodes whose result goes into a loop or a branch as it is."""
+    """Return names of nodes that a loop or branch reads directly."""
     nodes = {node.name: node for node in graph_def.node}
     found: set[str] = set()
 
@@ -202,7 +217,7 @@ def _read_by_control_flow(graph_def: Any) -> set[str]:
         if node is None or name in found:
             return
         found.add(name)
-        if node.op in _PASS_ON:
+        if node.op in _FORWARDING:
             mark(node.input[0])
 
     for node in graph_def.node:

@@ -1,8 +1,8 @@
-"""Guards that torch.export cannot prove of an axis, although every size from some size on obeys them.
+"""Evaluate guards that torch.export cannot prove for an axis, although all sizes above a minimum satisfy them.
 
-Upstream: torch (2.13) bounds each part of an expression on its own. The length after three convolutions of
-moonshine (transformers 5.23) stands in a guard in two forms of one value, `(n - 127) // 384 - 1` and
-`((n - 63) // 64 - 4) // 3 - 1) // 2`, and is refused at all sizes. Such guards are evaluated here instead.
+Upstream (torch 2.13): torch bounds each part of an expression separately. The length after the three convolutions of
+moonshine (transformers 5.23) is in a guard in two equivalent forms, `(n - 127) // 384 - 1` and
+`((n - 63) // 64 - 4) // 3 - 1) // 2`, and torch refuses all sizes. Such guards are evaluated here instead.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 _GUARD = re.compile(r"Not all values of (\w+) = (L\['\w+'\]\.size\(\)\[\d+\]) in .*? generated guard (.*?)\.?$", re.M)
-_EVERY = 16384  # sizes that are all tried, from the smallest on
-_FAR = tuple(2**power + odd for power in range(14, 31) for odd in (-1, 0, 1))
-_COMPARED: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
+_CONSECUTIVE = 16384  # number of consecutive sizes that are tried, from the smallest on
+_LARGE_SIZES = tuple(2**power + odd for power in range(14, 31) for odd in (-1, 0, 1))
+_COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
     ast.Lt: lambda x, y: x < y,
     ast.LtE: lambda x, y: x <= y,
     ast.Gt: lambda x, y: x > y,
@@ -23,7 +23,7 @@ _COMPARED: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
     ast.Eq: lambda x, y: x == y,
     ast.NotEq: lambda x, y: x != y,
 }
-_COMPUTED: dict[type[ast.operator], Callable[[int, int], int]] = {
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: lambda x, y: x + y,
     ast.Sub: lambda x, y: x - y,
     ast.Mult: lambda x, y: x * y,
@@ -32,17 +32,17 @@ _COMPUTED: dict[type[ast.operator], Callable[[int, int], int]] = {
 }
 
 
-def smallest_size(message: str, axis: str, known: int) -> int | None:
-    """The size from which on all guards of a refusal hold.
+def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
+    """Return the smallest size from which on all guards of an error message hold.
 
     Args:
-        message: torch.export's.
+        message: the message of torch.export.
         axis: name of the axis.
-        known: a size that the model takes.
+        known: a size that the model accepts.
 
     Returns:
-        None where the message says anything else of the axis, a guard is no expression of this one size, or
-        a size above `known` breaks one: the first 16384 from the smallest on are all tried, and some up to 2**30.
+        None if the message has another complaint about the axis, a guard is not an expression of this size alone, or a
+        larger size breaks a guard. All of the first 16384 sizes are tried, and some up to 2^30.
     """
     lines = [line for line in message.partition("Suggested fixes:")[0].splitlines() if f" {axis} = " in line]
     guards = [(match[2], match[3]) for line in lines if (match := _GUARD.search(line)) and match[1] == axis]
@@ -53,7 +53,7 @@ def smallest_size(message: str, axis: str, known: int) -> int | None:
         smallest = known
         while smallest > 1 and _all_hold(trees, smallest - 1):
             smallest -= 1
-        sizes = (*range(smallest, smallest + _EVERY), *(size for size in _FAR if size > smallest))
+        sizes = (*range(smallest, smallest + _CONSECUTIVE), *(size for size in _LARGE_SIZES if size > smallest))
         return smallest if all(_all_hold(trees, size) for size in sizes) else None
     except (SyntaxError, ValueError):
         return None
@@ -62,7 +62,7 @@ def smallest_size(message: str, axis: str, known: int) -> int | None:
 def _all_hold(trees: list[ast.expr], size: int) -> bool:
     try:
         return all(_value(tree, size) for tree in trees)
-    except ZeroDivisionError:  # no such length
+    except ZeroDivisionError:  # the expression is undefined at this size
         return False
 
 
@@ -76,12 +76,12 @@ def _value(node: ast.expr, size: int) -> Any:
             return 2**63
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, size)
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _COMPUTED:
-            return _COMPUTED[type(operator)](_value(left, size), _value(right, size))
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            return _OPERATORS[type(operator)](_value(left, size), _value(right, size))
         case ast.BoolOp(op=ast.And(), values=values):
             return all(_value(value, size) for value in values)
         case ast.BoolOp(op=ast.Or(), values=values):
             return any(_value(value, size) for value in values)
-        case ast.Compare(left=left, ops=[operator], comparators=[right]) if type(operator) in _COMPARED:
-            return _COMPARED[type(operator)](_value(left, size), _value(right, size))
+        case ast.Compare(left=left, ops=[operator], comparators=[right]) if type(operator) in _COMPARISONS:
+            return _COMPARISONS[type(operator)](_value(left, size), _value(right, size))
     raise ValueError(ast.dump(node))

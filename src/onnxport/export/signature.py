@@ -1,9 +1,9 @@
-"""`infer_shapes`: which inputs and outputs a model has, and which of their axes move with what.
+"""Find the inputs and outputs of a model, which of their axes are dynamic, and how they depend on each other.
 
-The preprocessing and the model are run at several sizes. An input axis gets the name of the
-knob that moves it; an output axis is an expression of input axes (`axes.fit`). A size that the
-model refuses leaves its axis static, or bound to a multiple, with the model's own words as the
-reason. No architecture has code here.
+The preprocessing and the model are run at several sizes. An input axis is named after the dynamic dimension
+(`DynamicDim`) that changes it. An output axis is an expression of input axes (`axes.fit`). If the model refuses sizes,
+the axis is static, or a multiple of a number, and the model's own error is recorded as the reason. There is no code for
+single architectures.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ from onnxport.dummy_inputs.base import (
     unrestricted,
 )
 from onnxport.errors import ExportError, OnnxPortError
-from onnxport.specs import Restriction, TensorSpec
+from onnxport.specs import Limit, Restriction, TensorSpec
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Source
 
-_WANTED = 2  # accepted sizes a knob, beside the base
+_WANTED = 2  # sizes per dimension that must work, besides the base size
 _SIDES = ("height", "width")
 _PREPROCESSED = "the preprocessing always gives this size"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The tensors of a graph and what is known about their axes.
+    """The inputs and outputs of a graph and what is known about their axes.
 
     Attributes:
-        inputs, outputs: with static axes as numbers, dynamic ones as names or expressions.
-        restrictions: axes that are not free, and why.
-        accepted: per dynamic knob the sizes that the model took, base first.
-        multiples: per knob the number that its sizes must be a multiple of (1 = free).
-        traced: knob sizes of the sample that is traced; away from special sizes where it can be.
-        sample: the inputs at those sizes.
+        inputs: inputs; static axes are numbers, dynamic axes are names.
+        outputs: outputs; dynamic axes are names or expressions of input axes.
+        restrictions: rules for the sizes of axes, with reasons.
+        accepted: dynamic dimension -> sizes that the model accepted, the base size first.
+        multiples: dynamic dimension -> number that its sizes must be a multiple of; 1 is no restriction.
+        traced: sizes at which the model is traced; other than the base sizes if possible.
+        sample: the inputs at these sizes.
         generator: makes inputs that obey the restrictions.
     """
 
@@ -60,13 +61,17 @@ class Signature:
     generator: InputGenerator
 
     def sizes_of(self, arrays: Arrays) -> Sizes:
-        """Values of the named input axes in `arrays`."""
+        """Return the sizes of the named input axes in `arrays`.
+
+        Args:
+            arrays: inputs by name.
+        """
         return axis_values(self.inputs, arrays)
 
 
 @dataclass
 class _Prober:
-    """Runs the source at knob sizes; remembers what it saw."""
+    """Runs the source at given sizes and caches the output shapes."""
 
     source: Source
     generator: InputGenerator
@@ -74,31 +79,32 @@ class _Prober:
     seen: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
     def outputs(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        """Return the output shapes at `sizes`."""
         key = tuple(sizes.values())
         if key not in self.seen:
             self.seen[key] = self.source.shapes(self.generator.make(sizes))
         return self.seen[key]
 
     def along(self, dim: str, output: str, axis: int) -> Callable[[int], int | None]:
-        """Length of an output axis as a function of one knob; None where the model refuses."""
+        """Return a function from the size of a dimension to an output axis' length, None where the model fails."""
 
         def probe(size: int) -> int | None:
             try:
                 return self.outputs({**self.base, dim: size})[output][axis]
-            except Exception:  # a refusal of any kind is the answer
+            except Exception:  # models fail at unsupported sizes with any exception
                 return None
 
         return probe
 
     def along_frames(self, dim: DynamicDim, output: str, axis: int) -> Callable[[int], int | None]:
-        """The same as a function of what the preprocessing makes of the knob: the number of frames."""
+        """Return the same as a function of the derived axis: the number of frames that the preprocessing makes."""
 
         def frames(size: int) -> int:
             try:
                 made = next(iter(self.generator.make({**self.base, dim.name: size}).values()))
-            except Exception:  # too short for a single frame
+            except Exception:  # the input is too short for one frame
                 return 0
-            return int(made.shape[dim.frames_axis])
+            return int(made.shape[dim.derived_axis_index])
 
         def probe(wanted: int) -> int | None:
             last = self.base[dim.name]
@@ -111,17 +117,19 @@ class _Prober:
 
 
 def infer_signature(source: Source, generator: InputGenerator, known: Sequence[Restriction] = ()) -> Signature:
-    """Probes `source` with samples of `generator`.
+    """Probe `source` with inputs of `generator`.
 
     Args:
-        known: restrictions that hold already; no size that breaks one is tried.
+        source: the model.
+        generator: makes its inputs.
+        known: restrictions that hold already; sizes that break them are not tried.
 
     Raises:
-        ExportError: the model does not run at any size that was tried.
+        ExportError: the model runs at none of the sizes that were tried.
     """
-    fixed = {r.axis: r.reason for r in known if r.rule.startswith("fixed at")}
-    ruled = {r.axis: int(r.rule.split()[-1]) for r in known if r.rule.startswith("multiple of")}
-    tied = {r.axis: r.rule.split()[-1] for r in known if r.rule.startswith("equal to")}
+    fixed = {r.axis: r.reason for r in known if r.limit is Limit.FIXED}
+    ruled = {r.axis: int(r.operand) for r in known if r.limit is Limit.MULTIPLE}
+    tied = {r.axis: str(r.operand) for r in known if r.limit is Limit.EQUAL}
     generator = RestrictedInputGenerator(generator, ruled, tied)
     prober, first, reference = _start(source, generator)
     accepted: dict[str, tuple[int, ...]] = {}
@@ -135,16 +143,16 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
         sizes, refused, refusal = _accepted_sizes(prober, dim, first)
         step = math.gcd(prober.base[dim.name], *sizes)
         if not sizes or any(size % step == 0 for size in refused):
-            restrictions.append(_fixed(dim, prober.base[dim.name], refusal or dim.why_fixed, first))
+            restrictions.append(_fixed(dim, prober.base[dim.name], refusal or dim.why_static, first))
             continue
         accepted[dim.name] = (prober.base[dim.name], *sizes)
         multiples[dim.name] = ruled.get(dim.name, 1)
         if refused and dim.name not in ruled:
             multiples[dim.name] = step
-            restrictions.append(Restriction(dim.name, f"multiple of {step}", refusal))
+            restrictions.append(Restriction(dim.name, Limit.MULTIPLE, step, refusal))
         if dim.maximum is not None:
-            reason = "the tokenizer's or the configuration's limit"
-            restrictions.append(Restriction(dim.name, f"at most {dim.maximum}", reason))
+            reason = "limit of the tokenizer or the configuration"
+            restrictions.append(Restriction(dim.name, Limit.AT_MOST, dim.maximum, reason))
     inputs = _name_inputs(prober, accepted, first)
     restrictions = _in_axis_names(restrictions, inputs)
     outputs = _name_outputs(prober, accepted, inputs, reference)
@@ -155,7 +163,12 @@ def infer_signature(source: Source, generator: InputGenerator, known: Sequence[R
 
 
 def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
-    """Values of the named axes of `specs` in `arrays`."""
+    """Return the sizes of the named axes of `specs` in `arrays`.
+
+    Args:
+        specs: inputs or outputs.
+        arrays: arrays by name.
+    """
     values: Sizes = {}
     for spec in specs:
         for axis, name in enumerate(spec.axes):
@@ -165,9 +178,9 @@ def axis_values(specs: Sequence[TensorSpec], arrays: Arrays) -> Sizes:
 
 
 def _start(source: Source, generator: InputGenerator) -> tuple[_Prober, Arrays, Arrays]:
-    """The first sizes at which the model runs, for real."""
+    """Run the model at the first sizes that work; return the prober, the inputs and the outputs."""
     base = base_sizes(generator)
-    attempts = [base, *({**base, k.name: size} for k in generator.dims for size in k.others)]
+    attempts = [base, *({**base, k.name: size} for k in generator.dims for size in k.probe_sizes)]
     failure: Exception | None = None
     for sizes in attempts:
         try:
@@ -179,22 +192,22 @@ def _start(source: Source, generator: InputGenerator) -> tuple[_Prober, Arrays, 
             failure = failure or error
     made = unrestricted(generator)
     raise ExportError(
-        f"{source.architecture} does not run on {getattr(made, 'made', 'its own preprocessing')}: "
+        f"{source.architecture} does not run on {getattr(made, 'description', 'inputs from its own preprocessing')}: "
         f"{first_line(failure)}.",
-        hint=getattr(made, "advice", "Check that the checkpoint and its tokenizer or processor belong together."),
+        hint=getattr(made, "hint", "Check that the checkpoint and its tokenizer or processor belong together."),
     ) from failure
 
 
 def _accepted_sizes(prober: _Prober, dim: DynamicDim, first: Arrays) -> tuple[list[int], list[int], str]:
-    """Sizes of a knob that the model takes beside the base, those that it refuses, and the first refusal.
+    """Return the sizes of a dimension that the model accepts besides the base, those it refuses, and the first error.
 
-    A size that is refused although it is a multiple of all that are taken shows that the others
-    were taken by accident (a reshape that happens to fit): the caller fixes such a knob.
+    If a refused size is a multiple of all accepted sizes, these were accepted by accident (a reshape that happens to
+    work). The caller makes such a dimension static.
     """
     accepted: list[int] = []
     refused: list[int] = []
     refusal = ""
-    for size in dim.others:
+    for size in dim.probe_sizes:
         if len(accepted) == _WANTED:
             break
         sizes = {**prober.base, dim.name: size}
@@ -214,11 +227,11 @@ def _accepted_sizes(prober: _Prober, dim: DynamicDim, first: Arrays) -> tuple[li
 
 
 def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> dict[str, str]:
-    """Sides of an image along which the model's code takes other paths, with the reason.
+    """Return image axes at whose sizes the model's code takes different paths, with the reason.
 
-    Such a model (Swin pads or not, stage by stage) cannot be one graph for all sizes, and torch
-    needs minutes to find that out. The operators that run at two sizes tell at once. The size of
-    the position table is no such case: only sizes away from the processor's are compared.
+    Such a model (Swin pads at some sizes, in each stage) cannot be one graph for all sizes, and torch needs minutes to
+    find that out. The operators that run at two sizes show it at once. A shortcut for the size of the position table
+    does not count: only sizes other than the processor's are compared.
     """
     for dim in prober.generator.dims:
         if dim.name not in _SIDES or dim.name in fixed:
@@ -228,20 +241,21 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
             continue
         samples = [prober.generator.make({**prober.base, dim.name: size}) for size in (*sizes, sizes[0])]
         traces = prober.source.paths(samples)
-        if traces[0] == traces[2] and traces[0] != traces[1]:  # the same size twice: else it is chance, not size
+        if traces[0] == traces[2] and traces[0] != traces[1]:  # the same size twice, to exclude randomness
             reason = (
                 f"the model's code takes another path at another {dim.name} "
                 f"({len(traces[0])} operators at {sizes[0]}, {len(traces[1])} at {sizes[1]})"
             )
-            return dict.fromkeys(_SIDES, reason)  # half of an image free helps nobody
+            return dict.fromkeys(_SIDES, reason)  # an image with one dynamic side is of no use
     return {}
 
 
 def _fixed(dim: DynamicDim, size: int, reason: str, first: Arrays) -> Restriction:
-    if reason == _PREPROCESSED and dim.frames:
-        # Sound of any length is made into so many frames: the axis is fixed, not the sound.
-        return Restriction(dim.frames, f"fixed at {next(iter(first.values())).shape[dim.frames_axis]}", reason)
-    return Restriction(dim.name, f"fixed at {size}", reason or "no other size was tried")
+    if reason == _PREPROCESSED and dim.derived_axis:
+        # Audio of any length becomes this number of frames: that axis is static, the length of the audio is not.
+        frames = next(iter(first.values())).shape[dim.derived_axis_index]
+        return Restriction(dim.derived_axis, Limit.FIXED, int(frames), reason)
+    return Restriction(dim.name, Limit.FIXED, size, reason or "only this size was tried")
 
 
 def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: Arrays) -> tuple[TensorSpec, ...]:
@@ -264,7 +278,7 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
                 (name, (before, after)) = next(iter(movers.items()))
                 exact = before == prober.base[name] and after == accepted[name][1]
                 joint = prober.generator.joint_axes.get((tensor, axis))
-                axes.append(name if exact else joint or dims[name].frames or _unnamed(tensor, axis))
+                axes.append(name if exact else joint or dims[name].derived_axis or _unnamed(tensor, axis))
             else:
                 axes.append(prober.generator.joint_axes.get((tensor, axis), _unnamed(tensor, axis)))
         specs.append(TensorSpec(tensor, array.dtype.name, tuple(axes)))
@@ -272,9 +286,9 @@ def _name_inputs(prober: _Prober, accepted: dict[str, tuple[int, ...]], first: A
 
 
 def _in_axis_names(restrictions: list[Restriction], inputs: tuple[TensorSpec, ...]) -> list[Restriction]:
-    """Drop restrictions on knobs that reach no tensor at their own size (a resized image's raw size)."""
+    """Drop restrictions on dimensions that are no axis of an input (the size of an image before it is resized)."""
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
-    return [r for r in restrictions if r.rule.startswith("fixed") or r.axis in named]
+    return [r for r in restrictions if r.limit is Limit.FIXED or r.axis in named]
 
 
 def _name_outputs(
@@ -284,17 +298,17 @@ def _name_outputs(
     points += [{**prober.base, name: size} for name, sizes in accepted.items() for size in sizes[1:]]
     points.append({**prober.base, **{name: sizes[-1] for name, sizes in accepted.items()}})
     points.append({**prober.base, **{name: sizes[1] for name, sizes in accepted.items()}})
-    # What is halved and doubled is the same at even sizes alone.
+    # An axis that is halved and doubled again is unchanged only at even sizes.
     points += [{**prober.base, name: sizes[0] + 1} for name, sizes in accepted.items() if math.gcd(*sizes) > 1]
     joint = set(prober.generator.joint_axes.values())
     seen: list[tuple[Sizes, dict[str, tuple[int, ...]]]] = []
     for sizes in points:
         try:
             shapes = prober.outputs(sizes)
-        except Exception:  # sizes that work alone may not work together
+        except Exception:  # sizes that work separately may fail in combination
             continue
         values = axis_values(inputs, prober.generator.make(sizes))
-        # An axis that follows from others explains nothing that they do not.
+        # A joint axis follows from other axes, so it must not be used in expressions.
         seen.append(({name: value for name, value in values.items() if name not in joint}, shapes))
     dims = {dim.name: dim for dim in prober.generator.dims if dim.name in accepted}
     named = {axis for spec in inputs for axis in spec.axes if isinstance(axis, str)}
@@ -304,7 +318,11 @@ def _name_outputs(
         for axis in range(array.ndim):
             observations = [Observation(sizes, shapes[name][axis]) for sizes, shapes in seen]
             probes = {dim: prober.along(dim, name, axis) for dim in accepted if dim in named}
-            probes |= {dim.frames: prober.along_frames(dim, name, axis) for dim in dims.values() if dim.frames in named}
+            probes |= {
+                dim.derived_axis: prober.along_frames(dim, name, axis)
+                for dim in dims.values()
+                if dim.derived_axis in named
+            }
             found = fit(observations, probes)
             axes.append(_unnamed(name, axis) if found is None else found)
         specs.append(TensorSpec(name, array.dtype.name, tuple(axes)))
@@ -312,15 +330,14 @@ def _name_outputs(
 
 
 def _unnamed(tensor: str, axis: int) -> str:
-    return f"{tensor}_dim_{axis}".replace(".", "_")  # expressions have plain names
+    return f"{tensor}_dim_{axis}".replace(".", "_")  # names in expressions must be identifiers
 
 
 def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Sizes:
-    """Sizes to trace at.
+    """Return the sizes to trace at.
 
-    Image models take a shortcut when the image has the size of the position table or is
-    square; a trace at such a size would bake the shortcut in. So height and width are traced
-    away from the base, and at different sizes.
+    Image models take a shortcut if the image has the size of the position table, or is square. A trace at such a size
+    would record the shortcut. So height and width differ from the base and from each other.
     """
     traced = dict(prober.base)
     for name in ("height", "width"):
@@ -330,6 +347,6 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
         traced["width"] = accepted["width"][-1]
     try:
         prober.outputs(traced)
-    except Exception:  # then the base it is
+    except Exception:  # use the base sizes
         return dict(prober.base)
     return traced

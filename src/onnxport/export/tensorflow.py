@@ -1,7 +1,7 @@
-"""Capture a TensorFlow function as an ONNX graph through tf2onnx.
+"""Export a TensorFlow function as an ONNX graph through tf2onnx.
 
-The function is traced with the axes of the signature free. Its variables do not pass through tf2onnx
-(`frozen_graph`): the graph gets them afterwards, as views of their memory.
+The function is traced with dynamic axes. Its variables do not pass through tf2onnx (`frozen_graph`): the graph gets
+them afterwards, as views of their memory.
 """
 
 from __future__ import annotations
@@ -17,26 +17,32 @@ from onnxport.export.captured import Captured
 from onnxport.export.fixes.tensorflow.branches import resolve_shape_branches
 from onnxport.export.fixes.tensorflow.recurrent import recurrent_operators
 from onnxport.export.fixes.tensorflow.time_distributed import batch_time_distributed
-from onnxport.export.frozen_graph import Frozen, freeze, give_shapes, without_shapes
+from onnxport.export.frozen_graph import FrozenGraph, freeze, restore_shapes, without_shapes
 from onnxport.export.opset import NEWEST_TENSORFLOW
 from onnxport.export.signature import Signature, infer_signature
-from onnxport.export.stable_names import settle_names
+from onnxport.export.stable_names import stabilize_names
 from onnxport.export.stateless import require_deterministic, require_no_state
 from onnxport.sources.base import Arrays
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
+from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_SIDES = ("height", "width")
+_IMAGE_AXES = ("height", "width")
 
 
 def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: int) -> Captured:
-    """Export `source`; the graph is of opset 18 at most, and `export.opset.require_opset` goes above.
+    """Export `source`. The graph has at most opset 18; `export.opset.require_opset` converts to newer ones.
+
+    Args:
+        source: the model.
+        signature: its inputs, outputs and axes.
+        opset: the opset that is wanted.
 
     Raises:
-        ExportError: TensorFlow cannot trace the function with free axes, or it has operators that ONNX lacks.
+        ExportError: TensorFlow cannot trace the function with dynamic axes, or it has operators that ONNX lacks.
     """
     with recurrent_operators(), batch_time_distributed():
         function, outputs, signature = _trace(source, signature)
@@ -47,67 +53,66 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
         except ExportError:
             raise
-        except Exception as error:  # tf2onnx fails with any type
+        except Exception as error:  # tf2onnx raises any type
             raise ExportError(
                 f"tf2onnx cannot convert {source.architecture}: {first_line(error)}.",
-                hint="--verbose shows what it said.",
+                hint="Add --verbose to see the message of the library.",
             ) from error
-    _declare(model, signature)
-    settle_names(model)
+    _declare_inputs(model, signature)
+    stabilize_names(model)
     return Captured(model, signature)
 
 
 def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:
-    """A ConcreteFunction with one input for each of the signature's, and the names of its outputs.
+    """Return a ConcreteFunction with one input per input of the signature, the names of its outputs, and the signature.
 
-    What a model's code asks about sizes is answered, where the answer is the same at all sizes that it took. Else a
-    model that asks for the size of an image is fixed at the processor's size, and what it asks about other sizes is
-    answered with those of the traced sample.
+    Python branches on sizes are resolved if all accepted sizes take the same branch. Otherwise, the height and width of
+    images become static at the processor's size, and branches on other sizes are resolved with the traced sample.
     """
-    with suppress(Exception):  # models refuse free axes with any exception
-        return *_concrete(source, signature), signature
+    with suppress(Exception):  # models fail with dynamic axes with any exception
+        return *_trace_function(source, signature), signature
     try:
-        return *_concrete(source, signature, _samples(signature)), signature
+        return *_trace_function(source, signature, _branch_samples(signature)), signature
     except Exception as error:
-        known = [r for r in signature.restrictions if r.rule.startswith(("fixed at", "multiple of", "equal to"))]
+        known = [r for r in signature.restrictions if r.limit in LASTING_LIMITS]
         reason = f"TensorFlow: {first_line(error)}"
-        from onnxport.specs import Restriction
-
         fixed = [
-            Restriction(axis, f"fixed at {signature.accepted[axis][0]}", reason)
-            for axis in _SIDES
+            Restriction(axis, Limit.FIXED, signature.accepted[axis][0], reason)
+            for axis in _IMAGE_AXES
             if axis in signature.accepted
         ]
     if fixed:
         signature = infer_signature(source, signature.generator, (*known, *fixed))
     try:
-        return *_concrete(source, signature, [signature.sample]), signature
+        return *_trace_function(source, signature, [signature.sample]), signature
     except Exception as error:
         raise ExportError(
-            f"TensorFlow cannot trace {source.architecture} with free axes: {first_line(error)}.",
-            hint="--verbose shows what it said.",
+            f"TensorFlow cannot trace {source.architecture} with dynamic axes: {first_line(error)}.",
+            hint="Add --verbose to see the message of the library.",
         ) from error
 
 
-def _samples(signature: Signature) -> list[Arrays]:
-    """The traced sample, and one of the smallest sizes that were probed and one of the largest."""
+def _branch_samples(signature: Signature) -> list[Arrays]:
+    """Return the traced sample, and inputs at the smallest and at the largest sizes that were probed."""
     sizes = [{name: pick(seen) for name, seen in signature.accepted.items()} for pick in (min, max)]
     return [signature.sample, *(signature.generator.make({**signature.traced, **one}) for one in sizes)]
 
 
-def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[Arrays] = ()) -> tuple[Any, list[str]]:
-    """Traced with free axes; with `decided`, questions about sizes are answered as for these inputs."""
+def _trace_function(
+    source: TensorflowSource, signature: Signature, samples_for_branches: Sequence[Arrays] = ()
+) -> tuple[Any, list[str]]:
+    """Trace with dynamic axes; branches on sizes are resolved with `samples_for_branches`."""
     tf = tensorflow()
     names = [spec.name for spec in signature.inputs]
     outputs: list[str] = []
 
     def flat(*tensors: Any) -> tuple[Any, ...]:
         named = dict(zip(names, tensors, strict=True))
-        samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in decided]
+        samples = [{tensor.ref(): sample[name] for name, tensor in named.items()} for sample in samples_for_branches]
         with resolve_shape_branches(samples) if samples else nullcontext():
             found = source.outputs_of(named)
         outputs[:] = found
-        # A tensor that is two outputs, or an input that is one, needs a node of its own.
+        # A tensor that is two outputs, or an input that is an output, needs its own node.
         return tuple(tf.identity(tensor) for tensor in found.values())
 
     specs = [
@@ -117,7 +122,7 @@ def _concrete(source: TensorflowSource, signature: Signature, decided: Sequence[
     return tf.function(flat, autograph=False).get_concrete_function(*specs), outputs
 
 
-def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, architecture: str) -> ir.Model:
+def _convert(frozen: FrozenGraph, inputs: list[str], outputs: list[str], opset: int, architecture: str) -> ir.Model:
     import onnx_ir as ir
     from tf2onnx import tf_loader
     from tf2onnx.convert import _convert_common
@@ -130,7 +135,7 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, 
     with tf.Graph().as_default() as graph, tf_loader.tf_session(graph=graph):
         tf.import_graph_def(frozen.graph_def, name="")
         graph_def = tf_loader.tf_optimize(everything, frozen.outputs, without_shapes(frozen))
-    give_shapes(graph_def, frozen)
+    restore_shapes(graph_def, frozen)
     renamed = dict(zip((*frozen.inputs, *frozen.outputs), (*inputs, *outputs), strict=True))
     proto, _ = _convert_common(
         graph_def, name="onnxport", opset=opset, input_names=everything, output_names=frozen.outputs,
@@ -145,7 +150,7 @@ def _convert(frozen: Frozen, inputs: list[str], outputs: list[str], opset: int, 
 
 
 def _require_known_operators(proto: Any, opset: int) -> None:
-    """tf2onnx logs what it cannot translate, and leaves it in the graph under its TensorFlow name.
+    """Check the operators: tf2onnx leaves an unknown operator in the graph under its TensorFlow name, and only logs it.
 
     Raises:
         ExportError: there are such operators.
@@ -167,30 +172,30 @@ def _require_known_operators(proto: Any, opset: int) -> None:
     for function in proto.functions:
         visit(function)
     if unknown:
-        said = ", ".join(f"{name} ({count}x)" if count > 1 else name for name, count in unknown.most_common())
+        listed = ", ".join(f"{name} ({count}x)" if count > 1 else name for name, count in unknown.most_common())
         raise ExportError(
-            f"ONNX opset {opset} has no operator for TensorFlow's {said}.",
-            hint="Take that part out of the model and do it before or after the graph.",
+            f"ONNX opset {opset} has no operator for TensorFlow's {listed}.",
+            hint="Remove this part from the model, and compute it before or after the graph.",
         )
 
 
-def _attach(model: ir.Model, frozen: Frozen) -> None:
-    """Inputs that are weights become initializers."""
-    from onnxport.graph.held_weight import HeldWeight
+def _attach(model: ir.Model, frozen: FrozenGraph) -> None:
+    """Turn inputs that stand for weights into initializers."""
+    from onnxport.graph.array_weight import ArrayWeight
 
     inputs = {value.name: value for value in model.graph.inputs}
     for name, numbers in frozen.weights.items():
         value = inputs.get(name)
         if value is None:
-            continue  # nothing reads it
+            continue  # no node reads it
         model.graph.inputs.remove(value)
         value.name = re.sub(r":0$", "", name)
-        value.const_value = HeldWeight(numbers, value.name)
+        value.const_value = ArrayWeight(numbers, value.name)
         model.graph.register_initializer(value)
 
 
-def _declare(model: ir.Model, signature: Signature) -> None:
-    """Inputs in the order of the signature; `unk__N` are no names of axes."""
+def _declare_inputs(model: ir.Model, signature: Signature) -> None:
+    """Order inputs as in the signature, and remove the axis names `unk__N`."""
     import onnx_ir as ir
 
     found = {value.name: value for value in model.graph.inputs}

@@ -1,0 +1,1 @@
+"""Work on ONNX graphs: simplify, rewrite, quantize, make static, write."""

@@ -1,9 +1,9 @@
-"""An encoder-decoder whose decoder computes the cross-attention's keys and values from the encoder's hidden states.
+"""Move the key and value projections of the cross-attention from the encoder's graph into the decoder's.
 
-Elsewhere in onnxport the encoder's graph ends in these keys and values. Run times that hand `last_hidden_state` to the
-decoder instead, and give back what its first call made of it (transformers.js), need the projections in the
-decoder's graph. There is no branch in it: the projections run on what lies beyond the keys and values that are
-given, which is all of it in the first call and nothing afterwards.
+onnxport's encoder graphs return these keys and values. Other run times (transformers.js) pass `last_hidden_state` to
+the decoder, and return what its first call computed to the later calls. They need the projections in the decoder's
+graph. The graph has no branch: it projects the encoder tokens beyond those whose keys and values are given. These are
+all tokens in the first call, and none in later calls.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 HIDDEN, STATES = "last_hidden_state", "encoder_hidden_states"
-# How many tokens of the encoder are in the keys and values that are given.
+# Axis: number of encoder tokens whose keys and values are given.
 PAST_AXIS = "past_encoder_sequence_length"
 
 _PRESENT = re.compile(r"present\.\d+\.encoder\.(key|value)")
 _END = 2**63 - 1
-# A name that no node of a graph has.
+# No node of an exported graph has a name with this prefix.
 _PREFIX = "cross."
-# Rows and tokens of a tensor: the numbers of these axes; the same where they are one.
-_Places = tuple[int, int]
+# Indices of the axes of rows and tokens; equal if one axis holds both.
+_TokenAxes = tuple[int, int]
 _Sizes = list[int | str]
 
 
 def move_projections(encoder: ir.Model, decoder: ir.Model, *, cached: bool = True) -> None:
-    """Move the nodes and weights between `last_hidden_state` and the cross-attention into the decoder, in place.
+    """Move nodes and weights between `last_hidden_state` and the cross-attention into the decoder, in place.
 
-    Afterwards the encoder's only output is `last_hidden_state`, (batch, tokens, width). The decoder also takes it, as
-    `encoder_hidden_states`; its `past_key_values.N.encoder.key` and `.value` may have fewer tokens than it, and none
-    at first. `present.N.encoder.key` and `.value` are those of the tokens beyond the past: (batch, heads, 0, features)
-    once the past has them all.
+    Afterwards the encoder returns only `last_hidden_state`, (batch, tokens, width). The decoder takes it as
+    `encoder_hidden_states`. Its inputs `past_key_values.N.encoder.key` and `.value` may have fewer tokens, and have
+    none in the first call. `present.N.encoder.key` and `.value` hold the other tokens: (batch, heads, 0, features) once
+    the past has all tokens.
 
     Args:
-        encoder, decoder: float32 or quantized graphs as onnxport writes them, of the same opset.
-        cached: False for a run time that keeps no cross-attention: then its keys and values are no inputs and no
-            outputs, but made in every call, and the decoder's own are `past_key_values.N.key` and `.value`, and
+        encoder: a float32 or quantized graph as onnxport writes it.
+        decoder: the decoder of the same model, with the same opset.
+        cached: False for a run time that does not cache cross-attention. Its keys and values are then computed in every
+            call and are no inputs and outputs; the decoder's own are `past_key_values.N.key` and `.value`, and
             `present.N.key` and `.value`.
 
     Raises:
-        ExportError: they depend on more than `last_hidden_state`, or on its size in a way that is not understood.
+        ExportError: the projections depend on more than `last_hidden_state`, or reshape it in an unknown way.
     """
     import onnx_ir as ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -59,15 +60,18 @@ def move_projections(encoder: ir.Model, decoder: ir.Model, *, cached: bool = Tru
     presents = {name: value for name, value in outputs.items() if _PRESENT.fullmatch(name)}
     others = sorted(outputs.keys() - presents.keys() - {HIDDEN})
     if hidden is None or not presents or others:
-        raise _refused(f"its outputs are not those of an encoder ({', '.join(others) or 'no hidden states'})")
+        found = f"unexpected outputs: {', '.join(others)}" if others else f"no {HIDDEN} or no keys and values"
+        raise _not_supported(f"the encoder's graph has {found}")
     if any(decoder.opset_imports.get(domain, version) != version for domain, version in encoder.opset_imports.items()):
-        raise _refused("encoder and decoder have different opsets")
-    places = _free_of_sizes(encoder.graph, hidden, list(presents.values()))
+        raise _not_supported("encoder and decoder have different opsets")
+    axes_of = _trace_token_axes(encoder.graph, hidden, list(presents.values()))
     try:
         cut = ir.convenience.extract(encoder.graph, [hidden], list(presents.values()))
     except ValueError as error:
-        raise _refused("keys and values of the cross-attention depend on more than its hidden states") from error
-    _insert(decoder, cut, [places[value] for value in presents.values()], cached)
+        raise _not_supported(
+            "keys and values of the cross-attention depend on more than these hidden states"
+        ) from error
+    _insert(decoder, cut, [axes_of[value] for value in presents.values()], cached)
     if not cached:
         for state in (*decoder.graph.inputs, *decoder.graph.outputs):
             state.name = str(state.name).replace(".decoder.", ".")
@@ -76,35 +80,35 @@ def move_projections(encoder: ir.Model, decoder: ir.Model, *, cached: bool = Tru
     RemoveUnusedNodesPass()(encoder)
 
 
-def _free_of_sizes(graph: ir.Graph, hidden: ir.Value, presents: Sequence[ir.Value]) -> dict[ir.Value, _Places]:
-    """Let every Reshape between `hidden` and `presents` read its sizes from `hidden`, whatever it read before.
+def _trace_token_axes(graph: ir.Graph, hidden: ir.Value, presents: Sequence[ir.Value]) -> dict[ir.Value, _TokenAxes]:
+    """Make every Reshape between `hidden` and `presents` compute its sizes from `hidden`.
 
-    They come from other inputs of the encoder, or are numbers where the encoder has one size; and a size of -1
-    cannot be found where there are no tokens.
+    Before, the sizes come from other inputs of the encoder, or are constants if the encoder has static shapes; and a
+    size of -1 is undefined for 0 tokens.
 
     Returns:
-        Where rows and tokens are in each of the tensors between.
+        For each tensor on the way, the axes of rows and tokens.
     """
-    needed = _between(hidden, presents)
-    places: dict[ir.Value, _Places] = {hidden: (0, 1)}
+    needed = _nodes_between(hidden, presents)
+    axes_of: dict[ir.Value, _TokenAxes] = {hidden: (0, 1)}
     for node in list(graph):
-        source = next((value for value in node.inputs if value in places), None)
+        source = next((value for value in node.inputs if value in axes_of), None)
         if node not in needed or source is None:
             continue
-        at = places[source]
+        token_axes = axes_of[source]
         if node.op_type == "Transpose":
             order = list(node.attributes["perm"].as_ints())
-            at = (order.index(at[0]), order.index(at[1]))
+            token_axes = (order.index(token_axes[0]), order.index(token_axes[1]))
         elif node.op_type == "Reshape":
-            at = _reshape(graph, node, hidden, at)
+            token_axes = _reshape(graph, node, hidden, token_axes)
         for value in node.outputs:
-            if value.shape is None or len(value.shape) > max(at):  # not the scale that a quantization gives
-                places[value] = at
-    return places
+            if value.shape is None or len(value.shape) > max(token_axes):  # skips the scalar scale of a quantization
+                axes_of[value] = token_axes
+    return axes_of
 
 
-def _between(hidden: ir.Value, presents: Sequence[ir.Value]) -> set[ir.Node]:
-    """Nodes that `presents` are made by, up to `hidden`."""
+def _nodes_between(hidden: ir.Value, presents: Sequence[ir.Value]) -> set[ir.Node]:
+    """Return the nodes from `hidden` to `presents`."""
     found: set[ir.Node] = set()
     waiting = list(presents)
     while waiting:
@@ -115,14 +119,14 @@ def _between(hidden: ir.Value, presents: Sequence[ir.Value]) -> set[ir.Node]:
     return found
 
 
-def _reshape(graph: ir.Graph, node: ir.Node, hidden: ir.Value, at: _Places) -> _Places:
-    """Give the Reshape its sizes anew; where rows and tokens are in what it makes."""
+def _reshape(graph: ir.Graph, node: ir.Node, hidden: ir.Value, token_axes: _TokenAxes) -> _TokenAxes:
+    """Compute the sizes of a Reshape from `hidden`; return the axes of rows and tokens of its result."""
     import onnx_ir as ir
 
     after = _sizes(node.outputs[0])
-    found = _through(_sizes(node.inputs[0]), after, _sizes(hidden)[:2], at)
+    found = _axes_after_reshape(_sizes(node.inputs[0]), after, _sizes(hidden)[:2], token_axes)
     if found is None or any(isinstance(size, str) for number, size in enumerate(after) if number not in found):
-        raise _refused(f"what {node.name or 'a Reshape'} does to the hidden states is not understood")
+        raise _not_supported(f"the effect of {node.name or 'a Reshape'} on the axes of the hidden states is unknown")
     name = str(node.outputs[0].name)
     made: list[ir.Node] = [ir.node("Shape", [hidden], {"start": axis, "end": axis + 1}) for axis in (0, 1)]
     rows, tokens = (_named(each, f"{name}.{what}") for each, what in zip(made, ("rows", "tokens"), strict=True))
@@ -137,36 +141,39 @@ def _reshape(graph: ir.Graph, node: ir.Node, hidden: ir.Value, at: _Places) -> _
     made.append(ir.node("Concat", parts, {"axis": 0}))
     graph.insert_before(node, made)
     node.replace_input_with(1, _named(made[-1], f"{name}.sizes"))
-    node.attributes["allowzero"] = ir.AttrInt64("allowzero", 1)  # 0 tokens are 0 tokens
+    node.attributes["allowzero"] = ir.AttrInt64("allowzero", 1)  # a size of 0 means 0 tokens
     return found
 
 
-def _through(before: _Sizes, after: _Sizes, pair: _Sizes, at: _Places) -> _Places | None:
-    """Where rows and tokens are after a Reshape: as much comes before them, and behind them, as before.
+def _axes_after_reshape(before: _Sizes, after: _Sizes, pair: _Sizes, token_axes: _TokenAxes) -> _TokenAxes | None:
+    """Find rows and tokens after a Reshape: the same number of elements is before and after them as in the input.
 
-    They may be two neighbours, or one axis that holds both; a Reshape may make the one of the other.
+    They may be two neighbouring axes, or one axis that holds both; a Reshape can convert one into the other.
 
     Args:
-        pair: how many rows and tokens there are, in this order.
+        before: sizes of the input.
+        after: sizes of the result.
+        pair: sizes of rows and tokens, in this order.
+        token_axes: axes of rows and tokens of the input.
 
     Returns:
-        None where they are cut otherwise.
+        Axes of rows and tokens of the result, or None if the Reshape splits them.
     """
-    start, end = min(at), max(at) + 1
+    start, end = min(token_axes), max(token_axes) + 1
     if end - start > len(pair):
         return None
-    if at[0] != at[1]:
-        pair = before[start:end]  # one size may be written in two ways
+    if token_axes[0] != token_axes[1]:
+        pair = before[start:end]  # one size may be written as two expressions
     for first in range(len(after)):
         for last in (first + 2, first + 1):
             whole = after[first:last] == pair if last - first == len(pair) else len(after) >= last
-            if whole and _same(after[:first], before[:start]) and _same(after[last:], before[end:]):
-                return (last - 1, first) if at[0] > at[1] else (first, last - 1)
+            if whole and _same_elements(after[:first], before[:start]) and _same_elements(after[last:], before[end:]):
+                return (last - 1, first) if token_axes[0] > token_axes[1] else (first, last - 1)
     return None
 
 
-def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places], cached: bool) -> None:
-    """Put the projections in front of the decoder's nodes, instead of their results or beside them."""
+def _insert(decoder: ir.Model, cut: ir.Graph, axes_of: Sequence[_TokenAxes], cached: bool) -> None:
+    """Insert the projections before the decoder's nodes, instead of their results or next to them."""
     import onnx_ir as ir
 
     graph = decoder.graph
@@ -174,10 +181,10 @@ def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places], cached:
     names = [str(value.name) for value in cut.outputs]
     found = [given.get(past_name(name)) for name in names]
     if any(past is None for past in found) or len(found) != sum(".encoder." in name for name in given):
-        raise _refused("encoder and decoder do not have the same layers")
+        raise _not_supported("encoder and decoder do not have the same layers")
     pasts = cast("list[ir.Value]", found)
     read = cut.inputs[0]
-    sizes = [*(_sizes(pasts[0])[axis] for axis in places[0]), _sizes(read)[2]]
+    sizes = [*(_sizes(pasts[0])[axis] for axis in axes_of[0]), _sizes(read)[2]]
     states = ir.Input(STATES, ir.Shape(sizes), ir.TensorType(cast("ir.DataType", read.dtype)))
     graph.inputs.append(states)
     begin = graph[0]
@@ -185,24 +192,24 @@ def _insert(decoder: ir.Model, cut: ir.Graph, places: Sequence[_Places], cached:
     if not cached:
         read.replace_all_uses_with(states)
     else:
-        at = graph[0]
-        known = ir.node("Shape", [pasts[0]], {"start": places[0][1], "end": places[0][1] + 1})
+        token_axes = graph[0]
+        known = ir.node("Shape", [pasts[0]], {"start": axes_of[0][1], "end": axes_of[0][1] + 1})
         ends, axes = _constant(graph, f"{_PREFIX}end", [_END]), _constant(graph, f"{_PREFIX}axis", [1])
         rest = ir.node("Slice", [states, _named(known, "known"), ends, axes])
         read.replace_all_uses_with(_named(rest, "beyond"))
-    for name, value, past, (_, axis) in zip(names, made, pasts, places, strict=True):
+    for name, value, past, (_, axis) in zip(names, made, pasts, axes_of, strict=True):
         if cached:
-            graph.insert_before(begin, _join(graph, name, value, past, axis))
+            graph.insert_before(begin, _append_to_past(graph, name, value, past, axis))
         else:
             past.replace_all_uses_with(value)
             graph.inputs.remove(past)
     if cached:
         known.replace_input_with(0, pasts[0])
-        graph.insert_before(at, [known, rest])
+        graph.insert_before(token_axes, [known, rest])
 
 
 def _move_nodes(cut: ir.Graph, graph: ir.Graph) -> list[ir.Value]:
-    """Nodes and weights of `cut`, in front of those of `graph`; what were its outputs."""
+    """Move nodes and weights of `cut` to the start of `graph`; return the former outputs of `cut`."""
     for name, weight in list(cut.initializers.items()):
         cut.initializers.pop(name)
         weight.name = _PREFIX + name
@@ -214,13 +221,13 @@ def _move_nodes(cut: ir.Graph, graph: ir.Graph) -> list[ir.Value]:
         node.name = f"{_PREFIX}{node.name}"
         for value in node.outputs:
             value.name = f"{_PREFIX}{value.name}"
-            value.shape = None  # those of the whole, and here there may be less
+            value.shape = None  # declared for all tokens, but here there may be fewer
     graph.insert_before(graph[0], nodes)
     return made
 
 
-def _join(graph: ir.Graph, name: str, value: ir.Value, past: ir.Value, axis: int) -> ir.Node:
-    """The node that puts what was computed behind the past, for all who read the past."""
+def _append_to_past(graph: ir.Graph, name: str, value: ir.Value, past: ir.Value, axis: int) -> ir.Node:
+    """Return the node that appends the computed tokens to the past, for all nodes that read the past."""
     import onnx_ir as ir
 
     whole = ir.node("Concat", [value, value], {"axis": axis})
@@ -254,26 +261,28 @@ def _constant(graph: ir.Graph, name: str, numbers: Sequence[int | str]) -> ir.Va
 
 
 def _sizes(value: ir.Value | None) -> _Sizes:
-    """The axes of a tensor: numbers and names.
+    """Return the axes of a tensor: numbers and names.
 
     Raises:
-        ExportError: they are not in the graph.
+        ExportError: the graph does not declare its shape.
     """
     shape = value.shape if value is not None else None
     if shape is None:
-        raise _refused("it does not say what sizes its tensors have")
+        raise _not_supported(
+            f"the graph declares no shape for {value.name if value is not None else 'a missing input'}"
+        )
     return [size if isinstance(size, int) else str(size.value) for size in shape]
 
 
-def _same(one: _Sizes, other: _Sizes) -> bool:
-    """Whether both are the same number of elements."""
+def _same_elements(one: _Sizes, other: _Sizes) -> bool:
+    """Return whether both shapes have the same number of elements."""
     numbers = [prod(size for size in sizes if isinstance(size, int)) for sizes in (one, other)]
     names = [sorted(size for size in sizes if isinstance(size, str)) for sizes in (one, other)]
     return numbers[0] == numbers[1] and names[0] == names[1]
 
 
-def _refused(reason: str) -> ExportError:
+def _not_supported(reason: str) -> ExportError:
     return ExportError(
         f"The decoder cannot compute its cross-attention from the encoder's hidden states: {reason}.",
-        hint="The folder as it is runs in onnxport: `onnxport run FOLDER`.",
+        hint="onnxport run FOLDER, which does not need such a decoder.",
     )

@@ -1,7 +1,7 @@
-"""Parts of a graph run by themselves, to learn what they compute.
+"""Run parts of a graph alone, to find out what they compute.
 
-What a mask or a rotation means is read from its numbers, not from the operators that a version of
-a library happens to emit for it.
+The fusions need to know what a mask or a rotary embedding computes. They look at its values, because each version of
+a library builds the same computation from other operators.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 
 class Evaluator:
-    """Runs what leads from some values of a graph to others.
+    """Run the subgraph that leads to a value; ONNX Runtime sessions are kept for the next call.
 
     Args:
-        model: its weights may be in files; only small parts are ever run.
+        model: the graph. Its weights may be in files; only small subgraphs are run.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -31,16 +31,16 @@ class Evaluator:
         self._sessions: dict[tuple[str, ...], Any] = {}
 
     def run(self, output: ir.Value, arrays: Mapping[str, np.ndarray], cuts: Sequence[ir.Value] = ()) -> np.ndarray:
-        """One value.
+        """Return the value of `output`.
 
         Args:
-            output: the value.
-            arrays: by name, for the graph's inputs (those that are not needed are left out) and the cuts.
-            cuts: values that are given instead of being computed.
+            output: the value to compute.
+            arrays: arrays by name for the graph's inputs and for `cuts`; those that are not needed are ignored.
+            cuts: intermediate values that are taken from `arrays` instead of being computed.
 
         Raises:
-            ValueError: something else is needed.
-            Exception: whatever ONNX Runtime says; sizes are not checked against declared ones.
+            ValueError: an array that is needed is missing.
+            Exception: any error of ONNX Runtime. Declared shapes are not checked.
         """
         key = (str(output.name), "", *(str(cut.name) for cut in cuts))
         if key not in self._sessions:
@@ -49,7 +49,7 @@ class Evaluator:
         wanted = [value.name for value in session.get_inputs()]
         missing = [name for name in wanted if name not in arrays]
         if missing:
-            raise ValueError(f"{missing[0]} is needed")
+            raise ValueError(f"no array was given for {missing[0]}")
         found: np.ndarray = session.run(None, {name: arrays[name] for name in wanted})[0]
         return found
 
@@ -68,7 +68,7 @@ def _session(model: ir.Model, output: ir.Value, cuts: Sequence[ir.Value]) -> Any
             value.shape = ir.Shape([None] * len(value.shape))
     for out in graph.outputs:
         out.shape = None
-    for node in graph:  # sizes that were declared for other inputs
+    for node in graph:  # declared for other input sizes
         for out in node.outputs:
             out.shape = None
     part = ir.Model(graph, ir_version=model.ir_version)
@@ -81,10 +81,11 @@ def _session(model: ir.Model, output: ir.Value, cuts: Sequence[ir.Value]) -> Any
 
 
 def numeric_sources(value: ir.Value, cut: ir.Value | None = None) -> set[str]:
-    """Names of the graph's inputs whose numbers, not only whose sizes, `value` depends on.
+    """Return the names of the graph's inputs whose values (not only shapes) `value` depends on.
 
     Args:
-        cut: where the way back ends; it is not in the result.
+        value: a value of the graph.
+        cut: a value whose own inputs are not followed. It is not in the result.
     """
     found: set[str] = set()
     seen: set[int] = set()
@@ -104,12 +105,16 @@ def numeric_sources(value: ir.Value, cut: ir.Value | None = None) -> set[str]:
 
 
 def sample_call(inputs: Sequence[ir.Value], mask: np.ndarray, new: int, positions: np.ndarray | None = None) -> Arrays:
-    """Arrays for a decoder's inputs whose past has the right length and no features.
+    """Return arrays for the inputs of a decoder; the cache has the right length but 0 features.
 
     Args:
+        inputs: inputs of the graph.
         mask: (rows, past + new) of 0 and 1.
-        new: tokens of the call.
-        positions: (rows, new); those that the mask gives where it is None.
+        new: number of new tokens.
+        positions: (rows, new); by default they are counted from the mask.
+
+    Returns:
+        Arrays by input name: `input_ids` (rows, new) zeros, `attention_mask`, `position_ids` and the cache.
     """
     rows, total = mask.shape
     if positions is None:

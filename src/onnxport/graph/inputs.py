@@ -1,4 +1,7 @@
-"""Inputs for a graph whose source model is not at hand: sizes from the manifest's evidence, random content."""
+"""Make inputs for a graph when the source model is not available.
+
+Sizes come from the cases that verification recorded in the manifest; values are random.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,35 @@ from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 Arrays = dict[str, np.ndarray]
 
-_GRID = "image_grid_thw"  # how the patches of an image lie: frames, rows, columns
-_SIDE = 2  # patches that lie together, on a side
+_GRID = "image_grid_thw"  # the patch grid of an image: frames, rows, columns
+_MERGED_SIDE = 2  # patches are merged in squares of this side
 
 _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
 
 
-def evidence_sizes(component: Component) -> list[dict[str, int]]:
-    """Input sizes at which the component is known to work, from its verification."""
+def verified_sizes(component: Component) -> list[dict[str, int]]:
+    """Return the input sizes of the cases that passed verification.
+
+    Args:
+        component: the component's entry in the manifest.
+
+    Returns:
+        Axis name to size, one dict per distinct case; guessed sizes if there are no cases.
+    """
     cases = component.verification.cases if component.verification else ()
-    needed = _axis_names(component.inputs)  # a generation has other sizes
+    needed = _axis_names(component.inputs)  # cases of generation have other sizes
     usable = [dict(case.sizes) for case in cases if case.ok and needed <= case.sizes.keys()]
     distinct = {tuple(sorted(sizes.items())): sizes for sizes in usable}
     return list(distinct.values()) or [guess_sizes(component.inputs)]
 
 
 def guess_sizes(inputs: Sequence[TensorSpec], more: int = 0) -> dict[str, int]:
-    """Usual sizes for axis names, where there is no evidence; every one larger by `more`."""
+    """Return usual sizes for the named axes of `inputs`.
+
+    Args:
+        inputs: inputs of a graph.
+        more: added to every size.
+    """
     sizes = {name: _DEFAULT_SIZES.get(name, 2) + more for name in sorted(_axis_names(inputs))}
     if {"past_sequence_length", "sequence_length", "total_sequence_length"} <= sizes.keys():
         sizes["total_sequence_length"] = sizes["past_sequence_length"] + sizes["sequence_length"]
@@ -44,7 +59,11 @@ def _axis_names(inputs: Sequence[TensorSpec]) -> set[str]:
 
 
 def vocabulary_size(folder: Path) -> int:
-    """From config.json; 100 where it does not say."""
+    """Return the vocabulary size from config.json, or 100 if it has none.
+
+    Args:
+        folder: the converted folder.
+    """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,7 +75,17 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabulary: int, seed: int) -> Arrays:
-    """Arrays for every input, at the given sizes of the named axes."""
+    """Make an array for every input.
+
+    Args:
+        inputs: inputs of a graph.
+        sizes: size of every named axis.
+        vocabulary: token ids are below this number.
+        seed: the same seed gives the same values.
+
+    Returns:
+        Arrays by input name: floats from a normal distribution, masks of ones, random token ids, other integers 0.
+    """
     rng = np.random.default_rng([seed, *sizes.values()])
     arrays: Arrays = {}
     for spec in inputs:
@@ -76,15 +105,15 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
         elif spec.name.endswith("input_ids"):
             value = rng.integers(0, vocabulary, shape)
         else:
-            value = np.zeros(shape)  # token_type_ids and other small tables
+            value = np.zeros(shape)  # token_type_ids and other indices of small tables
         arrays[spec.name] = value.astype(spec.dtype)
     return arrays
 
 
 def _grid(patches: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """A grid of so many patches, of any form; a single row where they make no whole squares."""
-    squares, rest = divmod(patches, _SIDE**2)
+    """Return a grid (frames, rows, columns) of this many patches; one row if they do not form whole squares."""
+    squares, rest = divmod(patches, _MERGED_SIDE**2)
     if rest or not squares:
         return 1, 1, patches
     rows = int(rng.choice([number for number in range(1, squares + 1) if squares % number == 0]))
-    return 1, rows * _SIDE, squares // rows * _SIDE
+    return 1, rows * _MERGED_SIDE, squares // rows * _MERGED_SIDE

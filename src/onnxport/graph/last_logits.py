@@ -1,11 +1,11 @@
-"""Logits of the last tokens alone, on request: `num_logits_to_keep`.
+"""Add the optional input `num_logits_to_keep`: return the logits of the last tokens only.
 
-A prompt's logits are read at its last token only, and the product with the vocabulary is a large part of
-what a prompt costs. So the graph gets an optional input, an int64 without axes: 0, the default, gives the
-logits of all tokens, and N those of the last N of each row. transformers.js and others know it by this name.
+Generation reads a prompt's logits at its last token only, and the product with the vocabulary is a large part of
+the cost of a prompt. The graph gets an optional scalar int64 input. 0, the default, returns the logits of all tokens;
+N returns the logits of the last N tokens of each row. transformers.js and other run times use the same name.
 
-What computes the logits of each token from the hidden states of that token is found from the output
-backwards. Where anything else is found, the graph stays as it is.
+The operators that compute each token's logits from the hidden state of that token are followed back from the output.
+If any other operator is found, the graph is not changed.
 """
 
 from __future__ import annotations
@@ -33,24 +33,31 @@ _WORD = re.compile(rf"\b{_TOKENS}\b")
 
 
 def keep_last_logits(model: ir.Model) -> bool:
-    """Give a decoder's graph the input, in place; its axes have names already.
+    """Add the input to a decoder's graph, in place.
+
+    Args:
+        model: a graph with named axes.
 
     Returns:
-        Whether it has the input now: False for what is no decoder, or computes logits in another way.
+        Whether the input was added: False if the graph is no decoder, or computes logits in another way.
     """
     logits = next((value for value in model.graph.outputs if value.name == _LOGITS), None)
     generates = any(is_past(str(value.name)) for value in model.graph.inputs)
     if logits is None or not generates or not _is_by_token(logits):
         return False
-    found = _source(logits)
+    found = _vocabulary_projection(logits)
     if found is None:
         return False
     _slice(model, *found)
     return True
 
 
-def kept_axes(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """The outputs as `keep_last_logits` leaves them."""
+def axes_with_kept_logits(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return the output specs as they are after `keep_last_logits`.
+
+    Args:
+        outputs: the specs before.
+    """
     return tuple(
         replace(spec, axes=tuple(NUM_LOGITS if axis == _TOKENS else axis for axis in spec.axes))
         if spec.name == _LOGITS
@@ -60,7 +67,7 @@ def kept_axes(outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
 
 
 def _is_by_token(value: ir.Value) -> bool:
-    """Whether it is (batch, sequence_length, features)."""
+    """Return whether the shape is (batch, sequence_length, features)."""
     shape = value.shape
     return shape is not None and len(shape) == _RANK and _name(shape[1]) == _TOKENS
 
@@ -69,21 +76,21 @@ def _name(size: object) -> str | None:
     return getattr(size, "value", None)
 
 
-def _source(logits: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
-    """The hidden states that the vocabulary is multiplied with, and those of their users that lead to `logits`."""
+def _vocabulary_projection(logits: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
+    """Return the hidden states before the vocabulary projection, and their users that lead to `logits`."""
     value = logits
     while (node := value.producer()) is not None and node.domain in ("", "ai.onnx"):
         if value is not logits and (len(value.uses()) > 1 or value.is_graph_output()):
             return None
         data = node.inputs[0] if node.inputs else None
         if node.op_type == "MatMul":
-            known = data is not None and _is_by_token(data) and _is_fixed(node.inputs[1])
+            known = data is not None and _is_by_token(data) and _is_weight(node.inputs[1])
             return (cast("ir.Value", data), [node]) if known else None
         if node.op_type == "Reshape":
             return _flat_product(node)
         if node.op_type in _BINARY:
-            data = next((given for given in node.inputs if not _is_alike(given)), None)
-            if sum(not _is_alike(given) for given in node.inputs) != 1:
+            data = next((given for given in node.inputs if not _is_same_for_tokens(given)), None)
+            if sum(not _is_same_for_tokens(given) for given in node.inputs) != 1:
                 return None
         elif node.op_type not in _UNARY:
             return None
@@ -94,11 +101,11 @@ def _source(logits: ir.Value) -> tuple[ir.Value, list[ir.Node]] | None:
 
 
 def _flat_product(node: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:
-    """Of Reshape(Gemm(Reshape(data, [-1, features])), [*Shape(data)[:-1], vocabulary]); see `weight_layout`."""
-    gemm = _made_by(node.inputs[0], "Gemm")
-    flat = _made_by(gemm.inputs[0], "Reshape") if gemm is not None else None
-    joined = _made_by(node.inputs[1], "Concat")
-    leading = _made_by(joined.inputs[0], "Shape") if joined is not None and len(joined.inputs) == 2 else None
+    """Match Reshape(Gemm(Reshape(data, [-1, features])), [*Shape(data)[:-1], vocabulary]); see `weight_layout`."""
+    gemm = _producer_of_type(node.inputs[0], "Gemm")
+    flat = _producer_of_type(gemm.inputs[0], "Reshape") if gemm is not None else None
+    joined = _producer_of_type(node.inputs[1], "Concat")
+    leading = _producer_of_type(joined.inputs[0], "Shape") if joined is not None and len(joined.inputs) == 2 else None
     if gemm is None or flat is None or leading is None:
         return None
     data, rows = flat.inputs[0], _constant(flat.inputs[1])
@@ -111,13 +118,13 @@ def _flat_product(node: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:
         and rows is not None
         and rows.tolist() == [-1, cast("ir.Shape", data.shape)[-1]]
         and gemm.attributes.get_int("transA", 0) == 0
-        and all(_is_fixed(given) for given in gemm.inputs[1:])
+        and all(_is_weight(given) for given in gemm.inputs[1:])
         and all(len(each.outputs[0].uses()) == 1 for each in (gemm, flat, leading))
     )
     return (cast("ir.Value", data), [flat, leading]) if right else None
 
 
-def _made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
+def _producer_of_type(value: ir.Value | None, operator: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == operator and node.domain in ("", "ai.onnx") else None
 
@@ -126,17 +133,17 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None else None
 
 
-def _is_fixed(value: ir.Value | None) -> bool:
-    """Whether it is a weight, or made of weights alone."""
+def _is_weight(value: ir.Value | None) -> bool:
+    """Return whether the value is a weight, or computed from weights only."""
     if value is None or value.is_initializer() or value.const_value is not None:
         return True
     node = value.producer()
-    return node is not None and all(_is_fixed(given) for given in node.inputs)
+    return node is not None and all(_is_weight(given) for given in node.inputs)
 
 
-def _is_alike(value: ir.Value | None) -> bool:
-    """Whether it is a weight that is the same for every token."""
-    if value is None or not _is_fixed(value) or value.shape is None:
+def _is_same_for_tokens(value: ir.Value | None) -> bool:
+    """Return whether the value is a weight that is the same for every token."""
+    if value is None or not _is_weight(value) or value.shape is None:
         return False
     return len(value.shape) < 2 or value.shape[-2] == 1
 
@@ -151,12 +158,12 @@ def _slice(model: ir.Model, data: ir.Value, users: list[ir.Node]) -> None:
     model.graph.inputs.append(keep)
     model.graph.register_initializer(keep)  # an input with a default
     tape = ir.tape.Tape()
-    # From -N on; from -0 on is everything.
+    # A slice from -N on; from -0 on is all of it.
     start = tape.op("Reshape", [tape.op("Neg", [keep]), _numbers(model, "shape", 1)])
     bounds = [start, _numbers(model, "end", _ALL), _numbers(model, "axis", 1)]
     kept = tape.op("Slice", [data, *bounds])
-    for number, made in enumerate(tape.nodes):
-        made.name = made.outputs[0].name = f"{NUM_LOGITS_TO_KEEP}.{number}"
+    for count, made in enumerate(tape.nodes):
+        made.name = made.outputs[0].name = f"{NUM_LOGITS_TO_KEEP}.{count}"
     kept.shape, kept.type = _renamed(cast("ir.Shape", data.shape)), data.type
     before = data.producer()
     if before is not None:
@@ -164,10 +171,10 @@ def _slice(model: ir.Model, data: ir.Value, users: list[ir.Node]) -> None:
     else:
         model.graph.insert_before(model.graph[0], tape.nodes)
     for user in users:
-        for place, value in enumerate(user.inputs):
+        for index, value in enumerate(user.inputs):
             if value is data:
-                user.replace_input_with(place, kept)
-    # The run time gives values of equally named shapes the same buffer: these are smaller now.
+                user.replace_input_with(index, kept)
+    # ONNX Runtime shares buffers between values of equally named shapes; these are smaller now.
     pending = list(users)
     while pending:
         node = pending.pop()

@@ -1,4 +1,4 @@
-"""Names of axes in a captured graph: ours instead of the exporter's `s18`."""
+"""Name the axes of a captured graph as its signature does, instead of the exporter's `s18`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
 def name_axes(model: onnx_ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Give every axis of `model` (in place) the name that the signature has for it.
+    """Name the axes of `model` as the signature does, in place.
+
+    Args:
+        model: the captured graph.
+        inputs: inputs of the signature; inputs that the graph does not have are skipped.
+        outputs: outputs of the signature.
 
     Raises:
-        ExportError: an axis that the signature calls dynamic is fixed in the graph, or a tensor is
-            missing.
+        ExportError: an axis that is dynamic in the signature is static in the graph.
     """
     names: dict[str, str] = {}
     graph_inputs = {value.name: value for value in model.graph.inputs}
     for spec in inputs:
         value = graph_inputs.get(spec.name)
         if value is None or value.shape is None:
-            continue  # an input that no output depends on
+            continue  # no output depends on this input
         for axis, (size, wanted) in enumerate(zip(value.shape, spec.axes, strict=True)):
             if isinstance(wanted, str):
                 if isinstance(size, int):
-                    raise ExportError(f"Axis {axis} of {spec.name} ({wanted}) came out fixed at {size}.")
+                    raise ExportError(
+                        f"Axis {axis} of {spec.name} must be dynamic ({wanted}), but the exporter made it static at "
+                        f"{size}.",
+                        hint="Report this model: the code of the model or its exporter depends on this size.",
+                    )
                 if size.value is not None and _SYMBOL.fullmatch(size.value):
                     names.setdefault(size.value, wanted)
     for graph in model.graphs():
@@ -66,8 +74,18 @@ def _declare(model: onnx_ir.Model, values: list[onnx_ir.Value], specs: Sequence[
 
 
 def check_outputs(model: onnx_ir.Model, outputs: Sequence[TensorSpec]) -> None:
-    """Raises ExportError unless the graph has exactly the outputs of the signature, in order."""
+    """Check that the graph has exactly the outputs of the signature, in the same order.
+
+    Args:
+        model: the captured graph.
+        outputs: outputs of the signature.
+
+    Raises:
+        ExportError: names or order differ.
+    """
     found = [value.name for value in model.graph.outputs]
     wanted = [spec.name for spec in outputs]
     if found != wanted:
-        raise ExportError(f"The graph's outputs are {found}, expected {wanted}.")
+        raise ExportError(
+            f"The exported graph has the outputs {found}, but the source model has {wanted}.", hint="Report this model."
+        )

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own graph optimizations, done once and stored."""
+"""Apply ONNX Runtime's graph optimizations once and store the result."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 from onnxport.artifact.data_files import graph_bytes
 from onnxport.system.memory import require_memory
 
-# ONNX Runtime holds the weights as they are in the file and as its optimizer writes them.
+# ONNX Runtime holds the weights of the source and of the optimized graph.
 _COPIES = 2
 
 
 def optimize_graph(source: Path, target: Path) -> None:
-    """Write `target`: constants folded and operators fused as ONNX Runtime does at every load.
+    """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
 
-    The extended level, not the last one: that one picks layouts for the processor at hand, and the
-    file would be slow or wrong on another.
+    The level is "extended", not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
+    or wrong on another one.
+
+    Args:
+        source: a graph file; its weights may be in a `_data` file beside it.
+        target: the file to write, with a `_data` file beside it if the source has one.
 
     Raises:
-        MemoryLimitError: the weights do not fit into memory.
+        MemoryLimitError: the weights do not fit in memory.
     """
     import onnxruntime
 

@@ -1,7 +1,7 @@
-"""Weights that graphs of one folder have in common, stored once.
+"""Store weights that several graphs of a folder have in common once.
 
-An encoder and a decoder often read the same embedding table. The later graph then names the place in
-the data file of the earlier.
+An encoder and a decoder often read the same embedding table. The later graph then refers to the data file of the
+earlier one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ if TYPE_CHECKING:
 
     from onnxport.serialization.written_model import WrittenModel
 
-# What is smaller is not worth a file of its own.
+# Smaller weights are not worth an external file.
 _WORTH_BYTES = 2**16
 
 
 def weight_keys(model: ir.Model) -> frozenset[Any]:
-    """What tells large weights of `model` apart, by `weight_key`."""
+    """Return the keys (`weight_key`) of the large weights of `model`."""
     return frozenset(weight_key(tensor) for _, tensor in _large(model))
 
 
 def shared_weights(first: ir.Model, second: ir.Model) -> dict[str, str]:
-    """Large weights of `second`, by name, and the name of the weight of `first` that has the same bytes."""
+    """Find large weights that two graphs have in common.
+
+    Args:
+        first: the graph that is written first.
+        second: the graph that may refer to its weights.
+
+    Returns:
+        Name of a weight of `second` -> name of the weight of `first` with the same bytes.
+    """
     known: dict[Any, list[tuple[str, ir.TensorProtocol]]] = {}
     for name, tensor in _large(first):
         known.setdefault(weight_key(tensor), []).append((name, tensor))
@@ -40,19 +48,20 @@ def shared_weights(first: ir.Model, second: ir.Model) -> dict[str, str]:
     return found
 
 
-def refer_to(model: ir.Model, shared: dict[str, str], written: WrittenModel) -> None:
-    """Let weights of `model` be the places where another graph's were written.
+def refer_to_written(model: ir.Model, shared: dict[str, str], written: WrittenModel) -> None:
+    """Point weights of `model` to the file where another graph's weights were written, in place.
 
     Args:
-        shared: what `shared_weights` found.
-        written: the other graph, with data files, in the folder that `model` will be written to.
+        model: the later graph.
+        shared: the result of `shared_weights`.
+        written: the earlier graph, with data files, in the folder that `model` will be written to.
     """
     import onnx_ir as ir
 
-    places = {record.name: record for record in written.weights}
+    records = {record.name: record for record in written.weights}
     folder = written.files[0].parent.resolve()
     for name, other in shared.items():
-        value, record = model.graph.initializers[name], places[other]
+        value, record = model.graph.initializers[name], records[other]
         tensor = cast("ir.TensorProtocol", value.const_value)
         value.const_value = ir.ExternalTensor(
             record.file, record.offset, record.length, tensor.dtype,
@@ -61,7 +70,7 @@ def refer_to(model: ir.Model, shared: dict[str, str], written: WrittenModel) -> 
 
 
 def shared_files(written: WrittenModel) -> dict[Path, str]:
-    """The `link` of `write_model` for weights that `refer_to` placed."""
+    """Return the `link` argument of `write_model` for weights that `refer_to` changed."""
     return {file.resolve(): file.name for file in written.files[1:]}
 
 
@@ -76,7 +85,7 @@ def _large(model: ir.Model) -> list[tuple[str, ir.TensorProtocol]]:
 
 
 def weight_key(tensor: Any) -> tuple[Any, ...]:
-    """Equal for tensors of one layout that come from the same place; only those are read and compared."""
+    """Return a key that is equal for weights of one layout from the same place; only those are read and compared."""
     return (getattr(tensor, "origin", None), tensor.dtype, tuple(tensor.shape.numpy()))
 
 

@@ -1,7 +1,8 @@
-"""Constant folding and common rewrites, without reading weights.
+"""Fold constants and apply common rewrites without reading weights.
 
-What torch.onnx does itself when it is asked to optimize (`onnxscript.optimizer`), but after the
-weights are attached: on placeholders, which are all alike, it would merge what is different.
+torch.onnx can do this itself (`onnxscript.optimizer`), but it would do so while all weights are still placeholders.
+Placeholders of one shape are equal, so it would merge different weights. onnxport therefore does it after the weights
+are attached.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx_ir
 
-# Upstream (onnxscript 0.7): rules that write an operator as it is since this opset, whatever the graph's is.
+# rules that emit an operator of this opset, whatever opset the graph has.
 _SINCE = {"SlicesSplit": 18}
-# Elements; onnxscript's own limit for operators of any kind. It folds transposes of any size, which
-# `weight_layout` does while writing.
+# Elements: onnxscript's own limit for folding. It has no limit for transposes; large ones are folded by
+# `weight_layout` while they are written.
 _FOLDED_UP_TO = 8192
 
 
 def simplify(model: onnx_ir.Model, *, weights_stay: bool = False) -> None:
-    """Simplify in place.
+    """Simplify a graph in place.
 
     Args:
-        weights_stay: what is made of weights in files is not folded, for a graph that reads them where they are.
+        model: a graph with weights attached.
+        weights_stay: do not fold operators on weights that are in files. For graphs that share the weight files of
+            another graph.
     """
     import onnxscript.optimizer
     from onnxscript.rewriter import onnx_fusions
@@ -35,10 +38,10 @@ def simplify(model: onnx_ir.Model, *, weights_stay: bool = False) -> None:
 
 
 class _ByOperator:
-    """A rule's matcher that is asked only about nodes of the operator that its pattern begins with.
+    """A rule's matcher that is called only for nodes with the operator that its pattern ends in.
 
-    Upstream (onnxscript 0.7): each rule is tried on each node, and one with two outputs (`SlicesSplit`)
-    lists the whole graph first, so that the time grows with the square of the nodes.
+    Upstream (onnxscript 0.7): each rule is tried on each node, and a rule with two outputs (`SlicesSplit`) first lists
+    the whole graph. The time grows with the square of the number of nodes.
     """
 
     def __init__(self, matcher: Any, allowed: bool) -> None:
@@ -50,20 +53,20 @@ class _ByOperator:
         if not self.allowed:
             return None
         if self.operator is not None and (node.domain, node.op_type) != self.operator:
-            return None  # as good as a failed match, which is all that a rule asks of it
+            return None  # rules treat it like a failed match
         return self.matcher.match(model, graph_or_function, node, **settings)
 
 
 @contextmanager
 def rules_by_operator(opset: int) -> Iterator[None]:
-    """The optimizer's own rules, each tried on nodes of its first operator alone. What they do is the same.
+    """Speed up the optimizer's rules: each is tried only on nodes of its operator. Results do not change.
 
     Args:
-        opset: of the graph; rules that write newer operators are left out.
+        opset: opset of the graph; rules that emit newer operators are skipped.
     """
     from onnxscript import rewriter
 
-    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", ())  # another version without them is slower, not wrong
+    rules = getattr(rewriter, "_DEFAULT_REWRITE_RULES", ())  # a version without them is only slower
     own = [(rule, rule._matcher) for rule in rules if hasattr(rule, "_matcher")]
     for rule, matcher in own:
         rule._matcher = _ByOperator(matcher, opset >= _SINCE.get(rule.name, 0))
@@ -76,11 +79,11 @@ def rules_by_operator(opset: int) -> Iterator[None]:
 
 @contextmanager
 def exact_constants() -> Iterator[None]:
-    """A rule about a whole number matches that number alone.
+    """Let rules about whole numbers match exactly these numbers.
 
-    Upstream (onnxscript 0.7): a constant of a pattern matches what is within 1e-8 of it, or a relative 1e-5. So
-    `x + 1e-10` is taken for `x + 0` and becomes `x`: a logarithm loses what keeps it from minus infinity. Random
-    inputs do not show it, silence does.
+    Upstream (onnxscript 0.7): a constant of a pattern matches values within 1e-8, or within a relative 1e-5. So `x +
+    1e-10` counts as `x + 0` and becomes `x`. That removes the epsilon that keeps a logarithm finite. Random inputs do
+    not show the error; silence in audio does.
     """
     from onnxscript.rewriter import _matcher
 
@@ -107,13 +110,13 @@ def exact_constants() -> Iterator[None]:
 
 
 def _should_fold(node: onnx_ir.Node) -> bool | None:
-    """False for an operator on a large weight; None leaves it to the library's rules."""
+    """Return False for an operator on a large weight; None leaves the decision to onnxscript."""
     sizes = (value.const_value.size for value in node.inputs if value is not None and value.const_value is not None)
     return False if any(size > _FOLDED_UP_TO for size in sizes) else None
 
 
 def _should_fold_rest(node: onnx_ir.Node) -> bool | None:
-    """As `_should_fold`, and False for an operator on a weight in a file."""
+    """Like `_should_fold`, and False for an operator on a weight in a file."""
     import onnx_ir as ir
 
     if any(value is not None and isinstance(value.const_value, ir.ExternalTensor) for value in node.inputs):
@@ -122,7 +125,7 @@ def _should_fold_rest(node: onnx_ir.Node) -> bool | None:
 
 
 def share_common_nodes(model: onnx_ir.Model) -> None:
-    """Nodes that compute the same are one, in place: fusions and repairs leave a copy in every layer."""
+    """Merge nodes that compute the same value, in place. Fusions and fixes leave a copy in every layer."""
     from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
     CommonSubexpressionEliminationPass()(model)

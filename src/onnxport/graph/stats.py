@@ -1,4 +1,4 @@
-"""Counts that describe a graph."""
+"""Count operators and parameters of a graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphStats:
-    """Operators by name (other domains as `domain::Op`), weight elements, opset."""
+    """Counts of a graph.
+
+    Attributes:
+        operators: number of nodes by operator; operators of other domains as `domain::Op`.
+        parameters: number of weight elements.
+        opset: opset of the default domain.
+    """
 
     operators: dict[str, int]
     parameters: int
@@ -21,7 +27,7 @@ class GraphStats:
 
 
 def graph_stats(model: onnx_ir.Model) -> GraphStats:
-    """Counts over the graph and its subgraphs; scalars and shape constants (integers) are no parameters."""
+    """Count over the graph and its subgraphs. Integer constants such as shapes are no parameters."""
     operators = Counter(
         node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
         for node in model.graph.all_nodes()

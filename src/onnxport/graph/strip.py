@@ -1,4 +1,4 @@
-"""Take out what a graph does not need to run: source lines, stack traces, tracing metadata."""
+"""Remove what a graph does not need to run: source lines, stack traces, tracing metadata."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _OWN = "onnxport."
 
 
 def strip(model: onnx_ir.Model) -> None:
-    """Remove doc strings and metadata in place, and say who wrote the file.
+    """Remove doc strings and metadata in place, and set onnxport as the producer.
 
-    What onnxport itself said of the graph stays: the run time must know how to call it.
+    Metadata that starts with `onnxport.` stays: the run time reads it.
     """
     model.producer_name = "onnxport"
     model.producer_version = __version__

@@ -1,14 +1,12 @@
-"""Weights in the layout that the graph computes with.
+"""Store weights in the layout that the operators compute with.
 
-PyTorch keeps a linear layer's weight as [out, in], so its graph has a Transpose before every MatMul;
-experts that are stored as one tensor are split and squeezed at every run. ONNX Runtime folds such
-nodes when it loads a model, which costs time and another copy of the weights in memory, and keeps
-them from being mapped. Here they are folded into the weights without reading them: what is written
-is what the operator would have given.
+PyTorch keeps the weight of a linear layer as (out, in), so an exported graph has a Transpose before every MatMul.
+Experts that are stored as one tensor are split and squeezed at every run. ONNX Runtime folds such nodes when it loads
+a model. That costs time and a second copy of the weights in memory, and the weights cannot be memory-mapped. Here these
+nodes are folded into the weights without reading them: the file holds what the node would have returned.
 
-A weight that something else reads too (an embedding table that is also the output layer), or that
-must stay as it is stored, is not transposed: `Gemm(transB=1)` reads it as it is, on inputs flattened
-to two axes.
+Some weights stay as they are: those that another node reads too (an embedding table that is also the output layer), and
+those that are linked from the checkpoint. `Gemm(transB=1)` reads them untransposed, on inputs flattened to two axes.
 """
 
 from __future__ import annotations
@@ -22,47 +20,50 @@ from onnxport.graph.shared_weights import weight_key
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Elements. Smaller ones were folded as numbers.
+# Elements. `simplify` has folded smaller ones.
 _LARGE = 8192
 
 
-class Movable(Protocol):
-    """A weight that can say what moving its numbers would give, without doing it."""
+class RearrangeableWeight(Protocol):
+    """A weight that can be rearranged without reading its values."""
 
-    def permuted(self, axes: list[int], name: str) -> ir.TensorProtocol: ...
+    def permuted(self, axes: list[int], name: str) -> ir.TensorProtocol:
+        """Return the weight with its axes in another order."""
 
-    def part(self, axis: int, start: int, length: int, name: str) -> ir.TensorProtocol: ...
+    def sliced(self, axis: int, start: int, length: int, name: str) -> ir.TensorProtocol:
+        """Return indices `start` to `start + length` of an axis."""
 
-    def reshaped(self, shape: list[int], name: str) -> ir.TensorProtocol: ...
+    def reshaped(self, shape: list[int], name: str) -> ir.TensorProtocol:
+        """Return the weight in another shape."""
 
 
-def lay_out_weights(model: ir.Model, *, keep_stored: bool = False, kept: frozenset[Any] = frozenset()) -> int:
-    """Fold what only moves the numbers of a weight into the weight, in place.
+def fold_weight_layout(model: ir.Model, *, keep_stored: bool = False, kept: frozenset[Any] = frozenset()) -> int:
+    """Fold operators that only rearrange a weight (Transpose, Squeeze, Reshape, Split) into the weight, in place.
 
     Args:
-        model: with weights attached.
-        keep_stored: leave weights that lie in a file as they are; for files that are linked, not copied.
-        kept: keys (`weight_key`) of weights to leave as they are: another graph of the folder reads them so.
+        model: a graph with weights attached.
+        keep_stored: do not rearrange weights that are in a file; for files that are linked, not copied.
+        kept: keys (`weight_key`) of weights that another graph of the folder reads as they are.
 
     Returns:
-        How many nodes are gone.
+        The number of removed nodes.
     """
     import onnx_ir as ir
 
     folded = 0
-    for node in list(model.graph):  # in order, so that the result of one is the weight of the next
+    for node in list(model.graph):  # in graph order: the result of one fold can be the weight of the next
         weight = node.inputs[0] if node.inputs and node.domain in ("", "ai.onnx") else None
         if weight is None or not _is_large_weight(weight) or any(value.is_graph_output() for value in node.outputs):
             continue
-        alone = len(weight.uses()) == 1
+        exclusive = len(weight.uses()) == 1
         stays = (
-            not alone
+            not exclusive
             or weight_key(weight.const_value) in kept
             or (keep_stored and isinstance(weight.const_value, ir.ExternalTensor))
         )
         if stays and _is_matrix_transpose(node):
             folded += _use_gemm(model, node, weight)
-        elif alone and not stays:
+        elif exclusive and not stays:
             folded += _fold(model, node, weight)
     return folded
 
@@ -73,7 +74,7 @@ def _is_large_weight(value: ir.Value) -> bool:
 
 
 def _is_matrix_transpose(node: ir.Node) -> bool:
-    """Whether it is the Transpose of a linear layer: on the right of MatMul, nowhere else."""
+    """Return whether this is the Transpose of a linear layer: only MatMul reads it, on the right."""
     users = node.outputs[0].consumers()
     weight = cast("ir.Value", node.inputs[0])
     return (
@@ -86,10 +87,10 @@ def _is_matrix_transpose(node: ir.Node) -> bool:
 
 
 def _fold(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
-    """Replace the node's outputs by weights; 0 if it computes, or if what it does is not known now."""
+    """Replace the node's outputs by weights. Return 0 if the operator computes, or its effect is not constant."""
     import onnx_ir as ir
 
-    tensors = _moved(node, weight)
+    tensors = _rearranged(node, weight)
     if tensors is None:
         return 0
     model.graph.initializers.pop(cast(str, weight.name))
@@ -104,9 +105,9 @@ def _fold(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
     return 1
 
 
-def _moved(node: ir.Node, weight: ir.Value) -> list[ir.TensorProtocol] | None:
-    """What the node's outputs are, as weights."""
-    tensor, name = cast("Movable", weight.const_value), cast(str, weight.name)
+def _rearranged(node: ir.Node, weight: ir.Value) -> list[ir.TensorProtocol] | None:
+    """Return the node's outputs as weights, or None for an operator that does more than rearrange."""
+    tensor, name = cast("RearrangeableWeight", weight.const_value), cast(str, weight.name)
     shape = [int(size) for size in cast("ir.TensorProtocol", weight.const_value).shape]
     constant = _constant_of(node)
     match node.op_type:
@@ -122,18 +123,18 @@ def _moved(node: ir.Node, weight: ir.Value) -> list[ir.TensorProtocol] | None:
             sizes = constant or _equal_parts(shape[axis], len(node.outputs))
             starts = [sum(sizes[:index]) for index in range(len(sizes))]
             parts = enumerate(zip(starts, sizes, strict=True))
-            return [tensor.part(axis, start, size, f"{name}.{index}") for index, (start, size) in parts]
+            return [tensor.sliced(axis, start, size, f"{name}.{index}") for index, (start, size) in parts]
     return None
 
 
 def _equal_parts(length: int, parts: int) -> list[int]:
-    """Sizes as Split makes them: the last one is smaller where it does not come out even."""
+    """Return the sizes that Split uses: the last one is smaller if the length is not divisible."""
     size = -(-length // parts)
     return [*[size] * (parts - 1), length - size * (parts - 1)]
 
 
 def _constant_of(node: ir.Node) -> list[int] | None:
-    """The node's second input where it is a small constant."""
+    """Return the node's second input if it is a small constant."""
     value = node.inputs[1] if len(node.inputs) > 1 else None
     tensor = value.const_value if value is not None else None
     return None if tensor is None or tensor.size > _LARGE else [int(number) for number in tensor.numpy().reshape(-1)]
@@ -144,14 +145,14 @@ def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
 
 
 def _use_gemm(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
-    """MatMul(x, Transpose(w)) as Reshape, Gemm(transB=1), Reshape, for every user of the Transpose."""
+    """Replace MatMul(x, Transpose(w)) by Reshape, Gemm(transB=1), Reshape, for every user of the Transpose."""
     for user in list(node.outputs[0].consumers()):
-        _gemm(model, user, weight)
+        _replace_matmul(model, user, weight)
     model.graph.remove(node, safe=True)
     return 1
 
 
-def _gemm(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
+def _replace_matmul(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
     import onnx_ir as ir
 
     data, result = cast("ir.Value", node.inputs[0]), node.outputs[0]
@@ -166,8 +167,8 @@ def _gemm(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
         leading = tape.op("Shape", [data], {"start": 0, "end": -1})
         shape = tape.op("Concat", [leading, _constant(model, f"{name}.columns", [rows])], {"axis": 0})
         output = tape.op("Reshape", [product, shape])
-    for index, made in enumerate(tape.nodes):
-        made.name = made.outputs[0].name = f"{name}.linear_{index}"
+    for index, new in enumerate(tape.nodes):
+        new.name = new.outputs[0].name = f"{name}.linear_{index}"
     output.shape, output.type = result.shape, result.type
     model.graph.insert_before(node, tape.nodes)
     output.name, result.name = result.name, f"{name}.replaced"

@@ -1,4 +1,4 @@
-"""Write a finished graph and its weights."""
+"""Write finished graphs and their weights into the staging folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnxport.errors import UsageError
-from onnxport.graph.shared_weights import refer_to, shared_files, shared_weights
+from onnxport.graph.shared_weights import refer_to_written, shared_files, shared_weights
 from onnxport.progress import Step, counted
 from onnxport.publishing.destination import check_free_space
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Graph(Protocol):
-    """What is written: `graph.build.Graph`, or any other that holds a model."""
+    """What is written: `api.build_graph.Graph`, or any other object with a `model`."""
 
     model: Any
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where the weights of a graph go.
+    """How weights are stored.
 
     Attributes:
-        external: beside the graph even if they fit into it.
-        shard_bytes: most bytes of one file beside the graph; None is one file of any size.
-        link: files of the checkpoint are linked, not copied, and used as they are.
+        external: store them in a file beside the graph, also below 2 GB.
+        shard_bytes: largest size of one weights file in bytes; None is one file of any size.
+        link: use the checkpoint's files, linked and unchanged, instead of a copy.
     """
 
     external: bool = False
@@ -40,12 +40,22 @@ class WeightFiles:
 def write_graphs(
     graphs: Sequence[Graph], targets: Sequence[Path], destination: Path, files: WeightFiles, step: Step
 ) -> list[WrittenModel]:
-    """Write the graphs of one folder; what a later one has in common with an earlier is stored once.
+    """Write the graphs of one folder; weights that a later graph shares with an earlier one are stored once.
 
     Args:
-        targets: a file in the staging folder for each.
-        destination: the folder where they will be in the end.
-        files, step, raises: as for `write_graph`.
+        graphs: the graphs.
+        targets: a file in the staging folder for each graph.
+        destination: the final folder.
+        files: how weights are stored.
+        step: receives the number of bytes written.
+
+    Returns:
+        The files and weights that were written, for each graph.
+
+    Raises:
+        UsageError: see `write_graph`.
+        OutputError: see `write_graph`.
+        OSError: see `write_graph`.
     """
     shared = [_shared_with(graphs[:number], graph, files) for number, graph in enumerate(graphs)]
     if any(any(found) for found in shared):
@@ -55,14 +65,14 @@ def write_graphs(
         link: dict[Path, str] = {}
         for common, earlier in zip(found, written, strict=True):
             if common:
-                refer_to(graph.model, common, earlier)
+                refer_to_written(graph.model, common, earlier)
                 link |= shared_files(earlier)
         written.append(write_graph(graph, target, destination / target.name, files, step, link or None))
     return written
 
 
 def _shared_with(earlier: Sequence[Graph], graph: Graph, files: WeightFiles) -> list[dict[str, str]]:
-    """For each earlier graph the weights that `graph` has in common with it, and with none before that."""
+    """Return, for each earlier graph, the weights that `graph` shares with it and with none before it."""
     known: set[str] = set()
     found = []
     for other in earlier:
@@ -75,18 +85,23 @@ def _shared_with(earlier: Sequence[Graph], graph: Graph, files: WeightFiles) -> 
 def write_graph(
     graph: Graph, file: Path, destination: Path, files: WeightFiles, step: Step, shared: dict[Path, str] | None = None
 ) -> WrittenModel:
-    """Write the graph to `file`, its weights in it, or beside it where asked for or beyond 2 GB.
+    """Write a graph to `file`. Weights are in it, or beside it if asked for or above 2 GB.
 
     Args:
-        file: in the staging folder.
-        destination: where `file` will be in the end.
-        step: told how many bytes are done.
-        shared: files beside `file` that hold some of its weights already, with their names.
+        graph: the graph.
+        file: path in the staging folder.
+        destination: final path of `file`.
+        files: how weights are stored.
+        step: receives the number of bytes written.
+        shared: files beside `file` that already hold some of its weights, with their names.
+
+    Returns:
+        The files and weights that were written.
 
     Raises:
         UsageError: linking was asked for, and no weight is stored as the graph needs it.
-        OutputError: no space, or a file cannot be linked.
-        OSError: the files cannot be written.
+        OutputError: there is not enough space, or a file cannot be linked.
+        OSError: a file cannot be written.
     """
     from onnxport.serialization.layout import link_names
     from onnxport.serialization.onnxfile import needs_external, streamed_tensors, write_cost, write_model
@@ -95,9 +110,9 @@ def write_graph(
     link = link_names(streamed_tensors(model), destination) if files.link else shared
     if files.link and not link:
         raise UsageError(
-            "No weight can be used where it is: all of them are converted or transposed, or are not in safetensors "
-            "files.",
-            hint="Leave --link-weights out.",
+            "--link-weights has no effect: every weight is cast, transposed or computed, or is not in a safetensors "
+            "file.",
+            hint="Omit --link-weights.",
         )
     external = files.external or shards is not None or bool(link) or needs_external(model)
     cost = write_cost(model, external=external, shard_bytes=shards, link=link)

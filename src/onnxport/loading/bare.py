@@ -1,4 +1,4 @@
-"""The pipeline of a checkpoint that has nothing to prepare inputs with: ready tensors in, outputs out."""
+"""The pipeline of a checkpoint without a tokenizer or processor: tensors in, outputs out."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _encoder_and_decoder(pipeline: Any, task: Task) -> tuple[Part, Part]:
     inner = not is_encoder_decoder(model)
     generator = generator_for(pipeline, task, inner_encoder_inputs(model) if inner else encoder_inputs(model))
     base = base_sizes(generator)
-    others = {dim.name: dim.others[0] for dim in generator.dims[1:] if dim.others}
+    others = {dim.name: dim.probe_sizes[0] for dim in generator.dims[1:] if dim.probe_sizes}
     samples = (generator.make(base), generator.make(base | others))
     encoder: EncoderSource
     decoder: CrossDecoderSource
@@ -140,5 +140,5 @@ def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:
     generator = generator_for(pipeline, task_of(pipeline), source.accepts(), states)
     recurrent = any(state.growing is None for state in states)
     if recurrent and isinstance(generator, DecoderInputGenerator) and isinstance(source, DecoderSource):
-        return generator if goes_on(source, generator) else generator.one_by_one()
+        return generator if goes_on(source, generator) else generator.single_token()
     return generator

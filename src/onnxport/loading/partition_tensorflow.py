@@ -58,7 +58,7 @@ def _encoder_and_decoder(pipeline: Any, task: Task, architecture: str) -> tuple[
         pipeline, task, frozenset(name for name in encoder_inputs if not name.startswith("decoder_"))
     )
     base = base_sizes(generator)
-    others = {dim.name: dim.others[0] for dim in generator.dims if dim.others}
+    others = {dim.name: dim.probe_sizes[0] for dim in generator.dims if dim.probe_sizes}
     encoder = TensorflowEncoder(pipeline.model, (generator.make(base), generator.make(base | others)), architecture)
     decoder = TensorflowCrossDecoder(pipeline.model, encoder, task.outputs, architecture)
     vocabulary = pipeline.model.config.get_text_config(decoder=True).vocab_size
@@ -76,4 +76,4 @@ def _tokens(pipeline: Any, task: Task, decoder: CachedSource) -> InputGenerator:
         several = goes_on(decoder, generator)
     except Exception:  # it refuses several tokens after others
         several = False
-    return generator if several else generator.one_by_one()
+    return generator if several else generator.single_token()

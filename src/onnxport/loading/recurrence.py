@@ -27,7 +27,7 @@ _ALIKE = 1e-3  # of the largest logit; another state moves logits by far more
 
 def goes_on(source: DecoderSource | CachedSource, generator: DecoderInputGenerator) -> bool:
     """Whether tokens in one call give the last logits that they give one by one, over the same states."""
-    sizes = {dim.name: dim.base for dim in generator.dims} | {SEQUENCE: _TOKENS}
+    sizes = {dim.name: dim.base_size for dim in generator.dims} | {SEQUENCE: _TOKENS}
     given = generator.make(sizes)
     states = {state.past: given.pop(state.past) for state in source.states}
     past = sizes.get(PAST, 0)

@@ -21,7 +21,7 @@ _GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpe
 
 @dataclass(frozen=True)
 class Identity:
-    """What the choice of a task looks at.
+    """What the detection of a task looks at.
 
     Attributes:
         source: how messages call it.
@@ -68,7 +68,7 @@ def identity_of_model(model: Any, framework: str = "pt") -> Identity:
 
 @dataclass(frozen=True)
 class DetectedTask:
-    """A task, and what the user should know about how it was chosen."""
+    """A task, and notes for the user about how it was found."""
 
     task: Task
     notes: tuple[str, ...] = ()

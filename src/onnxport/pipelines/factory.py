@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.errors import UsageError
 from onnxport.loading.assembly import make_pipeline
 from onnxport.loading.components import load_components
@@ -51,7 +52,7 @@ def pipeline(
     Args:
         task: its name; None reads it from the model.
         model: a folder, a model of the hub, a live transformers model, or a folder that onnxport
-            wrote: that one runs on ONNX Runtime.
+            wrote, by its path or as `artifact.folder.Folder`: that one runs on ONNX Runtime.
         config: a transformers config, or a folder to read it from, instead of the model's.
         tokenizer, feature_extractor, image_processor: live objects or folders; the model's by default.
         framework: "pt", "tf", or None: found from the checkpoint.
@@ -81,8 +82,10 @@ def pipeline(
     )
     if model is None:
         model = _usual_model(task)
-    if isinstance(model, (str, Path)) and (Path(model).expanduser() / "onnxport.json").is_file():
-        return _open_converted(task, Path(model).expanduser(), options)
+    if isinstance(model, (str, Path)) and (Path(model).expanduser() / MANIFEST_NAME).is_file():
+        model = open_folder(model)
+    if isinstance(model, Folder):
+        return _open_converted(task, model, options)
     resolved = resolve_model(model, framework, options)
     return load_pipeline(resolved, task or AUTO, options).pipeline
 
@@ -102,7 +105,7 @@ def _usual_model(task: str | None) -> str:
     return spec.default_model
 
 
-def _open_converted(task: str | None, folder: Path, options: LoadOptions) -> Any:
+def _open_converted(task: str | None, folder: Folder, options: LoadOptions) -> Any:
     """A pipeline that runs a converted folder on ONNX Runtime.
 
     Raises:
@@ -111,7 +114,7 @@ def _open_converted(task: str | None, folder: Path, options: LoadOptions) -> Any
     """
     require_pytorch()
     spec = find_spec(str(task)) if task not in (None, AUTO) else None
-    if find_task(spec.task if spec is not None and spec.row else read_folder(folder).task).kind == "decoder":
+    if find_task(spec.task if spec is not None and spec.row else folder.manifest.task).kind == "decoder":
         from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
 
         return ConvertedTextGeneration(folder)
@@ -120,6 +123,6 @@ def _open_converted(task: str | None, folder: Path, options: LoadOptions) -> Any
     model = load_onnx_model(folder)
     spec = spec or find_spec(model.manifest.task)
     cls = options.pipeline_class or spec.load_class()
-    components = load_components(folder, cls, dict(options.components), trust_remote_code=False)
+    components = load_components(folder.path, cls, dict(options.components), trust_remote_code=False)
     pipeline = make_pipeline(spec, model, components, cls, options)
     return record_loading(pipeline, spec.task, notes=(*model.manifest.notes, *components.notes))

@@ -1,4 +1,4 @@
-"""The encoder graph of an encoder-decoder: run once, it gives what the decoder reads at every step."""
+"""The encoder of an encoder-decoder: it runs once, and its outputs are inputs of every step of the decoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxport.tensor_names import past_name
 
 _DECODER_MASK = "encoder_attention_mask"
 _AS_INPUT = {"last_hidden_state": "encoder_hidden_states"}
-# A mask that was left out hides nothing: name -> the inputs whose first axes it has.
+# A mask that is left out is all ones: name -> the inputs that have its shape.
 _MASKS = {
     "attention_mask": ("input_ids", "input_values"),
     "pixel_mask": ("pixel_values",),
@@ -22,11 +22,11 @@ _MASKS = {
 
 
 class Encoder:
-    """Runs the graph and names its outputs as the decoder's inputs.
+    """Runs the graph, and names its outputs as the decoder's inputs.
 
     Args:
-        session: a graph that ends in `present.N.encoder.key` and `.value`, or in `last_hidden_state` alone, where the
-            decoder makes these of it.
+        session: a graph with the outputs `present.N.encoder.key` and `.value`; or with `last_hidden_state` alone, for
+            a decoder that computes these itself.
     """
 
     def __init__(self, session: OnnxSession) -> None:
@@ -34,13 +34,15 @@ class Encoder:
         self.inputs = tuple(spec.name for spec in session.inputs)
 
     def encode(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """What the decoder gets at every step: cross-attention keys and values, (rows, heads, tokens, features),
-        `encoder_hidden_states` (rows, tokens, width), and `encoder_attention_mask` (rows, tokens), where a mask is
-        given or made.
+        """Run the encoder.
 
         Args:
-            inputs: arrays (rows, ...) by the graph's names; one that it does not take is ignored, and a mask
-                that is missing hides nothing.
+            inputs: arrays (rows, ...) by the graph's names; others are ignored, and a missing mask is all ones.
+
+        Returns:
+            The decoder's inputs by name: keys and values of cross-attention (rows, heads, tokens, features), or
+            `encoder_hidden_states` (rows, tokens, width); and `encoder_attention_mask` (rows, tokens), if there is
+            a mask.
 
         Raises:
             UsageError: an input is missing, or of a type or size that the graph cannot take.
@@ -52,14 +54,14 @@ class Encoder:
                 shape = (like.shape[0], *like.shape[2:]) if name == "pixel_mask" else like.shape
                 given[name] = np.ones(shape, np.int64)
         made = self.session.run(given)
-        fixed = {_AS_INPUT.get(name, past_name(name)): made[name] for name in made}
+        outputs = {_AS_INPUT.get(name, past_name(name)): made[name] for name in made}
         mask = given.get("attention_mask", inputs.get("attention_mask"))
-        if mask is not None and _DECODER_MASK not in fixed:  # unless the encoder made a shorter one of it
-            fixed[_DECODER_MASK] = np.asarray(mask)
-        return fixed
+        if mask is not None and _DECODER_MASK not in outputs:  # some encoders return a shorter mask
+            outputs[_DECODER_MASK] = np.asarray(mask)
+        return outputs
 
     def rows(self, inputs: Mapping[str, Any]) -> int:
-        """How many rows the inputs have.
+        """Number of rows of the inputs.
 
         Raises:
             UsageError: none of them is an input of the graph.

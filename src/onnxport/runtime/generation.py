@@ -1,4 +1,4 @@
-"""Tokens after a prompt: greedy, drawn, or along beams."""
+"""Tokens after a prompt: by greedy search, sampling or beam search."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from onnxport.runtime.decoding.settings import GenerationSettings
 
 
 class Answers:
-    """What was written so far.
+    """The answers so far.
 
     Args:
-        rows: their number.
-        ends: tokens that end a row.
-        stop: ends rows for another reason.
+        rows: number of answers.
+        ends: tokens that end an answer.
+        stop: ends answers for another reason.
 
     Attributes:
-        rows: token ids of each answer, up to and with what ended it.
-        running: (rows,) bool, those that have not ended.
+        rows: token ids of each answer, up to and including the token that ended it.
+        running: (rows,) bool, the answers that have not ended.
     """
 
     def __init__(self, rows: int, ends: Sequence[int] = (), stop: Stop | None = None) -> None:
@@ -33,7 +33,7 @@ class Answers:
         self._ends, self._stop = ends, stop
 
     def add(self, tokens: Ids) -> None:
-        """One token more, (rows,); those of rows that have ended are left out."""
+        """Append a token to each row, (rows,); tokens of rows that have ended are ignored."""
         going = np.flatnonzero(self.running)
         for number in going:
             self.rows[number].append(int(tokens[number]))
@@ -50,33 +50,36 @@ def generate_tokens(
     stop: Stop | None = None,
     answers: Answers | None = None,
 ) -> Iterator[Ids]:
-    """Tokens, one a row at a time, until every row has ended.
+    """Generate one token a row at a time, until every row has ended.
 
     Args:
-        chunk: most tokens of the prompt in one call, to bound memory; None is all.
+        chunk: most tokens of the prompt in one call, to limit memory; None for all in one.
         stop: ends answers beside `settings.eos_token_id`.
-        answers: where they are collected.
+        answers: collects the tokens.
 
     Yields:
-        (rows,) int64; `settings.pad_token_id` for rows that ended before. With `num_return_sequences` above 1
-        there are so many rows for each row of the prompt.
+        (rows,) int64; `settings.pad_token_id` for rows that have ended before. Each row of the prompt has
+        `settings.num_return_sequences` rows.
 
     Raises:
-        UsageError: beams are asked for, which have no tokens before their end; or no room for an answer.
+        UsageError: beam search, whose tokens are not known before its end; or no room for an answer.
     """
     if settings.num_beams > 1:
-        raise UsageError("Beams have no text before their end.", hint="Give num_beams=1.")
+        raise UsageError(
+            f"Streaming is not available with beam search (num_beams={settings.num_beams}).",
+            hint="Leave num_beams out, or set it to 1.",
+        )
     rng = np.random.default_rng(settings.seed)
     copies, length = settings.num_return_sequences, prompt.ids.shape[1]
     longest = longest_text(decoder, settings, length)
-    rules = logits_processors_for(settings, prompt.start().repeated(copies))
+    processors = logits_processors_for(settings, prompt.context().repeated(copies))
     progress, logits = prefill(decoder, prompt, chunk, copies)
-    # With room for the answer, so that no step copies what was there before.
+    # Allocated once for prompt and answer, so that no step copies the tokens before it.
     seen = np.zeros((len(logits), longest), np.int64)
     seen[:, :length] = prompt.ids.repeat(copies, 0)
     made = Answers(len(seen), settings.eos_token_id, stop) if answers is None else answers
     while True:
-        scores = apply(rules, seen[:, :length], logits)
+        scores = apply(processors, seen[:, :length], logits)
         tokens = np.where(made.running, sample_tokens(scores, settings, rng), settings.pad_token_id)
         made.add(tokens)
         yield tokens
@@ -94,13 +97,21 @@ def generate(
     chunk: int | None = None,
     stop: Stop | None = None,
 ) -> list[list[int]]:
-    """Whole answers, `settings.num_return_sequences` for each row of the prompt one after the other.
+    """Generate whole answers, `settings.num_return_sequences` for each row of the prompt.
+
+    Example:
+        generate(decoder, Prompt(ids), GenerationSettings(max_new_tokens=20, num_beams=4))
+
+    Args:
+        chunk: most tokens of the prompt in one call, to limit memory; None for all in one.
+        stop: ends answers beside `settings.eos_token_id`.
 
     Returns:
-        Token ids without the prompt, up to and with what ended the answer.
+        Token ids without the prompt, up to and including the token that ended the answer; the answers to one row of
+        the prompt are next to each other.
 
     Raises:
-        UsageError: no room for an answer, or ONNX Runtime cannot go on.
+        UsageError: no room for an answer, or ONNX Runtime cannot run the graph on so many tokens.
     """
     if settings.num_beams > 1:
         from onnxport.runtime.decoding.beam_search import search

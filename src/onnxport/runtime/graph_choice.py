@@ -1,4 +1,4 @@
-"""Which of a folder's graphs work together."""
+"""Which graphs of a folder run together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _MODEL = "model"
 
 
 def choose_graphs(folder: Path, known: Sequence[str], graphs: Sequence[str], component: str) -> list[str]:
-    """A graph for each of `graphs`, of the kind that `component` names.
+    """The variant of each of `graphs` that `component` asks for.
 
     Args:
         known: names of all graphs of the folder.
-        graphs: names of those that work together, as they were converted.
-        component: "model" for these; "model_int8", or the full name of one, for the graphs whose names end like
-            that. A graph that the folder does not have with that ending is the one that was converted.
+        graphs: names of the graphs that run together, as converted.
+        component: "model" for these. "model_int8", or the full name of one variant, for the variants with that
+            suffix; a graph without such a variant is used as converted.
 
     Raises:
-        UsageError: none has that ending.
+        UsageError: no graph has such a variant.
         FolderError: the folder lacks a graph.
     """
-    start = next((name for name in (*graphs, _MODEL) if component == name or component.startswith(f"{name}_")), None)
-    ending = component.removeprefix(start) if start is not None else ""
-    names = [name + ending if name + ending in known else name for name in graphs]
-    if start is None or (ending and not any(name.endswith(ending) for name in names)):
+    prefix = next((name for name in (*graphs, _MODEL) if component == name or component.startswith(f"{name}_")), None)
+    suffix = component.removeprefix(prefix) if prefix is not None else ""
+    names = [name + suffix if name + suffix in known else name for name in graphs]
+    if prefix is None or (suffix and not any(name.endswith(suffix) for name in names)):
         raise UsageError(f"{folder} has no graphs {component!r}.", hint=f"It has {', '.join(known)}.")
     missing = [name for name in names if name not in known]
     if missing:

@@ -1,4 +1,4 @@
-"""A converted model whose images stand in the sequence of its text: arrays in, tokens or texts out."""
+"""Text generation from texts with images: arrays in, token ids or texts out; needs numpy and onnxruntime only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
 from onnxport.formats.json_file import read_object
 from onnxport.runtime.decoding.prefill import Stop
@@ -24,26 +24,27 @@ _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 
 
 class ImageTextGenerator:
-    """Writes on where a text with images ends.
+    """Continues texts with images.
 
-    `ImageTextGenerator(folder)(inputs)` gives a text for each row of what the model's processor makes of texts and
-    images: `input_ids` and `attention_mask` (rows, tokens), padded on the left, `pixel_values`, and what the
-    image graph takes beside that.
+    `ImageTextGenerator(folder)(inputs)` returns a text for each row. The inputs are arrays from the model's processor:
+    `input_ids` and `attention_mask` (rows, tokens), padded on the left, `pixel_values`, and the other inputs of the
+    graph `vision_encoder`.
 
     Args:
-        folder: a folder that onnxport wrote for image-text-to-text.
-        component: "model", or "model_quantized" for the graphs whose names end like that; a graph that the folder
-            has in one form alone is taken in that form.
+        folder: a folder that onnxport wrote for image-text-to-text, by its path or opened already.
+        component: "model"; or "model_quantized", for the variants with that suffix. A graph without such a variant
+            is used as converted.
         threads: threads of one operator; None lets ONNX Runtime choose.
 
     Raises:
         FolderError: no such folder, not these graphs in it, or a config.json without an image token.
     """
 
-    def __init__(self, folder: str | Path, component: str = _MODEL, threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        names = _components(self.folder, component)
-        vision, embeddings, decoder = (OnnxSession(self.folder, name, threads) for name in names)
+    def __init__(self, folder: str | Path | Folder, component: str = _MODEL, threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder = opened.path
+        names = _components(opened, component)
+        vision, embeddings, decoder = (OnnxSession(opened, name, threads) for name in names)
         self.reader = ImageReader(vision)
         self.decoder = EmbeddedDecoder(decoder, embeddings, _image_token(self.folder))
         self._texts: FolderTokenizer | None = None
@@ -59,7 +60,7 @@ class ImageTextGenerator:
         return self._texts
 
     def settings(self, **settings: Any) -> GenerationSettings:
-        """The folder's settings with others."""
+        """The folder's settings, with these in their place."""
         return read_settings(self.folder, **settings)
 
     def tokens(
@@ -68,39 +69,39 @@ class ImageTextGenerator:
         """Answers as token ids without the prompt, `num_return_sequences` for each row.
 
         Args:
-            inputs: arrays by name; texts without images are taken too.
+            inputs: arrays by name; images are optional.
             stop: ends answers beside `settings.eos_token_id`.
 
         Raises:
-            UsageError: an input is missing or of another size, more or fewer image tokens than the images fill, or
-                no room for an answer.
+            UsageError: an input is missing or of another size, the number of image tokens is not that of the
+                images' features, or there is no room for an answer.
         """
         if "input_ids" not in inputs:
-            raise UsageError("There is no 'input_ids'.", hint="Give what the model's processor makes.")
+            raise UsageError("The input 'input_ids' is missing.", hint="Pass what the model's processor returns.")
         prompt = self.reader.prompt(inputs, self.decoder.image_token)
         return generate(self.decoder, prompt, settings, stop=stop)
 
     def __call__(self, inputs: Mapping[str, Any], **settings: Any) -> list[Any]:
-        """Texts for the rows of `inputs`; as for `tokens`."""
+        """Texts for the rows of `inputs`; as `tokens`."""
         chosen = self.settings(**settings)
         rows = self.tokens(inputs, chosen, stop=self.texts.stop(chosen.stop_strings))
         return grouped([self.texts.decode(row) for row in rows], chosen.num_return_sequences)
 
 
 def has_images_in_text(components: Sequence[str]) -> bool:
-    """Whether the graphs of a folder, by name, are those of a model whose images stand in its text."""
+    """Whether a folder with these graphs is that of a model for texts with images."""
     return all(any(name.startswith(graph) for name in components) for graph in GRAPHS)
 
 
-def _components(folder: Path, component: str) -> list[str]:
+def _components(folder: Folder, component: str) -> list[str]:
     """The names of the three graphs."""
-    known = [one.name for one in read_folder(folder).components]
+    known = folder.names
     if not has_images_in_text(known):
         raise FolderError(
-            f"{folder} does not write about images in texts: its graphs are {', '.join(known)}.",
+            f"{folder.path} has no model for texts with images: its graphs are {', '.join(known)}.",
             hint="Convert such a model with `--task image-text-to-text`.",
         )
-    return choose_graphs(folder, known, GRAPHS, component)
+    return choose_graphs(folder.path, known, GRAPHS, component)
 
 
 def _image_token(folder: Path) -> int:
@@ -108,6 +109,7 @@ def _image_token(folder: Path) -> int:
     token = next((config[name] for name in _IMAGE_TOKEN if isinstance(config.get(name), int)), None)
     if token is None:
         raise FolderError(
-            f"config.json of {folder} names no image token.", hint="Copy config.json of the checkpoint into the folder."
+            f"config.json of {folder} has no image_token_id.",
+            hint="Copy config.json of the checkpoint into the folder.",
         )
     return int(token)

@@ -1,12 +1,11 @@
-"""A graph file with its weights inside, as a small graph whose weights ONNX Runtime maps from that file.
+"""Memory-map the weights that are stored inside an .onnx file.
 
-ONNX Runtime copies a whole .onnx file into memory, and every weight once more out of it. Weights in a
-file beside the graph it maps. A weight inside the graph is a range of a file too: here the graph is
-rewritten, in memory, so that each large weight refers to its range in the very file that it is in.
-Nothing is copied, and what runs are the bytes of that file.
+ONNX Runtime reads a whole .onnx file into memory and then copies every weight. Only weights in an external data file
+are memory-mapped. This module rewrites the graph, in memory, so that each large weight refers to its bytes in the
+.onnx file itself, as external data. So the weights are neither read nor copied.
 
-The file is walked as protobuf wire format (protobuf.dev/programming-guides/encoding), so neither
-onnx nor protobuf is needed, and no more than the graph without its weights is read.
+The file is parsed as protobuf wire format (protobuf.dev/programming-guides/encoding). That needs neither onnx nor
+protobuf, and skips the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from onnxport.errors import FolderError
 from onnxport.formats.protobuf_wire import field_bytes, varint
 
-# Smaller weights stay where they are; ONNX Runtime's shape inference reads small ones.
+# Smaller weights stay in the graph: ONNX Runtime's shape inference reads them there.
 MAPPED_FROM_BYTES = 2**16
 
 # Field numbers of onnx.proto.
@@ -31,7 +30,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class _Field:
-    """One field of a message: bytes `start` to `end` of the file, its content from `content` on."""
+    """One field of a message: bytes `start` to `end` of the file; its content begins at `content`."""
 
     number: int
     wire_type: int
@@ -41,16 +40,16 @@ class _Field:
 
 
 def graph_without_weights(path: Path) -> bytes | None:
-    """The graph file `path` as a message that refers to it for its large weights.
+    """The graph in the file `path`, as a ModelProto whose large weights are external data in that file.
 
     Load it in ONNX Runtime with the session option
     `session.model_external_initializers_file_folder_path` set to the folder of `path`.
 
     Returns:
-        The message; None where the file holds no large weights.
+        The serialized ModelProto; None if the file has no large weights.
 
     Raises:
-        FolderError: the file is not protobuf, or is cut off.
+        FolderError: the file is truncated, or not an ONNX graph.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -80,7 +79,7 @@ def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
 
 
 def _external(data: mmap.mmap, tensor: _Field, name: str) -> bytes | None:
-    """A TensorProto that refers to its bytes instead of holding them; None for a small one."""
+    """A TensorProto with external data in place of its bytes; None for a small one."""
     if tensor.end - tensor.content < MAPPED_FROM_BYTES:
         return None
     kept = bytearray()
@@ -102,8 +101,8 @@ def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
     """The fields of the message from `position` to `end`.
 
     Raises:
-        ValueError: they do not fill it exactly, or have a wire type that does not exist.
-        IndexError: the file ends within a number.
+        ValueError: a field is longer than the message, or has an unknown wire type.
+        IndexError: the file ends in a number.
     """
     while position < end:
         start = position
@@ -139,4 +138,6 @@ def _read_varint(data: mmap.mmap, position: int) -> tuple[int, int]:
 
 
 def _broken(path: Path) -> FolderError:
-    return FolderError(f"{path.name} is cut off or no ONNX graph.", hint="Copy it again, or convert the model again.")
+    return FolderError(
+        f"{path.name} is truncated, or not an ONNX graph.", hint="Copy it again, or convert the model again."
+    )

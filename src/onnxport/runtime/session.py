@@ -1,4 +1,4 @@
-"""One ONNX graph on ONNX Runtime, with errors that say what was wrong with an input.
+"""Run one ONNX graph with ONNX Runtime, with errors that tell what is wrong with an input.
 
 numpy and onnxruntime only.
 """
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.artifact.data_files import graph_bytes
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
 from onnxport.runtime.mapped_weights import graph_without_weights
-from onnxport.runtime.static_axes import FixedAxes, read_fixed
+from onnxport.runtime.static_axes import StaticAxes, read_static_axes
 from onnxport.specs import Restriction, TensorSpec
 from onnxport.system.memory import may_pack
 
@@ -29,14 +29,18 @@ _NUMPY_TYPES = {
     "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64",
     "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64",
 }  # fmt: skip
-_RULE = re.compile(r"(fixed at|multiple of|at most|at least|equal to) (\w+)")
+_SHOW_AXES = "`onnxport inspect` shows the inputs and their axes."
 
 
 class OnnxSession:
-    """A graph that is loaded and can be run.
+    """A loaded graph.
+
+    Example:
+        session = OnnxSession("out/bert")
+        outputs = session.run({"input_ids": ids, "attention_mask": mask})
 
     Args:
-        folder_or_file: a folder that onnxport wrote, or a single .onnx file.
+        folder_or_file: a folder that onnxport wrote, opened already or by its path, or a single .onnx file.
         component: name of the graph in the folder ("model", "model_quantized").
         threads: threads of one operator; None lets ONNX Runtime choose.
         map_weights: leave the weights in their file, where the system reads them page by page, instead
@@ -47,7 +51,7 @@ class OnnxSession:
         inputs, outputs: their axes.
         optional: inputs that have a default.
         maps_weights: whether the weights stay in their file.
-        fixed: of a graph of fixed sizes, which inputs may be smaller; None for one that takes other sizes too.
+        static_axes: of a graph with static shapes, which inputs are padded; None for a graph with dynamic shapes.
 
     Raises:
         FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
@@ -55,7 +59,7 @@ class OnnxSession:
 
     def __init__(
         self,
-        folder_or_file: str | Path,
+        folder_or_file: str | Path | Folder,
         component: str = "model",
         threads: int | None = None,
         *,
@@ -63,19 +67,18 @@ class OnnxSession:
     ) -> None:
         import onnxruntime
 
-        path = Path(folder_or_file).expanduser()
         self.manifest: Manifest | None = None
         self.component: Component | None = None
-        if path.suffix == ".onnx" and not path.is_dir():
-            self.file = path
+        if (file := _graph_file(folder_or_file)) is not None:
+            self.file = file
         else:
-            self.manifest = read_folder(path)
-            self.component = _component(self.manifest, component, path)
-            self.file = path / self.component.file
+            opened = open_folder(folder_or_file)
+            self.manifest, self.component = opened.manifest, opened.component(component)
+            self.file = opened.file(self.component)
         if not self.file.is_file():
             raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised; warnings are about the optimizer, not about the result
+        options.log_severity_level = 4  # errors are raised; warnings are only about optimizations
         if threads is not None:
             options.intra_op_num_threads = threads
         graph: str | bytes = str(self.file)
@@ -95,7 +98,7 @@ class OnnxSession:
             ) from error
         recorded = self.component
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.fixed: FixedAxes | None = read_fixed(metadata, self.file.name)
+        self.static_axes: StaticAxes | None = read_static_axes(metadata, self.file.name)
         self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
         optional = self._session.get_overridable_initializers()
         self.optional: tuple[TensorSpec, ...] = _specs(optional, recorded.inputs if recorded else ())
@@ -104,7 +107,7 @@ class OnnxSession:
 
     @property
     def raw(self) -> Any:
-        """The onnxruntime.InferenceSession, for buffers that stay in it from call to call."""
+        """The onnxruntime.InferenceSession, for calls with OrtValues."""
         return self._session
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -113,10 +116,10 @@ class OnnxSession:
         Args:
             inputs: name -> array, exactly the graph's inputs; those in `optional` may be left out.
                 Integers of another width and floats of another precision are converted; other types are refused.
-                Of a graph of fixed sizes they may be smaller where `fixed` says so.
+                A graph with static shapes also takes smaller ones where `static_axes` says so; they are padded.
 
         Returns:
-            Every output, in the graph's order; without what was filled up.
+            Every output, in the graph's order; without padding.
 
         Raises:
             UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
@@ -132,9 +135,10 @@ class OnnxSession:
             if name not in names:
                 raise UsageError(f"The graph has no input {name!r}.", hint=did_you_mean(name, names))
         feed = {spec.name: _as_array(inputs[spec.name], spec) for spec in known if spec.name in inputs}
-        smaller = self.fixed.sizes_of(feed) if self.fixed is not None else {}
-        if self.fixed is not None:
-            feed = {name: self.fixed.filled(name, array) for name, array in feed.items()}
+        static = self.static_axes
+        smaller = static.sizes_of(feed) if static is not None else {}
+        if static is not None:
+            feed = {name: static.pad(name, array) for name, array in feed.items()}
         check_sizes([spec for spec in known if spec.name in feed], self.restrictions, feed)
         try:
             values = self._session.run(None, feed)
@@ -145,7 +149,7 @@ class OnnxSession:
                 hint="Other sizes may work; onnxport.json lists those that were verified.",
             ) from error
         found = {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
-        return found if self.fixed is None else self.fixed.cut(found, smaller)
+        return found if static is None else static.unpad(found, smaller)
 
 
 def check_sizes(
@@ -166,60 +170,52 @@ def check_sizes(
         shape = arrays[spec.name].shape
         if len(shape) != len(spec.axes):
             expected = ", ".join(map(str, spec.axes))
-            raise UsageError(f"{spec.name} has {len(shape)} axes, the graph takes {len(spec.axes)} ({expected}).")
+            raise UsageError(
+                f"{spec.name} has {len(shape)} axes, the graph takes {len(spec.axes)} ({expected}).", hint=_SHOW_AXES
+            )
         for place, (axis, size) in enumerate(zip(spec.axes, shape, strict=True)):
             if isinstance(axis, int):
                 if size != axis:
-                    raise UsageError(f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.")
+                    raise UsageError(
+                        f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.", hint=_SHOW_AXES
+                    )
             elif not axis.isidentifier():
                 composed.append((f"axis {place} of {spec.name}", axis, size))
             elif sizes.setdefault(axis, size) != size:
-                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.")
+                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.", hint=_SHOW_AXES)
             else:
                 seen.setdefault(axis, spec.name)
     for place_name, expression, size in composed:
         try:
             expected_size = evaluate(expression, sizes)
         except (KeyError, ValueError):
-            continue  # it names something that no input has
+            continue  # it has a name that is no axis of an input
         if expected_size != size:
-            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.")
+            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.", hint=_SHOW_AXES)
     for restriction in restrictions:
         check_restriction(restriction, sizes)
     return sizes
 
 
 def check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> None:
-    """Raises UsageError: the size of an axis breaks the rule."""
-    rule = _RULE.fullmatch(restriction.rule)
-    size = sizes.get(restriction.axis)
-    if rule is None or size is None:
-        return
-    kind, operand = rule.groups()
-    bound = int(operand) if operand.isdigit() else sizes.get(operand)
-    if bound is None:
-        return
-    kept = {
-        "fixed at": size == bound,
-        "equal to": size == bound,
-        "multiple of": bound > 0 and size % bound == 0,
-        "at most": size <= bound,
-        "at least": size >= bound,
-    }[kind]
-    if not kept:
-        raise UsageError(f"{restriction.axis} is {size}, it must be {restriction.rule} ({restriction.reason}).")
+    """Raises UsageError: the size of an axis breaks the restriction."""
+    if not restriction.holds(sizes):
+        axis = restriction.axis
+        raise UsageError(
+            f"{axis} is {sizes[axis]}, it must be {restriction.rule} ({restriction.reason}).", hint=_SHOW_AXES
+        )
 
 
-def _component(manifest: Manifest, name: str, folder: Path) -> Component:
-    for component in manifest.components:
-        if component.name == name:
-            return component
-    known = [component.name for component in manifest.components]
-    raise FolderError(f"{folder} has no component {name!r}.", hint=did_you_mean(name, known))
+def _graph_file(folder_or_file: str | Path | Folder) -> Path | None:
+    """The path of a single graph; None for a folder."""
+    if isinstance(folder_or_file, Folder):
+        return None
+    path = Path(folder_or_file).expanduser()
+    return path if path.suffix == ".onnx" and not path.is_dir() else None
 
 
 def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs in the order of the graph: the manifest's where it has one, else what the graph says."""
+    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself."""
     known = {spec.name: spec for spec in recorded}
     specs = []
     for argument in arguments:
@@ -243,13 +239,16 @@ def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
     wanted = np.dtype(spec.dtype)
     if array.dtype != wanted:
         if not np.can_cast(array.dtype, wanted, casting="same_kind"):
-            raise UsageError(f"{spec.name} is {array.dtype}, the graph takes {spec.dtype}.")
+            raise UsageError(
+                f"{spec.name} is {array.dtype}, the graph takes {spec.dtype}.",
+                hint=f"Give an array of numbers: {spec.name}.astype({spec.dtype!r})",
+            )
         array = array.astype(wanted)
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _short(error: BaseException) -> str:
-    """ONNX Runtime's message without the places in its source code."""
+    """ONNX Runtime's message without paths and lines of its source code."""
     text = re.sub(r"Load model from .*? failed:|\S*/\S+\.(?:cc|h):\d+\s*|\S+\.(?:cc|h):\d+ \w+ ", "", str(error))
     lines = text[text.find("[ONNXRuntimeError]") :].split() if "[ONNXRuntimeError]" in text else text.split()
     return " ".join(lines)[:300] or type(error).__name__

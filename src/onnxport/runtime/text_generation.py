@@ -1,4 +1,4 @@
-"""A converted decoder as a writer of texts: numpy, tokenizers and onnxruntime only."""
+"""Text generation with a converted decoder; needs numpy, tokenizers and onnxruntime only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
@@ -17,38 +18,39 @@ Message = Mapping[str, Any]
 
 
 class TextGenerator:
-    """Writes on where a text ends.
+    """Continues texts.
 
-    `TextGenerator(folder)("Once upon a time", max_new_tokens=20)` gives the new text; a list of prompts
-    gives a list. With `num_return_sequences` above 1 each prompt has a list of texts. Settings are those of
-    `GenerationSettings`; without them the folder's hold.
+    `TextGenerator(folder)("Once upon a time", max_new_tokens=20)` returns the new text; a list of prompts returns a
+    list. With `num_return_sequences` above 1 each prompt has a list of texts. Settings are those of
+    `GenerationSettings`, and replace those of the folder's generation_config.json.
 
     Args:
-        folder: a folder that onnxport wrote for text-generation.
+        folder: a folder that onnxport wrote for text-generation, by its path or opened already.
         component: name of its graph.
         threads: threads of one operator; None lets ONNX Runtime choose.
 
     Raises:
-        FolderError: no such folder, no tokenizer.json in it, or its graph does not generate.
+        FolderError: no such folder, no tokenizer.json in it, or its graph cannot generate text.
     """
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.decoder = Decoder(OnnxSession(self.folder, component, threads))
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder = opened.path
+        self.decoder = Decoder(OnnxSession(opened, component, threads))
         self.texts = FolderTokenizer(self.folder)
 
     def __call__(self, prompt: str | Sequence[str], **settings: Any) -> Any:
-        """The new text of a prompt, or a list for a list of them.
+        """The new text after a prompt, or a list for a list of prompts.
 
         Raises:
-            UsageError: an empty prompt, or a setting that does not exist.
+            UsageError: an empty prompt, or a setting that does not exist or is out of range.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         answers = self._answers(prompts, read_settings(self.folder, **settings))
         return answers[0] if isinstance(prompt, str) else answers
 
     def chat(self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **settings: Any) -> Any:
-        """The answer to a conversation, by the folder's chat template.
+        """The answer to a conversation, whose prompt the folder's chat template makes.
 
         Args:
             messages: `{"role": "user", "content": "..."}`, oldest first.
@@ -57,26 +59,29 @@ class TextGenerator:
         Raises:
             FolderError: the folder has no chat template.
             MissingDependencyError: Jinja2 is not installed.
-            UsageError: the template refuses the messages.
+            UsageError: the template raises an error.
         """
         text = self.prompt_of(messages, **(template or {}))
         return self._answers([text], read_settings(self.folder, **settings), special=False)[0]
 
     def prompt_of(self, messages: Sequence[Message], **variables: Any) -> str:
-        """The prompt that the folder's chat template makes of messages; raises as `chat` does."""
+        """The prompt that the folder's chat template makes; raises as `chat`."""
         from onnxport.runtime.prompts.chat_template import render
 
         return render(self.folder, messages, **variables)
 
     def stream(self, prompt: str | Sequence[Message], **settings: Any) -> Iterator[str]:
-        """Pieces of the new text as they come; together they are what a call gives, or `chat` for messages."""
+        """The new text piece by piece; together the pieces are what a call returns, or `chat` for messages."""
         chosen = read_settings(self.folder, **settings)
         chat = not isinstance(prompt, str)
         text = self.prompt_of(prompt) if not isinstance(prompt, str) else prompt
         yield from self.texts.stream(self.decoder, self.encode([text], chosen, special=not chat), chosen)
 
     def encode(self, prompts: Sequence[str], settings: GenerationSettings, *, special: bool = True) -> Prompt:
-        """Prompts as tokens, padded on the left.
+        """Prompts as token ids, padded on the left.
+
+        Args:
+            special: add the tokenizer's special tokens; a chat template has its own.
 
         Raises:
             UsageError: no prompt, or one without tokens.
@@ -89,8 +94,8 @@ class TextGenerator:
         return grouped([self.texts.decode(row) for row in rows], settings.num_return_sequences)
 
 
-def grouped(texts: Sequence[str], several: int) -> list[Any]:
-    """One text for each prompt, or a list of `several`."""
-    if several == 1:
+def grouped(texts: Sequence[str], answers: int) -> list[Any]:
+    """One text for each prompt, or a list of `answers` texts for each."""
+    if answers == 1:
         return list(texts)
-    return [list(texts[first : first + several]) for first in range(0, len(texts), several)]
+    return [list(texts[first : first + answers]) for first in range(0, len(texts), answers)]

@@ -1,27 +1,28 @@
-"""Messages of exceptions that other libraries raise, made short."""
+"""Shorten messages of exceptions that other libraries raise."""
 
 from __future__ import annotations
 
 import re
 
-# Keras puts it before what a layer raised.
+# Keras writes this line before the message of a layer.
 _FRAME = "Exception encountered when calling "
-# Colours of a terminal, and where in itself TensorFlow was.
+# Terminal colours, and TensorFlow's internal locations.
 _NOISE = re.compile(r"\x1b\[[0-9;]*m|\{\{function_node [^}]*\}\}\s*|\s*\[Op:\w+\]( name:)?")
-# Characters; what follows are links and advice about the library's own use.
+# Characters. Longer messages end in links and advice about the library's own use.
 _LONG = 300
 
 
 def first_line(error: BaseException | None, empty: str | None = None) -> str:
-    """The first line of an exception's message, without its full stop. Of a long line the first sentences.
+    r"""Return the first line of an exception's message without its full stop; a long line is cut after a sentence.
 
-    The only place that shortens messages of other libraries; what it gives fits into a sentence of ours.
+    All messages of other libraries are shortened here, so that they fit into onnxport's own sentences.
 
     Args:
-        empty: what an exception without a message gives; None: the name of its class.
+        error: the exception.
+        empty: result for an exception without a message; by default the name of its class.
 
     Example:
-        >>> first_line(ValueError("Shapes differ.\\nStack trace: ..."))
+        >>> first_line(ValueError("Shapes differ.\nStack trace: ..."))
         'Shapes differ'
     """
     lines = [line.strip() for line in _NOISE.sub("", str(error)).splitlines() if line.strip()]

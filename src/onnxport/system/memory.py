@@ -1,8 +1,8 @@
-"""How much memory an operation may take, and refusing what would take more. Standard library only.
+"""Limit how much memory an operation may take, and refuse what would take more. Standard library only.
 
-A process that takes more than its container has is killed without a message; an operation that knows
-beforehand says so instead. Counted is anonymous memory (`RssAnon` in /proc/self/status): pages of mapped
-files are the system's, which takes them back when memory is short.
+A process that exceeds the memory of its container is killed without a message. onnxport estimates the need first and
+raises an error instead. Anonymous memory is counted (`RssAnon` in /proc/self/status): the system can take back pages of
+mapped files when memory is short.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from onnxport.errors import MemoryLimitError
 
-# Of what is free; the rest is for others, and for what estimates forget.
+# Share of free memory. The rest is for other processes and for errors of the estimate.
 _SHARE = 0.8
 # Libraries, traced graph and activations: 510 to 680 MiB were measured (`benchmarks/scale.py`).
 BASE_BYTES = 700 * 2**20
@@ -30,10 +30,10 @@ _limit: ContextVar[int | None] = ContextVar("limit", default=None)
 
 @contextmanager
 def memory_limit(limit: int | None = None) -> Iterator[None]:
-    """Within it nothing takes more than `limit` bytes: sessions map their weights, and `require_memory` refuses.
+    """Set the limit that `require_memory` and `may_pack` check inside the block.
 
     Args:
-        limit: in bytes. None is the limit of the block around this one, or 80 % of what is free.
+        limit: in bytes. None is the limit of the enclosing block, or 80 % of the free memory.
     """
     if limit is None:
         limit = _limit.get()
@@ -48,11 +48,11 @@ def memory_limit(limit: int | None = None) -> Iterator[None]:
 
 
 def may_pack(weight_bytes: int) -> bool:
-    """Whether a session may hold its weights in memory, packed for matrix products, instead of mapping their file.
+    """Return whether a session may keep its weights in memory, packed, instead of mapping their file.
 
-    Mapped weights take next to no memory and load at once; products with many rows take about twice as long. So
-    outside of `memory_limit`, where a user runs a model, they are packed unless memory is short; within it, small
-    ones that fit beside what the process holds already.
+    Mapped weights take almost no memory and load at once, but matrix products with many rows take about twice as long.
+    Outside of `memory_limit`, where a user runs a model, weights are packed unless memory is short. Inside, only small
+    weights that fit in addition to the current memory of the process are packed.
 
     Args:
         weight_bytes: size of the graph's files.
@@ -65,26 +65,30 @@ def may_pack(weight_bytes: int) -> bool:
 
 
 def require_memory(needed: int, what: str, hint: str) -> None:
-    """Whether `needed` bytes fit beside what every conversion takes.
+    """Check that `needed` bytes fit in the limit, in addition to what every conversion takes.
 
     Args:
-        needed: bytes, in memory at the same time.
-        what: what they are for, "holding the weights".
-        hint: what a user can do.
+        needed: bytes in memory at the same time.
+        what: what needs them: "holding the weights".
+        hint: what the user can do.
 
     Raises:
-        MemoryLimitError: they do not.
+        MemoryLimitError: they do not fit.
     """
     limit = _limit.get()
     if limit is not None and BASE_BYTES + needed > limit:
         raise MemoryLimitError(
             f"{what} needs about {_size(BASE_BYTES + needed)} of memory, and the limit is {_size(limit)}.",
-            hint=f"{hint} The limit is 80 % of what is free, or --memory-limit.",
+            hint=f"{hint} The limit is 80 % of the free memory, or --memory-limit.",
         )
 
 
 def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Memory that this process holds and that the system cannot take back, in bytes; None where it does not tell."""
+    """Return the memory of this process that the system cannot take back, in bytes; None if it is not reported.
+
+    Args:
+        status: the file to read.
+    """
     for line in _lines(status):
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -92,12 +96,12 @@ def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still get, in bytes: of the machine, or of its container if that has less.
+    """Return the memory that this process can still use, in bytes; None if the system does not report it.
 
-    None where the system does not tell.
+    It is the free memory of the machine, or of the container if that has less.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: folder that contains `proc` and `sys`.
     """
     known = [value for value in (_machine(root / "proc/meminfo"), _container(root)) if value is not None]
     return min(known, default=_by_sysconf() if root == Path("/") else None)
@@ -111,8 +115,8 @@ def _machine(meminfo: Path) -> int | None:
 
 
 def _container(root: Path) -> int | None:
-    """What the innermost of this process's memory groups, and those around it, leave (cgroup v1 and v2)."""
-    left: list[int] = []
+    """Return the free memory of this process's innermost memory cgroup and its parents, the smallest (v1 and v2)."""
+    free: list[int] = []
     for line in _lines(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -128,12 +132,12 @@ def _container(root: Path) -> int | None:
                 break
             limit, used = _number(group / names[0]), _number(group / names[1])
             if limit is not None and used is not None and limit < 2**60:
-                left.append(max(0, limit - used + _page_cache(group, names[2])))
-    return min(left, default=None)
+                free.append(max(0, limit - used + _page_cache(group, names[2])))
+    return min(free, default=None)
 
 
 def _page_cache(group: Path, key: str) -> int:
-    """File pages that the group is charged for; the system takes them back."""
+    """Return the bytes of file pages that the cgroup is charged for; the system can take them back."""
     for line in _lines(group / "memory.stat"):
         name, _, value = line.partition(" ")
         if name == key:

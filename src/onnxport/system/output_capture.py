@@ -1,11 +1,11 @@
-"""Keep what other libraries print out of the way: banners, progress bars, log records, warnings.
+"""Capture the output of other libraries: banners, progress bars, log records, warnings.
 
-What they printed is kept, so that an error can show it. There are two ways:
+The output is kept, so that an error can show it. There are two functions:
 
-- `capture_process` is for a program that owns its process (the command line, a worker): everything is captured,
-  whichever thread prints it.
-- `capture_thread` is for library calls, whose process is the user's: only what the calling thread prints is
-  captured. Other threads print, log and warn as before. It is used around the exporters' own calls alone.
+- `capture_process` is for a program that owns its process (the command line, a worker). It captures the output of all
+  threads.
+- `capture_thread` is for library calls in a user's process. It captures only the output of the calling thread; other
+  threads print, log and warn as before. It is used around the calls of exporters only.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _thread_buffer: ContextVar[io.StringIO | None] = ContextVar("thread_buffer", def
 
 @contextmanager
 def capture_process(buffer: io.StringIO | None = None) -> Iterator[io.StringIO]:
-    """Capture all that this process prints, logs or warns, until the block ends. Nests.
+    """Capture all that this process prints, logs or warns inside the block. Blocks can be nested.
 
-    A console that must stay visible has to hold its own stream, taken before.
+    A console that must stay visible has to keep its own stream, taken before the block.
 
     Args:
-        buffer: gets the text; a new one by default.
+        buffer: receives the text; by default a new one.
 
     Yields:
         The buffer.
@@ -55,13 +55,13 @@ def capture_process(buffer: io.StringIO | None = None) -> Iterator[io.StringIO]:
 
 @contextmanager
 def capture_thread() -> Iterator[io.StringIO]:
-    """Capture what the calling thread prints, logs (up to ERROR) or warns, until the block ends. Nests.
+    """Capture what the calling thread prints, logs (up to ERROR) or warns inside the block. Blocks can be nested.
 
-    Safe in several threads at once: `sys.stdout`, `sys.stderr`, log handlers and `warnings.showwarning` are
-    exchanged once, for pieces that ask which thread is writing, and put back when the last block ends.
+    It is safe in several threads at once. `sys.stdout`, `sys.stderr`, log handlers and `warnings.showwarning` are
+    replaced once by objects that look up the writing thread, and restored at the end of the last block.
 
     Yields:
-        The buffer with the text; inside `capture_process`, which captures it anyway, that one's.
+        The buffer; inside of `capture_process`, the buffer of that block.
     """
     if _process_buffer is not None:
         yield _process_buffer
@@ -77,7 +77,7 @@ def capture_thread() -> Iterator[io.StringIO]:
 
 
 class _Stream(io.TextIOBase):
-    """Writes to the buffer of the thread that writes, or to the original stream where it has none."""
+    """Writes to the buffer of the writing thread, or to the original stream if the thread has none."""
 
     def __init__(self, original: TextIO) -> None:
         self.original = original
@@ -94,19 +94,19 @@ class _Stream(io.TextIOBase):
     def fileno(self) -> int:
         return self.original.fileno()
 
-    def __getattr__(self, name: str) -> Any:  # encoding, buffer, and what else a library asks for
+    def __getattr__(self, name: str) -> Any:  # encoding, buffer and other attributes
         return getattr(self.original, name)
 
 
 class _Filter(logging.Filter):
-    """Keeps a handler from records of threads that are captured; what is worse than an error passes."""
+    """Drops log records of captured threads, up to ERROR."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return _thread_buffer.get() is None or record.levelno > logging.ERROR
 
 
 class _Redirection:
-    """The exchange of the process's streams and handlers, counted: the first block makes it, the last undoes it."""
+    """Replaces streams and handlers of the process: the first block replaces them, the last one restores them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class _Redirection:
         self._filter = _Filter()
         self._handlers: list[logging.Handler] = []
         self._streams: tuple[_Stream, _Stream] | None = None
-        self._showwarning: Any = None  # as it was before
+        self._showwarning: Any = None  # the original function
         self._ours: Any = None
 
     def enter(self) -> None:
@@ -140,7 +140,7 @@ class _Redirection:
             self._blocks -= 1
             if self._blocks or self._streams is None:
                 return
-            # Somebody else may have exchanged them meanwhile; theirs stays.
+            # Another library may have replaced them in the meantime; its replacement stays.
             if sys.stdout is self._streams[0]:
                 sys.stdout = self._streams[0].original
             if sys.stderr is self._streams[1]:
@@ -153,7 +153,7 @@ class _Redirection:
 
 
 def _handlers() -> Iterator[logging.Handler]:
-    """All handlers that there are. Those made later, inside a block, write to the exchanged streams."""
+    """Yield all log handlers. Handlers that are created inside a block write to the replaced streams."""
     loggers = [
         logging.root,
         *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)),

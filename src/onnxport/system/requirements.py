@@ -1,4 +1,4 @@
-"""Whether the libraries that a framework's models need can be imported; nothing is imported."""
+"""Check whether the libraries of a framework can be imported, without importing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxport.errors import MissingDependencyError
 
 
 def require_pytorch() -> None:
-    """Make sure that torch and transformers can be imported.
+    """Check that torch and transformers are installed.
 
     Raises:
         MissingDependencyError: one is not installed.
@@ -18,7 +18,7 @@ def require_pytorch() -> None:
 
 
 def require_tensorflow() -> None:
-    """Make sure that tensorflow and tf2onnx can be imported.
+    """Check that tensorflow and tf2onnx are installed.
 
     Raises:
         MissingDependencyError: one is not installed.
@@ -27,11 +27,11 @@ def require_tensorflow() -> None:
 
 
 def require_transformers_tensorflow() -> None:
-    """Make sure that transformers' TF classes can be imported.
+    """Check that transformers' TF classes can be imported.
 
     Raises:
-        MissingDependencyError: transformers has none (they ended with version 5), or something that they need is
-            not installed.
+        MissingDependencyError: transformers has none (version 5 removed them), or one of their dependencies is not
+            installed.
     """
     version = _version("transformers")
     lacks = [name for name in ("tensorflow", "tf_keras", "tf2onnx") if not _is_installed(name)]
@@ -66,5 +66,5 @@ def _require(modules: tuple[str, ...], what: str, extra: str) -> None:
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:  # imported, without a spec
+    except ValueError:  # already imported, but without a spec
         return False

@@ -1,4 +1,4 @@
-"""What a conversion costs: wall and CPU seconds of each step, and the peak of resident memory."""
+"""Measure the cost of a conversion: wall and CPU seconds of each step, and the peak of resident memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from onnxport.progress import Reporter, Step
 
 @dataclass
 class Stopwatch:
-    """Times named steps and tells a reporter about them."""
+    """Times named steps and shows them with a reporter.
+
+    Attributes:
+        reporter: shows the steps.
+        wall: step -> wall seconds.
+        cpu: step -> CPU seconds.
+    """
 
     reporter: Reporter
     wall: dict[str, float] = field(default_factory=dict)
@@ -22,7 +28,12 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[Step]:
-        """One step of the recipe; a name that comes again adds up."""
+        """Time one step; the times of steps with the same name are added.
+
+        Args:
+            name: key in `wall` and `cpu`.
+            title: title for the reporter.
+        """
         wall, cpu = time.perf_counter(), time.process_time()
         with self.reporter.step(title) as step:
             try:
@@ -33,6 +44,6 @@ class Stopwatch:
 
 
 def peak_memory_bytes() -> int:
-    """Highest resident memory of this process so far, in bytes (getrusage: KiB on Linux, bytes on macOS)."""
+    """Return the highest resident memory of this process so far, in bytes (getrusage: KiB on Linux, bytes on macOS)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

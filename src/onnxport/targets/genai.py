@@ -1,8 +1,7 @@
-"""A folder for onnxruntime-genai: `genai_config.json` and, beside the graph, a small one over the same weights.
+"""A folder for onnxruntime-genai: `genai_config.json`, and a second graph over the same weights.
 
-The small graph is the same but for its logits, which are those of the last token alone: that run time reads
-no others. Whether onnxruntime-genai then writes the tokens that onnxport writes is tried before anything is
-published.
+The second graph gives the logits of the last token alone, which are all that onnxruntime-genai reads. Before anything
+is published, onnxruntime-genai must write the tokens that onnxport writes.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.add_components import link_rest
-from onnxport.artifact.folder import read_folder, write_manifest
-from onnxport.artifact.hashes import check_files
-from onnxport.artifact.manifest import MANIFEST_NAME, Component
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import Component
 from onnxport.errors import (
     FolderError,
     MissingDependencyError,
@@ -26,14 +23,13 @@ from onnxport.errors import (
     VerificationError,
     did_you_mean,
 )
-from onnxport.publishing.staging import stage
+from onnxport.runtime.cache.packed_rows import read_packed_rows
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.shared_cache import packed_rows
 from onnxport.system.library_errors import first_line
-from onnxport.system.memory import memory_limit
 from onnxport.targets.genai_config import CONFIG_NAME, make_config, require_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP
+from onnxport.variants.new_folder import new_folder
 
 _RUNS = ((1, 11), (3, 6))  # rows, tokens of the prompt
 _TOKENS = 16
@@ -56,36 +52,43 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         UsageError: no such graph, or onnxruntime-genai cannot run it; says why.
         FolderError: no such folder, or it is damaged.
         MissingDependencyError: onnxruntime-genai is not installed.
-        VerificationError: it writes other tokens; nothing was written.
+        VerificationError: it writes other tokens; the folder is left as it was.
     """
     require_genai()
-    folder = Path(folder).expanduser()
-    manifest = read_folder(folder)
-    check_files(folder, manifest)
-    known = {found.name: found for found in manifest.components}
-    if component not in known and component == "model" and known:
-        require_decoder(manifest, manifest.components[0])  # says why not
-    if component not in known:
-        raise UsageError(
-            f"{folder} has no graph {component!r}.",
-            hint=did_you_mean(component, known) or f"There are {', '.join(known)}.",
-        )
-    graph = known[component]
-    require_decoder(manifest, graph)
+    opened = open_folder(folder)
+    graph = _graph(opened, component)
     file = _own_name(graph)
-    with memory_limit(), stage(folder, overwrite=True) as staging:
-        link_rest(folder, staging.path, {MANIFEST_NAME, CONFIG_NAME, file})
-        if not _write_last_logits(staging.path / graph.file, staging.path / file):
+    with new_folder(opened, [CONFIG_NAME, file]) as made:
+        made.take_rest()
+        if not _write_last_logits(made.root / graph.file, made.root / file):
             file = graph.file
-        session = OnnxSession(staging.path / graph.file)
-        config = make_config(staging.path, manifest, graph, file, packed_rows(session))
-        (staging.path / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
-        version = _compare(staging.path, Decoder(session), graph, config)
-        notes = tuple(note for note in manifest.notes if not note.startswith(_NOTE))
+        session = OnnxSession(made.root / graph.file)
+        config = make_config(made.root, opened.manifest, graph, file, read_packed_rows(session))
+        (made.root / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+        version = _compare(made.root, Decoder(session), graph, config)
+        notes = tuple(note for note in opened.manifest.notes if not note.startswith(_NOTE))
         note = f"{_NOTE} {version} writes the same greedy tokens with {graph.file} as onnxruntime"
-        write_manifest(staging.path, replace(manifest, notes=(*notes, note)))
-        staging.publish()
-    return folder / CONFIG_NAME
+        made.publish(replace(opened.manifest, notes=(*notes, note)))
+    return opened.path / CONFIG_NAME
+
+
+def _graph(folder: Folder, name: str) -> Component:
+    """The graph that is to be run, which is a decoder alone.
+
+    Raises:
+        UsageError: there is no such graph, or onnxruntime-genai cannot run it.
+    """
+    manifest = folder.manifest
+    graph = manifest.find(name)
+    if graph is None and name == "model" and manifest.components:
+        require_decoder(manifest, manifest.components[0])  # says why not
+    if graph is None:
+        raise UsageError(
+            f"{folder.path} has no graph {name!r}.",
+            hint=did_you_mean(name, folder.names) or f"It has {', '.join(folder.names)}.",
+        )
+    require_decoder(manifest, graph)
+    return graph
 
 
 def require_genai() -> None:

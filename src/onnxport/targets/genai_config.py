@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import UsageError
-from onnxport.runtime.shared_cache import PackedRows
+from onnxport.runtime.cache.packed_rows import PackedRows
 from onnxport.specs import TensorSpec
 from onnxport.tensor_names import is_past
 
@@ -44,7 +44,7 @@ def require_decoder(manifest: Manifest, component: Component) -> tuple[int, int,
     if not past or "input_ids" not in names:
         raise _refused(component, "it writes no text: it has no states between two calls")
     if any(isinstance(spec.axes[2], int) for spec in past if _STATE.fullmatch(spec.name) and len(spec.axes) == _RANK):
-        raise _refused(component, "its cache has a fixed size, and there it grows")
+        raise _refused(component, "its cache has a static shape, and onnxruntime-genai needs one that grows")
     odd = [spec.name for spec in past if not _STATE.fullmatch(spec.name) or len(spec.axes) != _RANK]
     if odd:
         raise _refused(component, f"it has states other than keys and values ({odd[0]})")

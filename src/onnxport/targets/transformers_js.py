@@ -1,31 +1,27 @@
 """A folder for transformers.js: the graphs as it calls them, with their weights where it looks for them.
 
-Of an encoder-decoder it hands the encoder's hidden states to the decoder, whose first call gives the cross-attention's
-keys and values; `graph/cross_projection.py` makes such a pair of ours. Of a decoder it asks for the last token's
-logits only if they are an input that cannot be left out. The files have the names of those that they come from, so
-they are in a folder of their own.
+It hands an encoder's hidden states to the decoder, whose first call returns the keys and values of the
+cross-attention; `graph/cross_projection.py` makes such a pair from ours. It gives a decoder `num_logits_to_keep` only
+if that input is required. The new files have the names of the old ones, so they are written to another folder.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.add_components import replace_card
 from onnxport.artifact.card_calls import javascript_dtype
-from onnxport.artifact.folder import read_folder, write_manifest
-from onnxport.artifact.hashes import check_files, walk_files
-from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
-from onnxport.graph.inputs import evidence_sizes, vocabulary_size
-from onnxport.publishing.staging import stage
+from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
-from onnxport.system.memory import memory_limit
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
+from onnxport.variants.new_folder import new_folder
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,7 +62,7 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
         ExportError: the decoder cannot do what is the encoder's part here.
         FolderError: no such folder, or it is damaged.
         OutputError: the output cannot be written.
-        VerificationError: the new graphs write other tokens; nothing was written.
+        VerificationError: the new graphs write other tokens; no folder was made.
     """
     require_onnx()
     if output is None:
@@ -79,23 +75,24 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
             f"{NAME} chooses a graph by its dtype, so all of them are written.",
             hint="Leave --component out.",
         )
-    folder, output = Path(folder).expanduser(), Path(output).expanduser()
-    manifest = read_folder(folder)
-    check_files(folder, manifest)
-    pairs = _pairs(folder, manifest)
-    with memory_limit(), stage(output) as staging:
-        made = [part for pair in pairs for part in _write(folder, staging.path, pair)]
-        known = dict.fromkeys(part.file for part in made)
-        components = tuple(next(part for part in made if part.file == file) for file in known)
-        note = f"the graphs are those of {NAME}: the decoder takes the encoder's hidden states"
-        notes = (*manifest.notes, note) if is_encoder_decoder([part.name for part in components]) else manifest.notes
-        new = replace(manifest, components=components, notes=notes)
-        _copy_rest(folder, staging.path, manifest)
-        _write_settings(staging.path, new)
-        replace_card(staging.path, new, output.resolve().name)
-        write_manifest(staging.path, new)
-        staging.publish()
+    source, output = open_folder(folder), Path(output).expanduser()
+    pairs = _pairs(source)
+    with new_folder(source, [part.file for part in source.manifest.components], output) as made:
+        written: dict[str, Component] = {}
+        for pair in pairs:
+            for part in _write(source.path, made.root, pair):
+                written.setdefault(part.file, part)  # an encoder comes with each decoder that it runs before
+        made.take_rest()
+        notes = (*source.manifest.notes, *_notes(pairs))
+        manifest = replace(source.manifest, components=tuple(written.values()), notes=notes)
+        _write_settings(made.root, manifest)
+        made.publish(manifest)
     return output
+
+
+def _notes(pairs: Sequence[_Pair]) -> Iterator[str]:
+    if any(pair.encoder is not None for pair in pairs):
+        yield f"the graphs are those of {NAME}: the decoder takes the encoder's hidden states"
 
 
 def require_onnx() -> None:
@@ -110,30 +107,29 @@ def require_onnx() -> None:
         ) from error
 
 
-def _pairs(folder: Path, manifest: Manifest) -> list[_Pair]:
+def _pairs(folder: Folder) -> list[_Pair]:
     """What is written, of the dtypes that transformers.js knows.
 
     Raises:
         UsageError: nothing is needed, or these graphs are not what it can run.
     """
-    usable = {part.name: part for part in manifest.components if javascript_dtype(part.file) is not None}
+    usable = {part.name: part for part in folder.manifest.components if javascript_dtype(part.file) is not None}
     if is_encoder_decoder(list(usable)):
         pairs = []
-        for name, decoder in usable.items():
-            if name.startswith(DECODER):
-                encoder = usable.get(ENCODER + name.removeprefix(DECODER)) or usable[ENCODER]
-                pairs.append(_Pair(decoder, encoder))
+        for decoder in usable.values():
+            if folder.manifest.origin(decoder).name == DECODER:
+                pairs.append(_Pair(decoder, folder.manifest.counterpart(decoder, ENCODER)))
         for pair in pairs:
             _require_inputs(pair)
         return pairs
     decoders = [part for part in usable.values() if any(is_past(spec.name) for spec in part.inputs)]
     if len(usable) > len(decoders) > 0 or (usable and not decoders and "model" not in usable):
         raise UsageError(
-            f"{folder} has graphs that were not tried in {NAME} ({', '.join(usable)}).",
+            f"{folder.path} has graphs that were not tried in {NAME} ({', '.join(usable)}).",
             hint="onnxport.runtime runs what it writes: `onnxport run FOLDER`.",
         )
     if not any(_is_optional_choice(part) for part in decoders):
-        raise UsageError(f"{NAME} needs nothing more than {folder} has.", hint="Use it as it is.")
+        raise UsageError(f"{NAME} needs nothing more than {folder.path} has.", hint="Use it as it is.")
     for part in decoders:
         _require_inputs(_Pair(part))
     return [_Pair(part) for part in decoders]
@@ -184,12 +180,12 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
     old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
-    checks = compare_pairs(old, new, evidence_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
+    checks = compare_pairs(old, new, verified_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):
         worst = max(check.max_abs_error for check in checks)
         raise VerificationError(
             f"The graphs of {pair.decoder.file} for {NAME} differ from those of {folder}, by {worst:.3g}.",
-            hint="The graphs are wrong, not inexact: report this model.",
+            hint="The graphs are wrong, not just inexact: please report this model.",
             verification=next(check for check in checks if not check.passed),
         )
     return [replace(part, verification=check) for part, check in zip(made, checks, strict=True)]
@@ -238,17 +234,6 @@ def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
         size_bytes=written.size_bytes, weights_checksum=write_weights(target, written, root),
         data_files=tuple(file.relative_to(root).as_posix() for file in written.files[1:]),
     )  # fmt: skip
-
-
-def _copy_rest(folder: Path, root: Path, manifest: Manifest) -> None:
-    """Tokenizer, processor and configs; small files, and another folder, so no links."""
-    graphs = {part.file for part in manifest.components}
-    data = {file for part in manifest.components for file in part.data_files}
-    sums = {part.weights_checksum.file for part in manifest.components if part.weights_checksum is not None}
-    for relative in walk_files(folder):
-        if relative not in graphs | data | sums | {MANIFEST_NAME} and not (root / relative).exists():
-            (root / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / relative, root / relative)
 
 
 def _write_settings(root: Path, manifest: Manifest) -> None:

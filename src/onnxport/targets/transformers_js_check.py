@@ -12,8 +12,9 @@ from onnxport.graph.inputs import random_inputs
 from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
-from onnxport.specs import CaseCheck, OutputCheck, Verification
-from onnxport.verification.compare import TOLERANCES
+from onnxport.specs import CaseCheck, Verification
+from onnxport.verification.cases import Case
+from onnxport.verification.compare import TOLERANCES, check_case, verification_of
 
 # Rows, and tokens that a generation begins with.
 _RUNS = ((1, 1), (3, 4))
@@ -52,8 +53,8 @@ def compare_pairs(
     Args:
         sizes: at which the graph that reads the inputs is known to work.
         vocabulary: number of tokens.
-        precision: row of `comparison.TOLERANCES`. Numbers of 8 bits can fall to the next level where sums come in
-            another order.
+        precision: row of `verification.compare.TOLERANCES`. Values of 8 bits can fall to the next level where sums
+            are computed in another order.
 
     Returns:
         For the encoder, if there is one, and for the decoder.
@@ -80,15 +81,15 @@ def compare_pairs(
             inputs = _read(writers[0].encoder, axes, rows, vocabulary, number)
             states = [writer.encoder.encode(inputs)["encoder_hidden_states"] for writer in writers if writer.encoder]
             call |= {"encoder_sequence_length": states[0].shape[1], "past_encoder_sequence_length": 0}
-            hidden.append(_case(f"hidden states, {_rows(rows)}", axes, [(_HIDDEN, states[0], states[1])], tolerance))
+            hidden.append(_check(f"hidden states, {_rows(rows)}", axes, _HIDDEN, states, tolerance))
         else:
             mask[1:, : tokens // 2] = 0
-        found, agreed = _greedy(writers, [writer.start(inputs, rows) for writer in writers], ids, mask)
+        found = _greedy(writers, [writer.start(inputs, rows) for writer in writers], ids, mask)
         name = f"logits of {tokens} tokens and {_TOKENS} greedy tokens, {_rows(rows)}"
-        logits.append(_case(name, call, found, tolerance, agreed))
+        logits.append(_check(name, call, "logits", found, tolerance, "token"))
     source = f"the graph {old.decoder.name}"
     pairs = [(f"the graph {old.encoder.name}", hidden)] if old.encoder is not None else []
-    return [_verification(name, cases, tolerance) for name, cases in (*pairs, (source, logits))]
+    return [verification_of(cases, name, tolerance) for name, cases in (*pairs, (source, logits))]
 
 
 def _rows(rows: int) -> str:
@@ -108,39 +109,22 @@ def _read(encoder: Encoder, sizes: dict[str, int], rows: int, vocabulary: int, s
 
 def _greedy(
     writers: Sequence[_Writer], progress: Sequence[Progress], ids: np.ndarray, mask: np.ndarray
-) -> tuple[list[tuple[str, np.ndarray, np.ndarray]], float]:
-    """Logits of both at every step, and the share of best tokens that are the same."""
+) -> list[np.ndarray]:
+    """Logits of both at every step, (rows, steps, tokens)."""
     steps: list[list[np.ndarray]] = [[], []]
     for _ in range(_TOKENS):
         for writer, at, kept in zip(writers, progress, steps, strict=True):
             kept.append(writer.decoder.step(at, ids, mask))
         ids = steps[0][-1].argmax(-1)[:, None].astype(np.int64)
         mask = np.ones_like(ids)
-    ours, theirs = (np.stack(kept, 1) for kept in steps)
-    return [("logits", ours, theirs)], float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+    return [np.stack(kept, 1) for kept in steps]
 
 
-def _case(
-    name: str, sizes: Mapping[str, int], outputs: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    tolerance: tuple[float, float], agreed: float | None = None,
+def _check(
+    name: str, sizes: Mapping[str, int], output: str, values: Sequence[np.ndarray], tolerance: tuple[float, float],
+    decision: str | None = None,
 ) -> CaseCheck:  # fmt: skip
-    checks = tuple(_check(*output, tolerance) for output in outputs)
-    decision = "token" if agreed is not None else None
-    return CaseCheck(name, dict(sizes), checks, decision, agreed, ok=all(check.ok for check in checks))
-
-
-def _check(name: str, wanted: np.ndarray, found: np.ndarray, row: tuple[float, float]) -> OutputCheck:
-    scale = float(np.abs(wanted).max())
-    error = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
-    tolerance = row[0] + row[1] * scale
-    # Not the other way round: what is no number is no agreement.
-    return OutputCheck(
-        name, found.shape, error, error / scale if scale else error, scale, tolerance, error <= tolerance
-    )
-
-
-def _verification(source: str, cases: list[CaseCheck], tolerance: tuple[float, float]) -> Verification:
-    import onnxruntime
-
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider)"
-    return Verification(all(case.ok for case in cases), source, runtime, *tolerance, tuple(cases))
+    """An output of the old graphs and the new ones."""
+    wanted, found = values
+    case = Case(name, dict(sizes), {}, {output: wanted})
+    return check_case(lambda _: {output: found}, case, decision, None, *tolerance)

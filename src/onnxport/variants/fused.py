@@ -1,7 +1,7 @@
 """`optimize --for`: a further graph of a folder, made for one kind of processor.
 
-It is compared with the portable graph before it is published: at a whole prompt, parts of one and single
-tokens, with rows of different length, and in a generation over the buffers that are used later.
+It is compared with the portable graph before it is published: on whole prompts, on parts of prompts and on single
+tokens, with rows of different lengths, and in a generation that uses the buffers of the run time.
 """
 
 from __future__ import annotations
@@ -14,26 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.artifact.add_components import add_components, link_rest
-from onnxport.artifact.data_files import data_files, graph_bytes
-from onnxport.artifact.folder import read_folder
-from onnxport.artifact.hashes import check_files
-from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import Component
 from onnxport.errors import FolderError, UsageError, VerificationError
 from onnxport.graph.inputs import vocabulary_size
-from onnxport.graph.stats import file_operators
-from onnxport.publishing.staging import stage
-from onnxport.specs import Restriction, Verification
-from onnxport.system.memory import memory_limit
+from onnxport.specs import Limit, Restriction, Verification
 from onnxport.tensor_names import is_past
+from onnxport.variants.new_folder import graphs_from, new_folder, with_components
 
 if TYPE_CHECKING:
-    from onnxport.graph.fusion.fused_decoder import Fused
+    from onnxport.graph.fusion.fused_decoder import FusedDecoder
     from onnxport.runtime.session import OnnxSession
     from onnxport.verification.cases import Case
 
 PROCESSORS = ("cpu",)
-NAME = "model_fused"
+_BASE, _ENDING = "model", "fused"
+NAME = f"{_BASE}_{_ENDING}"
 
 # Positions that a table has where config.json tells no length, and at most.
 _USUAL, _MOST = 8192, 2**17
@@ -60,7 +56,7 @@ def optimize_for(path: Path, processor: str) -> Path:
         UsageError: another processor, or a bare graph.
         FolderError: no such folder, it is damaged, or it holds no graph that generates.
         ExportError: the graph's attention cannot be fused.
-        VerificationError: its numbers differ from the portable graph's. Nothing was written in any case.
+        VerificationError: its outputs differ from the portable graph's. In every case the folder is left as it was.
     """
     if processor not in PROCESSORS:
         raise UsageError(
@@ -69,63 +65,48 @@ def optimize_for(path: Path, processor: str) -> Path:
         )
     if path.suffix == ".onnx" and not path.is_dir():
         raise UsageError(
-            f"{path} is a single graph; a graph is fused in its folder.",
+            f"{path} is a single graph; --for works on a folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
-    with memory_limit():
-        return _add(path, read_folder(path))
+    return _add(open_folder(path))
 
 
-def _add(folder: Path, manifest: Manifest) -> Path:
+def _add(folder: Folder) -> Path:
     from onnxport.graph.fusion.fused_decoder import write_fused_decoder
 
-    check_files(folder, manifest)
-    base = next((c for c in manifest.components if c.name == "model"), None)
+    base = folder.manifest.find(_BASE)
     if base is None or not any(is_past(spec.name) for spec in base.inputs):
         raise FolderError(
-            f"{folder} holds no decoder alone, and only such graphs are fused for a processor.",
-            hint="`onnxport optimize` without --for stores ONNX Runtime's own fusions of any graph.",
+            f"{folder.path} has no decoder of a text-generation model, and only such a graph is fused for a processor.",
+            hint=f"Without --for any graph is optimized: onnxport optimize {folder.path}",
         )
-    file = Path(base.file).with_name(f"{NAME}.onnx")
-    with stage(folder, overwrite=True) as staging:
-        target = staging.path / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fused = write_fused_decoder(folder / base.file, target, _longest(folder))
-        stale = {
-            MANIFEST_NAME,
-            *(old.relative_to(folder).as_posix() for old in (folder / file, *data_files(folder / file))),
-        }
-        link_rest(folder, staging.path, stale)
-        verification = compare_fused(staging.path / base.file, target, base, fused, vocabulary_size(folder))
-        component = _component(base, file, target, fused, verification, staging.path)
-        add_components(staging.path, manifest, [component], folder.resolve().name)
-        staging.publish()
-    return folder / file
+    (graph,) = graphs_from(folder, [base], _ENDING)
+    with new_folder(folder, [graph.file]) as made:
+        target = made.root / graph.file
+        fused = write_fused_decoder(folder.file(base), target, _longest(folder.path))
+        made.take_rest()
+        verification = compare_fused(made.root / base.file, target, base, fused, vocabulary_size(folder.path))
+        component = graph.component(
+            made.root, verification, restrictions=(*base.restrictions, *_restrictions(fused)),
+            inputs=tuple(spec for spec in base.inputs if spec.name in fused.inputs),
+        )  # fmt: skip
+        made.publish(with_components(folder.manifest, [component]))
+    return folder.path / graph.file
 
 
-def _component(
-    base: Component, file: Path, target: Path, fused: Fused, verification: Verification, root: Path
-) -> Component:
-    limits = [
-        Restriction(
-            "total_sequence_length", f"at most {fused.attentions.longest}", "masks and positions are proved up to there"
-        ),
-        Restriction(
-            "past_sequence_length",
-            "real tokens first",
-            "a row of the cache begins with its first token, not with padding",
-        ),
-    ]
-    if fused.attentions.windows:
-        limits.append(
-            Restriction("total_sequence_length", "padded on the left", "a sliding window counts tokens, not padding")
-        )
-    return replace(
-        base, name=NAME, file=file.as_posix(), verification=verification, operators=file_operators(target),
-        size_bytes=graph_bytes(target), weights_checksum=None, restrictions=(*base.restrictions, *limits),
-        inputs=tuple(spec for spec in base.inputs if spec.name in fused.inputs),
-        data_files=tuple(path.relative_to(root).as_posix() for path in data_files(target)),
+def _restrictions(fused: FusedDecoder) -> Iterator[Restriction]:
+    longest = fused.attention.max_tokens
+    yield Restriction(
+        "total_sequence_length", Limit.AT_MOST, longest, "masks and positions were compared up to this length"
+    )
+    yield Restriction(
+        "past_sequence_length", Limit.NOTE, "real tokens first",
+        "a row of the cache begins with its first token, not with padding",
     )  # fmt: skip
+    if fused.attention.windows:
+        yield Restriction(
+            "total_sequence_length", Limit.NOTE, "padded on the left", "a sliding window counts tokens, not padding"
+        )
 
 
 def _longest(folder: Path) -> int:
@@ -141,7 +122,7 @@ def _longest(folder: Path) -> int:
     return _USUAL
 
 
-def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, vocabulary: int) -> Verification:
+def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDecoder, vocabulary: int) -> Verification:
     """Single calls and generations of both graphs.
 
     Args:
@@ -176,19 +157,19 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: Fused, 
         raise VerificationError(
             f"{target.name} differs from {reference.name} in the case {case.name!r}: "
             f"{case.error or f'by {verification.max_abs_error:.3g}'}.",
-            hint="Use model.onnx as it is.",
+            hint="Use the component 'model' as it is.",
             verification=verification,
         )
     return verification
 
 
-def _cases(session: OnnxSession, fused: Fused, vocabulary: int) -> Iterator[Case]:
+def _cases(session: OnnxSession, fused: FusedDecoder, vocabulary: int) -> Iterator[Case]:
     from onnxport.verification.cases import Case
     from onnxport.verification.decoder_pair import left_padded
 
-    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attentions.windows for more in (-2, 5))]
+    calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attention.windows for more in (-2, 5))]
     for number, (rows, new, past, padded) in enumerate(calls):
-        if past < 0 or past + new > fused.attentions.longest:
+        if past < 0 or past + new > fused.attention.max_tokens:
             continue
         mask = left_padded(rows, past + new) if padded else np.ones((rows, past + new), np.int64)
         rng = np.random.default_rng(number)

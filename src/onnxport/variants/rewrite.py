@@ -6,21 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxport.artifact.add_components import add_components, link_rest
-from onnxport.artifact.data_files import data_files, graph_bytes
-from onnxport.artifact.folder import read_folder
-from onnxport.artifact.hashes import check_files
-from onnxport.artifact.manifest import MANIFEST_NAME
-from onnxport.errors import FolderError, VerificationError
-from onnxport.graph.inputs import guess_sizes, random_inputs
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import Component
+from onnxport.errors import VerificationError
+from onnxport.graph.inputs import guess_sizes
 from onnxport.graph.quantization.quantize import PRECISIONS
-from onnxport.graph.stats import file_operators
-from onnxport.publishing.staging import stage, stage_file
-from onnxport.serialization.weights_file import weights_path, write_weights
+from onnxport.publishing.staging import stage_file
+from onnxport.serialization.weights_file import write_weights
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.specs import Verification
 from onnxport.system.memory import memory_limit
-from onnxport.variants.components import float_components, graph_under_test, rounded_bases
+from onnxport.variants.components import converted_components, encoder_of, graph_under_test, weight_only_bases
+from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
 from onnxport.variants.weight_only_check import EXACT_SUFFIX, GraphUnderTest, check_rounded, first_failure
 
 
@@ -30,10 +27,10 @@ class Rewrite:
 
     Attributes:
         suffix: of the new graphs' names.
-        precision: row of `comparison.TOLERANCES`.
+        precision: row of `verification.compare.TOLERANCES`.
         write: from float32 graphs, a file for each; what was written, where that is known.
-        hint: what to do when the numbers are too far off.
-        fused_too: also to a decoder that is fused for a processor.
+        hint: what to do when the outputs differ too much.
+        fused_too: also done to a decoder that is fused for a processor.
     """
 
     suffix: str
@@ -44,49 +41,56 @@ class Rewrite:
 
 
 def add_variant(path: Path, step: Rewrite) -> Path:
-    with memory_limit():
-        return (_add_file if path.suffix == ".onnx" else _add_components)(path, step)
+    """Make the variant of a folder's graphs, or of one graph file, and publish what holds.
+
+    Returns:
+        The file that was written; in a folder the last one, which is the decoder's.
+
+    Raises:
+        FolderError: no such folder or file, it is damaged, or it has no graph to start from.
+        VerificationError: a new graph's outputs differ from those of the graph that it was made from.
+    """
+    if path.suffix == ".onnx":
+        with memory_limit():
+            return _add_file(path, step)
+    return _add_components(open_folder(path), step)
 
 
-def _add_components(folder: Path, step: Rewrite) -> Path:
-    manifest = read_folder(folder)
-    check_files(folder, manifest)
-    bases = float_components(manifest)
-    if step.fused_too:
-        bases = rounded_bases(manifest)
-    if not bases:
-        raise FolderError(f"{folder} has no float32 graph to start from.")
-    files = [Path(base.file).with_name(f"{Path(base.file).stem}_{step.suffix}.onnx") for base in bases]
-    with stage(folder, overwrite=True) as staging:
-        targets = [staging.path / file for file in files]
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-        # First: onnx refuses to read weights once they have a second name.
-        written = step.write([folder / base.file for base in bases], targets)
-        stale = {MANIFEST_NAME}
-        for file in files:
-            old = (folder / file, *data_files(folder / file), weights_path(folder / file))
-            stale.update(path.relative_to(folder).as_posix() for path in old)
-        link_rest(folder, staging.path, stale)
-        made = []
-        for number, (base, target) in enumerate(zip(bases, targets, strict=True)):
-            source = graph_under_test(staging.path, manifest, base)
-            verification = _check(source, target, step, targets[0] if number else None)
-            record = written[number] if written is not None else None
-            component = replace(
-                base, name=f"{base.name}_{step.suffix}", file=files[number].as_posix(), precision=step.precision,
-                verification=verification, operators=file_operators(target), size_bytes=graph_bytes(target),
-                data_files=tuple(path.relative_to(staging.path).as_posix() for path in _data_of(target, record)),
-                weights_checksum=write_weights(target, record, staging.path) if record is not None else None,
-            )  # fmt: skip
-            made.append(component)
-        add_components(staging.path, manifest, made, folder.resolve().name)
-        staging.publish()
-    return folder / files[-1]
+def _add_components(folder: Folder, step: Rewrite) -> Path:
+    bases = weight_only_bases(folder.manifest) if step.fused_too else converted_components(folder.manifest)
+    new = graphs_from(folder, bases, step.suffix)
+    with new_folder(folder, [graph.file for graph in new]) as made:
+        targets = [made.root / graph.file for graph in new]
+        written = step.write([folder.file(base) for base in bases], targets)
+        made.take_rest()
+        inside = replace(folder, path=made.root)
+        components = [
+            _component(inside, graph, new, step, written[number] if written is not None else None)
+            for number, graph in enumerate(new)
+        ]
+        made.publish(with_components(folder.manifest, components))
+    return folder.path / new[-1].file
 
 
-def _data_of(target: Path, record: WrittenModel | None) -> Sequence[Path]:
-    """The weights beside a graph; some may be in the files of another graph."""
-    return data_files(target) if record is None else record.files[1:]
+def _component(
+    inside: Folder, graph: NewGraph, new: Sequence[NewGraph], step: Rewrite, record: WrittenModel | None
+) -> Component:
+    """The record of a new graph, which is compared with the one that it was made from.
+
+    Args:
+        inside: the folder in the making.
+        record: what was written, where that is known: weights may be in the files of another graph.
+    """
+    target, encoder = inside.path / graph.file, encoder_of(inside.manifest, graph.base)
+    before = next((inside.path / one.file for one in new if encoder is not None and one.base is encoder), None)
+    verification = _check(graph_under_test(inside, graph.base), target, step, before)
+    if record is None:
+        return graph.component(inside.path, verification, precision=step.precision)
+    return graph.component(
+        inside.path, verification, precision=step.precision,
+        data_files=tuple(file.relative_to(inside.path).as_posix() for file in record.files[1:]),
+        weights_checksum=write_weights(target, record, inside.path),
+    )  # fmt: skip
 
 
 def _add_file(file: Path, step: Rewrite) -> Path:
@@ -117,7 +121,7 @@ def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | No
         where = f" in the case {case.name!r}{f': {case.error}' if case.error else ''}" if case is not None else ""
         hint = step.hint or "Keep the graph as it is."
         if case is not None and case.name.endswith(EXACT_SUFFIX):
-            hint = "The graph is wrong, not inexact: report this model."
+            hint = "The graph is wrong, not just inexact: please report this model."
         raise VerificationError(
             f"{target.name} differs from {verification.source.removeprefix('the graph ')}{where}, by "
             f"{verification.max_abs_error:.3g} at most ({verification.max_rel_error:.2g} of the scale).",
@@ -128,16 +132,10 @@ def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | No
 
 
 def _compare(base: GraphUnderTest, target: Path, precision: str) -> Verification:
-    from onnxport.verification.cases import Case
     from onnxport.verification.compare import compare
-    from onnxport.verification.sessions import session_for
+    from onnxport.verification.graph_cases import random_cases
 
-    session = session_for(base.file)
-    cases = []
-    for number, case in enumerate(base.sizes):
-        arrays = random_inputs(base.inputs, case, base.vocabulary, number)
-        cases.append(Case(f"evidence {number + 1}", case, arrays, session.run(arrays)))
-    del session
     return compare(
-        target, cases, decision=None, outputs=base.outputs, source=f"the graph {base.file.name}", precision=precision
-    )
+        target, random_cases(base.file, base.inputs, base.sizes, base.vocabulary), decision=None,
+        outputs=base.outputs, source=f"the graph {base.file.name}", precision=precision,
+    )  # fmt: skip

@@ -1,8 +1,9 @@
-"""Is a graph of rounded weights right, and how far is it from the graph that it was made from?
+"""Is a graph with quantized weights right, and how far is it from the graph that it was made from?
 
-Its numbers differ from that graph's by nature, so they are held against the same graph with the numbers
-that the blocks stand for. With float32 activations they must agree as float32 does: then data, scales,
-layout and operators are right. As it is written, with activations of 8 bits, it has a tolerance of its own.
+Its outputs differ from that graph's, because its weights do. So it is compared with the float32 graph that has the
+quantized weights (each block turned back into float32). With float32 activations both must agree within the tolerance
+of float32: then data, scales, layout and operators are right. As it is written, with activations of 8 bits, it has
+a tolerance of its own.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def check_rounded(
 
     Args:
         base: the float32 graph.
-        target: made from it by `write_rounded`.
+        target: made from it by `write_weight_only`.
         precision: one of `graph.quantize.PRECISIONS` with bits.
         encoder: the graph that runs before `target`, rounded too, where there is one.
         work: an existing folder on a disk with room for the float32 weights; a temporary one by default.
@@ -70,6 +71,7 @@ def check_rounded(
         the `distance` to the base.
     """
     from onnxport.verification.compare import compare
+    from onnxport.verification.graph_cases import random_cases
 
     with tempfile.TemporaryDirectory(dir=work, prefix=".rounding-") as name:
         folder = Path(name)
@@ -77,7 +79,7 @@ def check_rounded(
         _write_reference(base.file, reference, PRECISIONS[precision].bits or 0)
         _write_exact(target, exact)
         source = f"the graph {base.file.name} with weights rounded to {precision}"
-        cases = _cases(base, reference)
+        cases = random_cases(reference, base.inputs, base.sizes, base.vocabulary)
         about: dict[str, Any] = {"decision": base.decision, "outputs": base.outputs, "source": source}
         proof = compare(exact, cases, precision="float32", **about)
         found = compare(target, cases, precision=precision, **about)
@@ -91,10 +93,10 @@ def check_rounded(
 
 
 def _write_reference(base: Path, file: Path, bits: int) -> None:
-    from onnxport.graph.quantization.weight_only import load_graph, use_rounded_numbers
+    from onnxport.graph.quantization.weight_only import load_graph, use_dequantized_weights
 
     model = load_graph(base)
-    use_rounded_numbers(model, bits)
+    use_dequantized_weights(model, bits)
     with Silent().step("write") as step:
         write_graph(_Held(model), file, file, WeightFiles(external=True), step)
 
@@ -110,26 +112,14 @@ def _write_exact(target: Path, file: Path) -> None:
     write_model(model, file, external=True, link=link_names(streamed_tensors(model), file))
 
 
-def _cases(base: GraphUnderTest, file: Path) -> list[Any]:
-    """What the graph in `file` makes of random inputs."""
-    from onnxport.verification.cases import Case
-    from onnxport.verification.sessions import session_for
-
-    session = session_for(file)
-    cases = []
-    for number, sizes in enumerate(base.sizes):
-        arrays = random_inputs(base.inputs, sizes, base.vocabulary, number)
-        cases.append(Case(f"evidence {number + 1}", sizes, arrays, session.run(arrays)))
-    return cases
-
-
 def _distance(base: GraphUnderTest, target: Path, precision: str, encoder: Path | None) -> Distance:
     from onnxport.verification.compare import compare
+    from onnxport.verification.graph_cases import random_cases
 
     source = f"the graph {base.file.name} (float32)"
+    cases = random_cases(base.file, base.inputs, base.sizes, base.vocabulary)
     far = compare(
-        target, _cases(base, base.file), decision=base.decision, outputs=base.outputs, source=source,
-        precision=precision,
+        target, cases, decision=base.decision, outputs=base.outputs, source=source, precision=precision
     )  # fmt: skip
     decided = [case.decision_agreement for case in far.cases if case.decision_agreement is not None]
     return Distance(

@@ -11,6 +11,7 @@ from onnxport.dummy_inputs.base import Arrays, InputGenerator, Sizes
 from onnxport.errors import CheckpointError, ExportError
 from onnxport.export.signature import Signature
 from onnxport.sources.base import Source
+from onnxport.specs import Limit
 from onnxport.system.library_errors import first_line
 from onnxport.verification.rounding import Rounding, measure_rounding, with_shared_noise
 
@@ -76,7 +77,7 @@ def _plan(generator: InputGenerator, signature: Signature) -> Iterator[tuple[str
     Raises:
         ExportError: a size without which the graph is of no use is not free.
     """
-    base = {dim.name: dim.base for dim in generator.dims}
+    base = {dim.name: dim.base_size for dim in generator.dims}
     rows = [name for name in base if name.endswith("batch_size") and name in signature.accepted]
     free = [name for name in signature.accepted if name not in rows]
     unseen = {name: _unseen(name, generator, signature) for name in free}
@@ -106,14 +107,16 @@ def _edges(generator: InputGenerator, signature: Signature) -> dict[str, Sizes]:
     Raises:
         ExportError: the axis came out fixed.
     """
-    fixed = {r.axis: r for r in signature.restrictions if r.rule.startswith("fixed")}
+    fixed = {r.axis: r for r in signature.restrictions if r.limit is Limit.FIXED}
     for dim in generator.dims:
-        if dim.edges and dim.name in fixed:
+        if dim.edge_sizes and dim.name in fixed:
             raise ExportError(
                 f"{dim.name} is {fixed[dim.name].rule} ({fixed[dim.name].reason}), but this task needs any, "
-                f"{', '.join(map(str, dim.edges))} too."
+                f"{', '.join(map(str, dim.edge_sizes))} too."
             )
-    return {f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edges}
+    return {
+        f"{dim.name.replace('_', ' ')} {size}": {dim.name: size} for dim in generator.dims for size in dim.edge_sizes
+    }
 
 
 def _unseen(name: str, generator: InputGenerator, signature: Signature) -> tuple[int, int]:
@@ -121,9 +124,9 @@ def _unseen(name: str, generator: InputGenerator, signature: Signature) -> tuple
     dim = next(dim for dim in generator.dims if dim.name == name)
     step = signature.multiples.get(name, 1)
     accepted = signature.accepted[name]
-    bounds = [r.rule for r in signature.restrictions if r.axis == name]
-    most = min([int(rule.split()[-1]) for rule in bounds if rule.startswith("at most")] + [dim.maximum or 10**9])
-    least = max([int(rule.split()[-1]) for rule in bounds if rule.startswith("at least")] + [2])
+    limits = [r for r in signature.restrictions if r.axis == name]
+    most = min([int(r.operand) for r in limits if r.limit is Limit.AT_MOST] + [dim.maximum or 10**9])
+    least = max([int(r.operand) for r in limits if r.limit is Limit.AT_LEAST] + [2])
     if name == "num_choices":
         return 2, 5
     small, large = (5, 61) if name == "sequence_length" else (accepted[0] * 7 // 8, accepted[0] * 11 // 8 + 1)

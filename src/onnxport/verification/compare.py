@@ -46,18 +46,14 @@ def compare(
         source: name and version of what the cases were recorded with.
         precision: row of `TOLERANCES`.
     """
-    import onnxruntime
+    from onnxport.runtime.cache.packed_rows import read_packed_rows, run_packed, zero_padding
 
-    from onnxport.runtime.shared_cache import packed_rows, real_only, run_packed
-
-    absolute, relative = TOLERANCES[precision]
-    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider"
+    tolerance = TOLERANCES[precision]
     try:
         session = session_for(path, cases)
     except Exception as error:  # a graph that does not load is a failed verification
         unloadable = CaseCheck(LOAD, {}, (), error=first_line(error), ok=False)
-        return Verification(False, source, f"{runtime})", absolute, relative, (unloadable,))
-    runtime += ", weights mapped)" if session.maps_weights else ")"
+        return verification_of((unloadable,), source, tolerance)
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if NUM_LOGITS_TO_KEEP in known:
         cases = (*cases, *_last_logits(cases))
@@ -66,17 +62,33 @@ def compare(
         # An input that no output depends on may be gone from the graph.
         return session.run({name: value for name, value in inputs.items() if name in known})
 
-    if packed_rows(session) is not None:
+    if read_packed_rows(session) is not None:
         # Its cache has no padding; where the mask has some, there is nothing to compare.
-        cases = [_of_real_tokens(case, real_only) for case in cases]
+        cases = [_of_real_tokens(case, zero_padding) for case in cases]
         call: Callable[[Arrays], Arrays] = partial(run_packed, run)
     else:
         call = run
 
     if precision != "float32":
         cases = [replace(case, rounding=None) for case in cases]
-    checks = tuple(check_case(call, case, decision, outputs, absolute, relative) for case in cases)
-    return Verification(all(check.ok for check in checks), source, runtime, absolute, relative, checks)
+    checks = [check_case(call, case, decision, outputs, *tolerance) for case in cases]
+    return verification_of(checks, source, tolerance, mapped=session.maps_weights)
+
+
+def verification_of(
+    checks: Sequence[CaseCheck], source: str, tolerance: tuple[float, float], *, mapped: bool = False
+) -> Verification:
+    """The record of these cases, which ONNX Runtime ran.
+
+    Args:
+        source: what they were compared with.
+        tolerance: (absolute, relative to the scale).
+        mapped: the weights stayed in their file.
+    """
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__} (CPUExecutionProvider{', weights mapped' if mapped else ''})"
+    return Verification(all(check.ok for check in checks), source, runtime, *tolerance, tuple(checks))
 
 
 def _of_real_tokens(case: Case, real_only: Callable[[Arrays, np.ndarray], Arrays]) -> Case:
@@ -108,13 +120,14 @@ def check_case(
     run: Callable[[Arrays], Arrays],
     case: Case,
     decision: str | None,
-    specs: Sequence[TensorSpec],
+    specs: Sequence[TensorSpec] | None,
     absolute: float,
     relative: float,
 ) -> CaseCheck:
-    """One case: every output of `run` against what the case has, at the shapes that `specs` declare.
+    """One case: every output of `run` against what the case has.
 
     Args:
+        specs: outputs with their axes as declared; None where no shapes are declared for such a call.
         absolute, relative: the tolerance, where the case has no measured rounding.
     """
     try:
@@ -124,7 +137,9 @@ def check_case(
     missing = [name for name in case.outputs if name not in found]
     if missing:
         return CaseCheck(case.name, case.sizes, (), error=f"missing outputs: {', '.join(missing)}", ok=False)
-    declared = {spec.name: spec for spec in specs}
+    declared: dict[str, TensorSpec | None] = dict.fromkeys(case.outputs)
+    if specs is not None:
+        declared = {spec.name: spec for spec in specs}
     checks: list[OutputCheck] = []
     faults: list[str] = []
     for name, wanted in case.outputs.items():
@@ -144,11 +159,13 @@ def check_case(
     return CaseCheck(case.name, case.sizes, tuple(checks), shown, agreement, None, ok)
 
 
-def _other_form(name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec, sizes: Sizes) -> str | None:
+def _other_form(
+    name: str, wanted: np.ndarray, found: np.ndarray, spec: TensorSpec | None, sizes: Sizes
+) -> str | None:  # fmt: skip
     """In words, where an output is of another type or shape than the source's, or than it was found to be."""
     if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
         return f"{name} is {found.dtype} {list(found.shape)}, the source's is {wanted.dtype} {list(wanted.shape)}"
-    if not _shape_as_declared(found.shape, spec, sizes):
+    if spec is not None and not _shape_as_declared(found.shape, spec, sizes):
         return f"{name} is {list(found.shape)}, and ({', '.join(map(str, spec.axes))}) was found at other sizes"
     return None
 

@@ -136,7 +136,8 @@ def _writer(file: Path, before: Sequence[Path], image_token: int | None = None) 
     if before:
         encoder = Encoder(sessions[0])
         return _Writer(
-            Decoder(sessions[1]), lambda prompt: Prompt(prompt["decoder_input_ids"], fixed=encoder.encode(prompt))
+            Decoder(sessions[1]),
+            lambda prompt: Prompt(prompt["decoder_input_ids"], encoder_inputs=encoder.encode(prompt)),
         )
     return _Writer(Decoder(sessions[0]), lambda prompt: Prompt(prompt["input_ids"], prompt["attention_mask"]))
 

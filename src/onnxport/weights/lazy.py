@@ -1,13 +1,12 @@
-"""A tensor that remembers how it is made instead of holding its numbers.
+"""A tensor that records how it is computed instead of holding values.
 
-transformers renames, casts, splits, merges and permutes tensors while it loads a checkpoint. Given
-`LazyTensor`s instead of numbers, that code runs as it is, and what it did is on record afterwards:
-an expression for each parameter whose leaves are places in files. No table of conversions has to
-be kept in step with transformers.
+transformers renames, casts, splits, merges and permutes tensors while it loads a checkpoint. With `LazyTensor`s as
+input this code runs unchanged, and afterwards each parameter is an expression whose leaves are places in files.
+onnxport needs no table of transformers' conversions.
 
-An operation that moves or casts numbers is recorded; any other one is computed, from the file.
-A model whose parameters are lazy therefore runs like any other: each parameter is mapped when an
-operation needs it and let go right after, so that memory never holds more than a layer.
+Operators that rearrange or cast are recorded; any other operator is computed, from the file. A model with lazy
+parameters therefore runs like any other: a parameter is mapped when an operator needs it and released right after, so
+memory never holds more than a layer.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ import torch
 from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_map
 
 from onnxport.weights import reading
-from onnxport.weights.origins import Call, Held, Stored
+from onnxport.weights.origins import InMemory, Operation, Stored
 
 _aten = torch.ops.aten
 
 IDENTITIES = frozenset({_aten.alias.default, _aten.detach.default, _aten.lift_fresh.default})
 
-# What loading does to tensors without computing on them. Replayed by the very operators that torch
-# would have run, so the record means what torch means.
+# Operators that loading uses and that compute nothing. They are replayed with the same operators of torch, so the
+# record has the same meaning.
 _RECORDED = frozenset(
     {
         _aten.alias.default,
@@ -52,15 +51,18 @@ _RECORDED = frozenset(
 _VIEWS = frozenset({_aten.view.default, _aten._unsafe_view.default})
 
 
-Origin = Stored | Held | Call
+Origin = Stored | InMemory | Operation
 
 
-class LazyTensor(torch.Tensor):
-    """A tensor without storage; `origin` says how to make it.
+class LazyTensor(torch.Tensor):  # type: ignore[misc]
+    """A tensor without storage.
 
     Args:
         like: a tensor on the meta device with its shape, strides and dtype.
-        origin: how it is made.
+        origin: how it is computed.
+
+    Attributes:
+        origin: how it is computed.
     """
 
     origin: Origin
@@ -68,7 +70,8 @@ class LazyTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, like: torch.Tensor, origin: Origin) -> LazyTensor:
-        # Outside of inference mode: a view of a tensor made inside of it could not be wrapped.
+        """Create a wrapper without storage."""
+        # Not in inference mode: a view of a tensor that is created in it cannot be wrapped.
         with torch.inference_mode(False):
             made: LazyTensor = torch.Tensor._make_wrapper_subclass(
                 cls, like.shape, strides=like.stride(), dtype=like.dtype, device="cpu", requires_grad=False
@@ -85,27 +88,37 @@ class LazyTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # Strides may come out otherwise when it is replayed on pieces, and views depend on them.
+        # Strides can differ when it is replayed on blocks, and views depend on strides.
         func = _aten.reshape.default if func in _VIEWS else func
         if func in _RECORDED and _stays_on_cpu(kwargs) and _all_lazy((args, kwargs)):
             return record(func, args, kwargs)
-        return func(*_each(_computed, args), **_each(_computed, kwargs))
+        return func(*_map_leaves(_evaluated, args), **_map_leaves(_evaluated, kwargs))
 
 
 def record(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-    """The lazy result (or list of results) of `func`; shapes and strides are computed on the meta device."""
+    """Return the lazy result (or list of results) of an operator; shapes and strides are computed on the meta device.
+
+    Args:
+        func: an operator of torch.
+        args: its arguments.
+        kwargs: its keyword arguments.
+    """
     kwargs = kwargs or {}
     on_meta = {name: torch.device("meta") if name == "device" else value for name, value in kwargs.items()}
-    results = func(*_each(_meta, args), **_each(_meta, on_meta))
+    results = func(*_map_leaves(_meta, args), **_map_leaves(_meta, on_meta))
     if isinstance(results, torch.Tensor):
-        return LazyTensor(results, Call(func, args, kwargs))
-    return [LazyTensor(result, Call(func, args, kwargs, index)) for index, result in enumerate(results)]
+        return LazyTensor(results, Operation(func, args, kwargs))
+    return [LazyTensor(result, Operation(func, args, kwargs, index)) for index, result in enumerate(results)]
 
 
 def evaluate(tensor: LazyTensor) -> torch.Tensor:
-    """The numbers of `tensor`, by replaying its record on the numbers of its leaves."""
+    """Return the values of `tensor`, by replaying its record.
+
+    Args:
+        tensor: a lazy tensor.
+    """
     origin = tensor.origin
-    if isinstance(origin, Held):
+    if isinstance(origin, InMemory):
         return origin.tensor
     if isinstance(origin, Stored):
         return reading.read(origin, tensor)
@@ -113,21 +126,30 @@ def evaluate(tensor: LazyTensor) -> torch.Tensor:
     def computed(value: Any) -> Any:
         return evaluate(value) if isinstance(value, LazyTensor) else value
 
-    result = origin.operator(*_each(computed, origin.args), **_each(computed, origin.kwargs))
+    result = origin.operator(*_map_leaves(computed, origin.args), **_map_leaves(computed, origin.kwargs))
     value: torch.Tensor = result if origin.index is None else result[origin.index]
     return value
 
 
-def hold(tensor: torch.Tensor, name: str = "") -> LazyTensor:
-    """A tensor in memory as a lazy one, so that both kinds are written in the same way."""
+def in_memory(tensor: torch.Tensor, name: str = "") -> LazyTensor:
+    """Return a tensor in memory as a lazy tensor, so that both kinds are written in the same way.
+
+    Args:
+        tensor: the tensor.
+        name: where it comes from, for people.
+    """
     tensor = tensor.detach()
-    return LazyTensor(_meta_like(tensor), Held(tensor, name))
+    return LazyTensor(_meta_like(tensor), InMemory(tensor, name))
 
 
-def leaves(tensor: LazyTensor) -> Iterator[Stored | Held]:
-    """The places that the numbers come from, in the order of the record."""
+def leaves(tensor: LazyTensor) -> Iterator[Stored | InMemory]:
+    """Yield the sources of the values, in the order of the record.
+
+    Args:
+        tensor: a lazy tensor.
+    """
     origin = tensor.origin
-    if not isinstance(origin, Call):
+    if not isinstance(origin, Operation):
         yield origin
         return
     for value in tree_flatten((origin.args, origin.kwargs))[0]:
@@ -136,30 +158,38 @@ def leaves(tensor: LazyTensor) -> Iterator[Stored | Held]:
 
 
 def stored_location(tensor: LazyTensor) -> Stored | None:
-    """Where the bytes of `tensor` lie, if they lie in a file as they are."""
-    origin = _behind_identities(tensor)
+    """Return the place of `tensor`'s bytes in a file, if they are stored unchanged.
+
+    Args:
+        tensor: a lazy tensor.
+    """
+    origin = _origin_without_identities(tensor)
     return origin if isinstance(origin, Stored) else None
 
 
 def copied_bytes(tensor: LazyTensor) -> int:
-    """Bytes of memory that the numbers take while they are computed: none for those that can be mapped."""
-    if not isinstance(_behind_identities(tensor), Call):
+    """Return the bytes of memory that computing the values takes: 0 if they can be memory-mapped.
+
+    Args:
+        tensor: a lazy tensor.
+    """
+    if not isinstance(_origin_without_identities(tensor), Operation):
         return 0
-    size = tensor.numel() * tensor.element_size()
+    size = int(tensor.numel() * tensor.element_size())
     return 2 * size if _is_merged(tensor) else size
 
 
-def _behind_identities(tensor: LazyTensor) -> Origin:
+def _origin_without_identities(tensor: LazyTensor) -> Origin:
     origin = tensor.origin
-    while isinstance(origin, Call) and origin.operator in IDENTITIES:
+    while isinstance(origin, Operation) and origin.operator in IDENTITIES:
         origin = origin.args[0].origin
     return origin
 
 
 def _is_merged(tensor: LazyTensor) -> bool:
-    """Whether parts are put together, which are in memory beside the whole."""
+    """Return whether parts are concatenated: parts and result are then in memory together."""
     origin = tensor.origin
-    if not isinstance(origin, Call):
+    if not isinstance(origin, Operation):
         return False
     inner = (value for value in tree_flatten((origin.args, origin.kwargs))[0] if isinstance(value, LazyTensor))
     return origin.operator in (_aten.cat.default, _aten.stack.default) or any(map(_is_merged, inner))
@@ -174,22 +204,21 @@ def _all_lazy(values: Any) -> bool:
     return all(isinstance(leaf, LazyTensor) for leaf in tree_flatten(values)[0] if isinstance(leaf, torch.Tensor))
 
 
-def _each(function: Callable[[Any], Any], values: Any) -> Any:
-    """`function` of every leaf. torch's own `tree_map` took as long as the operators, on arguments of a few leaves."""
+def _map_leaves(function: Callable[[Any], Any], values: Any) -> Any:
+    """Apply `function` to every leaf; torch's `tree_map` is slow for arguments of few leaves."""
     kind = type(values)
     if kind is tuple or kind is list:
-        return kind([_each(function, value) for value in values])
+        return kind([_map_leaves(function, value) for value in values])
     if kind is dict:
-        return {name: _each(function, value) for name, value in values.items()}
+        return {name: _map_leaves(function, value) for name, value in values.items()}
     if kind is LazyTensor or kind not in SUPPORTED_NODES:
         return function(values)
-    return tree_map(function, values)  # another container
+    return tree_map(function, values)  # another type of container
 
 
-def _computed(value: Any) -> Any:
+def _evaluated(value: Any) -> Any:
     if not isinstance(value, LazyTensor):
         return value
-
     return evaluate(value)
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a lazy tensor come from."""
+"""Where the values of a lazy tensor come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A tensor in a file: C-order little-endian bytes from `begin`, counted from the file's start."""
+    """A tensor in a file: little-endian, in C order.
+
+    Attributes:
+        path: the file.
+        name: name of the tensor in it.
+        begin: offset from the start of the file, in bytes.
+    """
 
     path: Path
     name: str
@@ -19,16 +25,28 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
-    """A tensor in memory, or mapped by somebody else."""
+class InMemory:
+    """A tensor in memory, or memory-mapped by another library.
+
+    Attributes:
+        tensor: the tensor.
+        name: where it comes from, for people.
+    """
 
     tensor: torch.Tensor
     name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
-    """The result of an operator; `index` tells which one where it gives several."""
+class Operation:
+    """The result of an operator.
+
+    Attributes:
+        operator: the operator of torch.
+        args: its arguments; tensors among them are lazy.
+        kwargs: its keyword arguments.
+        index: which result, if it returns several.
+    """
 
     operator: Any
     args: tuple[Any, ...]

@@ -1,7 +1,7 @@
-"""Tensors in files that `torch.save` wrote, read without running anything in them.
+"""Read tensors from files that `torch.save` wrote, without running code in them.
 
-torch's restricted unpickler makes tensors and plain containers, and refuses every other class. Its
-messages advise to read the file without that restriction; ours must not.
+torch's restricted unpickler creates tensors and plain containers, and refuses every other class. Its error messages
+recommend to read the file without the restriction; onnxport's messages must not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import torch
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 from onnxport.system.library_errors import first_line
 
-# How torch names what it refuses: "Unsupported global: GLOBAL a.b was not ...", "unsupported GLOBAL a.b whose ...".
+# Messages of torch: "Unsupported global: GLOBAL a.b was not ...", "unsupported GLOBAL a.b whose ...".
 _REFUSED = re.compile(r"GLOBAL\s+`?([\w.]*\w)")
 
 
 def load_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors in `file` by name; mapped, but for files older than torch 1.6, which are read whole.
+    """Return the tensors of a file by name, memory-mapped; files older than torch 1.6 are read into memory.
+
+    Args:
+        file: a file that `torch.save` wrote.
 
     Raises:
-        UntrustedCheckpointError: it holds objects that only running code could make.
-        CheckpointError: cut off, damaged, no file of torch, or without tensors by name.
+        UntrustedCheckpointError: the file holds objects that only running code could create.
+        CheckpointError: the file is truncated, damaged, not written by torch, or has no tensors by name.
     """
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -38,19 +41,23 @@ def load_tensors(file: Path) -> dict[str, torch.Tensor]:
     }
     if not tensors:
         inside = next((name for name, value in items.items() if isinstance(value, dict) and value), None)
-        what = f"a {type(state).__name__}" if inside is None else f"a training state (weights under {inside!r}?)"
+        what = f"a {type(state).__name__}" if inside is None else f"a training state (with weights in {inside!r}?)"
         raise CheckpointError(
             f"{file.name} holds {what}, not tensors by name.",
-            hint="Load it with the code that wrote it, and save the model with `save_pretrained`.",
+            hint="Load the file with the code that wrote it, and save the model with `save_pretrained`.",
         )
     return tensors
 
 
 def check_pickles(files: Iterable[Path]) -> None:
-    """Read files that transformers reads next, so that the errors are these.
+    """Read files that transformers will read, so that the user sees onnxport's error messages.
+
+    Args:
+        files: files that `torch.save` wrote.
 
     Raises:
-        CheckpointError, UntrustedCheckpointError: as `load_tensors`.
+        CheckpointError: see `load_tensors`.
+        UntrustedCheckpointError: see `load_tensors`.
     """
     for file in files:
         load_tensors(file)
@@ -60,13 +67,13 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
     refused = _REFUSED.search(str(error))
     if refused is not None:
         return UntrustedCheckpointError(
-            f"{file.name} holds more than tensors ({refused[1]}), which only running its code could read; "
-            "`--allow-pickle` does not allow that. Nothing was run.",
-            hint="Get the weights as safetensors from where you got this file, or from a source that you trust.",
+            f"{file.name} holds more than tensors: it needs to run {refused[1]}. `--allow-pickle` does not allow that, "
+            "and no code was run.",
+            hint="Get the weights as safetensors from the source of this file, or from a source that you trust.",
         )
-    # The first line of an unpickler's message is advice about how to run the file.
+    # The first line of an unpickler's message recommends to run the file.
     reason = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""
     return CheckpointError(
-        f"{file.name} is damaged, or not a file of tensors that torch wrote{reason}.",
+        f"{file.name} is damaged, or was not written by torch{reason}.",
         hint="Copy or download the file again.",
     )

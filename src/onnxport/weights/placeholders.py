@@ -1,4 +1,4 @@
-"""A model without its weights, for a trace: parameters become fake tensors of the same shape and type."""
+"""Replace the weights of a model while it is traced: parameters become fake tensors of the same shape and type."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from onnxport.weights.lazy import LazyTensor
 
-# A small tensor that is no parameter may be a constant that the trace folds or looks at.
+# The trace may fold or read a small buffer, so only large buffers are replaced.
 _BUFFERS_FROM_BYTES = 2**20
 
 
-def new_mode() -> FakeTensorMode:
-    """A mode for `placeholders` that lets real inputs and constants meet fake weights."""
+def new_fake_mode() -> FakeTensorMode:
+    """Return a mode for `placeholders` in which real inputs and constants can be combined with fake weights."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @contextmanager
 def placeholders(model: torch.nn.Module, mode: FakeTensorMode) -> Iterator[None]:
-    """Fake parameters in the place of `model`'s; undone at the end. What is tied stays tied."""
-    memo: dict[int, torch.Tensor] = {}
+    """Replace `model`'s parameters by fake ones; undone at the end. Tied parameters stay tied.
+
+    Args:
+        model: the module.
+        mode: the result of `new_fake_mode`.
+    """
+    fakes: dict[int, torch.Tensor] = {}
     replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     try:
         for module in model.modules():
@@ -31,10 +36,10 @@ def placeholders(model: torch.nn.Module, mode: FakeTensorMode) -> Iterator[None]
                 for name, tensor in table.items():
                     if tensor is None or (is_buffer and not _is_large(tensor)):
                         continue
-                    if id(tensor) not in memo:
-                        memo[id(tensor)] = _fake(tensor, mode)
+                    if id(tensor) not in fakes:
+                        fakes[id(tensor)] = _fake(tensor, mode)
                     replaced.append((table, name, tensor))
-                    table[name] = memo[id(tensor)]
+                    table[name] = fakes[id(tensor)]
         yield
     finally:
         for table, name, tensor in replaced:

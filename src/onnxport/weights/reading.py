@@ -1,4 +1,4 @@
-"""Read the bytes of a stored tensor: small ones are copied, large ones mapped."""
+"""Read the values of a stored tensor: small tensors are copied, large ones memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,78 +16,83 @@ import torch
 from onnxport.errors import CheckpointError
 from onnxport.weights.origins import Stored
 
-# Up to here reading is cheaper than mapping (one copy against page faults, 11 to 2 GB/s), and the
-# allocator hands out the same memory again; from here on a copy would count as our memory.
+# Up to this size, reading is cheaper than mapping (one copy against page faults, 11 and 2 GB/s), and the allocator
+# reuses the memory. Above it, a copy would count as memory of this process.
 _READ_UP_TO_BYTES = 8 * 2**20
 
 
-# Where maps are kept they pay from here on: pages are faulted in once, and a copy would be made at every use.
-_KEPT_FROM_BYTES = 2**16
+# With shared mappings, mapping pays from this size on: a page is faulted in once, not copied at every use.
+_SHARED_FROM_BYTES = 2**16
 
 
 @dataclass
-class _Kept:
-    """What `maps_kept` keeps: files as they are mapped (None: refused), and tensors in them."""
+class _Mappings:
+    """What `shared_mappings` keeps.
+
+    Attributes:
+        files: mapped files; None if the system refused to map the file.
+        tensors: tensors in them.
+    """
 
     files: dict[Path, mmap.mmap | None] = field(default_factory=dict)
     tensors: dict[Any, torch.Tensor] = field(default_factory=dict)
 
 
-_kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+_mappings: ContextVar[_Mappings | None] = ContextVar("mappings", default=None)
 
 
 @contextmanager
-def maps_kept() -> Iterator[None]:
-    """Within it a file is mapped once, and a tensor that is read again is the same part of that map.
+def shared_mappings() -> Iterator[None]:
+    """Map each file once inside the block; a tensor that is read again is the same part of that mapping.
 
-    Mapped pages are the page cache's: the system takes them back when memory is short.
+    Mapped pages belong to the page cache: the system can take them back when memory is short.
     """
-    token = _kept.set(_Kept())
+    token = _mappings.set(_Mappings())
     try:
         yield
     finally:
-        _kept.reset(token)
+        _mappings.reset(token)
 
 
 def read(stored: Stored, like: torch.Tensor) -> torch.Tensor:
-    """The numbers of a stored tensor: a copy of a small one, a private map of a large one.
+    """Return the values of a stored tensor: a copy of a small tensor, a private mapping of a large one.
 
     Args:
-        stored: where they lie.
-        like: of the dtype and shape that they have there; its own numbers are not looked at.
+        stored: its place in a file.
+        like: a tensor with its dtype and shape; its values are not used.
 
     Raises:
         CheckpointError: the file has become shorter since its header was read.
     """
-    kept = _kept.get()
-    if kept is None:
+    mappings = _mappings.get()
+    if mappings is None:
         return _read(stored, like)
     key = (stored.path, stored.begin, like.dtype, tuple(like.shape))
-    if key not in kept.tensors:
+    if key not in mappings.tensors:
         size = like.numel() * like.element_size()
-        mapped = _whole(stored.path, kept) if size >= _KEPT_FROM_BYTES else None
+        mapped = _map_file(stored.path, mappings) if size >= _SHARED_FROM_BYTES else None
         if mapped is not None and stored.begin % like.element_size() == 0:
             if stored.begin + size > len(mapped):
-                raise _cut_off(stored)
-            kept.tensors[key] = _tensor_in(mapped, like, stored.begin)
+                raise _truncated(stored)
+            mappings.tensors[key] = _tensor_in(mapped, like, stored.begin)
         else:
             values = _read(stored, like)
             if size <= _READ_UP_TO_BYTES:
                 return values
-            kept.tensors[key] = values
-    return kept.tensors[key]
+            mappings.tensors[key] = values
+    return mappings.tensors[key]
 
 
-def _whole(path: Path, kept: _Kept) -> mmap.mmap | None:
-    """The whole file as one private map; None where the system refuses one (larger than its memory)."""
-    if path not in kept.files:
+def _map_file(path: Path, mappings: _Mappings) -> mmap.mmap | None:
+    """Return a private mapping of the file; None if the system refuses it (larger than its memory)."""
+    if path not in mappings.files:
         try:
             with path.open("rb") as file:
-                # Private: a model that writes into a parameter gets its own page, never the file's.
-                kept.files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError):  # reading the single tensor says what is wrong, if anything is
-            kept.files[path] = None
-    return kept.files[path]
+                # Private: a model that writes to a parameter gets its own page, and the file does not change.
+                mappings.files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # reading the single tensor raises the error, if there is one
+            mappings.files[path] = None
+    return mappings.files[path]
 
 
 def _tensor_in(mapped: mmap.mmap, like: torch.Tensor, offset: int) -> torch.Tensor:
@@ -108,23 +113,23 @@ def _read(stored: Stored, like: torch.Tensor) -> torch.Tensor:
             skipped = stored.begin - first
             try:
                 mapped = mmap.mmap(file.fileno(), skipped + size, access=mmap.ACCESS_COPY, offset=first)
-            except ValueError as error:  # longer than the file
-                raise _cut_off(stored) from error
+            except ValueError as error:  # the mapping is longer than the file
+                raise _truncated(stored) from error
             return _tensor_in(mapped, like, skipped)
         values = torch.empty(like.shape, dtype=like.dtype)
         buffer = memoryview(values.reshape(-1).view(torch.uint8).numpy())
         file.seek(stored.begin)
         done = 0
         while done < size:
-            got = file.readinto(buffer[done:])  # type: ignore[attr-defined]
+            got = file.readinto(buffer[done:])
             if not got:
-                raise _cut_off(stored)
+                raise _truncated(stored)
             done += got
         return values
 
 
-def _cut_off(stored: Stored) -> CheckpointError:
+def _truncated(stored: Stored) -> CheckpointError:
     return CheckpointError(
-        f"{stored.path.name} has become shorter while it was read ({stored.name}).",
-        hint="Nothing else may write to the checkpoint during a conversion.",
+        f"{stored.path.name} has become shorter while {stored.name} was read.",
+        hint="Do not change the checkpoint while it is converted.",
     )

@@ -1,4 +1,4 @@
-"""Tensors in weight files as lazy tensors, and reading them."""
+"""Make lazy tensors of weight files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from onnxport.formats.safetensors_file import read_header
-from onnxport.weights.lazy import LazyTensor, hold
+from onnxport.weights.lazy import LazyTensor, in_memory
 from onnxport.weights.origins import Stored
 from onnxport.weights.pickles import load_tensors
 
-# safetensors' names. A type that is missing here is for the plain loader.
+# Type names of safetensors. Checkpoints with other types are loaded by transformers.
 _DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -28,15 +28,16 @@ _DTYPES = {
 
 
 def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, LazyTensor] | None:
-    """All tensors of a checkpoint by name, unread; None where a type is not one of torch's plain ones.
+    """Return all tensors of a checkpoint by name, without reading them; None if torch lacks one of the types.
 
     Args:
         files: its weight files.
-        weights_format: "safetensors", or "pickle": read with torch's restricted unpickler, the
-            numbers mapped (files older than torch 1.6 are read whole).
+        weights_format: "safetensors", or "pickle": read with torch's restricted unpickler and memory-mapped (files
+            older
+            than torch 1.6 are read into memory).
 
     Raises:
-        CheckpointError: a file is cut off or not what it says.
+        CheckpointError: a file is truncated or damaged.
         UntrustedCheckpointError: a pickle holds more than tensors.
     """
     if weights_format == "pickle":
@@ -54,4 +55,4 @@ def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, Laz
 
 def _pickled(file: Path) -> Iterator[tuple[str, LazyTensor]]:
     for name, tensor in load_tensors(file).items():
-        yield name, hold(tensor, f"{file.name}: {name}")
+        yield name, in_memory(tensor, f"{file.name}: {name}")

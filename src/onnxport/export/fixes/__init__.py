@@ -1,7 +1,7 @@
-"""Repairs, registered by name: of the model's code while it is traced, and of captured graphs.
+"""Fixes, registered by name: for a model's code while it is traced, and for captured graphs.
 
-Each is one file with its upstream cause; `tests/integration/test_fixes.py` shows the failure that
-it mends. A repair acts on a pattern, never on a model's name.
+Each fix is one file that names its upstream cause; `tests/integration/test_fixes.py` shows the failure without it.
+A fix matches a pattern, never the name of a model.
 """
 
 from __future__ import annotations
@@ -31,13 +31,24 @@ GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
 
 
 def apply_graph_fixes(model: onnx_ir.Model) -> tuple[str, ...]:
-    """Apply all repairs in place; returns the names of those that changed something."""
+    """Apply all graph fixes, in place.
+
+    Args:
+        model: a captured graph.
+
+    Returns:
+        Names of the fixes that changed something.
+    """
     return tuple(name for name, fix in GRAPH_FIXES.items() if fix(model))
 
 
 @contextmanager
 def trace_fixes(model: torch.nn.Module) -> Iterator[None]:
-    """All repairs of modelling code, in force while the model is traced and taken back after it."""
+    """Apply all fixes of model code while the model is traced, and undo them afterwards.
+
+    Args:
+        model: the module that is traced.
+    """
     with ExitStack() as stack:
         for fix in TRACE_FIXES.values():
             stack.enter_context(fix(model))

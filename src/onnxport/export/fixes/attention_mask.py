@@ -1,9 +1,8 @@
-"""Attention masks with one row for all queries are repeated for every query.
+"""Expand attention masks with a single query row to one row per query.
 
-Upstream: ONNX's Attention (opset 23) lets the mask broadcast, onnxruntime's CPU kernel does not
-over the query axis: "inconsistent q_sequence_length (between attn_mask and Q)"
-(core/providers/cpu/llm/attention_helper.h, onnxruntime 1.32). Models that build their own
-(batch, 1, 1, keys) mask meet it: layoutlm.
+Upstream: ONNX's Attention (opset 23) broadcasts the mask, but ONNX Runtime's CPU kernel does not broadcast the query
+axis: "inconsistent q_sequence_length (between attn_mask and Q)" (core/providers/cpu/llm/attention_helper.h, ONNX
+Runtime 1.32). Models that build their own (batch, 1, 1, keys) mask are affected, for example layoutlm.
 """
 
 from __future__ import annotations
@@ -19,7 +18,14 @@ _MASK = 3
 
 
 def expand_attention_masks(model: ir.Model) -> int:
-    """Returns how many Attention nodes were given a repeated mask."""
+    """Expand masks, in place.
+
+    Args:
+        model: a captured graph.
+
+    Returns:
+        The number of Attention nodes with an expanded mask.
+    """
     made: dict[tuple[object, ...], ir.Value] = {}
     count = 0
     for node in list(model.graph):

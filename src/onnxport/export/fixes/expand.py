@@ -1,4 +1,4 @@
-"""Repeat a value along one axis to the length of another value's axis, inside the graph."""
+"""Repeat a value along one axis to the size of another value's axis, inside the graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ def expand_before(
 ) -> ir.Value:
     """Insert `Expand(value, [*before, like.shape[axis], *after])` before `node`.
 
-    Expand broadcasts both ways, so ones in the target shape leave the value's own axes as they are.
+    Expand broadcasts in both directions, so ones in the target shape keep the value's own axes.
+
+    Args:
+        model: the graph, in place.
+        node: new nodes are inserted before it.
+        value: the value to repeat.
+        like: the value with the axis to match.
+        axis: index of that axis.
+        before: sizes before the axis in the target shape.
+        after: sizes after the axis in the target shape.
+
+    Returns:
+        The repeated value.
     """
     import numpy as np
     import onnx_ir as ir

@@ -1,8 +1,8 @@
-"""Keys and values with one head for all queries are repeated for every head while tracing.
+"""Expand keys and values with a single head to all heads while tracing.
 
-Upstream: torch lets one head of keys broadcast over the heads of the queries, torch.onnx's translation
-does not: "SDPA (MHA) requires q_num_heads = kv_num_heads" (torch/onnx/_internal/exporter/_torchlib/ops/nn.py,
-torch 2.13). falcon with `multi_query` meets it.
+Upstream (torch 2.13): torch broadcasts one head of keys over the heads of the queries, torch.onnx does not: "SDPA (MHA)
+requires q_num_heads = kv_num_heads" (torch/onnx/_internal/exporter/_torchlib/ops/nn.py). falcon with `multi_query` is
+affected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_key_head(model: torch.nn.Module) -> Iterator[None]:
-    """Attention in which `key` and `value` are given as many heads as `query` when they have one."""
+    """Patch `scaled_dot_product_attention` to expand `key` and `value` to the heads of `query` if they have one head.
+
+    Args:
+        model: not used; every trace fix takes it.
+    """
     from torch.nn import functional
 
     original = functional.scaled_dot_product_attention

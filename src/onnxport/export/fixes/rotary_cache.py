@@ -1,9 +1,9 @@
-"""Rotary tables shared by all rows of a batch are repeated for every row.
+"""Expand rotary tables that all rows of a batch share to one table per row.
 
-Upstream: without `position_ids`, ONNX's RotaryEmbedding (opset 23) wants tables of shape (batch,
-sequence, size / 2), and onnxruntime checks it; torch.onnx fuses the operator from models whose
-tables are (1, sequence, size / 2) and broadcast: "Inputs 'cos_cache' and 'sin_cache' are expected
-to have the same shape as input 'x', got 1 and ..." (onnxruntime 1.32). Met by modernbert.
+Upstream: without `position_ids`, ONNX's RotaryEmbedding (opset 23) requires tables of shape (batch, sequence, size /
+2), and ONNX Runtime 1.32 checks it: "Inputs 'cos_cache' and 'sin_cache' are expected to have the same shape as input
+'x', got 1 and ...". torch.onnx also fuses the operator from models whose tables are (1, sequence, size / 2) and
+broadcast. modernbert is affected.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ _COS, _SIN, _POSITIONS = 1, 2, 3
 
 
 def expand_rotary_caches(model: ir.Model) -> int:
-    """Returns how many RotaryEmbedding nodes were given repeated tables."""
+    """Expand tables, in place.
+
+    Args:
+        model: a captured graph.
+
+    Returns:
+        The number of expanded inputs of RotaryEmbedding nodes.
+    """
     made: dict[tuple[object, ...], ir.Value] = {}
     count = 0
     for node in list(model.graph):
         if node.op_type != "RotaryEmbedding" or node.domain not in ("", "ai.onnx"):
             continue
         if len(node.inputs) > _POSITIONS and node.inputs[_POSITIONS] is not None:
-            continue  # the tables are looked up by position then
+            continue  # tables are indexed by position
         rows = node.inputs[0]
         if rows is None:
             continue

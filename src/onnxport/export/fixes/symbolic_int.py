@@ -1,11 +1,10 @@
-"""`int(size)` in modelling code keeps a symbolic size symbolic.
+"""Keep symbolic sizes symbolic in `int(size)` while tracing.
 
-Upstream: `int()` of a `torch.SymInt` asks for its value, which fixes the axis at the traced size
-without need: depth_anything (5.23) interpolates to `(int(patch_height * patch_size), ...)`. While
-tracing, the modules that define the model see an `int` that hands symbolic sizes back as they
-are; sizes are integers already, so nothing is lost. The length of a convolution's result written as
-`int((length - 127) / 64 + 1)` (moonshine, 5.23) becomes the floor of an integer division, which is the same
-for lengths that are no shorter than the kernel.
+Upstream: `int()` of a `torch.SymInt` asks for its value, which makes the axis static at the traced size without need:
+depth_anything (transformers 5.23) interpolates to `(int(patch_height * patch_size), ...)`. While tracing, the modules
+that define the model use an `int` that returns symbolic sizes unchanged. The length of a convolution that is written as
+`int((length - 127) / 64 + 1)` (moonshine, transformers 5.23) becomes the floor of an integer division. Both are equal
+for lengths that are not shorter than the kernel.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ class _Int(builtins.int, metaclass=_IntMeta):
 
 
 def _floor(number: Any) -> Any:
-    """The floor of a symbolic quotient of integers, as a symbolic integer; None where it is something else."""
+    """Return the floor of a symbolic quotient of integers as a symbolic integer; None for other expressions."""
     import sympy  # type: ignore[import-untyped]
     from torch.utils._sympy.functions import FloorDiv, IntTrueDiv, ToFloat
 
     node = number.node
     expression = node.expr.replace(IntTrueDiv, lambda p, q: p / q).replace(ToFloat, lambda value: value)
-    above, below = sympy.fraction(sympy.infer_tied_axes(sympy.nsimplify(expression, rational=True)))
+    above, below = sympy.fraction(sympy.together(sympy.nsimplify(expression, rational=True)))
     if not below.is_Integer or not above.is_integer:
         return None
     return node.shape_env.create_symintnode(FloorDiv(above, below), hint=builtins.int(node.hint))
@@ -54,7 +53,11 @@ def _floor(number: Any) -> Any:
 
 @contextmanager
 def symbolic_int(model: torch.nn.Module) -> Iterator[None]:
-    """Shadow `int` in the modules that define the parts of `model`."""
+    """Replace `int` in the modules that define parts of `model`.
+
+    Args:
+        model: the module that is traced.
+    """
     names = {type(part).__module__ for part in model.modules()}
     modules = [sys.modules[name] for name in sorted(names) if name.startswith(_PREFIX)]
     patched = [module for module in modules if "int" not in vars(module)]
@@ -64,4 +67,4 @@ def symbolic_int(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in patched:
-            del module.int  # type: ignore[attr-defined]
+            del module.int

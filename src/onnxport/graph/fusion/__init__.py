@@ -1,1 +1,1 @@
-"""Fuse attention and normalization of a decoder into operators of ONNX Runtime."""
+"""Replace attention, norms and projections of a decoder by ONNX Runtime's fused operators."""

@@ -1,4 +1,4 @@
-"""A decoder's graph for one kind of processor: ONNX Runtime's fused operators instead of portable ones."""
+"""Write a decoder with ONNX Runtime's fused operators for one execution provider, instead of portable operators."""
 
 from __future__ import annotations
 
@@ -7,34 +7,39 @@ from pathlib import Path
 
 from onnxport.errors import ExportError
 from onnxport.graph.fusion.attention_layers import NotFusedError
-from onnxport.graph.fusion.grouped_attention import Attentions, group_attention
+from onnxport.graph.fusion.group_query_attention import FusedAttention, fuse_attention
 from onnxport.graph.fusion.skip_norm import fuse_skip_norms
-from onnxport.runtime.shared_cache import CACHE_KEY, LONGEST_KEY, PACKED, WINDOW_KEY
+from onnxport.runtime.cache.packed_rows import CACHE_KEY, LONGEST_KEY, PACKED, WINDOW_KEY
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What was done to a graph.
+class FusedDecoder:
+    """What was fused in a graph.
 
     Attributes:
-        attentions: the layers that were fused.
-        norms: how many norms took the sum before them.
+        attention: the fused attention layers.
+        norms: number of norms that were fused with the addition before them.
         inputs: names of the graph's inputs.
     """
 
-    attentions: Attentions
+    attention: FusedAttention
     norms: int
     inputs: tuple[str, ...]
 
 
-def write_fused_decoder(source: Path, target: Path, longest: int) -> Fused:
+def write_fused_decoder(source: Path, target: Path, max_tokens: int) -> FusedDecoder:
     """Write `target`: the decoder `source` with fused attention, norms and projections.
 
     Args:
-        longest: tokens, past and new, that the graph must take; it refuses more.
+        source: the portable graph.
+        target: the file to write.
+        max_tokens: largest number of past and new tokens in a call; the graph accepts no more.
+
+    Returns:
+        What was fused.
 
     Raises:
-        ExportError: its attention cannot be fused; nothing was written.
+        ExportError: the attention cannot be fused.
     """
     import onnx_ir as ir
 
@@ -43,16 +48,16 @@ def write_fused_decoder(source: Path, target: Path, longest: int) -> Fused:
 
     model = ir.load(source)
     try:
-        attentions = group_attention(model, longest)
+        attention = fuse_attention(model, max_tokens)
     except NotFusedError as error:
         raise ExportError(
-            f"{source.name} cannot be fused: {error}.",
-            hint="Use model.onnx as it is, or `onnxport optimize` without --for.",
+            f"{error}.",
+            hint=f"Use onnx/{source.name}, which works without fusion.",
         ) from error
     norms = fuse_skip_norms(model)
     model.metadata_props[CACHE_KEY] = PACKED
-    model.metadata_props[LONGEST_KEY] = str(attentions.longest)
-    if attentions.windows:
-        model.metadata_props[WINDOW_KEY] = str(min(attentions.windows))
+    model.metadata_props[LONGEST_KEY] = str(attention.max_tokens)
+    if attention.windows:
+        model.metadata_props[WINDOW_KEY] = str(min(attention.windows))
     write_model(model, target, external=bool(data_files(source)))
-    return Fused(attentions, norms, tuple(str(value.name) for value in model.graph.inputs))
+    return FusedDecoder(attention, norms, tuple(str(value.name) for value in model.graph.inputs))

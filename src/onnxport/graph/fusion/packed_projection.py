@@ -1,4 +1,4 @@
-"""Queries, keys and values from one product, where they are three of the same input."""
+"""Compute queries, keys and values in one matrix product, if they are three products of the same input."""
 
 from __future__ import annotations
 
@@ -13,43 +13,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Projection:
-    """Inputs of the attention: (rows, tokens, heads * features), key and value None where all are in one."""
+    """Inputs of the attention operator.
+
+    Attributes:
+        values: query, key and value, (rows, tokens, heads * features). Key and value are None if the first holds all
+            three.
+    """
 
     values: tuple[ir.Value, ir.Value | None, ir.Value | None]
 
 
 @dataclass(frozen=True)
 class _Linear:
-    """x @ weight + bias."""
+    """A linear layer: data @ weight + bias."""
 
     data: ir.Value
     weight: ir.Value
     bias: ir.Value | None
 
 
-def project(model: ir.Model, place: ir.Node, query: ir.Value, key: ir.Value, value: ir.Value, name: str) -> Projection:
-    """Queries, keys and values as the attention takes them.
+def project(model: ir.Model, before: ir.Node, query: ir.Value, key: ir.Value, value: ir.Value, name: str) -> Projection:
+    """Return queries, keys and values in the layout of GroupQueryAttention.
 
     Args:
-        place: new nodes are put before it.
-        query, key, value: (rows, heads, tokens, features).
-        name: of new nodes.
+        model: the graph, in place.
+        before: new nodes are inserted before this node.
+        query: (rows, heads, tokens, features).
+        key: (rows, key heads, tokens, features).
+        value: (rows, key heads, tokens, features).
+        name: prefix of the names of new nodes.
     """
-    parts = [_flat(given) for given in (query, key, value)]
+    parts = [_before_head_split(given) for given in (query, key, value)]
     flat = [part for part in parts if part is not None]
     if len(flat) == 3:
-        whole = _whole(flat) or _packed(model, place, flat, name)
+        whole = _sliced_source(flat) or _merge_products(model, before, flat, name)
         if whole is not None:
             return Projection((whole, None, None))
     found = [
-        part if part is not None else _flattened(model, place, given, f"{name}.{kind}")
+        part if part is not None else _merge_heads(model, before, given, f"{name}.{kind}")
         for part, given, kind in zip(parts, (query, key, value), ("query", "key", "value"), strict=True)
     ]
     return Projection((found[0], found[1], found[2]))
 
 
-def _flat(value: ir.Value) -> ir.Value | None:
-    """(rows, tokens, heads * features) that (rows, heads, tokens, features) was made of, if it was."""
+def _before_head_split(value: ir.Value) -> ir.Value | None:
+    """Return the (rows, tokens, heads * features) tensor behind (rows, heads, tokens, features), or None."""
     node = value.producer()
     if node is None or node.op_type != "Transpose" or list(node.attributes.get_ints("perm", [])) != [0, 2, 1, 3]:
         return None
@@ -61,14 +69,14 @@ def _flat(value: ir.Value) -> ir.Value | None:
     return source if same and source.shape[2] == _width(value) else None
 
 
-def _flattened(model: ir.Model, place: ir.Node, value: ir.Value, name: str) -> ir.Value:
-    """The same by moving numbers, where something is done head by head before."""
+def _merge_heads(model: ir.Model, before: ir.Node, value: ir.Value, name: str) -> ir.Value:
+    """Insert nodes that merge the heads, for values that were changed head by head."""
     import onnx_ir as ir
 
     producer = value.producer()
-    turned = producer is not None and producer.op_type == "Transpose"
+    transposed = producer is not None and producer.op_type == "Transpose"
     tape = ir.tape.Tape()
-    if producer is not None and turned and list(producer.attributes.get_ints("perm", [])) == [0, 2, 1, 3]:
+    if producer is not None and transposed and list(producer.attributes.get_ints("perm", [])) == [0, 2, 1, 3]:
         source = producer.inputs[0]
     else:
         source = tape.op("Transpose", [value], {"perm": [0, 2, 1, 3]})
@@ -78,17 +86,17 @@ def _flattened(model: ir.Model, place: ir.Node, value: ir.Value, name: str) -> i
         node.name = node.outputs[0].name = f"{name}.flat_{index}"
     assert value.shape is not None
     flat.shape, flat.type = ir.Shape([value.shape[0], value.shape[2], _width(value)]), value.type
-    model.graph.insert_before(place, tape.nodes)
+    model.graph.insert_before(before, tape.nodes)
     return flat
 
 
 def _width(value: ir.Value) -> int:
     assert value.shape is not None
-    return int(value.shape[1]) * int(value.shape[3])  # type: ignore[arg-type]
+    return int(value.shape[1]) * int(value.shape[3])
 
 
-def _whole(parts: list[ir.Value]) -> ir.Value | None:
-    """The value that the three are slices of, one behind the other, without a rest."""
+def _sliced_source(parts: list[ir.Value]) -> ir.Value | None:
+    """Return the tensor that the three parts are consecutive slices of, if they cover it completely."""
     import onnx_ir as ir
 
     sources, expected = set(), 0
@@ -100,7 +108,7 @@ def _whole(parts: list[ir.Value]) -> ir.Value | None:
             if list(node.outputs).index(part) != number or len(node.outputs) != 3:
                 return None
         elif node.op_type == "Slice" and len(node.inputs) > 3:
-            numbers = [_number(given) for given in node.inputs[1:]]
+            numbers = [_scalar_int(given) for given in node.inputs[1:]]
             if numbers[0] != expected or numbers[2] not in (2, -1) or (len(numbers) > 3 and numbers[3] != 1):
                 return None
         else:
@@ -112,8 +120,8 @@ def _whole(parts: list[ir.Value]) -> ir.Value | None:
     return source if fits and not others else None
 
 
-def _packed(model: ir.Model, place: ir.Node, parts: list[ir.Value], name: str) -> ir.Value | None:
-    """One product instead of three; the three weights are in the graph no more."""
+def _merge_products(model: ir.Model, before: ir.Node, parts: list[ir.Value], name: str) -> ir.Value | None:
+    """Replace three products by one with concatenated weights, if all three have the same input."""
     import onnx_ir as ir
 
     linears = [_linear(part) for part in parts]
@@ -122,18 +130,18 @@ def _packed(model: ir.Model, place: ir.Node, parts: list[ir.Value], name: str) -
         return None
     if len({linear.bias is None for linear in known}) != 1:
         return None
-    weight = _joined(model, [linear.weight for linear in known], f"{name}.qkv.weight")
+    weight = _concatenate_weights(model, [linear.weight for linear in known], f"{name}.qkv.weight")
     tape = ir.tape.Tape()
     product = tape.op("MatMul", [known[0].data, weight])
     biases = [linear.bias for linear in known if linear.bias is not None]
     if biases:
-        product = tape.op("Add", [product, _joined(model, biases, f"{name}.qkv.bias")])
+        product = tape.op("Add", [product, _concatenate_weights(model, biases, f"{name}.qkv.bias")])
     for index, node in enumerate(tape.nodes):
         node.name = node.outputs[0].name = f"{name}.qkv_{index}"
         first = parts[0].shape
         assert first is not None and weight.shape is not None
         node.outputs[0].shape, node.outputs[0].type = ir.Shape([*first[:2], weight.shape[1]]), parts[0].type
-    model.graph.insert_before(place, tape.nodes)
+    model.graph.insert_before(before, tape.nodes)
     return product
 
 
@@ -155,8 +163,8 @@ def _is_weight(value: ir.Value, rank: int) -> bool:
     return value.is_initializer() and value.const_value is not None and len(value.const_value.shape) == rank
 
 
-def _joined(model: ir.Model, weights: list[ir.Value], name: str) -> ir.Value:
-    """The weights side by side, read when they are written."""
+def _concatenate_weights(model: ir.Model, weights: list[ir.Value], name: str) -> ir.Value:
+    """Return the weights concatenated on the last axis; they are read while the graph is written."""
     import onnx_ir as ir
 
     tensors: list[Any] = [weight.const_value for weight in weights]
@@ -183,6 +191,6 @@ def _register(model: ir.Model, name: str, tensor: Any) -> ir.Value:
     return value
 
 
-def _number(value: ir.Value | None) -> int | None:
+def _scalar_int(value: ir.Value | None) -> int | None:
     tensor = value.const_value if value is not None else None
     return int(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None

@@ -1,8 +1,8 @@
-"""A sum and the norm of it in one operator.
+"""Fuse a residual addition with the norm after it.
 
-A transformer adds what a layer found to what it found it in, and norms the sum. ONNX Runtime has both in
-one: SkipSimplifiedLayerNormalization for RMSNormalization, SkipLayerNormalization for LayerNormalization.
-The sum itself, which the next layer needs, is a further output.
+A transformer adds the result of a layer to its input and normalizes the sum. ONNX Runtime has one operator for both:
+SkipSimplifiedLayerNormalization for RMSNormalization, SkipLayerNormalization for LayerNormalization. The sum, which
+the next layer reads, is a further output.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ _FLOAT = 1
 
 
 def fuse_skip_norms(model: ir.Model) -> int:
-    """Returns how many norms took the sum before them, in place."""
+    """Fuse additions with norms, in place.
+
+    Args:
+        model: the graph.
+
+    Returns:
+        The number of fused norms.
+    """
     return sum(_fuse(model, node) for node in list(model.graph) if node.op_type in _FUSED and node.domain == "")
 
 
@@ -29,18 +36,18 @@ def _fuse(model: ir.Model, norm: ir.Node) -> bool:
     if data is None or add is None or not _is_plain_sum(add) or not _norms_last_axis(norm, data):
         return False
     kind = _FUSED[norm.op_type]
-    wanted = data.is_graph_output() or len(data.uses()) > 1
+    sum_is_read = data.is_graph_output() or len(data.uses()) > 1
     fused = ir.node(
         kind,
         [*add.inputs, *norm.inputs[1:]],
         {"epsilon": norm.attributes.get_float("epsilon", 1e-5)},
         domain="com.microsoft",
-        num_outputs=4 if wanted else 1,
+        num_outputs=4 if sum_is_read else 1,
         name=norm.name,
     )
     model.graph.insert_before(add, fused)
     pairs = [(norm.outputs[0], fused.outputs[0])]
-    if wanted:
+    if sum_is_read:
         fused.outputs[1].name = fused.outputs[2].name = ""
         pairs.append((data, fused.outputs[3]))
     for old, new in pairs:
@@ -54,7 +61,7 @@ def _fuse(model: ir.Model, norm: ir.Node) -> bool:
 
 
 def _is_plain_sum(node: ir.Node) -> bool:
-    """Two tensors of one known shape, (rows, tokens, features): nothing is repeated."""
+    """Return whether the node adds two tensors of one known shape (rows, tokens, features), without broadcasting."""
     if node.op_type != "Add" or node.domain != "":
         return False
     shapes = [value.shape for value in (*node.inputs, *node.outputs) if value is not None]

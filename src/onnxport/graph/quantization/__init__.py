@@ -1,1 +1,1 @@
-"""Quantize the weights of a graph, to int8 or in blocks of 4 or 8 bits."""
+"""Quantize weights: dynamic int8, or weight-only in blocks of 4 or 8 bits."""

@@ -1,4 +1,4 @@
-"""Rounded weights as tensors that are computed while they are written (`graph.blocks`)."""
+"""Quantized weights as tensors that are computed while they are written (see `blocks`)."""
 
 from __future__ import annotations
 
@@ -8,59 +8,75 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.graph.quantization.blocks import Blocks, quantize, rounded, shapes
+from onnxport.graph.quantization.blocks import Blocks, block_shapes, dequantized_strips, quantize_blocks
 
 
-class RoundedWeight:
-    """One weight in blocks: `data` and `scales` are made from it when they are asked for.
+class BlockWeight:
+    """A weight in quantized blocks; `data` and `scales` are computed on demand.
 
     Args:
         tensor: float32 with two axes.
-        name: of the weight; `name.q4` and `name.scales` are those of the tensors.
+        name: name of the weight; the tensors are called `name.q4` (or `name.q8`) and `name.scales`.
         bits: 4 or 8.
-        by_row: as for `blocks.quantize`.
+        by_row: see `blocks.quantize_blocks`.
 
     Attributes:
-        outputs, inputs: of the product with it.
+        outputs: outputs of the product with the weight.
+        inputs: inputs of the product with the weight.
+        data: the integers, uint8 (outputs, blocks, 4 * bits).
+        scales: float32 (outputs, blocks).
     """
 
     def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool) -> None:
         self.tensor, self.bits, self.by_row = tensor, bits, by_row
         rows, columns = (int(size) for size in tensor.shape)
         self.outputs, self.inputs = (rows, columns) if by_row else (columns, rows)
-        data, scales = shapes(self.outputs, self.inputs, bits)
-        self.data = _Part(self, "data", ir.DataType.UINT8, data, f"{name}.q{bits}")
-        self.scales = _Part(self, "scales", ir.DataType.FLOAT, scales, f"{name}.scales")
-        self._made: Blocks | None = None
+        data, scales = block_shapes(self.outputs, self.inputs, bits)
+        self.data = _BlockTensor(self, "data", ir.DataType.UINT8, data, f"{name}.q{bits}")
+        self.scales = _BlockTensor(self, "scales", ir.DataType.FLOAT, scales, f"{name}.scales")
+        self._blocks: Blocks | None = None
 
-    def part(self, which: str) -> np.ndarray[Any, Any]:
-        """`data` or `scales`. Written one after the other, they are computed once, and the first is not held."""
-        made = self._made if self._made is not None else quantize(self.tensor, self.bits, by_row=self.by_row)
-        self._made = Blocks(np.empty(0, np.uint8), made.scales) if which == "data" else None
-        part: np.ndarray[Any, Any] = getattr(made, which)
-        return part if part.size else quantize(self.tensor, self.bits, by_row=self.by_row).data
+    def values(self, which: str) -> np.ndarray[Any, Any]:
+        """Return `data` or `scales`.
+
+        Both are computed once if they are read one after the other. `data` is not kept in memory.
+
+        Args:
+            which: "data" or "scales".
+        """
+        made = self._blocks if self._blocks is not None else quantize_blocks(self.tensor, self.bits, by_row=self.by_row)
+        self._blocks = Blocks(np.empty(0, np.uint8), made.scales) if which == "data" else None
+        values: np.ndarray[Any, Any] = getattr(made, which)
+        return values if values.size else quantize_blocks(self.tensor, self.bits, by_row=self.by_row).data
 
 
-class _Part(ir.LazyTensor):
-    """The integers or the scales."""
+class _BlockTensor(ir.LazyTensor):  # type: ignore[misc]
+    """The integers or the scales of a `BlockWeight`."""
 
-    def __init__(self, weight: RoundedWeight, which: str, dtype: ir.DataType, shape: Any, name: str) -> None:
+    def __init__(self, weight: BlockWeight, which: str, dtype: ir.DataType, shape: Any, name: str) -> None:
         super().__init__(
-            lambda: ir.Tensor(weight.part(which), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
+            lambda: ir.Tensor(weight.values(which), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
         )
         self.weight, self.which = weight, which
 
     @property
     def origin(self) -> tuple[Any, ...] | None:
-        """Equal for two that are made of the same bytes of a file (`graph.shared_weights`)."""
+        """Equal for two tensors that are computed from the same bytes of a file (see `graph.shared_weights`)."""
         tensor = self.weight.tensor
         if not isinstance(tensor, ir.ExternalTensor):
             return None
         return (tensor.path, tensor.offset, tensor.length, self.which, self.weight.bits, self.weight.by_row)
 
 
-class RoundedTensor(ir.LazyTensor):
-    """A weight in its own type and layout, as the numbers that its blocks stand for."""
+class DequantizedTensor(ir.LazyTensor):  # type: ignore[misc]
+    """A weight in its own type and layout, with the values that its quantized blocks represent.
+
+    Args:
+        tensor: float32 with two axes.
+        name: name of the weight.
+        bits: 4 or 8.
+        by_row: see `blocks.quantize_blocks`.
+    """
 
     def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool) -> None:
         super().__init__(
@@ -70,9 +86,9 @@ class RoundedTensor(ir.LazyTensor):
         self._tensor, self._bits, self._by_row = tensor, bits, by_row
 
     def blocks(self) -> Iterator[memoryview]:
-        """Its bytes, strip by strip."""
+        """Yield its bytes, strip by strip."""
         for strip in self._strips():
             yield memoryview(strip.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
     def _strips(self) -> Iterator[np.ndarray[Any, Any]]:
-        return rounded(self._tensor, self._bits, by_row=self._by_row)
+        return dequantized_strips(self._tensor, self._bits, by_row=self._by_row)

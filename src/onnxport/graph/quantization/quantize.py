@@ -1,4 +1,4 @@
-"""Graphs of smaller numbers: dynamic int8 through onnxruntime, weight-only int4 and int8 in blocks."""
+"""Write quantized graphs: dynamic int8 with ONNX Runtime's quantizer, weight-only int4 and int8 in blocks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Precision:
     """One row of `PRECISIONS`.
 
     Attributes:
-        suffix: of the graph's name, "model_q4.onnx"; what transformers.js calls its dtype.
-        bits: of a weight alone; None where activations are quantized too, at run time.
-        title: what is done, for people.
+        suffix: suffix of the graph's name, "model_q4.onnx"; the dtype of transformers.js.
+        bits: bits of a weight for weight-only quantization; None for dynamic quantization.
+        title: title of the step.
     """
 
     suffix: str
@@ -32,13 +32,13 @@ class Precision:
 
 PRECISIONS = {
     "int8": Precision("quantized", None, "Quantize to int8"),
-    "int4": Precision("q4", 4, "Round weights to int4"),
-    "int8-weights": Precision("int8", 8, "Round weights to int8"),
+    "int4": Precision("q4", 4, "Quantize weights to int4"),
+    "int8-weights": Precision("int8", 8, "Quantize weights to int8"),
 }
 
 
-# Names of those that round weights alone.
-ROUNDED = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
+# Names of weight-only precisions.
+WEIGHT_ONLY = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
 
 
 # onnxruntime's quantizer holds the weights as a message, as arrays and once more as what it writes.
@@ -46,27 +46,35 @@ QUANTIZER_COPIES = 3
 
 
 @dataclass
-class _Held:
+class _Loaded:
     model: Any
 
 
 def find_precision(name: str) -> Precision:
-    """The row of a name.
+    """Return the row of a precision.
+
+    Args:
+        name: a key of `PRECISIONS`.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such precision.
     """
     if name not in PRECISIONS:
         raise UsageError(
-            f"There is no precision {name!r}.",
-            hint=did_you_mean(name, PRECISIONS) or f"There are {', '.join(PRECISIONS)}.",
+            f"The precision {name!r} does not exist.",
+            hint=did_you_mean(name, PRECISIONS) or f"Use one of {', '.join(PRECISIONS)}.",
         )
     return PRECISIONS[name]
 
 
 def quantized_name(name: str, *, single: bool) -> str:
-    """`model_quantized.onnx` in a folder (what transformers.js reads), `model-quantized.onnx` beside a
-    single graph (what the original script wrote). The suffix goes before the last extension."""
+    """Return the file name of a dynamically quantized graph; the suffix goes before the last extension.
+
+    Args:
+        name: file name of the float32 graph.
+        single: whether it is a single graph: `model-quantized.onnx`. In a folder it is `model_quantized.onnx`, as
+            transformers.js expects.
+    """
     path = Path(name)
     return f"{path.stem}{'-' if single else '_'}quantized{path.suffix}"
 
@@ -104,43 +112,43 @@ def quantize_dynamic(source: Path, target: Path) -> None:
     require_exact_sums(target, "The graph is wrong, not inexact: report this model.", "Nothing was written.")
 
 
-def write_rounded(
+def write_weight_only(
     sources: Sequence[Path], targets: Sequence[Path], bits: int, *, float_activations: bool = False
 ) -> list[WrittenModel]:
-    """Write graphs of one folder with weights of 4 or 8 bits in blocks; one that two of them read is stored once.
+    """Write graphs of one folder with weights of 4 or 8 bits in blocks; weights that they share are stored once.
 
-    One weight is in memory at a time. Weights go beside the graph where they are beside a source.
+    One weight is in memory at a time. Weights are stored beside a graph if those of a source are.
 
     Args:
         sources: float32 graphs.
-        targets: a file for each, in one folder.
-        bits: of a weight.
-        float_activations: products take their inputs in float32, instead of rounding them to 8 bits.
+        targets: a file for each graph, in one folder.
+        bits: bits of a weight, 4 or 8.
+        float_activations: compute products with float32 activations instead of 8-bit ones.
 
     Raises:
-        UsageError: no weight can be rounded.
-        OutputError: no space.
+        UsageError: a graph has no weight that can be quantized.
+        OutputError: there is not enough space.
     """
     from onnxport.artifact.data_files import data_files
     from onnxport.graph.quantization.weight_only import (
         FLOAT_ACTIVATIONS,
-        ROUNDED_ACTIVATIONS,
+        INT8_ACTIVATIONS,
         load_graph,
-        round_weights,
+        quantize_weights,
     )
     from onnxport.graph.strip import strip
     from onnxport.graph.write import WeightFiles, write_graphs
     from onnxport.progress import Silent
 
-    graphs = [_Held(load_graph(source)) for source in sources]
-    level = FLOAT_ACTIVATIONS if float_activations else ROUNDED_ACTIVATIONS
-    counts = [round_weights(graph.model, bits, level) for graph in graphs]
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    level = FLOAT_ACTIVATIONS if float_activations else INT8_ACTIVATIONS
+    counts = [quantize_weights(graph.model, bits, level) for graph in graphs]
     if not all(counts):
         bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
         raise UsageError(
-            f"{bare.name} has no weight that can be rounded: a matrix of at least 32 by 16 that only MatMul, Gemm "
-            "and Gather read.",
-            hint="Dynamic int8 may do: `onnxport quantize PATH`.",
+            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only MatMul, "
+            "Gemm and Gather read.",
+            hint="Use dynamic int8: `onnxport quantize PATH`.",
         )
     for graph in graphs:
         strip(graph.model)

@@ -1,1 +1,1 @@
-"""Graphs with static shapes."""
+"""Make graphs with static shapes."""

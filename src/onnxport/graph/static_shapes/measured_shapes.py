@@ -1,4 +1,4 @@
-"""Shapes that inference does not find, from running the graph; where they cannot depend on what is in the inputs."""
+"""Get shapes that shape inference does not find by running the graph, where they cannot depend on input values."""
 
 from __future__ import annotations
 
@@ -10,61 +10,64 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Operators that make sizes of numbers; others make them of sizes.
-_ALWAYS = frozenset("Compress If Loop NonMaxSuppression NonZero Optional Scan StringSplit Unique".split())
-# Of these it is the inputs after the first, which may be constants.
-_SIZED = frozenset(
+# Operators whose output size depends on input values.
+_DATA_DEPENDENT = frozenset("Compress If Loop NonMaxSuppression NonZero Optional Scan StringSplit Unique".split())
+# The output size depends on the values of the inputs after the first, which may be constants.
+_SIZED_BY_LATER_INPUTS = frozenset(
     "AffineGrid CenterCropPad Col2Im Expand MaxUnpool OneHot Pad Reshape Resize Slice Split SplitToSequence "
     "SequenceAt Squeeze Tile TopK Unsqueeze Upsample".split()
 )
-# And of these all.
-_MADE = frozenset(("ConstantOfShape", "Range"))
+# The output size depends on the values of all inputs.
+_SIZED_BY_ALL_INPUTS = frozenset(("ConstantOfShape", "Range"))
 
 
 def measure_shapes(model: ir.Model, source: Path) -> tuple[str, ...]:
-    """Give values without a known shape the one that a run shows, in place.
+    """Set unknown shapes to those of a run, in place.
 
-    An operator that makes sizes of numbers (NonZero, Range) may give another size with other inputs, and so may what
-    comes behind it: those stay as they are.
+    Operators that compute sizes from values (NonZero, Range) may have other sizes with other inputs, and so may the
+    values that depend on them. Their shapes are not set.
 
     Args:
-        source: where the graph came from; weights are read from files in its folder.
+        model: a graph with static inputs.
+        source: the file that the graph comes from; weights are read from its folder.
 
     Returns:
-        The values that stay without, with their operators.
+        The values without a known shape, with their operators.
     """
     import onnx_ir as ir
 
     unknown = {output: node for node in model.graph for output in node.outputs if output.name and not _is_known(output)}
     if not unknown:
         return ()
-    if not any(map(_is_settled, unknown.values())):
+    if not any(map(_follows_from_shapes, unknown.values())):
         return tuple(f"{value.name} ({node.op_type})" for value, node in unknown.items())
-    seen = _run(model, [str(value.name) for value in unknown], source)
-    unsettled = []
+    measured = _run(model, [str(value.name) for value in unknown], source)
+    data_dependent = []
     for value, node in unknown.items():
-        if value.name in seen and _is_settled(node):
-            value.shape = ir.Shape(seen[value.name])
+        if value.name in measured and _follows_from_shapes(node):
+            value.shape = ir.Shape(measured[value.name])
         else:
-            unsettled.append(f"{value.name} ({node.op_type})")
-    return tuple(unsettled)
+            data_dependent.append(f"{value.name} ({node.op_type})")
+    return tuple(data_dependent)
 
 
 def _is_known(value: ir.Value) -> bool:
     return value.const_value is not None or (value.shape is not None and value.shape.is_static())
 
 
-def _is_settled(node: ir.Node) -> bool:
-    """Whether the sizes of what it makes follow from sizes that are known."""
+def _follows_from_shapes(node: ir.Node) -> bool:
+    """Return whether the output shapes depend on known shapes and constants only."""
     given = [value for value in node.inputs if value is not None]
-    if node.op_type in _ALWAYS or not all(_is_known(value) for value in given):
+    if node.op_type in _DATA_DEPENDENT or not all(_is_known(value) for value in given):
         return False
-    numbers = given if node.op_type in _MADE else given[1:] if node.op_type in _SIZED else []
-    return all(value.const_value is not None for value in numbers)
+    sizing_inputs = (
+        given if node.op_type in _SIZED_BY_ALL_INPUTS else given[1:] if node.op_type in _SIZED_BY_LATER_INPUTS else []
+    )
+    return all(value.const_value is not None for value in sizing_inputs)
 
 
 def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of values at ordinary inputs; none where the graph does not run."""
+    """Return the shapes of values in a run with plain inputs: masks of ones, otherwise zeros."""
     import onnx
     import onnx_ir as ir
     import onnxruntime
@@ -75,7 +78,7 @@ def _run(model: ir.Model, names: list[str], source: Path) -> dict[str, tuple[int
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")  # no copies of weights
+    options.add_session_config_entry("session.disable_prepacking", "1")  # avoids copies of the weights
     folder = str(source.parent.resolve())
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""A converted model with images in its text in the place of a model: pipelines call its `generate`."""
+"""Converted models for texts with images, as models of transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.pipelines.onnx.model import OnnxModel, folder_config
 from onnxport.pipelines.onnx.sequence_model import generation_config_of, generation_settings
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 
 
 class OnnxImageTextModel(OnnxModel):
-    """A model object that runs a folder's graphs: features of images, embeddings, and the decoder token by token.
+    """A model that generates with the graphs of a folder.
 
     Args:
         folder: a folder with vision_encoder, embed_tokens and decoder_model_merged.
@@ -28,12 +28,12 @@ class OnnxImageTextModel(OnnxModel):
 
     output_modalities = ("text",)
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest = read_folder(self.folder)
-        self.generator = ImageTextGenerator(self.folder, component, threads)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
+        self.generator = ImageTextGenerator(opened, component, threads)
         self.config = folder_config(self.folder)
-        self._look_at(self.generator.reader.session)
+        self._describe(self.generator.reader.session)
         self.main_input_name, self.input_modalities = "input_ids", ("image", "text")
         self.generation_config = generation_config_of(self.folder, self.config)
 
@@ -43,25 +43,25 @@ class OnnxImageTextModel(OnnxModel):
     def generate(
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **keywords: Any
     ) -> torch.Tensor:
-        """Tokens, as transformers' `generate` gives them.
+        """Generate tokens, as transformers' `generate`.
 
         Args:
-            inputs: `input_ids`, if they are not among `keywords`.
-            generation_config: settings; those in `keywords` win.
-            keywords: tensors by name, as the model's processor makes them, and settings.
+            inputs: `input_ids`, if they are not in `keywords`.
+            generation_config: settings; those in `keywords` replace them.
+            keywords: tensors by name, from the model's processor, and settings.
 
         Returns:
             (rows, tokens) int64: prompt and answer, padded on the right.
 
         Raises:
-            UsageError: a setting that onnxport.runtime does not do, or inputs that do not fit.
+            UsageError: a setting that is not supported, or inputs that do not fit.
         """
-        said = {} if generation_config is None else generation_config.to_diff_dict()
+        configured = {} if generation_config is None else generation_config.to_diff_dict()
         tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
         if inputs is not None:
             tensors["input_ids"] = inputs
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        chosen = self.generator.settings(**generation_settings(said | keywords))
+        chosen = self.generator.settings(**generation_settings(configured | keywords))
         answers = self.generator.tokens(arrays, chosen)
         prompts = arrays["input_ids"].repeat(chosen.num_return_sequences, 0)
         longest = max(map(len, answers))

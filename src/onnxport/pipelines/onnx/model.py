@@ -1,4 +1,4 @@
-"""A converted folder in the place of a model: transformers' pipelines run it on ONNX Runtime."""
+"""Converted folders as models of transformers' pipelines; ONNX Runtime runs the graphs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import ModelOutput
 
-from onnxport.artifact.folder import read_folder
-from onnxport.artifact.manifest import Manifest
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import UsageError
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import TensorSpec
 
-# Inputs that preprocessing often leaves out, and what they then mean.
+# Inputs that preprocessing often leaves out: they are ones or zeros of the shape of another input.
 _ONES = {"attention_mask": "input_ids", "pixel_mask": "pixel_values", "pixel_attention_mask": "pixel_values"}
 _ZEROS = {"token_type_ids": "input_ids"}
 _MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 
 
 class OnnxModel:
-    """A model object that runs a folder's graph; has what pipelines ask a model for.
+    """A model that runs the graph of a folder, with the attributes and methods that pipelines use.
 
     Args:
-        folder: a folder that onnxport wrote.
-        component: name of the graph in it.
+        folder: a folder that onnxport wrote, by its path or opened already.
+        component: name of the graph.
         threads: threads of one operator; None lets ONNX Runtime choose.
 
     Raises:
@@ -38,14 +37,14 @@ class OnnxModel:
     device = torch.device("cpu")
     training = False
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest: Manifest = read_folder(self.folder)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
         self.config = folder_config(self.folder)
-        self._look_at(OnnxSession(self.folder, component, threads))
+        self._describe(OnnxSession(opened, component, threads))
 
-    def _look_at(self, session: OnnxSession) -> None:
-        """Take names and types of inputs from a graph."""
+    def _describe(self, session: OnnxSession) -> None:
+        """Set the attributes about inputs and types from a graph."""
         self.session = session
         names = [spec.name for spec in self.session.inputs]
         self.main_input_name = next((name for name in _MAIN_INPUTS if name in names), names[0])
@@ -61,8 +60,8 @@ class OnnxModel:
         """Run the graph.
 
         Args:
-            tensors: torch tensors by name; those that the graph does not take are ignored, and
-                masks and token types that it wants and were left out are filled in.
+            tensors: torch tensors by name. Those that are not inputs of the graph are ignored; masks that are left
+                out are ones, and token types are zeros.
 
         Returns:
             Every output as a torch tensor on the CPU.
@@ -79,7 +78,7 @@ class OnnxModel:
         if value is None:
             like = tensors.get(_ONES.get(spec.name) or _ZEROS.get(spec.name) or "")
             if like is None:
-                raise UsageError(f"The graph needs {spec.name!r}, which was not given.")
+                raise UsageError(f"The input {spec.name!r} of the graph is missing.", hint=f"Pass {spec.name}=...")
             # A mask of pixels has no channels: (batch, channels, height, width) to (batch, height, width).
             shape = [like.shape[0], *like.shape[2:]] if _ONES.get(spec.name) == "pixel_values" else like.shape
             value = torch.full(tuple(shape), int(spec.name in _ONES))
@@ -87,11 +86,11 @@ class OnnxModel:
         return array.astype(spec.dtype, copy=False)
 
     def to(self, *_: Any, **__: Any) -> OnnxModel:
-        """Nothing to move: the session runs on the CPU."""
+        """Returns self: the session runs on the CPU."""
         return self
 
     def eval(self) -> OnnxModel:
-        """Nothing to switch: a graph has no training mode."""
+        """Returns self: a graph has no training mode."""
         return self
 
     def can_generate(self) -> bool:
@@ -99,7 +98,7 @@ class OnnxModel:
 
 
 def folder_config(folder: Path) -> PreTrainedConfig:
-    """The folder's config; a plain one where transformers does not know the family."""
+    """The folder's config; a PreTrainedConfig if transformers does not have the model type."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""A converted encoder-decoder in the place of a model: pipelines call its `generate`, which needs no torch inside."""
+"""Converted encoder-decoders as models of transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from onnxport.artifact.folder import read_folder
+from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import UsageError
 from onnxport.pipelines.onnx.model import OnnxModel, folder_config
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator
 
-# Arguments of `generate` that do not change the tokens, or that hold for every converted model.
-_IDLE = frozenset({
+# Arguments of `generate` that do not change the tokens of a converted model.
+_IGNORED = frozenset({
     "use_cache", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
     "output_hidden_states", "cache_implementation", "transformers_version", "tokenizer", "is_multilingual",
     "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
@@ -26,7 +26,7 @@ _IDLE = frozenset({
 
 
 class OnnxSequenceModel(OnnxModel):
-    """A model object that runs a folder's encoder once and its decoder token by token.
+    """A model that generates with the encoder and the decoder of a folder.
 
     Args:
         folder: a folder with encoder_model and decoder_model_merged.
@@ -38,12 +38,12 @@ class OnnxSequenceModel(OnnxModel):
 
     output_modalities = ("text",)
 
-    def __init__(self, folder: str | Path, component: str = "model", threads: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
-        self.manifest = read_folder(self.folder)
-        self.generator = SequenceGenerator(self.folder, component, threads)
+    def __init__(self, folder: str | Path | Folder, component: str = "model", threads: int | None = None) -> None:
+        opened = open_folder(folder)
+        self.folder, self.manifest = opened.path, opened.manifest
+        self.generator = SequenceGenerator(opened, component, threads)
         self.config = folder_config(self.folder)
-        self._look_at(self.generator.encoder.session)
+        self._describe(self.generator.encoder.session)
         self.generation_config = generation_config_of(self.folder, self.config)
 
     def can_generate(self) -> bool:
@@ -58,37 +58,37 @@ class OnnxSequenceModel(OnnxModel):
         decoder_input_ids: torch.Tensor | None = None,
         **keywords: Any,
     ) -> torch.Tensor:
-        """Tokens, as transformers' `generate` gives them.
+        """Generate tokens, as transformers' `generate`.
 
         Args:
-            inputs: (rows, ...) for the encoder's main input; or by name among `keywords`.
-            generation_config: settings; those in `keywords` win.
-            language, task: for models that know several.
-            decoder_input_ids: (rows, tokens) what every answer begins with.
+            inputs: (rows, ...) for the encoder's main input, if it is not in `keywords`.
+            generation_config: settings; those in `keywords` replace them.
+            language, task: for speech models with several.
+            decoder_input_ids: (rows, tokens) first tokens of every answer.
             keywords: tensors by name, and settings.
 
         Returns:
-            (rows, tokens) int64 with what the answers begin with, padded on the right. Without it where that is
+            (rows, tokens) int64, padded on the right. The first tokens of the answers are included, except those for
             language and task.
 
         Raises:
-            UsageError: a setting that onnxport.runtime does not do, or inputs that do not fit.
+            UsageError: a setting that is not supported, or inputs that do not fit.
         """
-        said = {} if generation_config is None else generation_config.to_diff_dict()
-        settings = generation_settings(said | keywords)
+        configured = {} if generation_config is None else generation_config.to_diff_dict()
+        settings = generation_settings(configured | keywords)
         tensors = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
         if inputs is not None:
             tensors[self.main_input_name] = inputs
         arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
         chosen = self.generator.settings(**settings)
         first = None if decoder_input_ids is None else decoder_input_ids.cpu().numpy()
-        answers = self.generator.tokens(arrays, chosen, first, spoken=SpeechOptions(_code(language), task))
-        begun: list[list[int]] = [[] for _ in answers]
+        answers = self.generator.tokens(arrays, chosen, first, speech=SpeechOptions(_code(language), task))
+        starts: list[list[int]] = [[] for _ in answers]
         if first is not None:
-            begun = first.repeat(chosen.num_return_sequences, 0).tolist()
+            starts = first.repeat(chosen.num_return_sequences, 0).tolist()
         elif not self.generator.has_speech_prompt:
-            begun = [[chosen.first_token()] for _ in answers]
-        whole = [[*start, *answer] for start, answer in zip(begun, answers, strict=True)]
+            starts = [[chosen.first_token()] for _ in answers]
+        whole = [[*start, *answer] for start, answer in zip(starts, answers, strict=True)]
         padded = np.full((len(whole), max(map(len, whole))), chosen.pad_token_id, np.int64)
         for row, tokens in zip(padded, whole, strict=True):
             row[: len(tokens)] = tokens
@@ -96,22 +96,22 @@ class OnnxSequenceModel(OnnxModel):
 
 
 def generation_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that are settings.
+    """The arguments that are settings.
 
     Raises:
-        UsageError: time stamps are asked for.
+        UsageError: timestamps are asked for.
     """
     if values.get("return_timestamps") or values.get("return_segments"):
-        raise UsageError("A converted folder does not tell time stamps yet.", hint="Leave return_timestamps out.")
+        raise UsageError("Timestamps are not supported.", hint="Leave return_timestamps out.")
     return {
         name: value
         for name, value in values.items()
-        if name not in _IDLE and not isinstance(value, torch.Tensor) and value is not None
+        if name not in _IGNORED and not isinstance(value, torch.Tensor) and value is not None
     }
 
 
 def _code(language: Any) -> Any:
-    """Whisper's codes for the names of languages."""
+    """Whisper's codes for names of languages."""
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
     if isinstance(language, str):
@@ -120,7 +120,7 @@ def _code(language: Any) -> Any:
 
 
 def generation_config_of(folder: Path, config: Any) -> GenerationConfig:
-    """The folder's; that of its config.json if it has none of its own."""
+    """The folder's generation_config.json, or without that file the settings in config.json."""
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
     return GenerationConfig.from_model_config(config)

@@ -1,4 +1,4 @@
-"""A converted decoder, called as transformers' text-generation pipeline is."""
+"""Converted decoders with the interface of transformers' text-generation pipeline; needs no transformers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.folder import Folder
 from onnxport.runtime.text_generation import TextGenerator
 
 
 class ConvertedTextGeneration:
-    """`nlp("a text")` gives [{"generated_text": str}], the text and what comes after it.
+    """`pipeline("a text")` returns [{"generated_text": str}], the text with its continuation.
 
-    A list of texts gives a list of such lists. `return_full_text=False` leaves the prompt out; other
-    arguments are those of `onnxport.runtime.decoding.settings.GenerationSettings`.
+    A list of texts returns a list of such lists. `return_full_text=False` leaves the prompt out. Other arguments are
+    those of `onnxport.runtime.decoding.settings.GenerationSettings`.
     """
 
     task = "text-generation"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path | Folder) -> None:
         self.generator = TextGenerator(folder)
 
     def __call__(self, texts: str | Sequence[str], return_full_text: bool = True, **settings: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How to generate: what generation_config.json says, and what the caller says instead."""
+"""Settings of a generation: those of generation_config.json, and the caller's in their place."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal
 from onnxport.errors import UsageError, did_you_mean
 from onnxport.formats.json_file import read_object
 
-_NEW_TOKENS = 256
-_DRAWN_FROM = 50  # transformers' top_k wherever it draws and nothing else is said
+_DEFAULT_NEW_TOKENS = 256
+_DEFAULT_TOP_K = 50  # of transformers, when it samples
 _DECODER_CONFIGS = ("decoder", "generator", "text_config")
-# How many positions the decoder has, by the names that configs use.
+# Names of the decoder's number of positions in config.json.
 _POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
-# Settings of transformers that change the text and that this run time does not do, with the value that is harmless.
-_ABSENT: dict[str, Any] = {
+# Settings of transformers that are not supported, with the value that changes nothing.
+_UNSUPPORTED: dict[str, Any] = {
     "guidance_scale": None, "penalty_alpha": None, "top_h": None, "num_beam_groups": 1, "diversity_penalty": 0.0,
     "constraints": None, "force_words_ids": None, "max_time": None, "watermarking_config": None, "dola_layers": None,
     "prompt_lookup_num_tokens": None, "token_healing": False,
@@ -25,40 +25,43 @@ _ABSENT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """transformers' settings by transformers' names.
+    """The settings of a generation, with the names and meanings of transformers' GenerationConfig.
 
     Attributes:
-        max_new_tokens, max_length: most tokens of an answer, and of prompt and answer together (of an
-            encoder-decoder the prompt is its start token); the first wins. With neither it is 256 new tokens, or
-            as many as the model has positions for.
-        min_new_tokens, min_length: no end of text before so many; the first wins.
-        do_sample: draw a token; else take the best.
-        temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff: how the distribution is changed
-            before drawing; 1, 0, 1, None, 1, 0 and 0 change nothing.
-        repetition_penalty: above 1 makes tokens that were there before less likely.
+        max_new_tokens: most tokens of an answer.
+        max_length: most tokens of prompt and answer together, if max_new_tokens is None; the prompt of an
+            encoder-decoder is its start token. With neither, an answer has at most 256 tokens, or as many as the
+            model has positions for.
+        min_new_tokens: fewest tokens before the answer may end.
+        min_length: the same for prompt and answer together, if min_new_tokens is None.
+        do_sample: draw the next token instead of taking the most likely one.
+        temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff: change the distribution before
+            drawing. The values 1, 0, 1, None, 1, 0 and 0 change nothing.
+        repetition_penalty: above 1 makes tokens of the prompt and the answer so far less likely.
         encoder_repetition_penalty: above 1 makes tokens of the encoder's input more likely.
-        no_repeat_ngram_size, encoder_no_repeat_ngram_size: no run of so many tokens comes twice, or is one of the
-            encoder's input; 0 for no rule.
-        bad_words_ids: runs of tokens that are never written.
-        sequence_bias: (run of tokens, number added to the score of its last token).
+        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
+        encoder_no_repeat_ngram_size: no n-gram of this size is copied from the encoder's input; 0 allows all.
+        bad_words_ids: sequences of tokens that are never written.
+        sequence_bias: (sequence of tokens, number that is added to the score of its last token).
         forced_bos_token_id: the token after the start token.
-        forced_eos_token_id: the last tokens when the answer is as long as it may be.
-        suppress_tokens, begin_suppress_tokens: tokens that are never written, and not as the first.
-        exponential_decay_length_penalty: (new tokens before it starts, factor): ends become more likely.
-        remove_invalid_values: nan and infinities of a graph become numbers.
-        renormalize_logits: scores are log-probabilities after all rules.
-        num_beams: texts that are followed at once; 1 follows the best token.
-        length_penalty: of beams; above 0 prefers long texts.
-        early_stopping: True ends beams with the first `num_beams` texts; False when better ones are unlikely;
-            "never" when there can be none.
-        num_return_sequences: texts for each prompt.
-        eos_token_id: tokens that end a text.
-        pad_token_id: what rows get that ended before others.
-        bos_token_id, decoder_start_token_id: what the answer of an encoder-decoder begins with: the second, or if it
-            is None the first.
-        stop_strings: texts that end an answer; they stay in it.
-        seed: of the draws; None is different every time.
-        positions: how many the decoder has, from config.json.
+        forced_eos_token_id: the possible last tokens of an answer that reaches its maximum length.
+        suppress_tokens: tokens that are never written.
+        begin_suppress_tokens: tokens that are not written first.
+        exponential_decay_length_penalty: (new tokens before it starts, factor); end tokens become more likely.
+        remove_invalid_values: replace NaN and infinities in the logits by numbers.
+        renormalize_logits: make log-probabilities of the scores after all logits processors.
+        num_beams: beams of a beam search; 1 for no beam search.
+        length_penalty: of beam search; above 0 prefers long texts.
+        early_stopping: when beam search ends: True with `num_beams` finished texts, False when better ones are
+            unlikely, "never" when better ones are impossible.
+        num_return_sequences: answers for each prompt.
+        eos_token_id: tokens that end an answer.
+        pad_token_id: token of rows that have ended before others.
+        bos_token_id: start token of an encoder-decoder, if decoder_start_token_id is None.
+        decoder_start_token_id: start token of an encoder-decoder.
+        stop_strings: strings that end an answer; they stay in it.
+        seed: of the random numbers; None for other ones in every call.
+        positions: number of positions of the decoder, from config.json.
     """
 
     max_new_tokens: int | None = None
@@ -105,17 +108,17 @@ class GenerationSettings:
                 raise UsageError(f"{name}={getattr(self, name)} is out of range.", hint=hint)
         if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
             raise UsageError(
-                f"num_return_sequences={self.num_return_sequences} is more than there are.",
-                hint=f"Give num_beams={self.num_return_sequences}, or do_sample=True to draw several.",
+                f"num_return_sequences={self.num_return_sequences} needs as many beams; num_beams is {self.num_beams}.",
+                hint=f"Give num_beams={self.num_return_sequences}, or do_sample=True.",
             )
 
     def changed(self, **overrides: Any) -> GenerationSettings:
-        """The same settings with others.
+        """A copy with other values.
 
         Raises:
             UsageError: no such setting, or a value out of range.
         """
-        return replace(self, **known_settings(overrides))
+        return replace(self, **checked_settings(overrides))
 
     def longest(self, prompt: int) -> int:
         """Most tokens of prompt and answer together, for a prompt of `prompt` tokens.
@@ -127,7 +130,7 @@ class GenerationSettings:
             return prompt + self.max_new_tokens
         whole = self.max_length
         if whole is None:
-            whole = min(prompt + _NEW_TOKENS, self.positions or prompt + _NEW_TOKENS)
+            whole = min(prompt + _DEFAULT_NEW_TOKENS, self.positions or prompt + _DEFAULT_NEW_TOKENS)
         if whole <= prompt:
             what = f"max_length={self.max_length}" if self.max_length is not None else f"{self.positions} positions"
             raise UsageError(
@@ -141,15 +144,15 @@ class GenerationSettings:
         return self.min_length if self.min_new_tokens is None else prompt + self.min_new_tokens
 
     def first_token(self) -> int:
-        """What the answer of an encoder-decoder begins with.
+        """The start token of an encoder-decoder.
 
         Raises:
-            UsageError: nobody says.
+            UsageError: there is none.
         """
         first = self.bos_token_id if self.decoder_start_token_id is None else self.decoder_start_token_id
         if first is None:
             raise UsageError(
-                "Neither generation_config.json nor config.json says what an answer begins with.",
+                "There is no start token for the decoder in generation_config.json or config.json.",
                 hint="Give decoder_start_token_id.",
             )
         return first
@@ -174,69 +177,71 @@ class GenerationSettings:
 
 
 def read_settings(folder: Path, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> GenerationSettings:
-    """What the folder's generation_config.json says, and `overrides`; without that file config.json is asked.
+    """Settings of a folder: those of its generation_config.json, or without that file of its config.json.
 
     Args:
-        defaults: for what neither says; `max_new_tokens` is no default where a `max_length` is said.
+        defaults: values of settings that the folder does not have. A default `max_new_tokens` is not used if there
+            is a `max_length`.
+        overrides: replace those of the folder.
 
     Raises:
-        UsageError: they ask for something that this run time does not do.
+        UsageError: a setting that does not exist, is not supported, or is out of range.
     """
     return settings_from(read_generation_config(folder), defaults, **overrides)
 
 
 def settings_from(
-    said: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, **overrides: Any
+    generation_config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, **overrides: Any
 ) -> GenerationSettings:
-    """Settings by what `read_generation_config` gives; the rest as for `read_settings`."""
-    for name in _ABSENT:
-        if name in said and said[name] != _ABSENT[name] and name not in overrides:
+    """As `read_settings`, from what `read_generation_config` returned."""
+    for name in _UNSUPPORTED:
+        asked = generation_config.get(name, _UNSUPPORTED[name])
+        if asked != _UNSUPPORTED[name] and name not in overrides:
             raise UsageError(
-                f"generation_config.json asks for {name}={said[name]}, which onnxport.runtime does not do yet.",
-                hint=f"Give {name}={_ABSENT[name]} to generate without it.",
+                f"generation_config.json has {name}={asked}, which onnxport does not support.",
+                hint=f"Set {name}={_UNSUPPORTED[name]} to generate without it.",
             )
     names = {field.name for field in fields(GenerationSettings)}
-    own = known_settings({name: value for name, value in said.items() if name in names})
-    given = known_settings(overrides)
-    for name, value in known_settings(defaults or {}).items():
+    own = checked_settings({name: value for name, value in generation_config.items() if name in names})
+    given = checked_settings(overrides)
+    for name, value in checked_settings(defaults or {}).items():
         if not (name in own or name in given or (name == "max_new_tokens" and "max_length" in own | given)):
             own[name] = value
     chosen = own | given
     if chosen.get("do_sample") and "top_k" not in chosen:
-        chosen["top_k"] = _DRAWN_FROM
+        chosen["top_k"] = _DEFAULT_TOP_K
     if "pad_token_id" not in chosen and chosen.get("eos_token_id"):
         chosen["pad_token_id"] = chosen["eos_token_id"][0]
     return GenerationSettings(**chosen)
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
-    """What the folder says about generating, without what it leaves open, and `positions` of config.json."""
-    config, said = _read(folder / "config.json"), _read(folder / "generation_config.json")
+    """generation_config.json of a folder, or without it config.json; without nulls, and with `positions`."""
+    config, found = _read(folder / "config.json"), _read(folder / "generation_config.json")
     decoder: dict[str, Any] = next(
         (config[name] for name in _DECODER_CONFIGS if isinstance(config.get(name), dict)), {}
     )
     inner = {name: value for name, value in decoder.items() if value is not None}
-    if not said:
-        said = inner | config
-    # A row of config.json that has the name of a setting and is none.
-    said.pop("positions", None)
+    if not found:
+        found = inner | config
+    found.pop("positions", None)  # not a setting of transformers
     positions = [part[name] for part in (inner, config) for name in _POSITIONS if isinstance(part.get(name), int)]
-    return said | ({"positions": positions[0]} if positions else {})
+    return found | ({"positions": positions[0]} if positions else {})
 
 
-def known_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by the names of fields, lists as tuples; None is what a setting is without being said.
+def checked_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with lists as tuples, and defaults in the place of None.
 
     Raises:
-        UsageError: no such setting, or none that this run time does.
+        UsageError: a setting that does not exist, or is not supported.
     """
     defaults = {field.name: field.default for field in fields(GenerationSettings)}
     made = {}
     for name, value in values.items():
-        if name in _ABSENT and value == _ABSENT[name]:
+        if name in _UNSUPPORTED and value == _UNSUPPORTED[name]:
             continue
-        if name in _ABSENT:
-            raise UsageError(f"onnxport.runtime does not do {name} yet.", hint=f"Leave {name} out.")
+        if name in _UNSUPPORTED:
+            raise UsageError(f"onnxport does not support {name}.", hint=f"Leave {name} out.")
         if name not in defaults:
             raise UsageError(f"There is no setting {name!r}.", hint=did_you_mean(name, list(defaults)))
         if name == "sequence_bias" and isinstance(value, Mapping):

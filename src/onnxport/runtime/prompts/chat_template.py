@@ -1,4 +1,4 @@
-"""A conversation as a prompt: the folder's chat template, rendered in a sandbox as transformers renders it."""
+"""Chat templates: a folder's template makes the prompt for a conversation, in Jinja2's sandbox as in transformers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from onnxport.errors import FolderError, MissingDependencyError, UsageError
 from onnxport.formats.json_file import read_object
 from onnxport.system.library_errors import first_line
 
-_SAFE = (3, 1, 6)
+_SAFE_JINJA2 = (3, 1, 6)
 _INSTALL = 'pip install "jinja2>=3.1.6"'
 
 
 def render(folder: Path, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
-    """The prompt for the next message of the assistant; it holds its own special tokens.
+    """The prompt for the next message of the assistant, with its special tokens.
 
     Args:
         folder: has chat_template.jinja, or a template in tokenizer_config.json.
@@ -28,7 +28,7 @@ def render(folder: Path, messages: Sequence[Mapping[str, Any]], **variables: Any
     Raises:
         FolderError: no template.
         MissingDependencyError: Jinja2 is not installed.
-        UsageError: no messages, or the template refuses them.
+        UsageError: no messages, or the template raises an error.
     """
     if isinstance(messages, (str, Mapping)) or not messages:
         raise UsageError("A conversation is a list of messages.", hint='[{"role": "user", "content": "Good morning."}]')
@@ -42,8 +42,8 @@ def render(folder: Path, messages: Sequence[Mapping[str, Any]], **variables: Any
         )
     except Exception as error:
         raise UsageError(
-            f"The chat template of {folder.name} cannot be used on these messages: {first_line(error)}.",
-            hint="Roles are mostly system, user and assistant, and the last message is the user's.",
+            f"The chat template of {folder.name} fails on these messages: {first_line(error)}.",
+            hint="Usual roles are system, user and assistant, and the last message is from the user.",
         ) from error
     return text
 
@@ -58,7 +58,7 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str:
     if not isinstance(found, str):
         raise FolderError(
             f"{folder} has no chat template: neither chat_template.jinja nor one in tokenizer_config.json.",
-            hint="Give the model a plain prompt in the form that it was trained on.",
+            hint="Write the prompt in the format that the model was trained on.",
         )
     return found
 
@@ -72,12 +72,12 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from jinja2.utils import Namespace
 
-    if tuple(int(part) for part in __version__.split(".")[:3] if part.isdigit()) < _SAFE:
-        # A template is code of whoever made the checkpoint.
-        raise MissingDependencyError(f"Jinja2 {__version__} has known ways out of its sandbox.", hint=_INSTALL)
+    if tuple(int(part) for part in __version__.split(".")[:3] if part.isdigit()) < _SAFE_JINJA2:
+        # A template is code from the checkpoint.
+        raise MissingDependencyError(f"Jinja2 {__version__} has known sandbox escapes.", hint=_INSTALL)
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant says, for training; here it is its content."""
+        """`{% generation %}` marks the assistant's answers for training; here only its content matters."""
 
         tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
@@ -93,7 +93,7 @@ def _environment() -> Any:
         return json.dumps(value, ensure_ascii=ensure_ascii, **settings)  # jinja2's own escapes HTML
 
     class Variables(Namespace):
-        """`namespace()` of a template, without a way to Python's own attributes."""
+        """`namespace()` of a template, without access to Python's own attributes."""
 
         def __setitem__(self, name: str, value: Any) -> None:
             if name.startswith("_"):
@@ -117,10 +117,10 @@ def _environment() -> Any:
     return environment
 
 
-def _special_tokens(said: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token, ...: a text, or a record with its content."""
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token, ...: strings, or objects with a `content`."""
     found = {}
-    for name, value in said.items():
+    for name, value in config.items():
         content = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(content, str):
             found[name] = content

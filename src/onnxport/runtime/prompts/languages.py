@@ -1,6 +1,5 @@
-"""Tokens of languages, as translators between many languages have them: one stands beside the text that is read, and
-one begins the text that is written.
-"""
+"""Language tokens of multilingual translators (NLLB, mBART-50, M2M100): one in the source text, and one that begins
+the translation."""
 
 from __future__ import annotations
 
@@ -20,16 +19,21 @@ _LISTS = ("extra_special_tokens", "additional_special_tokens")
 class Languages:
     """The languages of a tokenizer.
 
+    Args:
+        folder: has a tokenizer_config.json.
+        tokenizer: the tokenizer of the `tokenizers` package.
+
     Attributes:
-        ids: token of each language, by the model's own spelling ("eng_Latn", "en_XX"); empty for a tokenizer that
-            knows none.
+        ids: language, in the model's own spelling ("eng_Latn", "en_XX") -> its token; empty for a tokenizer without
+            languages.
+        source, target: the defaults in tokenizer_config.json, or None.
     """
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         file = folder / "tokenizer_config.json"
-        said: dict[str, Any] = read_object(file) if file.is_file() else {}
-        self.source, self.target = said.get("src_lang"), said.get("tgt_lang")
-        names = [name for key in _LISTS for name in said.get(key) or () if isinstance(name, str)]
+        config: dict[str, Any] = read_object(file) if file.is_file() else {}
+        self.source, self.target = config.get("src_lang"), config.get("tgt_lang")
+        names = [name for key in _LISTS for name in config.get(key) or () if isinstance(name, str)]
         found = {name: tokenizer.token_to_id(name) for name in names if _LANGUAGE.fullmatch(name)}
         self.ids: dict[str, int] = {} if self.source is None else {n: i for n, i in found.items() if i is not None}
 
@@ -37,7 +41,7 @@ class Languages:
         """The token of a language.
 
         Raises:
-            UsageError: the model does not know it.
+            UsageError: the model does not have it.
         """
         token = self.ids.get(name, self.ids.get(f"__{name}__"))
         if token is None:
@@ -47,29 +51,29 @@ class Languages:
             )
         return token
 
-    def read_as(self, source: str | None) -> Mapping[int, int]:
-        """What the tokens that the tokenizer puts beside a text are to be, for a text in `source`."""
+    def source_replacements(self, source: str | None) -> Mapping[int, int]:
+        """For `FolderTokenizer.encode`: every language token that the tokenizer adds -> the token of `source`."""
         if source is None:
             return {}
         token = self.token(source)
         return dict.fromkeys(self.ids.values(), token)
 
-    def first(self, target: str | None, said: int | None, start: int | None) -> int | None:
-        """The token that a text in `target` begins with.
+    def first_token(self, target: str | None, forced_bos: int | None, start: int | None) -> int | None:
+        """The token that a translation into `target` begins with.
 
         Args:
-            said, start: `forced_bos_token_id` and `decoder_start_token_id` of the settings.
+            forced_bos, start: `forced_bos_token_id` and `decoder_start_token_id` of the settings.
 
         Raises:
-            UsageError: nobody says in which language to write.
+            UsageError: there is no target language.
         """
         if target is not None:
             return self.token(target)
-        if not self.ids or said is not None or start in self.ids.values():
-            return said
+        if not self.ids or forced_bos is not None or start in self.ids.values():
+            return forced_bos
         if self.target is None:
             raise UsageError(
-                "This model translates between many languages.",
-                hint=f"Give src_lang and tgt_lang, in its own spelling, such as {next(iter(self.ids))}.",
+                "This model translates between many languages, and the target language is missing.",
+                hint=f"Give src_lang and tgt_lang in the model's spelling, such as {next(iter(self.ids))}.",
             )
         return self.token(self.target)

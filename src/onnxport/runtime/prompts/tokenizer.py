@@ -1,4 +1,4 @@
-"""A folder's tokenizer: from texts to rows of tokens and back, by the tokenizers package alone."""
+"""A folder's tokenizer: from texts to token ids and back, with the tokenizers package alone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from onnxport.runtime.decoding.prefill import Prompt, Stop
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.generation import generate_tokens
 
-# Tokens without a text of their own that may stand in a stop string, and the first, of which decoders strip a space.
+# Further tokens that are decoded to look for a stop string: special ones have no text, and decoders strip the space
+# of the first.
 _MARGIN = 8
 Ids = NDArray[np.int64]
 
 
 class FolderTokenizer:
-    """Texts as tokens.
+    """Encodes and decodes texts.
 
     Args:
         folder: has a tokenizer.json.
 
     Raises:
-        FolderError: it has none.
+        FolderError: the file is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,8 +37,8 @@ class FolderTokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise FolderError(
-                f"{folder} has no tokenizer.json, so texts cannot be made into tokens.",
-                hint="Convert a checkpoint that has one; onnxport.runtime.generation takes token ids.",
+                f"{folder} has no tokenizer.json, which is needed to encode texts.",
+                hint="Convert a checkpoint with a tokenizer, or pass token ids to onnxport.runtime.generation.",
             )
         self.tokenizer = Tokenizer.from_file(str(file))
         self.tokenizer.no_padding()
@@ -52,14 +53,20 @@ class FolderTokenizer:
         special: bool = True,
         replaced: Mapping[int, int] | None = None,
     ) -> tuple[Ids, Ids]:
-        """Ids and mask, (rows, tokens) int64; `padding` fills rows up on one side.
+        """Encode texts as rows of equal length.
 
         Args:
-            special: with the tokens that the tokenizer adds to a text.
-            replaced: others for some of those.
+            texts: one for each row.
+            padding: the token of padding.
+            side: where padding goes.
+            special: add the tokenizer's special tokens.
+            replaced: special token that the tokenizer adds -> token in its place.
+
+        Returns:
+            Ids and mask, (rows, tokens) int64; the mask is 0 where a token is padding.
 
         Raises:
-            UsageError: no text, or one without tokens.
+            UsageError: no text, or a text without tokens.
         """
         other = replaced or {}
         made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
@@ -72,9 +79,9 @@ class FolderTokenizer:
         ]
         for text, row in zip(texts, rows, strict=True):
             if not row:
-                raise UsageError(f"The prompt {text!r} has no tokens.", hint="Give a text to go on from.")
+                raise UsageError(f"The prompt {text!r} has no tokens.", hint="Give a text that is not empty.")
         if not rows:
-            raise UsageError("There is no prompt.")
+            raise UsageError("There is no prompt.", hint="Give at least one text.")
         length = max(map(len, rows))
         ids = np.full((len(rows), length), padding, np.int64)
         mask = np.zeros_like(ids)
@@ -84,15 +91,15 @@ class FolderTokenizer:
         return ids, mask
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of token ids, without special tokens."""
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
     def stop(self, strings: Sequence[str]) -> Stop | None:
-        """Whether an answer has come to one of `strings`; None for no string."""
+        """A function that tells whether an answer has one of `strings`; None if there are no strings."""
         if not strings:
             return None
-        # Every token but special ones has at least a byte.
+        # Every token that is not special has at least one byte.
         tail = max(len(string.encode()) for string in strings) + _MARGIN
 
         def stopped(rows: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
@@ -102,13 +109,16 @@ class FolderTokenizer:
         return stopped
 
     def stream(self, decoder: Decoder, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
-        """Pieces of the one answer to a prompt of one row, as they come.
+        """The answer to a prompt of one row, piece by piece as it is generated.
 
         Raises:
-            UsageError: several answers are asked for.
+            UsageError: several answers, or beam search.
         """
         if settings.num_return_sequences > 1:
-            raise UsageError("A stream is one text.", hint="Give num_return_sequences=1.")
+            raise UsageError(
+                f"Streaming gives one answer; num_return_sequences is {settings.num_return_sequences}.",
+                hint="Leave num_return_sequences out, or set it to 1.",
+            )
         pieces = StreamDecoder(self)
         for tokens in generate_tokens(decoder, prompt, settings, stop=self.stop(settings.stop_strings)):
             if piece := pieces.add(int(tokens[0])):
@@ -118,25 +128,25 @@ class FolderTokenizer:
 
 
 class StreamDecoder:
-    """The text of tokens as they come; each step looks at the last few alone."""
+    """Decodes token by token; each step decodes the last few tokens alone."""
 
-    def __init__(self, texts: FolderTokenizer) -> None:
+    def __init__(self, tokenizer: FolderTokenizer) -> None:
         from tokenizers.decoders import DecodeStream
 
-        self._texts = texts
+        self._tokenizer = tokenizer
         self._stream: Any = DecodeStream(skip_special_tokens=True)
         self._tokens: list[int] = []
-        self._told: list[str] = []
+        self._pieces: list[str] = []
 
     def add(self, token: int) -> str:
-        """What a token adds; "" while a character is incomplete."""
+        """The text that a token adds; "" while a character is incomplete."""
         self._tokens.append(token)
-        piece = self._stream.step(self._texts.tokenizer, token) or ""
+        piece = self._stream.step(self._tokenizer.tokenizer, token) or ""
         if piece:
-            self._told.append(piece)
+            self._pieces.append(piece)
         return piece
 
     def rest(self) -> str:
-        """What is left when no token follows: bytes that became no character."""
-        whole, told = self._texts.decode(self._tokens), "".join(self._told)
-        return whole[len(told) :] if whole.startswith(told) else ""
+        """The text that is left after the last token: bytes that are not a whole character."""
+        whole, known = self._tokenizer.decode(self._tokens), "".join(self._pieces)
+        return whole[len(known) :] if whole.startswith(known) else ""

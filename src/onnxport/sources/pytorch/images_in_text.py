@@ -177,13 +177,13 @@ def _logits_of_parts(
     made = [features.run(one)[FEATURES] for one in slices_of({name: prompt[name] for name in names})]
     merged = image_prompt(prompt, made, decoder.image_token)
     embeds = with_features(
-        lambda ids: embeddings.run({"input_ids": ids})[EMBEDS], merged.ids, list(merged.fixed[FEATURES]),
+        lambda ids: embeddings.run({"input_ids": ids})[EMBEDS], merged.ids, list(merged.encoder_inputs[FEATURES]),
         decoder.image_token,
     )[0]  # fmt: skip
     mask = prompt["attention_mask"]
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     if decoder.on_three_axes:
-        positions = positions_behind(positions, mask, merged.fixed.get(POSITIONS, positions[None, :, :0]))
+        positions = positions_behind(positions, mask, merged.encoder_inputs.get(POSITIONS, positions[None, :, :0]))
     arrays = {EMBEDS: embeds, "attention_mask": mask, "position_ids": positions}
     arrays |= {TYPES: prompt[TYPES]} if TYPES in prompt else {}
     accepted = decoder.accepts() or ()

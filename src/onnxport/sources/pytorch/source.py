@@ -54,9 +54,9 @@ class TorchSource:
 
     def weights_kept(self) -> AbstractContextManager[None]:
         """For several runs one after the other: weights stay mapped in between."""
-        from onnxport.weights.reading import maps_kept
+        from onnxport.weights.reading import shared_mappings
 
-        return maps_kept()
+        return shared_mappings()
 
     @property
     def version(self) -> str:
@@ -163,10 +163,10 @@ class TorchSource:
         import torch
         from transformers.exporters.exporter_dynamo import reset_model_state
 
-        from onnxport.weights.placeholders import new_mode, placeholders
+        from onnxport.weights.placeholders import new_fake_mode, placeholders
 
         if self._fake_mode is None:
-            self._fake_mode = new_mode()
+            self._fake_mode = new_fake_mode()
         mode = self._fake_mode
         # Some models keep tensors between calls: a real one must not be met in this call, and a fake one must not stay.
         with (

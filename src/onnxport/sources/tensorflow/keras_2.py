@@ -19,8 +19,8 @@ from typing import Any
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 
 LIBRARY = "tf_keras"
-# Functions of TensorFlow that a TFOpLambda layer may name, and that reach out of the model.
-_REACHING = re.compile(r"^(io|raw_ops|saved_model|config|data|train|summary|profiler)\.|py_func|numpy_function|load")
+# Functions of TensorFlow that read or write files or call Python; a TFOpLambda layer may name them.
+_UNSAFE = re.compile(r"^(io|raw_ops|saved_model|config|data|train|summary|profiler)\.|py_func|numpy_function|load")
 # Where Keras 2 may take classes and functions from: it imports whatever module a file names (CVE-2025-1550), and calls
 # functions of its own that download (CVE-2025-8747).
 _OWN = re.compile(r"(tf_)?keras(\.|$)|builtins$|__main__$")
@@ -85,7 +85,7 @@ def code_in(part: Any) -> str | None:
         function = settings.get("function") if isinstance(settings, dict) else None
         if kind == "Lambda":
             return "a Lambda layer"
-        if kind == "TFOpLambda" and _REACHING.search(str(function)):
+        if kind == "TFOpLambda" and _UNSAFE.search(str(function)):
             return f"tf.{function}"
         known = _FUNCTIONS if kind == "function" else _OWN
         if kind is not None and module is not None and not known.match(str(module)):

@@ -43,7 +43,7 @@ def saved_model_sources(
         The signatures, `serving_default` first; and notes.
 
     Raises:
-        UntrustedCheckpointError: running it would reach out of the model, and it is not trusted.
+        UntrustedCheckpointError: it has operators that read or write files or call Python, and is not trusted.
         CheckpointError: it cannot be loaded, or has no signature.
         UsageError: it has not the wanted one, or one with inputs that are no plain tensors of numbers.
     """

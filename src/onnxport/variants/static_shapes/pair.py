@@ -1,4 +1,4 @@
-"""A graph that takes any size and one of fixed sizes, made from it, to be compared."""
+"""A graph with dynamic shapes and one with static shapes, made from it, to be compared."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class GraphPair:
     """Two graphs of one model.
 
     Attributes:
-        plan: the graph that takes any size, and the sizes of the other.
+        plan: the graph with dynamic shapes, and the sizes of the other.
         reference: its file.
-        target: the file of the other, of fixed sizes.
+        target: the file of the other, with static shapes.
         vocabulary: number of tokens.
         embeddings: of a decoder over embeddings, the file of the graph that makes them.
     """
@@ -37,7 +37,7 @@ class GraphPair:
 
     @property
     def refusal(self) -> str:
-        """How an error begins where the graph that takes any size does not run."""
+        """How an error begins where the graph with dynamic shapes does not run."""
         return f"{self.reference.name} does not run"
 
 

@@ -11,7 +11,7 @@ from onnxport.axes import Observation, is_explained, names_in
 from onnxport.axes import evaluate as value_of
 from onnxport.errors import UsageError, did_you_mean
 from onnxport.runtime.session import check_restriction
-from onnxport.specs import TensorSpec
+from onnxport.specs import Limit, TensorSpec
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 _EXAMPLES = {"num_choices": 4, "sequence_length": 128, "past_sequence_length": 512, "num_samples": 16000}
@@ -26,7 +26,7 @@ class FixedPlan:
     """A graph and the sizes that it gets.
 
     Attributes:
-        component: the graph that takes any size.
+        component: the graph with dynamic shapes.
         sizes: axis name -> size, of all axes of its inputs.
         given: those of them that were said; the others follow.
     """
@@ -71,9 +71,7 @@ def derived_axes(component: Component) -> dict[str, str]:
     """
     names = axis_names(component.inputs)
     found = {
-        one.axis: one.rule.removeprefix("equal to ")
-        for one in component.restrictions
-        if one.rule.startswith("equal to ") and one.axis in names
+        one.axis: str(one.operand) for one in component.restrictions if one.limit is Limit.EQUAL and one.axis in names
     }
     cases = [case.sizes for case in (component.verification.cases if component.verification else ()) if case.ok]
     seen = [sizes for sizes in cases if names <= sizes.keys()]
@@ -128,23 +126,8 @@ def _example(axis: str, component: Component) -> int:
     if axis == "sequence_length" and _PAST in axis_names(component.inputs):
         size = _STEP
     for limit in component.restrictions:
-        rule, _, bound = limit.rule.rpartition(" ")
-        if limit.axis == axis and bound.isdecimal():
-            size = _kept(rule, int(bound), size)
-    return size
-
-
-def _kept(rule: str, bound: int, size: int) -> int:
-    """The nearest size that keeps a rule."""
-    match rule:
-        case "at most":
-            return min(size, bound)
-        case "at least":
-            return max(size, bound)
-        case "multiple of":
-            return max(size // bound, 1) * bound
-        case "fixed at":
-            return bound
+        if limit.axis == axis:
+            size = limit.nearest(size)
     return size
 
 
@@ -152,7 +135,7 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
     """The graphs that have axes among `sizes`, with the sizes of all their axes.
 
     Args:
-        components: graphs that take any size.
+        components: graphs with dynamic shapes.
         sizes: axis -> size for every graph that has the axis; `GRAPH.axis` for one graph alone.
         folder: as the user wrote it, for messages.
 
@@ -164,7 +147,7 @@ def plan_sizes(components: Sequence[Component], sizes: Mapping[str, int], folder
     chosen = [(component, said) for component in components if (said := _said(component, sizes))]
     if not chosen:
         raise UsageError(
-            f"--sizes names no axis of a graph in {folder} that is free.",
+            f"--sizes names no dynamic axis of a graph in {folder}.",
             hint=example_command(folder, [one for one in components if free_axes(one)]),
         )
     missing = {
@@ -220,7 +203,7 @@ def _require_known(components: Sequence[Component], sizes: Mapping[str, int], fo
         graph, dot, axis = name.rpartition(".")
         of = [one for one in components if not dot or one.name == graph]
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise UsageError(f"{name}={size}: a size is a number from 1 on.", hint=example)
+            raise UsageError(f"{name}={size}: a size is a whole number from 1.", hint=example)
         if not of:
             raise UsageError(
                 f"{name}: there is no graph {graph!r}.",
@@ -228,26 +211,31 @@ def _require_known(components: Sequence[Component], sizes: Mapping[str, int], fo
             )
         if any(axis in axis_names(one.inputs) for one in of):
             continue
-        limits = [(one, limit) for one in of for limit in one.restrictions if limit.axis == axis]
-        fixed = next(((one, limit) for one, limit in limits if limit.rule.startswith("fixed at")), None)
-        if fixed is not None and fixed[1].rule == f"fixed at {size}":
-            continue  # as it is
-        if fixed is not None:
+        static = [(one, limit) for one in of for limit in one.restrictions if limit.axis == axis]
+        static = [(one, limit) for one, limit in static if limit.limit is Limit.FIXED]
+        if not static:
+            raise _unknown_axis(name, size, free, folder, example)
+        one, limit = static[0]
+        if limit.operand != size:  # else it is as it is
             raise UsageError(
-                f"{name}={size}: the axis is not free, {fixed[0].name} is {fixed[1].rule} ({fixed[1].reason}).",
-                hint=example if free else "It takes one size alone as it is.",
+                f"{name}={size}: the axis is static, {one.name} is {limit.rule} ({limit.reason}).",
+                hint=example if free else f"{one.name} has this one size: leave {axis} out.",
             )
-        if axis == NUM_LOGITS:
-            raise UsageError(
-                f"{NUM_LOGITS}={size}: a graph with static shapes gives the logits of all tokens of a call.",
-                hint=example,
-            )
-        if not free:
-            raise UsageError(
-                f"{name}={size}: no graph of {folder} has a free axis; all sizes are fixed already.",
-                hint="Use the graph as it is.",
-            )
-        raise UsageError(
-            f"{name}={size}: there is no axis {axis!r}. The axes are {', '.join(free)}.",
-            hint=f"{did_you_mean(axis, free)} {example}".strip(),
+
+
+def _unknown_axis(name: str, size: int, free: Sequence[str], folder: str, example: str) -> UsageError:
+    """The error for a name that no input's axis has."""
+    axis = name.rpartition(".")[2]
+    if axis == NUM_LOGITS:
+        return UsageError(
+            f"{NUM_LOGITS}={size}: a graph with static shapes gives the logits of all tokens of a call.", hint=example
         )
+    if not free:
+        return UsageError(
+            f"{name}={size}: the graphs of {folder} have no dynamic axis: their shapes are static already.",
+            hint="Use the graph as it is.",
+        )
+    return UsageError(
+        f"{name}={size}: there is no axis {axis!r}. The axes are {', '.join(free)}.",
+        hint=f"{did_you_mean(axis, free)} {example}".strip(),
+    )

@@ -1,7 +1,7 @@
-"""`optimize --sizes`: graphs of a folder in which every axis is a number, for what takes no other.
+"""`optimize --sizes`: graphs of a folder with static shapes, for run times that need them.
 
 A decoder's cache is then a window of a fixed size. Each graph is compared with the one that it was made from before
-it is published, and reads that one's weights where they are.
+it is published. It reads the weights of that graph where they are.
 """
 
 from __future__ import annotations
@@ -10,22 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxport.artifact.add_components import add_components, link_rest
-from onnxport.artifact.data_files import graph_bytes
-from onnxport.artifact.folder import read_folder
-from onnxport.artifact.hashes import check_files
-from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
+from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object
 from onnxport.graph.inputs import vocabulary_size
-from onnxport.graph.static_shapes.fix import FixedGraph, fix_graph
-from onnxport.graph.stats import file_operators
-from onnxport.publishing.staging import stage
+from onnxport.graph.static_shapes.static_graph import StaticGraph, make_static
 from onnxport.runtime.session import OnnxSession
-from onnxport.runtime.static_axes import FIXED_KEY, FixedAxes
-from onnxport.specs import Restriction, Verification
-from onnxport.system.memory import memory_limit
-from onnxport.variants.static_shapes.check import check_fixed, paddable_axes
+from onnxport.runtime.static_axes import STATIC_AXES_KEY, StaticAxes
+from onnxport.specs import Limit, Restriction, Verification
+from onnxport.variants.components import converted_components
+from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
+from onnxport.variants.static_shapes.check import compare_static, paddable_axes, require_equal
 from onnxport.variants.static_shapes.pair import GraphPair
 from onnxport.variants.static_shapes.plan import FixedPlan, example_command, plan_sizes
 
@@ -46,91 +42,77 @@ def fix_sizes(path: str | Path, sizes: Mapping[str, int]) -> Path:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: an axis that does not exist, is not free or has no size; a size that breaks a restriction; or a
-            bare graph.
+        UsageError: an axis that does not exist, is static already or has no size; a size that breaks a restriction;
+            or a bare graph.
         FolderError: no such folder, or it is damaged.
-        ExportError: an output's size depends on what is in the inputs, or a decoder's past cannot be a window.
-        VerificationError: the numbers differ from those of the graph that takes any size. Nothing was written in
-            any case.
+        ExportError: an output's size depends on the values in the inputs, or a decoder's past cannot be a window.
+        VerificationError: the outputs differ from those of the graph with dynamic shapes. In every case the folder is
+            left as it was.
     """
-    folder = Path(path).expanduser()
-    if folder.suffix == ".onnx" and not folder.is_dir():
+    path = Path(path).expanduser()
+    if path.suffix == ".onnx" and not path.is_dir():
         raise UsageError(
-            f"{folder} is a single graph; sizes are fixed in a folder.",
+            f"{path} is a single graph; --sizes works on a folder.",
             hint="Convert to a folder: `onnxport convert MODEL FOLDER`.",
         )
-    with memory_limit():
-        return _add(folder, read_folder(folder), sizes)
+    return _add(open_folder(path), sizes)
 
 
-def is_fixed(component: Component, manifest: Manifest) -> bool:
-    """Whether the graph is one of fixed sizes, made from another of the folder."""
-    return base_of(component, manifest) is not None
+def is_static(component: Component) -> bool:
+    """Whether the graph has static shapes and was made from another one of its folder."""
+    return component.name == f"{component.derived_from}_{SUFFIX}"
 
 
-def base_of(component: Component, manifest: Manifest) -> Component | None:
-    """The graph that takes any size, of one of fixed sizes; None for any other graph."""
-    return next((one for one in manifest.components if f"{one.name}_{SUFFIX}" == component.name), None)
-
-
-def check_again(folder: Path, manifest: Manifest, component: Component) -> Verification:
-    """A graph of fixed sizes against the one that it was made from, as before it was published.
+def check_again(folder: Folder, component: Component) -> Verification:
+    """A graph with static shapes against the one that it was made from, as before it was published.
 
     Raises:
-        VerificationError: the numbers differ.
         FolderError: the file does not say what its sizes are.
     """
-    base = base_of(component, manifest)
-    fixed = OnnxSession(folder, component.name).fixed
+    base, fixed = folder.manifest.find(component.derived_from), OnnxSession(folder, component.name).static_axes
     if base is None or fixed is None:
         raise FolderError(
-            f"{component.file} does not say what it was made from.", hint="Make it again with `onnxport optimize`."
+            f"{component.file} does not say what it was made from.",
+            hint=f"Make it again: onnxport optimize {folder.path} --sizes ...",
         )
-    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.given))
-    return check_fixed(_pair(folder, manifest, plan, folder / component.file))
+    plan = FixedPlan(base, dict(fixed.sizes), dict(fixed.requested))
+    return compare_static(_pair(folder.path, folder.manifest, plan, folder.file(component)))
 
 
-def _add(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> Path:
-    from onnxport.variants.components import float_components
-
-    check_files(folder, manifest)
-    bases = float_components(manifest)
-    if not bases:
-        raise FolderError(f"{folder} has no float32 graph to start from.")
-    if not sizes:
-        raise UsageError("There are no sizes.", hint=example_command(str(folder), bases))
-    plans = plan_sizes(bases, sizes, str(folder))
-    files = [_file(plan.component) for plan in plans]
-    # First: onnx refuses to read weights once they have a second name.
-    graphs = [_graphs(folder, plan) for plan in plans]
-    with stage(folder, overwrite=True) as staging:
-        link_rest(folder, staging.path, {MANIFEST_NAME, *files})
-        made = [_write(staging.path, manifest, plan, graph) for plan, graph in zip(plans, graphs, strict=True)]
-        add_components(staging.path, manifest, made, folder.resolve().name)
-        staging.publish()
-    return folder / files[-1]
+def _add(folder: Folder, sizes: Mapping[str, int]) -> Path:
+    bases = converted_components(folder.manifest)
+    if bases and not sizes:
+        raise UsageError("--sizes is empty.", hint=example_command(str(folder.path), bases))
+    plans = plan_sizes(bases, sizes, str(folder.path)) if bases else []
+    new = graphs_from(folder, [plan.component for plan in plans], SUFFIX)
+    with new_folder(folder, [graph.file for graph in new]) as made:
+        attempts = [_attempts(folder.path, plan) for plan in plans]
+        made.take_rest()
+        components = [
+            _write(made.root, folder.manifest, plan, graph, graphs)
+            for plan, graph, graphs in zip(plans, new, attempts, strict=True)
+        ]
+        made.publish(with_components(folder.manifest, components))
+    return folder.path / new[-1].file
 
 
-def _file(base: Component) -> str:
-    file = Path(base.file)
-    return file.with_name(f"{file.stem}_{SUFFIX}.onnx").as_posix()
-
-
-def _graphs(folder: Path, plan: FixedPlan) -> list[FixedGraph]:
+def _attempts(folder: Path, plan: FixedPlan) -> list[StaticGraph]:
     """What is tried, in this order: of a decoder that has no mask, nothing says where its positions come from."""
     base = plan.component
-    graph = fix_graph(folder / base.file, base, plan.sizes)
+    graph = make_static(folder / base.file, base, plan.sizes)
     if not _added(graph, base):
         return [graph]
-    return [graph, fix_graph(folder / base.file, base, plan.sizes, count_places=True)]
+    return [graph, make_static(folder / base.file, base, plan.sizes, positions_from_mask=True)]
 
 
-def _added(graph: FixedGraph, base: Component) -> frozenset[str]:
+def _added(graph: StaticGraph, base: Component) -> frozenset[str]:
     return frozenset({spec.name for spec in graph.inputs} - {spec.name for spec in base.inputs})
 
 
-def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[FixedGraph]) -> Component:
-    """The first of the graphs whose numbers are right.
+def _write(
+    root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graphs: Sequence[StaticGraph]
+) -> Component:  # fmt: skip
+    """The first of the graphs whose outputs are right.
 
     Raises:
         VerificationError: that of the first, if none is.
@@ -138,34 +120,34 @@ def _write(root: Path, manifest: Manifest, plan: FixedPlan, graphs: Sequence[Fix
     failed: VerificationError | None = None
     for graph in graphs:
         try:
-            return _write_one(root, manifest, plan, graph)
+            return _write_one(root, manifest, plan, new, graph)
         except VerificationError as error:
             failed = failed or error
     assert failed is not None
     raise failed
 
 
-def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, graph: FixedGraph) -> Component:
-    base, target = plan.component, root / _file(plan.component)
-    said = FixedAxes(
-        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.window, base.name,
+def _write_one(root: Path, manifest: Manifest, plan: FixedPlan, new: NewGraph, graph: StaticGraph) -> Component:
+    base, target = plan.component, root / new.file
+    said = StaticAxes(
+        target.name, graph.axes, plan.sizes, plan.given, frozenset(), _fill(root, base), graph.cache_axis, base.name,
         _added(graph, base),
     )  # fmt: skip
-    graph.write(target, {FIXED_KEY: said.dumped()})
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
     pair = _pair(root, manifest, plan, target)
     said = replace(said, padded=paddable_axes(pair))
-    graph.write(target, {FIXED_KEY: said.dumped()})
-    verification = check_fixed(pair)
-    _require_numbers(target, graph)
-    return replace(
-        base, name=f"{base.name}_{SUFFIX}", file=_file(base), verification=verification,
-        operators=file_operators(target), size_bytes=graph_bytes(target), weights_checksum=None,
-        inputs=graph.inputs, outputs=graph.outputs, restrictions=_restrictions(plan, said, graph),
+    graph.write(target, {STATIC_AXES_KEY: said.to_json()})
+    verification = compare_static(pair)
+    require_equal(pair, verification)
+    _require_static(target)
+    return new.component(
+        root, verification, data_files=base.data_files, inputs=graph.inputs, outputs=graph.outputs,
+        restrictions=_restrictions(plan, said, graph),
     )  # fmt: skip
 
 
 def _pair(root: Path, manifest: Manifest, plan: FixedPlan, target: Path) -> GraphPair:
-    embeddings = next((one for one in manifest.components if one.name == _EMBEDDINGS), None)
+    embeddings = manifest.find(_EMBEDDINGS)
     over = any(spec.name == "inputs_embeds" for spec in plan.component.inputs)
     return GraphPair(
         plan, root / plan.component.file, target, vocabulary_size(root),
@@ -182,38 +164,40 @@ def _fill(root: Path, base: Component) -> dict[str, int]:
     return {spec.name: padding for spec in base.inputs if spec.name in _TOKEN_INPUTS}
 
 
-def _require_numbers(target: Path, graph: FixedGraph) -> None:
-    """What ONNX Runtime reads in the file: a number for every axis of every input and output."""
+def _require_static(target: Path) -> None:
+    """What ONNX Runtime reads in the file: static shapes of all inputs and outputs."""
     session = OnnxSession(target)
     for value in (*session.raw.get_inputs(), *session.raw.get_outputs()):
         if not all(isinstance(size, int) for size in value.shape):
             raise ExportError(
-                f"{target.name}: {value.name} came out as {value.shape}.",
-                hint="Use the graph that takes any size.",
+                f"{target.name}: {value.name} has the shape {value.shape}, which is not static.",
+                hint="Use the graph with dynamic shapes.",
             )
 
 
-def _restrictions(plan: FixedPlan, said: FixedAxes, graph: FixedGraph) -> tuple[Restriction, ...]:
+def _restrictions(plan: FixedPlan, said: StaticAxes, graph: StaticGraph) -> tuple[Restriction, ...]:
     limits = []
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
         if axis in said.padded:
-            reason += "; the run time fills up what is smaller"
-        limits.append(Restriction(axis, f"fixed at {size}", reason))
-    if said.window is not None:
+            reason += "; the run time pads what is smaller"
+        limits.append(Restriction(axis, Limit.FIXED, size, reason))
+    if said.past_axis is not None:
         limits.append(
             Restriction(
-                said.window,
+                said.past_axis,
+                Limit.NOTE,
                 "a window, unused places on the left",
                 "attention_mask hides them; the outputs are the last places, and the next call's past",
             )
         )
-    if graph.unsettled:
+    if graph.data_dependent:
         limits.append(
             Restriction(
                 "tensors inside",
-                f"{len(graph.unsettled)} are not of a fixed size",
-                f"they depend on what is in the inputs: {_some(graph.unsettled)}",
+                Limit.NOTE,
+                f"{len(graph.data_dependent)} are not of a fixed size",
+                f"they depend on the values in the inputs: {_some(graph.data_dependent)}",
             )
         )
     return tuple(limits)

@@ -1,1 +1,1 @@
-"""Repairs of what tf2onnx makes of a TensorFlow graph, each with its upstream cause."""
+"""Fixes for graphs that tf2onnx makes from TensorFlow functions, each with its upstream cause."""

@@ -1,20 +1,37 @@
-"""What handlers of tf2onnx need: a node's place in its graph, and numbers beside it."""
+"""Helpers for tf2onnx handlers: remove a node, add a constant."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def taken_out(ctx: Any, node: Any) -> tuple[list[str], dict[str, Any]]:
-    """Take `node` out of the graph; its inputs, and what its successor needs to take its place."""
+def remove_node(ctx: Any, node: Any) -> tuple[list[str], dict[str, Any]]:
+    """Remove `node` from its graph.
+
+    Args:
+        ctx: tf2onnx's graph.
+        node: the node.
+
+    Returns:
+        Names of its inputs, and the arguments of `make_node` for a node that replaces it.
+    """
     inputs = list(node.input)
-    place = {"outputs": list(node.output), "shapes": node.output_shapes, "dtypes": node.output_dtypes}
+    output = {"outputs": list(node.output), "shapes": node.output_shapes, "dtypes": node.output_dtypes}
     ctx.remove_node(node.name)
-    return inputs, place
+    return inputs, output
 
 
-def number(ctx: Any, value: float, dtype: int) -> str:
-    """The name of a constant of an ONNX type."""
+def constant(ctx: Any, value: float, dtype: int) -> str:
+    """Add a constant to the graph.
+
+    Args:
+        ctx: tf2onnx's graph.
+        value: its value.
+        dtype: its ONNX type.
+
+    Returns:
+        Its name.
+    """
     import numpy as np
     from tf2onnx import utils
 

@@ -1,17 +1,17 @@
-"""What tf2onnx does not know or does wrong: operators of TensorFlow and rewritings, each with its upstream cause."""
+"""Add handlers that tf2onnx lacks, and fix wrong handlers and rewrites, each with its upstream cause (tf2onnx 1.17)."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-from onnxport.export.fixes.tensorflow.nodes import number, taken_out
+from onnxport.export.fixes.tensorflow.nodes import constant, remove_node
 from onnxport.export.fixes.tensorflow.recurrent import CudnnRnn
 
 
 @cache
 def register_operators() -> None:
-    """Teach tf2onnx the operators below, and put its rewritings right; once a process."""
+    """Register the handlers below with tf2onnx, and fix its rewrites; once per process."""
     from tf2onnx.handler import tf_op
     from tf2onnx.optimizer import back_to_back_optimizer
 
@@ -25,72 +25,72 @@ def register_operators() -> None:
     tf_op("CudnnRNNV3")(CudnnRnn)
     tf_op(["Select", "SelectV2"])(_select())
     register_integer_operators()
-    _shift_along_one_axis()
-    rewritings = back_to_back_optimizer._func_map
-    rewritings["Reshape",] = _only_of_sizes(rewritings["Reshape",])
+    _fix_roll()
+    rewrites = back_to_back_optimizer._func_map
+    rewrites["Reshape",] = _merge_reshapes_safely(rewrites["Reshape",])
 
 
 class _Erfc:
     """erfc(x) = 1 - erf(x).
 
-    Upstream (tf2onnx 1.17): TensorFlow 2.19 and later compute the exact GELU with it, and tf2onnx, which was
-    last released for older ones, has no handler: it logs an error and leaves the node as it is.
+    Upstream: TensorFlow 2.19 and later compute the exact GELU with it. tf2onnx has no handler; it logs an error and
+    leaves the node as it is.
     """
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        inputs, place = taken_out(ctx, node)
-        erf = ctx.make_node("Erf", inputs, shapes=place["shapes"], dtypes=place["dtypes"]).output[0]
-        ctx.make_node("Sub", [number(ctx, 1.0, place["dtypes"][0]), erf], **place)
+        inputs, output = remove_node(ctx, node)
+        erf = ctx.make_node("Erf", inputs, shapes=output["shapes"], dtypes=output["dtypes"]).output[0]
+        ctx.make_node("Sub", [constant(ctx, 1.0, output["dtypes"][0]), erf], **output)
 
 
 def _select() -> type[Any]:
-    """The handler of tf.where(condition, x, y), which gives x or y.
+    """Return the handler of tf.where(condition, x, y), which selects x or y.
 
-    Upstream (tf2onnx 1.17): it writes condition * x + (1 - condition) * y, because that was faster once, and only
-    where it sees a NaN or an infinity coming another operator. But what is not chosen is often one that nobody sees:
-    `tf.where(n > 0, x / n, 0)`, or the softmax of a row of which everything is hidden. Times 0 that is NaN.
+    Upstream: tf2onnx writes condition * x + (1 - condition) * y, which was faster once, and uses Where only if it
+    expects a NaN or an infinity. But the value that is not selected is often undefined: `tf.where(n > 0, x / n, 0)`, or
+    the softmax of a row that is completely masked. Times 0 that is NaN.
     """
     from onnx import TensorProto
     from tf2onnx.onnx_opset.controlflow import Select
 
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
-    class Chosen(Select):  # type: ignore[misc]
+    class ExactSelect(Select):  # type: ignore[misc]
         @classmethod
         def version_9(cls, ctx: Any, node: Any, **settings: Any) -> None:
             if ctx.get_dtype(node.output[0]) in floats:
-                node.set_attr("handles_nan", True)  # what tf2onnx itself asks for
+                node.set_attr("handles_nan", True)  # makes tf2onnx use Where
             super().version_9(ctx, node, **settings)
 
-    return Chosen
+    return ExactSelect
 
 
 class _Expm1:
-    """exp(x) - 1. Upstream (tf2onnx 1.17): no handler. Keras' celu computes with it."""
+    """exp(x) - 1. Upstream: no handler. Keras' celu uses it."""
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        inputs, place = taken_out(ctx, node)
-        power = ctx.make_node("Exp", inputs, shapes=place["shapes"], dtypes=place["dtypes"]).output[0]
-        ctx.make_node("Sub", [power, number(ctx, 1.0, place["dtypes"][0])], **place)
+        inputs, output = remove_node(ctx, node)
+        power = ctx.make_node("Exp", inputs, shapes=output["shapes"], dtypes=output["dtypes"]).output[0]
+        ctx.make_node("Sub", [power, constant(ctx, 1.0, output["dtypes"][0])], **output)
 
 
 class _Xlogy:
-    """x * log(y), and 0 where x is 0. Upstream (tf2onnx 1.17): no handler. Entropies are computed with it."""
+    """x * log(y), and 0 where x is 0. Upstream: no handler. Entropies use it."""
 
     @classmethod
     def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
-        (x, y), place = taken_out(ctx, node)
-        zero = number(ctx, 0.0, place["dtypes"][0])
-        logarithm = ctx.make_node("Log", [y], dtypes=place["dtypes"]).output[0]
-        product = ctx.make_node("Mul", [x, logarithm], dtypes=place["dtypes"]).output[0]
+        (x, y), output = remove_node(ctx, node)
+        zero = constant(ctx, 0.0, output["dtypes"][0])
+        logarithm = ctx.make_node("Log", [y], dtypes=output["dtypes"]).output[0]
+        product = ctx.make_node("Mul", [x, logarithm], dtypes=output["dtypes"]).output[0]
         none = ctx.make_node("Equal", [x, zero]).output[0]
-        ctx.make_node("Where", [none, zero, product], **place)
+        ctx.make_node("Where", [none, zero, product], **output)
 
 
 class _Bucketize:
-    """How many boundaries a number reaches. Upstream (tf2onnx 1.17): no handler. Keras' Discretization is this."""
+    """The number of boundaries that a value reaches. Upstream: no handler. Keras' Discretization uses it."""
 
     @classmethod
     def version_13(cls, ctx: Any, node: Any, **_: Any) -> None:
@@ -117,17 +117,17 @@ class _Bucketize:
         )  # fmt: skip
 
 
-def _shift_along_one_axis() -> None:
-    """`tf.roll(x, [2], [1])`, a shift that is a list of one.
+def _fix_roll() -> None:
+    """Fix `tf.roll(x, [2], [1])`, a shift that is a list of one.
 
-    Upstream (tf2onnx 1.17): its handler of Roll makes a list of a shift along one axis, also where it is one already;
-    ONNX Runtime refuses the slice. Here such a shift is made a number first.
+    Upstream: the handler of Roll makes a list of a shift along one axis, even if it is one already, and ONNX Runtime
+    rejects the slice. Here such a shift becomes a scalar first.
     """
     from tf2onnx.onnx_opset.tensor import Roll
 
     original = Roll.any_version.__func__
 
-    def any_version(cls: Any, opset: int, ctx: Any, node: Any, **settings: Any) -> None:
+    def any_version(cls: Any, /, opset: int, ctx: Any, node: Any, **settings: Any) -> None:
         import numpy as np
         from tf2onnx import utils
 
@@ -141,10 +141,10 @@ def _shift_along_one_axis() -> None:
 
 
 class _XlaDynamicSlice:
-    """`size` elements from `start` on, where a start too far to the left or right is moved until they are there.
+    """`size` elements from `start` on; `start` is moved so that all elements exist.
 
-    Upstream (tf2onnx 1.17): no handler. transformers' T5 takes its relative positions with it, and relies on the
-    moving: without a past it begins at the smallest integer.
+    Upstream: no handler. transformers' T5 computes its relative positions with it, and relies on the move: without a
+    past, it starts at the lowest integer.
     """
 
     @classmethod
@@ -157,23 +157,23 @@ class _XlaDynamicSlice:
         (data, start, size), outputs = node.input, list(node.output)
         ctx.remove_node(node.name)
 
-        def make(kind: str, *inputs: str, **attributes: Any) -> str:
+        def add_node(kind: str, *inputs: str, **attributes: Any) -> str:
             found: str = ctx.make_node(kind, list(inputs), attr=attributes).output[0]
             return found
 
-        start, size = (make("Cast", name, to=TensorProto.INT64) for name in (start, size))
+        start, size = (add_node("Cast", name, to=TensorProto.INT64) for name in (start, size))
         zero = ctx.make_const(utils.make_name("zero"), np.array([0], np.int64)).output[0]
-        start = make("Max", make("Min", start, make("Sub", make("Shape", data), size)), zero)
+        start = add_node("Max", add_node("Min", start, add_node("Sub", add_node("Shape", data), size)), zero)
         ctx.make_node(
-            "Slice", [data, start, make("Add", start, size)], outputs=outputs, shapes=[shape], dtypes=[dtype]
+            "Slice", [data, start, add_node("Add", start, size)], outputs=outputs, shapes=[shape], dtypes=[dtype]
         )  # fmt: skip
 
 
-def _only_of_sizes(join: Any) -> Any:
-    """The rewriting of two Reshapes into one, left out where the second copies sizes (0) of what the first made.
+def _merge_reshapes_safely(join: Any) -> Any:
+    """Wrap the rewrite of two Reshapes into one: skip it if the second copies sizes (0) from the first.
 
-    Upstream (tf2onnx 1.17): it takes the first out whatever the second says; a 0 then copies a size of another
-    tensor. Every linear layer without a bias whose result is split into heads is such a pair.
+    Upstream: tf2onnx removes the first in any case; a 0 then copies a size of another tensor. Every linear layer
+    without a bias whose result is split into heads is such a pair.
     """
 
     def joined(graph: Any, node: Any, consumers: list[Any]) -> list[Any]:
@@ -188,10 +188,13 @@ def _only_of_sizes(join: Any) -> Any:
 
 
 def fix_resize_coordinates(model: Any) -> None:
-    """floor((i + 0.5) * scale), in place, without a word that ONNX took back.
+    """Replace the removed coordinate mode of Resize by its equivalent floor((i + 0.5) * scale), in place.
 
-    Upstream (tf2onnx 1.17): it writes `tf_half_pixel_for_nn` for the nearest pixel, which opset 13 removed; ONNX
-    Runtime warns on the terminal.
+    Upstream: tf2onnx writes `tf_half_pixel_for_nn` for nearest-neighbour resizing, which opset 13 removed; ONNX Runtime
+    prints a warning.
+
+    Args:
+        model: the graph.
     """
     import onnx_ir as ir
 

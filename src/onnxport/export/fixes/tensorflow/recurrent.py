@@ -1,13 +1,13 @@
-"""GRU and LSTM layers of Keras 3 as one operator each, also where a mask skips steps.
+"""Export GRU and LSTM layers of Keras 3 as one operator each, also with a mask.
 
-Upstream (Keras 3.15, tf2onnx 1.17): Keras writes the layers as `tf.while_loop`, and tf2onnx recognizes in such a loop
-only an LSTM without a mask, by the numbers of its weights; all else becomes an ONNX Loop, which ONNX Runtime runs
-step by step. While a model is traced, the layers below put TensorFlow's own operator CudnnRNNV3 into the graph in place
-of the loop. It is never run; its handler makes ONNX's GRU or LSTM of it. Weights do not pass through its `params`,
-whose order is cuDNN's secret, but through a table, by a number that the operator carries as its `seed`.
+Upstream (Keras 3.15, tf2onnx 1.17): Keras writes the layers as `tf.while_loop`. tf2onnx recognizes only an LSTM without
+a mask in such a loop, by the values of its weights; all else becomes an ONNX Loop, which ONNX Runtime runs step by
+step. While a model is traced, the layers below put TensorFlow's operator CudnnRNNV3 into the graph instead of the loop.
+It is never run; its handler turns it into ONNX's GRU or LSTM. The layout of its `params` is internal to cuDNN, so the
+weights are kept in a table here, and the operator carries their key as its `seed`.
 
-ONNX skips only steps behind the last one of a row (`sequence_lens`), a mask of Keras any. So the steps of a row that
-count are moved to its beginning, and what comes out is put back where they were.
+ONNX masks only steps at the end of a row (`sequence_lens`); a Keras mask can hide any step. So the real steps of a row
+are moved to its start, and the outputs are moved back.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """How a layer and an operator differ.
+class _Layer:
+    """How a Keras layer maps to an ONNX operator.
 
     Attributes:
-        gates: for each gate of ONNX which of Keras it is.
-        states: between two steps.
+        operator: the ONNX operator.
+        gates: for each gate of ONNX, the index of Keras' gate.
+        states: number of states.
     """
 
     operator: str
@@ -42,7 +43,14 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Weights:
-    """As ONNX wants them: (1, gates * units, features), (1, gates * units, units), (1, 2 * gates * units)."""
+    """Weights in ONNX's layout.
+
+    Attributes:
+        kernel: (1, gates * units, features).
+        recurrent: (1, gates * units, units).
+        bias: (1, 2 * gates * units).
+        attributes: attributes of the operator.
+    """
 
     kernel: Array
     recurrent: Array
@@ -50,88 +58,90 @@ class _Weights:
     attributes: dict[str, Any]
 
 
-# Keras has the gates z, r, h and i, f, c, o; ONNX z, r, h and i, o, f, c.
-_KINDS = {"GRU": _Kind("GRU", (0, 1, 2), 1), "LSTM": _Kind("LSTM", (0, 3, 1, 2), 2)}
-# Keras' name to ONNX's, with alpha and beta where it has such.
+# Order of gates: Keras z, r, h and i, f, c, o; ONNX z, r, h and i, o, f, c.
+_LAYERS = {"GRU": _Layer("GRU", (0, 1, 2), 1), "LSTM": _Layer("LSTM", (0, 3, 1, 2), 2)}
+# Keras' name -> ONNX's name, with alpha and beta if it has them.
 _ACTIVATIONS: dict[str, tuple[str, tuple[float, float] | None]] = {
     "tanh": ("Tanh", None), "sigmoid": ("Sigmoid", None), "relu": ("Relu", None),
     "hard_sigmoid": ("HardSigmoid", (1 / 6, 0.5)), "linear": ("Affine", (1.0, 0.0)),
 }  # fmt: skip
-_table: dict[int, _Weights] = {}
+_weights_by_key: dict[int, _Weights] = {}
 
 
 @contextmanager
 def recurrent_operators() -> Iterator[None]:
-    """While a function is traced and converted: its GRU and LSTM layers become operators where they can."""
-    layers = getattr(sys.modules.get("keras"), "layers", None)  # not imported: no layer of it is traced
+    """Export GRU and LSTM layers as operators where possible, while a function is traced and converted."""
+    layers = getattr(sys.modules.get("keras"), "layers", None)  # Keras is not imported, so none of its layers is traced
     with ExitStack() as undo:
-        undo.callback(_table.clear)
-        for name, kind in _KINDS.items() if layers is not None else ():
+        undo.callback(_weights_by_key.clear)
+        for name, layer_type in _LAYERS.items() if layers is not None else ():
             layer = getattr(layers, name)
             original = layer.inner_loop
             undo.callback(setattr, layer, "inner_loop", original)
-            layer.inner_loop = _replaced(original, kind)
+            layer.inner_loop = _with_operator(original, layer_type)
         yield
 
 
-def _replaced(original: Any, kind: _Kind) -> Any:
+def _with_operator(original: Any, layer_type: _Layer) -> Any:
     def inner_loop(self: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         masks = tensorflow().nest.flatten(mask)[:1] if mask is not None else []
-        possible = not training and _is_traced(sequences) and all(one.shape.rank == 2 for one in masks)
-        weights = _weights(self, kind, sequences) if possible else None
+        possible = not training and _is_in_traced_function(sequences) and all(one.shape.rank == 2 for one in masks)
+        weights = _weights(self, layer_type, sequences) if possible else None
         if weights is None:
             return original(self, sequences, initial_state, mask, training)
-        return _operator(self, kind, weights, sequences, initial_state, masks[0] if masks else None)
+        return _operator(self, layer_type, weights, sequences, initial_state, masks[0] if masks else None)
 
     return inner_loop
 
 
-def _is_traced(tensor: Any) -> bool:
-    """Whether it belongs to the function that is traced itself, and not to a loop or a function in it."""
+def _is_in_traced_function(tensor: Any) -> bool:
+    """Return whether a tensor is in the traced function itself, not in a loop or function inside of it."""
     from tensorflow.python.framework.func_graph import FuncGraph
 
     graph = getattr(tensor, "graph", None)
     return isinstance(graph, FuncGraph) and not isinstance(graph.outer_graph, FuncGraph)
 
 
-def _weights(layer: Any, kind: _Kind, sequences: Any) -> _Weights | None:
-    """The numbers of a layer; None where the operator cannot do what the layer does."""
+def _weights(layer: Any, layer_type: _Layer, sequences: Any) -> _Weights | None:
+    """Return the weights of a layer; None if the operator cannot do what the layer does."""
     tf = tensorflow()
     cell, activations = layer.cell, (layer.recurrent_activation, layer.activation)
     names = [getattr(function, "__name__", "") for function in activations]
-    if type(cell).__name__ != f"{kind.operator}Cell" or not type(cell).__module__.startswith("keras."):
+    if type(cell).__name__ != f"{layer_type.operator}Cell" or not type(cell).__module__.startswith("keras."):
         return None
     if any(name not in _ACTIVATIONS for name in names) or sequences.dtype != tf.float32:
         return None
-    given = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
-    if any(not isinstance(getattr(one, "value", None), tf.Variable) or one.dtype != "float32" for one in given):
-        return None  # quantized, with adapters, or of another precision
+    variables = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
+    if any(not isinstance(getattr(one, "value", None), tf.Variable) or one.dtype != "float32" for one in variables):
+        return None  # quantized, with adapters, or not float32
     with tf.init_scope():
-        kernel, recurrent, *bias = (one.value.numpy() for one in given)
-    gates, units = len(kind.gates), recurrent.shape[0]
-    both = np.zeros((2, gates * units), np.float32)
-    if bias and bias[0].ndim == 2:  # of the input and of the state
-        both[:] = bias[0]
+        kernel, recurrent, *bias = (one.value.numpy() for one in variables)
+    gates, units = len(layer_type.gates), recurrent.shape[0]
+    biases = np.zeros((2, gates * units), np.float32)
+    if bias and bias[0].ndim == 2:  # separate biases for input and state
+        biases[:] = bias[0]
     elif bias:
-        both[0] = bias[0]
-    used = [_ACTIVATIONS[name] for name in (names[0], names[1], *([names[1]] if kind.states == 2 else []))]
-    attributes: dict[str, Any] = {"hidden_size": units, "activations": [name for name, _ in used]}
-    numbers = [pair for _, pair in used if pair is not None]  # of those activations alone that have such
+        biases[0] = bias[0]
+    activation_list = [
+        _ACTIVATIONS[name] for name in (names[0], names[1], *([names[1]] if layer_type.states == 2 else []))
+    ]
+    attributes: dict[str, Any] = {"hidden_size": units, "activations": [name for name, _ in activation_list]}
+    numbers = [pair for _, pair in activation_list if pair is not None]  # only of activations that have them
     if numbers:
         attributes |= {"activation_alpha": [a for a, _ in numbers], "activation_beta": [b for _, b in numbers]}
-    if kind.operator == "GRU":
+    if layer_type.operator == "GRU":
         attributes["linear_before_reset"] = int(cell.reset_after)
-    order = partial(_ordered, order=kind.gates)
-    return _Weights(order(kernel).T[None], order(recurrent).T[None], order(both).reshape(1, -1), attributes)
+    order = partial(_reorder_gates, order=layer_type.gates)
+    return _Weights(order(kernel).T[None], order(recurrent).T[None], order(biases).reshape(1, -1), attributes)
 
 
-def _ordered(array: Array, order: tuple[int, ...]) -> Array:
-    """Gates, which lie side by side on the last axis, in another order."""
+def _reorder_gates(array: Array, order: tuple[int, ...]) -> Array:
+    """Reorder gates, which are concatenated on the last axis."""
     return np.concatenate([np.split(array, len(order), -1)[gate] for gate in order], -1)
 
 
-def _operator(layer: Any, kind: _Kind, weights: _Weights, sequences: Any, initial_state: Any, mask: Any) -> Any:
-    """(last output, outputs, states), as `inner_loop` gives them."""
+def _operator(layer: Any, layer_type: _Layer, weights: _Weights, sequences: Any, initial_state: Any, mask: Any) -> Any:
+    """Return (last output, outputs, states), as `inner_loop` does."""
     tf = tensorflow()
     states = [tf.cast(state, tf.float32) for state in tf.nest.flatten(initial_state)]
     if layer.go_backwards:
@@ -142,49 +152,54 @@ def _operator(layer: Any, kind: _Kind, weights: _Weights, sequences: Any, initia
     if mask is not None:
         mask = tf.cast(mask, tf.bool)
         lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
-        place = tf.range(steps)
-        # Real steps first, in their order.
-        _, order = tf.math.top_k(tf.where(mask, 2 * steps - place, steps - place), steps)
+        position = tf.range(steps)
+        # Real steps first, in their original order.
+        _, order = tf.math.top_k(tf.where(mask, 2 * steps - position, steps - position), steps)
         sequences = tf.gather(sequences, order, batch_dims=1)
-    key = max(_table, default=0) + 1
-    _table[key] = weights
-    found = tf.raw_ops.CudnnRNNV3(
+    key = max(_weights_by_key, default=0) + 1
+    _weights_by_key[key] = weights
+    results = tf.raw_ops.CudnnRNNV3(
         input=tf.transpose(sequences, [1, 0, 2]), input_h=states[0][None], input_c=states[-1][None],
-        params=tf.zeros([1]), sequence_lengths=lengths, rnn_mode=kind.operator.lower(), seed=key,
+        params=tf.zeros([1]), sequence_lengths=lengths, rnn_mode=layer_type.operator.lower(), seed=key,
         seed2=int(mask is not None), is_training=False,
     )  # fmt: skip
-    outputs = tf.transpose(found.output, [1, 0, 2])
-    ended = [found.output_h[0], *([found.output_c[0]] if kind.states == 2 else [])]
+    outputs = tf.transpose(results.output, [1, 0, 2])
+    final_states = [results.output_h[0], *([results.output_c[0]] if layer_type.states == 2 else [])]
     if mask is None:
-        last = ended[0]
+        last = final_states[0]
     else:
-        place = tf.cumsum(tf.cast(mask, tf.int32), 1) - 1
-        outputs = tf.gather(outputs, tf.maximum(place, 0), batch_dims=1)
-        kept = mask if layer.zero_output_for_mask else place >= 0
+        position = tf.cumsum(tf.cast(mask, tf.int32), 1) - 1
+        outputs = tf.gather(outputs, tf.maximum(position, 0), batch_dims=1)
+        kept = mask if layer.zero_output_for_mask else position >= 0
         outputs = tf.where(kept[:, :, None], outputs, tf.zeros_like(outputs))
-        ended = [
-            tf.where((lengths > 0)[:, None], now, before) for now, before in zip(ended, states, strict=True)
+        final_states = [
+            tf.where((lengths > 0)[:, None], now, before) for now, before in zip(final_states, states, strict=True)
         ]  # fmt: skip
         last = outputs[:, -1]
-    return last, outputs if layer.return_sequences else last[:, None], ended
+    return last, outputs if layer.return_sequences else last[:, None], final_states
 
 
 class CudnnRnn:
-    """The handler for tf2onnx: ONNX's GRU or LSTM, with weights of the table."""
+    """tf2onnx's handler for CudnnRNNV3: ONNX's GRU or LSTM."""
 
     @classmethod
     def version_7(cls, ctx: Any, node: Any, **_: Any) -> None:
-        """Args: as tf2onnx calls handlers.
+        """Replace the node.
+
+        Args:
+            ctx: tf2onnx's graph.
+            node: the node.
+            **_: other arguments of handlers.
 
         Raises:
-            ValueError: an operator that a user's own model brought along.
+            ValueError: the operator comes from the user's model, with weights in cuDNN's layout.
         """
         from tf2onnx import utils
 
-        weights = _table.get(node.get_attr_int("seed"))
+        weights = _weights_by_key.get(node.get_attr_int("seed"))
         if weights is None:
-            raise ValueError("a CudnnRNNV3 whose weights are in cuDNN's order")
-        kind = _KINDS[node.get_attr_str("rnn_mode").upper()]
+            raise ValueError("CudnnRNNV3 with weights in cuDNN's layout is not supported")
+        layer_type = _LAYERS[node.get_attr_str("rnn_mode").upper()]
         masked = node.get_attr_int("seed2") == 1
         (data, hidden, cell, _params, lengths), outputs = node.input, list(node.output)
         shapes = [ctx.get_shape(name) for name in outputs[:3]]
@@ -194,9 +209,10 @@ class CudnnRnn:
             for name, array in (("W", weights.kernel), ("R", weights.recurrent), ("B", weights.bias))
         ]
         made = ctx.make_node(
-            kind.operator, [data, *numbers, lengths if masked else "", hidden, *([cell] if kind.states == 2 else [])],
-            outputs=[utils.make_name("Y"), *outputs[1 : 1 + kind.states]], attr=weights.attributes,
-            shapes=[None, *shapes[1 : 1 + kind.states]], dtypes=[ctx.get_dtype(data)] * (1 + kind.states),
+            layer_type.operator,
+            [data, *numbers, lengths if masked else "", hidden, *([cell] if layer_type.states == 2 else [])],
+            outputs=[utils.make_name("Y"), *outputs[1 : 1 + layer_type.states]], attr=weights.attributes,
+            shapes=[None, *shapes[1 : 1 + layer_type.states]], dtypes=[ctx.get_dtype(data)] * (1 + layer_type.states),
             skip_conversion=True,
         )  # fmt: skip
         axis = ctx.make_const(utils.make_name("axis"), np.array([1], np.int64)).output[0]

@@ -1,8 +1,8 @@
-"""The cache goes into the attention operator instead of being joined before it.
+"""Pass the KV cache to the Attention operator instead of concatenating it before.
 
-A decoder joins past and new keys (`Concat`) and attends over the result. ONNX's Attention (opset 23)
-takes the past as inputs and gives the joined keys and values as outputs, so that onnxruntime copies
-the cache once a layer, not twice.
+An exported decoder concatenates past and new keys (`Concat`) and attends over the result. ONNX's Attention (opset 23)
+takes the past keys and values as inputs and returns the concatenated ones, so ONNX Runtime copies the cache once per
+layer instead of twice.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ _TOKENS = (2, -2)  # the axis of (batch, heads, tokens, features)
 _MASK, _INPUTS = 3, 4
 
 
-def attend_over_past(model: ir.Model) -> int:
-    """Returns how many Attention nodes were given their past, in place."""
+def move_cache_into_attention(model: ir.Model) -> int:
+    """Replace Concat and Attention by one Attention with past inputs, in place.
+
+    Args:
+        model: the graph of a decoder.
+
+    Returns:
+        The number of Attention nodes that were changed; 0 below opset 23.
+    """
     import onnx_ir as ir
 
     if (model.opset_imports.get("") or 0) < _SINCE:
         return 0
-    done = 0
+    changed = 0
     for node in [node for node in model.graph if node.op_type == "Attention" and node.domain == ""]:
-        joined = [_joined(value, node) for value in node.inputs[1:3]]
-        if len(node.outputs) != 1 or any(join is None for join in joined) or len(node.inputs) > _INPUTS:
+        concats = [_cache_concat(value, node) for value in node.inputs[1:3]]
+        if len(node.outputs) != 1 or any(concat is None for concat in concats) or len(node.inputs) > _INPUTS:
             continue
-        key, value = (join for join in joined if join is not None)
+        key, value = (concat for concat in concats if concat is not None)
         mask = node.inputs[_MASK] if len(node.inputs) > _MASK else None
         replaced = [node.outputs[0], key.outputs[0], value.outputs[0]]
         attention = ir.node(
@@ -45,17 +52,17 @@ def attend_over_past(model: ir.Model) -> int:
             new.name = name
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         model.graph.remove([node, key, value], safe=True)
-        done += 1
-    return done
+        changed += 1
+    return changed
 
 
-def _joined(value: ir.Value | None, attention: ir.Node) -> ir.Node | None:
-    """The node that joins an input of the graph with new tokens to `value`, for this attention and the caller."""
+def _cache_concat(value: ir.Value | None, attention: ir.Node) -> ir.Node | None:
+    """Return the Concat of past and new tokens that makes `value`, if only `attention` and the caller read it."""
     node = value.producer() if value is not None else None
     if value is None or node is None or node.op_type != "Concat" or len(node.inputs) != 2:
         return None
     axis = node.attributes.get("axis")
     past = node.inputs[0]
     fits = axis is not None and axis.as_int() in _TOKENS and past is not None and past.is_graph_input()
-    alone = value.is_graph_output() and all(user is attention for user in value.consumers())
-    return node if fits and alone else None
+    exclusive = value.is_graph_output() and all(user is attention for user in value.consumers())
+    return node if fits and exclusive else None

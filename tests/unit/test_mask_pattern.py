@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.graph.fusion.mask_meaning import MaskMeaning, defined, mask_meaning
+from onnxport.graph.fusion.mask_pattern import MaskPattern, find_mask_pattern, reference_mask
 
 LOWEST = np.finfo(np.float32).min
 
@@ -24,12 +24,12 @@ def seen(mask, new, window=None):
 
 @pytest.mark.parametrize("window", [None, 1, 6, 40])
 def test_causal_with_and_without_a_window(window):
-    assert mask_meaning(lambda mask, new: seen(mask, new, window), 64) == MaskMeaning(window)
+    assert find_mask_pattern(lambda mask, new: seen(mask, new, window), 64) == MaskPattern(window)
 
 
 def test_numbers_that_are_added():
-    assert mask_meaning(lambda mask, new: np.where(seen(mask, new, 6), 0, LOWEST).astype(np.float32), 64) == (
-        MaskMeaning(6)
+    assert find_mask_pattern(lambda mask, new: np.where(seen(mask, new, 6), 0, LOWEST).astype(np.float32), 64) == (
+        MaskPattern(6)
     )
 
 
@@ -39,12 +39,12 @@ def test_padding_that_attends_to_anything():
         found[mask[:, None, mask.shape[1] - new :] == 0] = True
         return found
 
-    assert mask_meaning(evaluate, 64) == MaskMeaning(None)
+    assert find_mask_pattern(evaluate, 64) == MaskPattern(None)
 
 
 def test_a_window_of_the_longest_text_is_none():
-    assert mask_meaning(lambda mask, new: seen(mask, new, 64), 64) == MaskMeaning(None)
-    assert mask_meaning(lambda mask, new: seen(mask, new, 63), 64) == MaskMeaning(63)
+    assert find_mask_pattern(lambda mask, new: seen(mask, new, 64), 64) == MaskPattern(None)
+    assert find_mask_pattern(lambda mask, new: seen(mask, new, 63), 64) == MaskPattern(63)
 
 
 def alibi(mask, new):
@@ -80,9 +80,9 @@ def heads_differ(mask, new):
 
 @pytest.mark.parametrize("other", [alibi, both_ways, blind_to_padding, chunks, off_by_one_over_a_past, heads_differ])
 def test_other_meanings(other):
-    assert mask_meaning(other, 64) is None
+    assert find_mask_pattern(other, 64) is None
 
 
 def test_the_definition_is_what_the_test_writes_out():
     mask = np.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
-    np.testing.assert_array_equal(defined(MaskMeaning(2), mask, 3), seen(mask, 3, 2)[:, 0])
+    np.testing.assert_array_equal(reference_mask(MaskPattern(2), mask, 3), seen(mask, 3, 2)[:, 0])

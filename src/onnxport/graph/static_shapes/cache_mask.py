@@ -1,7 +1,7 @@
-"""A mask for a decoder that has none: the unused places of a cache of a fixed size must be hidden.
+"""Add an attention mask to a decoder without one, so that the unused slots of a static cache can be masked.
 
-A decoder of an encoder-decoder sees all of its past, so its graph has no `attention_mask`. Where the past goes into
-the Attention operator, the mask can be added there.
+The decoder of an encoder-decoder attends to all past tokens, so its graph has no `attention_mask`. If the past is an
+input of the Attention operator, the mask can be added there.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _MASK, _PAST = 3, 4  # inputs of Attention
-# Added to a score it hides a place; with the lowest float32, which other masks add, it is still a number.
+# Added to a score, it hides a slot. Added to the lowest float32 of another mask, the sum is still finite.
 _HIDDEN = -1e30
 
 
-def hide_unused(model: ir.Model, pasts: Collection[str], whole: int) -> bool:
-    """Give the graph an input `attention_mask` (rows, whole), int64, 0 where a place is hidden; in place.
+def add_cache_mask(model: ir.Model, pasts: Collection[str], total: int) -> bool:
+    """Add an input `attention_mask`, int64 (rows, total), 0 for hidden slots, in place.
 
     Args:
-        pasts: inputs with the past.
-        whole: places of past and new tokens together.
+        model: the graph of a decoder.
+        pasts: names of the cache inputs.
+        total: number of cache slots and new tokens.
 
     Returns:
-        False, and nothing was done, where the past goes elsewhere.
+        False, with the graph unchanged, if the past is read by other operators.
     """
     import onnx_ir as ir
 
     values = [value for value in model.graph.inputs if value.name in pasts]
-    users = [(node, place) for value in values for node, place in value.uses() if node.op_type != "Shape"]
+    users = [(node, index) for value in values for node, index in value.uses() if node.op_type != "Shape"]
     attentions = list(dict.fromkeys(node for node, _ in users))
-    if not attentions or any(node.op_type != "Attention" or place < _PAST for node, place in users):
+    if not attentions or any(node.op_type != "Attention" or index < _PAST for node, index in users):
         return False
     kinds = {node.inputs[_MASK].dtype for node in attentions if node.inputs[_MASK] is not None}
     if kinds - {ir.DataType.FLOAT}:
         return False
     rows = values[0].shape[0] if values[0].shape is not None else None
     mask = ir.Value(
-        name="attention_mask", shape=ir.Shape([rows, whole]), type=ir.TensorType(ir.DataType.INT64)
+        name="attention_mask", shape=ir.Shape([rows, total]), type=ir.TensorType(ir.DataType.INT64)
     )  # fmt: skip
     model.graph.inputs.append(mask)
     tape = ir.tape.Tape()
@@ -51,13 +52,13 @@ def hide_unused(model: ir.Model, pasts: Collection[str], whole: int) -> bool:
     bias = tape.op("Unsqueeze", [scores, _constant(model, "axes", np.array([1, 2], np.int64))])
     sums: dict[ir.Value | None, ir.Value] = {}
     for node in attentions:
-        before = node.inputs[_MASK]
-        if before not in sums:
-            # Attention wants a row of the mask for every token.
-            zero = _constant(model, "rows", np.zeros((1, 1, _tokens(node), 1), np.float32))
-            sums[before] = tape.op("Add", [bias, zero if before is None else before])
-    for number, made in enumerate(tape.nodes):
-        made.name = made.outputs[0].name = f"attention_mask.{number}"
+        old_mask = node.inputs[_MASK]
+        if old_mask not in sums:
+            # Attention requires a mask row for every token.
+            zero = _constant(model, "rows", np.zeros((1, 1, _query_tokens(node), 1), np.float32))
+            sums[old_mask] = tape.op("Add", [bias, zero if old_mask is None else old_mask])
+    for count, new in enumerate(tape.nodes):
+        new.name = new.outputs[0].name = f"attention_mask.{count}"
     for node in attentions:
         node.replace_input_with(_MASK, sums[node.inputs[_MASK]])
     model.graph.extend(tape.nodes)
@@ -65,7 +66,7 @@ def hide_unused(model: ir.Model, pasts: Collection[str], whole: int) -> bool:
     return True
 
 
-def _tokens(node: ir.Node) -> int:
+def _query_tokens(node: ir.Node) -> int:
     query = node.inputs[0]
     size = query.shape[-2] if query is not None and query.shape is not None else 1
     return size if isinstance(size, int) else 1

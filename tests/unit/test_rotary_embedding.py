@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxport.graph.fusion.rotary_meaning import rotary_meaning
+from onnxport.graph.fusion.rotary_embedding import find_rotary_tables
 
 HEADS, FEATURES, LONGEST = 2, 16, 90
 
@@ -27,7 +27,7 @@ def turn(x, positions, features=FEATURES, interleaved=False, factor=1.0, base=10
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("features", "factor"), [(16, 1.0), (4, 1.0), (16, 1.19)])
 def test_halves_neighbours_parts_and_factors(interleaved, features, factor):
-    found = rotary_meaning(lambda x, p: turn(x, p, features, interleaved, factor), HEADS, FEATURES, LONGEST)
+    found = find_rotary_tables(lambda x, p: turn(x, p, features, interleaved, factor), HEADS, FEATURES, LONGEST)
     assert found is not None and found.interleaved == interleaved
     angle = np.arange(LONGEST)[:, None] * 100.0 ** (-np.arange(features // 2) / (features // 2))
     np.testing.assert_allclose(found.cos, factor * np.cos(angle), atol=1e-6)
@@ -60,10 +60,10 @@ def of_the_first_row(x, positions):
 
 @pytest.mark.parametrize("other", [nothing, by_the_longest_position, heads_differ, squares, of_the_first_row])
 def test_other_meanings(other):
-    assert rotary_meaning(other, HEADS, FEATURES, LONGEST) is None
+    assert find_rotary_tables(other, HEADS, FEATURES, LONGEST) is None
 
 
 def test_the_other_direction_is_a_rotation_too():
-    found = rotary_meaning(other_way_round, HEADS, FEATURES, LONGEST)
+    found = find_rotary_tables(other_way_round, HEADS, FEATURES, LONGEST)
     assert found is not None
     assert found.sin[1, 0] == pytest.approx(-np.sin(1.0))

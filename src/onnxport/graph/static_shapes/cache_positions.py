@@ -1,7 +1,8 @@
-"""Positions in a window, of a decoder that counts them from the length of its past: a window is always as long.
+"""Derive positions from the mask, because a static cache always has the same length.
 
-How many places of the window are in use is read from the mask, and positions are lowered by those that are not. The
-mask of such a decoder says the same of all rows, so the first one is read.
+Some decoders count positions from the length of the past. With a static cache, the number of used slots is read from
+the mask, and positions are lowered by the number of unused slots. In such decoders the mask is the same for all rows,
+so the first row is read.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# What is done to a length on its way to positions.
+# Operators between a length and the positions.
 _ARITHMETIC = frozenset(("Shape", "Squeeze", "Unsqueeze", "Reshape", "Add", "Sub", "Cast", "Gather", "Identity"))
 
 
-def count_used_places(model: ir.Model, pasts: Collection[str], size: int) -> bool:
-    """Lower all positions, of keys and of new tokens alike, by the places that the mask hides; in place.
+def derive_positions(model: ir.Model, pasts: Collection[str], size: int) -> bool:
+    """Lower all positions, of cached and of new tokens, by the number of masked slots, in place.
 
     Args:
-        pasts: inputs with the past; their shapes still have names, or are folded nowhere.
-        size: places of the window; the graph has an input `attention_mask`.
+        model: the graph; it has an input `attention_mask`. Shapes of cache inputs are not folded yet.
+        pasts: names of the cache inputs.
+        size: number of cache slots.
 
     Returns:
-        False, and nothing was done, where no position follows from the length of the past.
+        False, with the graph unchanged, if no position depends on the length of the past.
     """
     import onnx_ir as ir
 
@@ -46,18 +48,18 @@ def count_used_places(model: ir.Model, pasts: Collection[str], size: int) -> boo
         if kind not in casts:
             casts[kind] = tape.op("Cast", [unused], attributes={"to": kind})
         uses = list(value.uses())
-        lowered = tape.op("Sub", [value, casts[kind]])
-        for node, place in uses:
-            node.replace_input_with(place, lowered)
-    for number, made in enumerate(tape.nodes):
-        made.name = made.outputs[0].name = f"positions.{number}"
+        shifted = tape.op("Sub", [value, casts[kind]])
+        for node, index in uses:
+            node.replace_input_with(index, shifted)
+    for number, new in enumerate(tape.nodes):
+        new.name = new.outputs[0].name = f"positions.{number}"
     model.graph.extend(tape.nodes)
     model.graph.sort()
     return True
 
 
 def _positions(model: ir.Model, pasts: Collection[str]) -> Iterator[ir.Value]:
-    """Ranges up to a length with the past in it, and ranges to which the past's length is added."""
+    """Yield ranges up to a length that includes the past, and ranges to which the past's length is added."""
     lengths: set[ir.Value] = set()
     for node in model.graph:
         given = [value for value in node.inputs if value is not None]

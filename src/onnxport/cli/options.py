@@ -1,0 +1,166 @@
+"""The options and arguments of the commands: each is declared once, and means the same in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr, only errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what libraries print, and tracebacks.")]
+
+ModelAndOutput = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[MODEL] OUTPUT",
+        help="The model: a folder, a .keras file, or a name on the Hugging Face Hub; leave it out with --model. And "
+        "the output: a folder, or a path ending in .onnx for the graph alone.",
+    ),
+]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that onnxport wrote.")]
+FolderOrGraph = Annotated[
+    Path, typer.Argument(metavar="FOLDER_OR_ONNX", help="A folder that onnxport wrote, or an .onnx file.")
+]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples.",
+    ),
+]
+TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai) or transformers.js.")]
+TargetOutput = Annotated[
+    Path | None,
+    typer.Argument(metavar="OUTPUT", help="transformers.js: the folder to write.", show_default=False),
+]
+
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, instead of the first argument.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task", "--pipeline", "-t", help="The task, such as fill-mask; `onnxport tasks` lists them. Default: that of "
+        "the checkpoint or folder.", show_default=False,
+    ),
+]  # fmt: skip
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="A folder or name of the tokenizer, if it is not in the model's folder."),
+]
+Framework = Annotated[
+    str | None,
+    typer.Option(
+        "--framework", metavar="pt|tf", help="PyTorch (pt) or TensorFlow (tf). Default: that of the checkpoint."
+    ),
+]
+Opset = Annotated[
+    int | None,
+    typer.Option("--opset", help="ONNX opset. Default: the newest that ONNX Runtime runs at full speed."),
+]
+ExternalFormat = Annotated[
+    bool,
+    typer.Option(
+        "--use-external-format", help="Store the weights in a file beside the graph. Always done beyond 2 GB."
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--shard-size", metavar="SIZE", help="Split the weights beside the graph into files of this size, such as 2GB."
+    ),
+]
+LinkWeights = Annotated[
+    bool,
+    typer.Option(
+        "--link-weights",
+        help="Hard-link weights that are stored as the graph needs them, instead of copying them. Do not change the "
+        "checkpoint afterwards.",
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option("--memory-limit", metavar="SIZE", help="Memory that the conversion may use, such as 8GiB."),
+]
+Quantize = Annotated[
+    bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="Also write the files of another run time: genai (onnxruntime-genai).")
+]
+Signature = Annotated[
+    str | None, typer.Option("--signature", help="The signature of a SavedModel. Default: all of them.")
+]
+CheckLoading = Annotated[
+    bool,
+    typer.Option(
+        "--check-loading",
+        help="Has no effect: the graph is always loaded in ONNX Runtime. Accepted because transformers' "
+        "convert_graph_to_onnx.py has it.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that onnxport wrote.")]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option("--allow-mismatch", help="Write the folder even if the outputs differ. The exit code is still 1."),
+]
+AllowMissingWeights = Annotated[
+    bool,
+    typer.Option("--allow-missing-weights", help="Use random weights where the checkpoint has none."),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights that are stored as pickle, which can run any code."),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that a checkpoint contains.")
+]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the Hugging Face Hub.")
+]
+
+Against = Annotated[
+    str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")
+]
+Component = Annotated[
+    str, typer.Option("--component", "-c", help="Name of the graph in the folder, such as model_quantized.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as max_new_tokens=20. May be repeated."),
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Each input is a message of the user, or a JSON list of messages.")]
+
+Processor = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="PROCESSOR", help="Fuse a decoder for a processor: cpu. Its cache is updated in place."
+    ),
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--sizes",
+        metavar="AXIS=N,...",
+        help="Write a graph with static shapes, such as batch_size=1,sequence_length=128. A decoder then has a "
+        "static cache.",
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        "-p",
+        help="int8: weights, and activations at run time. int4 or int8-weights: weights only, in blocks of 32.",
+    ),
+]
+FloatActivations = Annotated[
+    bool,
+    typer.Option(
+        "--float-activations",
+        help="With int4 and int8-weights: keep activations in float32, which is more accurate and slower.",
+    ),
+]
+
+EnvironmentName = Annotated[str, typer.Argument(metavar="NAME", help="A name from `onnxport env list`.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version.")]
