@@ -12,7 +12,7 @@ from torch import nn
 
 from onnxport.sources.pytorch import float64
 from onnxport.sources.pytorch.source import TorchSource
-from onnxport.weights.lazy import hold
+from onnxport.weights.lazy import in_memory
 
 INPUT = {"x": np.random.default_rng(0).standard_normal((3, 7, 6)).astype(np.float32)}
 
@@ -111,7 +111,7 @@ def test_weights_in_files_are_read_when_they_are_needed() -> None:
     for module in model.modules():
         if not isinstance(module, (nn.LSTM, nn.GRU)):  # which keep their weights in a second list
             for name, parameter in list(module.named_parameters(recurse=False)):
-                module._parameters[name] = nn.Parameter(hold(parameter.data), requires_grad=False)
+                module._parameters[name] = nn.Parameter(in_memory(parameter.data), requires_grad=False)
     found = TorchSource(model).measured(INPUT).in_float64()
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, atol=1e-12 if name != "state" else 1e-6)
