@@ -144,6 +144,26 @@ def test_random_numbers_are_those_of_float32() -> None:
     assert np.abs(run.in_float64()["output"] - run.outputs["output"]).max() < 1e-6
 
 
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = nn.Parameter(torch.randn(3, 8, 8, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ends = torch.tensor([2, 2, 8], dtype=torch.int32)  # the second expert gets nothing
+        return nn.functional.grouped_mm(x, self.weights, offs=ends)
+
+
+def test_a_mixture_of_experts() -> None:
+    model, x = Experts(), np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    run = TorchSource(model).measured({"x": x})
+    weights = model.weights.detach().numpy().astype(np.float64)
+    wanted = np.concatenate([x[:2] @ weights[0], x[2:] @ weights[2]])
+    np.testing.assert_allclose(run.in_float64()["output"], wanted, atol=1e-14)
+    np.testing.assert_allclose(run.outputs["output"], wanted, atol=1e-5)
+
+
 class Cached(nn.Module):
     """Keeps what it computed for the next call."""
 

@@ -131,6 +131,8 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
             return func(*tree_map(_inner, args), **kwargs)
         if func in (_aten.mm.default, _aten.addmm.default) and args[-1].numel() > _PIECE:
             return _in_pieces(func, args, kwargs)
+        if func is _aten._grouped_mm.default:
+            return _expert_by_expert(*args, **kwargs)
         return func(*tree_map(widened, args), **tree_map(widened, kwargs))
     finally:
         torch.set_default_dtype(default)
@@ -147,6 +149,25 @@ def _in_pieces(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> 
         bias = tuple(widened(b[..., now] if b.shape[-1] == columns else b) for b in map(_inner, args[:-2]))
         made.append(func(*bias, first, widened(weight[:, now]), **kwargs))
     return torch.cat(made, 1)
+
+
+def _expert_by_expert(rows: Any, weights: Any, ends: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """torch's product of a mixture of experts, which it has not in float64: rows up to each end times one weight.
+
+    Args:
+        rows: (n, k); sorted by expert.
+        weights: (experts, k, m).
+        ends: of the rows of each expert, (experts,).
+    """
+    rows, weights = widened(rows), _inner(weights)
+    if rows.ndim != 2 or weights.ndim != 3 or ends is None or bias is not None:
+        raise TypeError("a grouped product of another kind")
+    made = rows.new_zeros((len(rows), weights.shape[2]))
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        made[start:end] = rows[start:end] @ widened(weights[expert])
+        start = end
+    return made
 
 
 def _is_view(func: Any) -> bool:
