@@ -152,7 +152,7 @@ def _in_pieces(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> 
 
 
 def _expert_by_expert(rows: Any, weights: Any, ends: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """torch's product of a mixture of experts, which it has not in float64: rows up to each end times one weight.
+    """Torch's product of a mixture of experts, which it has not in float64: rows up to each end times one weight.
 
     Args:
         rows: (n, k); sorted by expert.
