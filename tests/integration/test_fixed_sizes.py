@@ -272,7 +272,7 @@ def test_the_command(copy, capsys):
         ("batch_size", "'batch_size' is not AXIS=NUMBER", "--sizes batch_size=1"),
         ("batch_size=1,batch_size=2", "two sizes", "--sizes"),
         ("batch_size=-1", "is not AXIS=NUMBER", "--sizes"),
-        ("batch_size=0,sequence_length=1,past_sequence_length=7", "from 1 on", "past_sequence_length=512"),
+        ("batch_size=0,sequence_length=1,past_sequence_length=7", "a whole number from 1", "past_sequence_length=512"),
         ("batch=1,sequence_length=1", "no axis 'batch'. The axes are batch_size, sequence_length", "'batch_size'"),
         ("batch_size=1", "sequence_length, past_sequence_length", "batch_size=1,sequence_length=1,past_sequence_l"),
         ("decoder.batch_size=1", "no graph 'decoder'", "model"),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from onnxport.specs import Restriction
+
 
 def to_text(document: Any) -> str:
     """One indented JSON document. NaN and infinities, which JSON does not have, are strings as in onnxport.json."""
@@ -17,6 +19,8 @@ def to_text(document: Any) -> str:
 
 def plain(value: Any) -> Any:
     """`value` as JSON types: dataclasses as objects, paths as text, arrays and tensors as nested lists."""
+    if isinstance(value, Restriction):  # as in onnxport.json
+        return {"axis": value.axis, "rule": value.rule, "reason": value.reason}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
