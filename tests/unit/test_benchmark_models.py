@@ -27,6 +27,7 @@ def _tiny(name: str) -> Model:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_transformers_loads_every_family_whole(name, tmp_path):
     size = generate(_tiny(name), tmp_path / "made")
     loader = getattr(transformers, MODELS[name].architecture)

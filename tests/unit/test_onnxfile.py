@@ -328,6 +328,7 @@ MEMORY_SCRIPT = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 @pytest.mark.parametrize("layout", ["embedded", "external"])
+@pytest.mark.slow
 def test_memory_is_that_of_a_block(layout: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(MEMORY_SCRIPT), str(tmp_path / "m.onnx"), layout]
     result = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)

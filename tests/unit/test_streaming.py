@@ -216,6 +216,7 @@ MEMORY_SCRIPT = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 @pytest.mark.parametrize("layout", ["embedded", "external", "shards"])
+@pytest.mark.slow
 def test_stored_weights_cost_a_block_of_memory(layout: str, tmp_path: Path) -> None:
     """Mapped, 96 MiB of them would count."""
     command = [sys.executable, "-c", textwrap.dedent(MEMORY_SCRIPT), str(tmp_path), layout]
