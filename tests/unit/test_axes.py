@@ -44,6 +44,7 @@ def test_constant_name_sum_and_multiple():
     shift=st.integers(-3, 9),
     start=st.integers(1000, 1500),
 )
+@pytest.mark.slow
 def test_floor_forms_are_exact_everywhere(divisor, offset, shift, start):
     def length(x):
         return (x + offset) // divisor + shift

@@ -175,6 +175,7 @@ def test_ascii_streams_take_every_message() -> None:
     assert "gr\\xf6\\xdfe does not exist" in outcome.err
 
 
+@pytest.mark.slow
 def test_help_and_tasks_import_nothing_heavy() -> None:
     heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "numpy", "tokenizers", "huggingface_hub"]
     block = f"sys.modules.update(dict.fromkeys({heavy}))"

@@ -143,6 +143,7 @@ def test_errors_of_folders(capsys: Capture) -> None:
     check_snapshot("folder_errors", all_of(capsys, *commands, code=2))
 
 
+@pytest.mark.slow
 def test_missing_packages() -> None:
     checkpoint(Path("model"))
     converted(Path("converted"))

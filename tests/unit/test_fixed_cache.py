@@ -75,6 +75,7 @@ def write(path, rows, new, past):
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9), padding=st.integers(0, 4),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
+@pytest.mark.slow
 def test_all_that_a_token_sees_is_the_text(tmp_path_factory, rows, new, more, used, lengths, padding):
     past, used = new + more, min(used, rows)
     file = tmp_path_factory.mktemp("window") / "model_fixed.onnx"

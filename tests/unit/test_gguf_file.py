@@ -126,6 +126,7 @@ def test_no_cut_is_accepted(tmp_path_factory: pytest.TempPathFactory, length: in
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(4, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=6))
+@pytest.mark.slow
 def test_any_damage_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
 ) -> None:

@@ -91,6 +91,7 @@ def test_floats_that_json_does_not_have(value: float) -> None:
 
 @given(st.floats())
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 def test_any_float_survives(value: float) -> None:
     back = read_error(from_json(to_json(with_error(value))))
     assert back == value or (math.isnan(back) and math.isnan(value))
@@ -300,6 +301,7 @@ PLACES = [
 
 @given(st.sampled_from(PLACES), JSON_VALUES)
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_any_damage_is_a_folder_error_or_a_manifest(place: list[str | int], value: Any) -> None:
     try:
         manifest = from_json(edited(place, value))

@@ -284,6 +284,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray[Any, Any]:
 
 @given(st.lists(arrays(), max_size=5), st.integers(64, 5000))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_any_model(tmp_path: Path, arrays: list[np.ndarray[Any, Any]], block: int) -> None:
     model = model_of(*(tensor(array, f"w{index}") for index, array in enumerate(arrays)))
     with pytest.MonkeyPatch.context() as patch:

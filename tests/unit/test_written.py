@@ -83,6 +83,7 @@ def test_files_that_are_cut_off_or_gone(tmp_path: Path) -> None:
 @given(st.binary(max_size=300), st.lists(st.tuples(st.integers(0, 310), st.integers(0, 310)), max_size=8),
        st.integers(1, 70))  # fmt: skip
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
 def test_any_ranges_in_one_pass(tmp_path: Path, content: bytes, ranges: list[tuple[int, int]], block: int) -> None:
     (tmp_path / "file").write_bytes(content)
     seen: list[int] = []
