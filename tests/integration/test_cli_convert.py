@@ -162,7 +162,7 @@ def test_sentences_get_embeddings_and_similarities(converted: Conversions, capsy
 
 
 def test_sound_at_another_rate(converted: Conversions, tmp_path: Path, capsys: Capture) -> None:
-    folder = converted("wav2vec2-audio-classification").folder
+    folder = converted("audio-spectrogram-transformer-audio-classification").folder
     with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

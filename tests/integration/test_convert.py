@@ -3,7 +3,8 @@
 Nothing of `onnxport.verification.compare` or of the samplers is used to judge: the inputs are made here, at
 sizes that no step of the conversion uses, and the source is loaded anew by transformers.
 
-`make test` has one checkpoint of every task, of as many architectures as that allows. The sweep has the others.
+`make test` has one checkpoint of every task, of as many architectures as that allows. The sweep has the others; some,
+such as Depth Anything, take a minute.
 """
 
 from __future__ import annotations
@@ -100,10 +101,10 @@ def reference_model(name: str, folder):
 ONE_OF_EACH = (
     "mpnet-feature-extraction", "modernbert-fill-mask", "bert-text-classification", "bert-zero-shot-classification",
     "layoutlm-token-classification", "bert-question-answering", "bert-multiple-choice",
-    "bert-next-sentence-prediction", "dinov2-image-feature-extraction", "resnet-image-classification",
-    "detr-object-detection", "segformer-semantic-segmentation", "mask2former-image-segmentation",
-    "depth-anything-depth-estimation", "clip-zero-shot-image-classification", "wav2vec2-automatic-speech-recognition",
-    "wav2vec2-audio-classification",
+    "bert-next-sentence-prediction", "vit-image-feature-extraction", "resnet-image-classification",
+    "detr-object-detection", "segformer-semantic-segmentation", "maskformer-image-segmentation",
+    "dpt-depth-estimation", "clip-zero-shot-image-classification", "wav2vec2-automatic-speech-recognition",
+    "audio-spectrogram-transformer-audio-classification",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Graphs of fixed sizes beside decoders: texts, images, sounds, encoder-decoders, and images in texts.
 
-BART and Marian, whose positions come from tables as those of Whisper do, and LLaVA, a prompt of which is split as one
-of Qwen2-VL is, are for the sweep.
+BART and Marian, whose positions come from tables as those of Whisper do, LLaVA, a prompt of which is split as one of
+Qwen2-VL is, and Gemma 3, which takes a prompt in one call, are for the sweep.
 """
 
 from __future__ import annotations
@@ -248,7 +248,12 @@ def test_a_past_that_cannot_be_hidden_is_refused(converted, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens"), [pytest.param("llava", 4, marks=pytest.mark.sweep), ("gemma3", 30), ("qwen2_vl", 5)]
+    ("name", "tokens"),
+    [
+        pytest.param("llava", 4, marks=pytest.mark.sweep),
+        pytest.param("gemma3", 30, marks=pytest.mark.sweep),
+        ("qwen2_vl", 5),
+    ],
 )
 def test_images_in_texts(converted, tmp_path, name, tokens):
     """A prompt in several calls; one whose image tokens see later ones; positions on three axes."""

@@ -1,6 +1,7 @@
 """Every registered repair: what goes wrong without it, and that it is named in the manifest with it.
 
-What a conversion gives without the repair of Depth Anything is for the sweep; test_convert.py has it with the repair.
+Repairs of a trace, without which a conversion takes half a minute to fail, are for the sweep. With its repair Falcon is
+in test_decoders.py, and Depth Anything in the record of `make graphs`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def test_symbolic_int_keeps_depth_anything_flexible(converted, tmp_path, monkeyp
     assert free_axes(convert(None, tiny.source, tmp_path / "out", pipeline_name=TINY[name].task)) == {"batch_size"}
 
 
+@pytest.mark.sweep
 def test_one_key_head_lets_falcon_through(tmp_path, monkeypatch):
     source = save_decoder("falcon", tmp_path / "m")
     monkeypatch.delitem(fixes.TRACE_FIXES, "one-key-head")
