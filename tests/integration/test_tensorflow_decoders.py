@@ -51,7 +51,7 @@ def test_prefill_chunks_and_steps_are_one_graph(converted: Converted, name: str)
 def test_a_class_that_reads_one_token_a_call(converted: Converted) -> None:
     assert converted.axes("ctrl")["input_ids"] == ("batch_size", 1)
     (restriction,) = (r for r in converted.manifest("ctrl").components[0].restrictions if r.rule.startswith("fixed"))
-    assert "reads one alone" in restriction.reason
+    assert "reads only one token of a call" in restriction.reason
 
 
 def test_padded_prompts_in_a_batch_are_what_each_is_alone(converted: Converted) -> None:
