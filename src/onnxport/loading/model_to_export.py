@@ -15,6 +15,7 @@ from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
 from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
+from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
 from onnxport.tasks import MODULE, Task
 
@@ -29,6 +30,7 @@ class ModelToExport:
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
+        allow_unused: parameters that no output depends on were accepted.
     """
 
     pipeline: Any
@@ -38,6 +40,18 @@ class ModelToExport:
     origin: Path | None = None
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+    allow_unused: bool = False
+
+    @property
+    def weight_origins(self) -> WeightOrigins:
+        """Which tensors of the checkpoint the model holds, as loading found out."""
+        found: WeightOrigins = getattr(self.pipeline, "weight_origins", WeightOrigins())
+        return found
+
+    @property
+    def unused_tensors(self) -> dict[str, str]:
+        """Tensors of the checkpoint that the model does not hold -> why."""
+        return dict(getattr(self.pipeline, "unused_tensors", {}))
 
     @property
     def source(self) -> Source:

@@ -66,6 +66,7 @@ class NewGraph:
             "data_files": tuple(path.relative_to(root).as_posix() for path in data_files(target)),
             "weights_checksum": None,
             "derived_from": self.base.name,
+            "ledger": None,
         }
         return replace(self.base, **(own | fields))
 
