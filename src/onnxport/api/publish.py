@@ -156,6 +156,7 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
     """A dynamically quantized int8 graph for each graph, against the source."""
     from onnxport.api.capture import verify_captured
     from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
+    from onnxport.verification.ledger.derived import prove_derived
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     targets = [file.with_name(quantized_name(file.name, single=output.single)) for file in paths]
@@ -169,9 +170,10 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
+                ledger=prove_derived([file], target),
                 verification=verify_captured(captured, target, targets, "int8"),
             )
-            for captured, target in zip(graphs, targets, strict=True)
+            for captured, file, target in zip(graphs, paths, targets, strict=True)
         ]
         step.done(_verification_summary(components))
     _require(components, output.allow_mismatch)
@@ -246,10 +248,7 @@ def _manifest_of(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> M
 def _unused(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> UnusedTensors | None:
     """What of the source no graph holds; None where all of it is in a graph, or nothing is known."""
     parameters = {name: why for captured in graphs for name, why in captured.weights.unused.items()}
-    held = {name for captured in graphs for name in captured.weights.used}
-    found = UnusedTensors(
-        to_export.unused_tensors, {name: why for name, why in parameters.items() if name not in held}
-    )
+    found = UnusedTensors(to_export.unused_tensors, parameters)
     return found if found.checkpoint or found.parameters else None
 
 

@@ -9,6 +9,7 @@ import typer
 from onnxport.cli.options import (
     Against,
     AllowPickle,
+    AllowUnusedWeights,
     FolderOrGraph,
     Json,
     MemoryLimit,
@@ -28,6 +29,7 @@ def verify(
     folder: FolderOrGraph,
     against: Against = None,
     task: Task = None,
+    allow_unused_weights: AllowUnusedWeights = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
     memory_limit: MemoryLimit = None,
@@ -44,6 +46,7 @@ def verify(
     from onnxport.api.verify import verify as verify_folder
 
     loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    loading |= {"allow_unused_weights": True} if allow_unused_weights else {}
     with shell.working() as reporter:
         result = verify_folder(folder, against, task=task, reporter=reporter, **loading)
     if shell.json:

@@ -100,6 +100,7 @@ class WeightHistory:
 
     Attributes:
         captured: names of the initializers that the captured graph had.
+        read: names of those that a node reads.
         constants: name -> values of small constants of the captured graph that are no parameters of the model.
         norms: by the name of the product's weight.
         made: name of a value -> the node that would compute it.
@@ -107,6 +108,7 @@ class WeightHistory:
     """
 
     captured: frozenset[str]
+    read: frozenset[str]
     constants: dict[str, np.ndarray[Any, Any]]
     norms: dict[str, BatchNorm] = field(default_factory=dict)
     made: dict[str, FoldedNode] = field(default_factory=dict)
@@ -141,7 +143,11 @@ def begin_history(model: ir.Model) -> WeightHistory:
         model: the graph.
     """
     captured = frozenset(str(name) for graph in model.graphs() for name in graph.initializers)
-    history = WeightHistory(captured, dict(_constants(model)))
+    read = frozenset(
+        str(name) for graph in model.graphs() for name, value in graph.initializers.items()
+        if value.uses() or value.is_graph_output()
+    )  # fmt: skip
+    history = WeightHistory(captured, read, dict(_constants(model)))
     for node in model.graph:
         if node.op_type == "BatchNormalization":
             found = _batch_norm(node)

@@ -166,7 +166,7 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
             f"A {type(model).__name__} is neither a torch.nn.Module nor a Keras model, so it cannot be converted.",
             hint="Give a module, a model, or the path of a checkpoint.",
         )
-    unused = sorted(options.chosen())
+    unused = sorted(options.chosen() - {"allow_unused_weights"})
     if unused:
         raise UsageError(f"A live module takes no {', '.join(unused)}.", hint="Leave it out.")
     model.eval()
@@ -186,4 +186,6 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
 
     source = TorchSource(model)
     part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
-    return ModelToExport(None, MODULE, (part,), source.architecture)
+    return ModelToExport(
+        None, MODULE, (part,), source.architecture, allow_unused=options.allow_unused_weights
+    )  # fmt: skip

@@ -47,6 +47,24 @@ class FileTensor:
         """Number of its elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def nbytes(self) -> int:
+        """Number of its bytes."""
+        return self.length if self.values is None else len(self.values)
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """Its values, mapped from the file; numbers of fewer than 8 bits stay packed."""
+        import onnx_ir as ir
+
+        kind = ir.DataType(self.dtype)
+        if kind.bitwidth < 8 or kind == ir.DataType.STRING:
+            return np.frombuffer(self.bytes(), np.uint8)
+        dtype = kind.numpy().newbyteorder("<")
+        if self.values is not None or not self.length:
+            return np.frombuffer(self.values or b"", dtype).reshape(self.shape)
+        raw: np.ndarray[Any, Any] = np.memmap(self.file, np.uint8, "r", self.offset, (self.length,))
+        return np.asarray(raw).view(dtype).reshape(self.shape)
+
     def blocks(self) -> Iterator[bytes]:
         """Yield its little-endian bytes in order, in blocks of at most 8 MiB.
 

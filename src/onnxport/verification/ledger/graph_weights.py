@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -11,6 +11,7 @@ from onnxport.artifact.ledger import Ledger
 from onnxport.graph.weight_history import WeightHistory
 
 if TYPE_CHECKING:
+    from onnxport.export.signature import Signature
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.verification.ledger.expected import ExpectedWeight
     from onnxport.verification.ledger.source_weights import SourceWeights
@@ -21,6 +22,7 @@ class FinishedGraph(Protocol):
 
     model: Any
     history: WeightHistory
+    signature: Signature
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def expect_weights(
         graphs: the finished graphs.
 
     Raises:
-        VerificationError: the export changed a weight of the model.
+        VerificationError: the export changed a weight of the model, or lost one.
+        CheckpointError: a live module has parameters that no output depends on.
     """
     from onnxport.verification.ledger.expected import Expectations
     from onnxport.verification.ledger.source_weights import unchanged
@@ -95,4 +98,36 @@ def expect_weights(
         expectations = Expectations(source, graph.history)
         expected = expectations.of_graph(graph.model)
         found.append(GraphWeights(expected, source.without_memory(), frozenset(expectations.used(expected))))
+    unused = _unused(to_export, found, graphs)
+    return [replace(one, unused=unused) for one in found]
+
+
+def _unused(
+    to_export: ModelToExport, weights: Sequence[GraphWeights], graphs: Sequence[FinishedGraph]
+) -> dict[str, str]:
+    """Parameters of the model that no graph holds -> why."""
+    from onnxport.verification.ledger.unused_parameters import require_no_influence, require_used
+
+    found: dict[str, str] = {}
+    models: dict[int, list[int]] = {}
+    for number, part in enumerate(to_export.parts):
+        if weights[number].source is not None:
+            models.setdefault(id(cast("Any", part.source).model), []).append(number)
+    for numbers in models.values():
+        model = cast("Any", to_export.parts[numbers[0]].source).model
+        held = {name for number in numbers for name in weights[number].used}
+        read = {name for number in numbers for name in graphs[number].history.read}
+        names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        left = [aliases[0] for aliases in names.values() if not held.intersection(aliases)]
+        found |= {name: "merged with an equal weight, or its result is not used" for name in left if name in read}
+        left = [name for name in left if name not in read]
+        if not left:
+            continue
+        for number in numbers:
+            require_no_influence(to_export.parts[number].source, model, left, graphs[number].signature.sample)
+        if to_export.pipeline is None and not to_export.allow_unused:
+            require_used(left, to_export.architecture)
+        found |= dict.fromkeys(left, "no output depends on it")
     return found

@@ -44,11 +44,11 @@ def prove_weights(
     wrong: list[str] = []
     read = 0
     for tensor in graph_tensors(file):
-        size = len(tensor.values) if tensor.values is not None else tensor.length
+        size = tensor.nbytes
         read += size
         entry = expected.get(tensor.name)
         if entry is None:
-            if not _is_small(tensor):
+            if not is_small(tensor):
                 wrong.append(f"nothing says where {tensor.name} {list(tensor.shape)} comes from")
             proof = WeightProof(Proof.UNPROVED, "computed by the exporter", "sizes and constants")
         else:
@@ -78,7 +78,8 @@ def wrong_weights(file: Path, wrong: list[str]) -> VerificationError:
     )
 
 
-def _is_small(tensor: FileTensor) -> bool:
+def is_small(tensor: FileTensor) -> bool:
+    """Whether it is a number of the graph's code and no weight: few elements, or whole numbers."""
     import onnx_ir as ir
 
     return tensor.elements <= _SMALL or not ir.DataType(tensor.dtype).is_floating_point()
