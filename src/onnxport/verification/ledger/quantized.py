@@ -1,6 +1,6 @@
 """Quantized weights against the weights that they stand for.
 
-    value = scale * (integer - zero point), and integer must be the nearest one that there is
+value = scale * (integer - zero point), and integer must be the nearest one that there is
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def quantized_parts(tensors: Sequence[FileTensor], known: Mapping[str, FileTenso
         base = tensor.name.removesuffix(_COLUMNS)
         if base != tensor.name and base in known and f"{base}_scale" in named:
             parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
-            found |= {name: parts for name in (tensor.name, f"{base}_scale", f"{base}_zero_point")}
+            found |= dict.fromkeys((tensor.name, f"{base}_scale", f"{base}_zero_point"), parts)
     return found
 
 
