@@ -1,4 +1,4 @@
-"""The weights of the graphs of one model: recorded before the export, expected after it, proved when they are written."""
+"""The weights of a model's graphs: recorded before the export, expected after it, proved in the written files."""
 
 from __future__ import annotations
 
