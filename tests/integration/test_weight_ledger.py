@@ -460,3 +460,54 @@ def test_a_changed_quantized_weight_is_named(bert, variants, tmp_path, name):
     with pytest.raises(VerificationError) as caught:
         prove_derived([bert.inside], file)
     assert quantized.name in caught.value.message
+
+
+def test_a_large_weight_is_compared_in_blocks(tmp_path):
+    """Neither the checkpoint's tensor nor the graph's is ever in memory as a whole."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from onnxport.system.memory import anonymous_bytes
+    from onnxport.verification.ledger.expected import ExpectedWeight
+    from onnxport.verification.ledger.prove import prove_weights
+    from onnxport.verification.ledger.source_weights import SourceWeights
+    from onnxport.weights.checkpoint_reader import CheckpointReader
+    from onnxport.weights.stored import lazy_state_dict
+
+    rows, columns = 2**13, 2**13
+    size = 4 * rows * columns  # 256 MiB, of zeros: sparse files
+    header = json.dumps({"w": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, size]}}).encode()
+    checkpoint, data = tmp_path / "model.safetensors", tmp_path / "model.onnx_data"
+    checkpoint.write_bytes(len(header).to_bytes(8, "little") + header)
+    for file, length in ((checkpoint, 8 + len(header) + size), (data, size)):
+        with file.open("ab") as opened:
+            opened.truncate(length)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[columns, rows], data_location=1)
+    for key, value in {"location": data.name, "offset": "0", "length": str(size)}.items():
+        tensor.external_data.add(key=key, value=value)
+    graph = helper.make_graph([], "g", [], [], [tensor])
+    onnx.save_model(helper.make_model(graph), tmp_path / "model.onnx")
+    record = lazy_state_dict([checkpoint], "safetensors")["w"].permute([1, 0])
+    peaks = []
+
+    class Watched(SourceWeights):
+        def blocks(self, record):
+            for block in super().blocks(record):
+                peaks.append(anonymous_bytes())
+                yield block
+
+    source = Watched({}, {}, CheckpointReader([checkpoint], "safetensors"))
+    expected = {
+        "w": ExpectedWeight(Proof.TRANSFORMED, "transposed 1 0", "w", "float32", (columns, rows), record=record)
+    }
+    before = anonymous_bytes()
+    ledger = prove_weights(tmp_path / "model.onnx", expected, source)
+    assert ledger.bytes == {Proof.TRANSFORMED: size}
+    assert len(peaks) > 20
+    assert max(peaks) - before < 64 * 2**20
+    with data.open("r+b") as opened:
+        opened.seek(size - 2)
+        opened.write(b"\x80\x3f")
+    with pytest.raises(VerificationError) as caught:
+        prove_weights(tmp_path / "model.onnx", expected, source)
+    assert f"[{columns - 1}, {rows - 1}]" in caught.value.message
