@@ -332,7 +332,7 @@ def test_a_fault_of_the_writer_publishes_nothing(bert, monkeypatch, tmp_path):
         if tensor.name != _WORDS:
             return real(tensor, file, report, buffer)
         values = tensor.numpy().copy()
-        values[301, 2] *= 1.01
+        values[101, 2] *= 1.01
         import onnx_ir as ir
 
         return real(ir.tensor(values, name=tensor.name), file, report, buffer)
@@ -341,7 +341,7 @@ def test_a_fault_of_the_writer_publishes_nothing(bert, monkeypatch, tmp_path):
     with pytest.raises(VerificationError) as caught:
         onnxport.convert(None, bert.source, tmp_path / "out")
     assert f"{_WORDS} differs" in caught.value.message
-    assert "[301, 2]" in caught.value.message
+    assert "[101, 2]" in caught.value.message
     assert not (tmp_path / "out").exists()
 
 
@@ -443,7 +443,7 @@ def test_quantized_weights_are_bounded(bert, variants, name):
     ledger = prove_derived([bert.inside], variants / f"{name}.onnx")
     assert ledger.against == "graph model"
     assert ledger.bytes[Proof.BOUNDED] > 5000
-    assert ledger.bytes.get(Proof.UNPROVED, 0) < 500
+    assert ledger.bytes.get(Proof.UNPROVED, 0) < 1500
 
 
 @pytest.mark.parametrize("name", ["int8", "q4"])
@@ -477,6 +477,7 @@ def test_a_large_weight_is_compared_in_blocks(tmp_path):
     rows, columns = 2**13, 2**13
     size = 4 * rows * columns  # 256 MiB, of zeros: sparse files
     header = json.dumps({"w": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
     checkpoint, data = tmp_path / "model.safetensors", tmp_path / "model.onnx_data"
     checkpoint.write_bytes(len(header).to_bytes(8, "little") + header)
     for file, length in ((checkpoint, 8 + len(header) + size), (data, size)):
@@ -504,7 +505,7 @@ def test_a_large_weight_is_compared_in_blocks(tmp_path):
     ledger = prove_weights(tmp_path / "model.onnx", expected, source)
     assert ledger.bytes == {Proof.TRANSFORMED: size}
     assert len(peaks) > 20
-    assert max(peaks) - before < 64 * 2**20
+    assert max(peaks) - before < 128 * 2**20
     with data.open("r+b") as opened:
         opened.seek(size - 2)
         opened.write(b"\x80\x3f")

@@ -74,10 +74,14 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
     expected = _expected_names(model, reader.names, own)
     absent = set(missing)
     computed: dict[int, LazyTensor] = {}
+    tied: dict[int, list[str]] = {}
     for name, origins in expected.plain.items():
+        if name not in absent:
+            tied.setdefault(id(own[name]), []).extend(origins)
+    for name in expected.plain:
         if name in absent:
             continue
-        tensor = own[name]
+        tensor, origins = own[name], tied[id(own[name])]
         if isinstance(tensor, LazyTensor):
             _check_plain(name, tensor, origins, reader)
         else:
