@@ -8,26 +8,16 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.links import require_links_inside
+from onnxport.checkpoints.saved_model import reaching_operators
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
-# Operators of TensorFlow that read or write files, open connections or call Python.
-UNSAFE_OPERATORS = (
-    "WriteFile", "ReadFile", "MatchingFiles", "WholeFileReaderV2", "DebugIdentityV2", "PyFunc", "EagerPyFunc",
-    "PyFuncStateless", "WholeFileReader", "TextLineReader", "TextLineReaderV2", "FixedLengthRecordReader",
-    "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader", "TextLineDataset",
-    "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "CSVDataset",
-    "SqlDataset", "GeneratorDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset", "CacheDataset", "CacheDatasetV2",
-    "SnapshotDataset", "SnapshotDatasetV2", "DataServiceDataset", "DataServiceDatasetV2", "RegisterDataset",
-    "DeleteFile", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "RpcServer", "RpcClient", "RpcCall",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class TensorflowFiles:
@@ -124,35 +114,42 @@ def _preset(path: Path) -> TensorflowFiles | None:
 
 
 def _saved_model(path: Path, trusted: bool) -> TensorflowFiles:
+    require_links_inside(path)
     graph = path / "saved_model.pb"
     if graph.is_file():
         content = graph.read_bytes()
         if not content:
             raise _fault(path, "is a SavedModel whose saved_model.pb is empty")
-        unsafe = [] if trusted else _unsafe_operators(content)
-        if unsafe:
-            raise unsafe_error(path, unsafe)
+        if not trusted:
+            reject_reaching_operators(path, content)
     weights = path / "variables"
     if weights.is_dir() and any(weights.iterdir()) and not (weights / "variables.index").is_file():
         raise _fault(path, "is a SavedModel whose variables/variables.index is missing")
     return TensorflowFiles(path, "saved_model", (), sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
 
 
-def unsafe_error(folder: Path, operators: Iterable[str]) -> UntrustedCheckpointError:
-    """The error for a SavedModel with operators that are not run without permission."""
-    return UntrustedCheckpointError(
-        f"{folder} has operators that read or write files, open connections or call Python: {', '.join(operators)}. "
-        "Nothing was run.",
-        hint="If you trust where it comes from, add `--trust-remote-code`.",
-    )
+def reject_reaching_operators(folder: Path, content: bytes) -> None:
+    """Refuse a SavedModel that does more than computing.
 
+    Args:
+        folder: the SavedModel.
+        content: of its saved_model.pb.
 
-def _unsafe_operators(content: bytes) -> list[str]:
-    """Those of UNSAFE_OPERATORS that the graph has.
-
-    In a NodeDef the operator is field 2, a string: its length and its letters follow the byte 0x12.
+    Raises:
+        UntrustedCheckpointError: it has operators beside those of tensorflow_operators.txt, or assets outside of it.
+        CheckpointError: the content is damaged.
     """
-    return [name for name in UNSAFE_OPERATORS if b"\x12" + bytes([len(name)]) + name.encode() in content]
+    try:
+        found = reaching_operators(content)
+    except ValueError as error:
+        raise _fault(folder, f"cannot be loaded as a SavedModel: saved_model.pb is damaged ({error})") from error
+    if found:
+        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise UntrustedCheckpointError(
+            f"{folder} has operators that are not known to only compute: {shown}. They may read or write files, open "
+            "connections or run code. Nothing was run.",
+            hint="If you trust where it comes from, add `--trust-remote-code`.",
+        )
 
 
 def _libraries(config: Any) -> tuple[str, ...]:
