@@ -15,8 +15,12 @@ from typing import Any
 from onnxport.checkpoints.links import require_links_inside
 from onnxport.checkpoints.saved_model import reaching_operators
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.formats.json_file import LARGEST, parse_json, read_json
+from onnxport.system.library_errors import first_line
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+# An archive of zeros is a thousandth of its content. Below the first number of bytes it does no harm.
+_LEAST_BOMB, _MOST_RATIO = 2**28, 100
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
 
 @dataclass(frozen=True)
@@ -76,13 +80,27 @@ def _keras(path: Path) -> TensorflowFiles:
             missing = [name for name in _KERAS_PARTS if name not in names]
             if missing:
                 raise _fault(path, f"is a .keras file without {', '.join(missing)}")
+            _require_sizes(path, archive)
             broken = archive.testzip()
             if broken is not None:
                 raise _fault(path, f"is damaged: {broken} in it does not have the checksum that was written")
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _fault(path, f"is no .keras file, or cut off ({error})") from error
+            config = parse_json(archive.read("config.json"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile has errors of a dozen types: encrypted, of an unknown method, cut off ...
+        raise _fault(path, f"is no .keras file, or cut off ({first_line(error)})") from error
     return TensorflowFiles(path, "keras", _libraries(config), path.stat().st_size)
+
+
+def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that is small on disk and huge unpacked; weights hardly shrink, and Keras does not pack them."""
+    sizes = {one.filename: one.file_size for one in archive.infolist()}
+    total = sum(sizes.values())
+    if total > _LEAST_BOMB and total > _MOST_RATIO * path.stat().st_size:
+        raise _fault(path, f"is {path.stat().st_size:,} bytes and {total:,} unpacked, as no model is")
+    for name in ("config.json", "metadata.json"):
+        if sizes[name] > LARGEST:
+            raise _fault(path, f"has a {name} of {sizes[name]:,} bytes")
 
 
 def _h5(path: Path) -> TensorflowFiles:
@@ -101,12 +119,12 @@ def _h5(path: Path) -> TensorflowFiles:
 def _preset(path: Path) -> TensorflowFiles | None:
     """A folder of KerasHub's `save_to_preset`."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config, metadata = read_json(path / "config.json"), read_json(path / "metadata.json")
+    except CheckpointError:
         return None
     if not isinstance(config, dict) or not isinstance(metadata, dict) or "keras_version" not in metadata:
         return None
+    require_links_inside(path)
     if not any(path.glob("*.weights.h5")):
         raise _fault(path, "is a folder of KerasHub without weights (model.weights.h5)")
     total = sum(file.stat().st_size for file in path.rglob("*.h5"))
