@@ -5,6 +5,7 @@ Checked where the manifest is read, so that no later step allocates for a number
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest
@@ -15,10 +16,7 @@ from onnxport.errors import FolderError
 _COMPONENTS, _TENSORS, _AXES, _CASES = 256, 4096, 16, 4096
 _LARGEST_SIZE = 2**40  # of an axis
 _LONGEST_EXPRESSION = 500  # characters
-_TYPES = frozenset(
-    "bool int4 int8 int16 int32 int64 uint4 uint8 uint16 uint32 uint64 float16 float32 float64 bfloat16 str "
-    "complex64 complex128 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz object unknown".split()
-)
+_TYPE = re.compile(r"bool|str|object|unknown|(b?float|u?int|complex)\d+\w{0,12}")
 _HINT = "Do not use this folder: onnxport does not write such a manifest."
 
 
@@ -39,7 +37,7 @@ def _check_component(component: Component, where: str) -> None:
         for number, spec in enumerate(specs):
             place = f"{where}.{kind}[{number}]"
             _at_most(f"{place}.axes", len(spec.axes), _AXES)
-            if spec.dtype not in _TYPES:
+            if not _TYPE.fullmatch(spec.dtype):
                 raise _wrong(f"{place}.dtype", f"is {spec.dtype[:60]!r}, which is no type of a tensor")
             for axis in spec.axes:
                 _check_axis(axis, f"{place}.axes")

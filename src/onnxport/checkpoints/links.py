@@ -27,7 +27,6 @@ def require_links_inside(folder: Path) -> None:
         UntrustedCheckpointError: there is one.
         OSError: a folder cannot be read.
     """
-    places = _places(folder)
 
     def fail(error: OSError) -> None:
         raise error
@@ -38,7 +37,7 @@ def require_links_inside(folder: Path) -> None:
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink():
-                _require(path, folder, places)
+                require_inside(path, folder)
 
 
 def require_inside(file: Path, folder: Path) -> None:
@@ -47,23 +46,23 @@ def require_inside(file: Path, folder: Path) -> None:
     Raises:
         UntrustedCheckpointError: it is.
     """
-    _require(file, folder, _places(folder))
+    if not is_inside(file, folder):
+        raise UntrustedCheckpointError(
+            f"{file.relative_to(folder)} in {folder} is a link out of the checkpoint. Nothing was read.",
+            hint=f"If you trust it, copy the files themselves: cp -rL {folder} COPY",
+        )
+
+
+def is_inside(file: Path, folder: Path) -> bool:
+    """Whether what is behind a path lies in `folder`, or in the blobs of the cached repository that it belongs to."""
+    try:
+        target = file.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return True  # nothing, or a link to nothing or to itself: there is nothing to read
+    return any(target.is_relative_to(place) for place in _places(folder))
 
 
 def _places(folder: Path) -> tuple[Path, ...]:
     real = folder.resolve()
-    if real.parent.name == _SNAPSHOTS:
-        return real, real.parent.parent / _BLOBS
-    return (real,)
-
-
-def _require(path: Path, folder: Path, places: tuple[Path, ...]) -> None:
-    try:
-        target = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        return  # a link to nothing, or to itself: there is nothing to read
-    if not any(target.is_relative_to(place) for place in places):
-        raise UntrustedCheckpointError(
-            f"{path.relative_to(folder)} in {folder} is a link out of the checkpoint. Nothing was read.",
-            hint=f"If you trust it, copy the files themselves: cp -rL {folder} COPY",
-        )
+    cached = (inner.parent.parent / _BLOBS for inner in (real, *real.parents) if inner.parent.name == _SNAPSHOTS)
+    return real, *cached

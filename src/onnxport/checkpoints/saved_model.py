@@ -118,7 +118,7 @@ def _not_of_the_prefix(graph: SavedGraph, functions: dict[str, set[str]]) -> Ite
 
 
 def _ancestors(graph: SavedGraph, roots: Iterable[str], stop: str) -> set[str]:
-    """Names of the nodes that `roots` depend on, and of these themselves; what is fed at `stop` hides what is behind."""
+    """Names of `roots` and of the nodes that they depend on; what is behind `stop`, which is fed, does not count."""
     inputs: dict[str, list[str]] = {}
     for node in graph.nodes:
         inputs.setdefault(node.name, []).extend(map(node_of, node.inputs))

@@ -23,6 +23,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LEAST_BOMB, _MOST_RATIO = 2**28, 100
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
 
+
 @dataclass(frozen=True)
 class TensorflowFiles:
     """A model of TensorFlow that is no checkpoint of transformers.
@@ -93,7 +94,7 @@ def _keras(path: Path) -> TensorflowFiles:
 
 
 def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse an archive that is small on disk and huge unpacked; weights hardly shrink, and Keras does not pack them."""
+    """Refuse an archive that is small on disk and huge unpacked; Keras does not compress weights."""
     sizes = {one.filename: one.file_size for one in archive.infolist()}
     total = sum(sizes.values())
     if total > _LEAST_BOMB and total > _MOST_RATIO * path.stat().st_size:

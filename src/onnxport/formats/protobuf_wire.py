@@ -1,4 +1,4 @@
-"""Protocol Buffers' wire format (protobuf.dev/programming-guides/encoding): reading and writing the fields of a message.
+"""Protocol Buffers' wire format (protobuf.dev/programming-guides/encoding): fields of a message, read and written.
 
 Reading takes no memory for what it skips, and checks every length before it is used.
 """

@@ -202,7 +202,9 @@ def _objects(data: Buffer, part: WireField, found: SavedGraph) -> None:
         elif one.number == 1:
             for kind, name in ((6, 1), (8, 1), (12, 2)):  # functions, bare functions, captured tensors
                 for value in _messages(data, one.content, one.end, kind):
-                    found.object_functions |= {_text(data, key) for key in _messages(data, value.content, value.end, name)}
+                    found.object_functions |= {
+                        _text(data, key) for key in _messages(data, value.content, value.end, name)
+                    }
 
 
 def _strings(data: Buffer, part: WireField, depth: int) -> Iterator[str]:

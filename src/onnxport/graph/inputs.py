@@ -16,7 +16,7 @@ from onnxport.axes import evaluate
 from onnxport.errors import CheckpointError, FolderError
 from onnxport.formats.json_file import read_object
 from onnxport.specs import TensorSpec
-from onnxport.system.memory import available_bytes, current_limit
+from onnxport.system.memory import current_limit
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 Arrays = dict[str, np.ndarray]
@@ -24,8 +24,7 @@ Arrays = dict[str, np.ndarray]
 _GRID = "image_grid_thw"  # the patch grid of an image: frames, rows, columns
 _MERGED_SIDE = 2  # patches are merged in squares of this side
 
-_BYTES_EACH = 16  # of an element: made in 64 bits, then cast
-_MOST_BYTES = 2**33
+_MOST_BYTES = 2**31  # of all inputs of a run; a decoder's cache of 64 layers and 2,000 tokens takes half of it
 _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
 
 
@@ -95,9 +94,9 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
         FolderError: an axis is no expression of the sizes, or the inputs would take more memory than there may be.
     """
     shapes = {spec.name: _shape(spec, sizes) for spec in inputs}
-    needed = sum(math.prod(shape) for shape in shapes.values()) * _BYTES_EACH
-    limit = current_limit() or available_bytes() or _MOST_BYTES
-    if needed > min(limit, _MOST_BYTES):
+    counts = [math.prod(shape) for shape in shapes.values()]
+    needed = 4 * sum(counts) + 8 * max(counts, default=0)  # float32, and one at a time in 64 bits before
+    if needed > min(current_limit() or _MOST_BYTES, _MOST_BYTES):
         raise FolderError(
             f"Inputs of the sizes that are on record would take {needed / 2**30:.1f} GiB of memory.",
             hint="Do not use this folder if you do not know who made it; else check it on a machine with more memory.",
