@@ -102,18 +102,27 @@ def recorded_beside(folder: Folder, component: Component) -> dict[str, str]:
     return {path.removeprefix(start): digest for path, digest in files if path.startswith(start)}
 
 
-def require_sound(file: Path, recorded: Mapping[str, str] | None = None, *, linked: bool = True) -> None:
+def require_sound(
+    file: Path, recorded: Mapping[str, str] | None = None, *, linked: bool = True, accepted: frozenset[str] = frozenset()
+) -> None:
     """Refuse a graph that must not be run.
 
     Args:
         file: the `.onnx` file.
         recorded: sha256 of the files beside it, by name.
         linked: accept data files with a second name (a hard link) where nothing is recorded.
+        accepted: codes that do not matter to the caller.
 
     Raises:
         FolderError: names what was found, with its codes.
     """
-    found = [finding for finding in find_faults(file, recorded, linked=linked) if finding.refused]
+    faults = find_faults(file, recorded, linked=linked)
+    found = [finding for finding in faults if finding.refused and finding.code not in accepted]
+    if found and found[0].code == "OX001":
+        raise FolderError(
+            f"{file.name} is {found[0].message} ({found[0].code}). It was not run.",
+            hint="Copy it again, or convert the model again.",
+        )
     if found:
         shown = "; ".join(f"{finding.code} {finding.message}" for finding in found[:_SHOWN])
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -143,7 +152,7 @@ def find_faults(file: Path, recorded: Mapping[str, str] | None = None, *, linked
     except LimitError as error:
         return [Finding("OX010", file.name, str(error))]
     except ValueError as error:
-        return [Finding("OX001", file.name, f"not an ONNX file, or damaged: {error}")]
+        return [Finding("OX001", file.name, f"truncated, or not an ONNX graph: {error}")]
     place = _Place(file, recorded)
     found = [*_of_model(graph), *_of_calls(graph)]
     for tensor in graph.tensors:
@@ -159,7 +168,7 @@ _Found = tuple[str, str, bool]
 def _of_model(graph: OnnxGraph) -> Iterator[_Found]:
     if graph.graphs != 1 or not graph.opsets or not graph.outputs:
         what = f"{graph.graphs} graphs" if graph.graphs != 1 else "no outputs" if graph.opsets else "no opsets"
-        yield "OX001", f"not an ONNX file, or damaged: it has {what}", True
+        yield "OX001", f"truncated, or not an ONNX graph: it has {what}", True
     for name, count in graph.initializers.items():
         if count > 1:
             yield "OX011", f"{count} initializers have the name {name!r}", True
