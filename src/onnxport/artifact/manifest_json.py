@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.artifact.manifest_limits import check_limits
 from onnxport.artifact.version_1 import add_origins
 from onnxport.errors import FolderError
 from onnxport.specs import Restriction
@@ -66,6 +67,7 @@ def from_json(text: str) -> Manifest:
     if _version(data) == 1:
         data = add_origins(data) | {"schema_version": SCHEMA_VERSION}
     manifest: Manifest = _decode(Manifest, data, "")
+    check_limits(manifest)
     _check_origins(manifest)
     for where, path in named_paths(manifest):
         check_relative_path(path, where)
