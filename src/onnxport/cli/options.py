@@ -110,6 +110,10 @@ AllowMissingWeights = Annotated[
     bool,
     typer.Option("--allow-missing-weights", help="Use random weights where the checkpoint has none."),
 ]
+AllowUnusedWeights = Annotated[
+    bool,
+    typer.Option("--allow-unused-weights", help="Leave out weights of the checkpoint that the model does not use."),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights that are stored as pickle, which can run any code."),

@@ -15,6 +15,7 @@ from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
 from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
+from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
 from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task
@@ -30,6 +31,7 @@ class ModelToExport:
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
+        allow_unused: parameters that no output depends on were accepted.
     """
 
     pipeline: Any
@@ -39,6 +41,18 @@ class ModelToExport:
     origin: Path | None = None
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+    allow_unused: bool = False
+
+    @property
+    def weight_origins(self) -> WeightOrigins:
+        """Which tensors of the checkpoint the model holds, as loading found out."""
+        found: WeightOrigins = getattr(self.pipeline, "weight_origins", WeightOrigins())
+        return found
+
+    @property
+    def unused_tensors(self) -> dict[str, str]:
+        """Tensors of the checkpoint that the model does not hold -> why."""
+        return dict(getattr(self.pipeline, "unused_tensors", {}))
 
     @property
     def source(self) -> Source:
@@ -161,7 +175,7 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
             f"A {type(model).__name__} is neither a torch.nn.Module nor a Keras model, so it cannot be converted.",
             hint="Give a module, a model, or the path of a checkpoint.",
         )
-    unused = sorted(options.chosen())
+    unused = sorted(options.chosen() - {"allow_unused_weights"})
     if unused:
         raise UsageError(f"A live module takes no {', '.join(unused)}.", hint="Leave it out.")
     model.eval()
@@ -181,4 +195,6 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
 
     source = TorchSource(model)
     part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
-    return ModelToExport(None, MODULE, (part,), source.architecture)
+    return ModelToExport(
+        None, MODULE, (part,), source.architecture, allow_unused=options.allow_unused_weights
+    )  # fmt: skip
