@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxport.api.build_graph import Graph, build_graph
 from onnxport.export.signature import Signature, infer_signature
 from onnxport.loading.model_to_export import ModelToExport
-from onnxport.specs import Verification
+from onnxport.specs import Limit, Verification
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.evidence import Evidence, record_evidence, verify_graph
 from onnxport.verification.ledger.graph_weights import GraphWeights, expect_weights, record_weights
@@ -61,10 +61,21 @@ def capture_graphs(
         if after.accepted != before.accepted or after.multiples != before.multiples:
             with watch.step("reference", "Run the source model again, at the axes that the export allows"):
                 evidence[index] = record_evidence(parts[index], after)
+    for note in static_axes([graph.signature for graph in graphs]):
+        watch.reporter.note(note)
     weights = expect_weights(to_export, sources, graphs)
     return [
         CapturedGraph(part.name, graph, found, expected)
         for part, graph, found, expected in zip(parts, graphs, evidence, weights, strict=True)
+    ]
+
+
+def static_axes(signatures: Sequence[Signature]) -> list[str]:
+    """A line for each axis that varies in the source and is static in the graph."""
+    return [
+        f"{r.axis} is {r.rule} in the graph: {r.reason}."
+        for r in dict.fromkeys(r for signature in signatures for r in signature.restrictions)
+        if r.limit is Limit.FIXED
     ]
 
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from onnxport.artifact.ledger import WeightProof
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.artifact.manifest_limits import check_limits
 from onnxport.artifact.version_1 import add_origins
 from onnxport.errors import FolderError
 from onnxport.specs import Restriction
@@ -70,6 +71,7 @@ def from_json(text: str) -> Manifest:
     if version < SCHEMA_VERSION:  # version 2 has no ledgers, which are optional
         data = data | {"schema_version": SCHEMA_VERSION}
     manifest: Manifest = _decode(Manifest, data, "")
+    check_limits(manifest)
     _check_origins(manifest)
     for where, path in named_paths(manifest):
         check_relative_path(path, where)

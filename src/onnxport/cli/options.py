@@ -128,6 +128,12 @@ Revision = Annotated[
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Print a line for each finding of a consumer that trusts nothing; any finding is an error."
+    ),
+]
 Component = Annotated[
     str, typer.Option("--component", "-c", help="Name of the graph in the folder, such as model_quantized.")
 ]

@@ -10,13 +10,14 @@ from typing import Any
 
 from onnxport.dummy_inputs import InputGenerator
 from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
-from onnxport.errors import UsageError
+from onnxport.errors import CheckpointError, UsageError
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
 from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
 from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
+from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task
 
 
@@ -95,6 +96,14 @@ def load_model_to_export(
             f"--signature {options.signature} is for a SavedModel, and {resolved.name} is not a SavedModel.",
             hint="Leave --signature out.",
         )
+    if resolved.checkpoint is None and resolved.files is None:
+        return _load(resolved, task, options)
+    hint = "Copy or download it again; --verbose shows where loading failed."
+    with bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
+        return _load(resolved, task, options)
+
+
+def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToExport:
     if resolved.kind in (ModelKind.TENSORFLOW_FILES, ModelKind.KERAS_MODEL):
         return _from_tensorflow(resolved, task, options)
     if resolved.sample_inputs is not None:
