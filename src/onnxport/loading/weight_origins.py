@@ -31,11 +31,13 @@ class WeightOrigins:
         reader: reads the checkpoint by name; None for a model without a checkpoint that can be read in this way.
         unused: names of tensors of the checkpoint that no parameter holds.
         computed: by `id`, tensors that loading holds in memory -> the same values as a record of the checkpoint.
+        model: the model as transformers loaded it, without modules around it.
     """
 
     reader: CheckpointReader | None = None
     unused: tuple[str, ...] = ()
     computed: Mapping[int, LazyTensor] = field(default_factory=dict)
+    model: Any = None
 
 
 @dataclass
@@ -87,7 +89,7 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
     _check_merged(own, expected, absent)
-    return WeightOrigins(reader, tuple(expected.unused), computed)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model)
 
 
 def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
