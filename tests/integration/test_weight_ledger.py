@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from onnxport.serialization import onnxfile
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.ledger.derived import prove_derived
 from onnxport.verification.ledger.graph_file import graph_tensors
+from onnxport.verification.ledger.graph_weights import record_weights
 from onnxport.weights.origins import Stored
 from tests.conversions import save
 
@@ -284,6 +286,36 @@ def test_a_parameter_left_at_its_random_initialization(bert, monkeypatch):
     with pytest.raises(VerificationError) as caught:
         _load(bert.source)
     assert "classifier.weight" in caught.value.message
+
+
+def test_a_parameter_replaced_between_loading_and_capture(bert):
+    to_export = _load(bert.source)
+    layer = to_export.pipeline.model.bert.embeddings.token_type_embeddings
+    changed = torch.tensor(layer.weight.clone().tolist())
+    changed[1, 3] *= 1.01
+    layer.weight = torch.nn.Parameter(changed)
+    with pytest.raises(VerificationError) as caught:
+        record_weights(to_export)
+    assert "token_type_embeddings.weight" in caught.value.message
+
+
+def test_a_pickled_checkpoint(bert, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    source = tmp_path / "m"
+    shutil.copytree(bert.source, source)
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    found = _load(source, allow_pickle=True)
+    (records,) = record_weights(found)
+    assert not set(dict(found.pipeline.model.named_parameters())) & set(records.digests)
+    assert (
+        records.array(records.records[_WORDS]).tobytes() == found.pipeline.model.state_dict()[_WORDS].numpy().tobytes()
+    )
+    _swap_entries(monkeypatch, *_PAIRS[0], _names)
+    with pytest.raises(VerificationError) as caught:
+        _load(source, allow_pickle=True)
+    assert all(name in caught.value.message for name in _PAIRS[0])
 
 
 def test_experts_in_another_order(tmp_path, monkeypatch):

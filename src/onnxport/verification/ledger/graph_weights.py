@@ -55,17 +55,22 @@ class GraphWeights:
 
 
 def record_weights(to_export: ModelToExport) -> list[SourceWeights | Sequence[Variable]]:
-    """The weights of each part's source, before anything is run or exported."""
+    """The weights of each part's source, before anything is run or exported.
+
+    Raises:
+        VerificationError: a parameter does not hold the tensor of its name.
+    """
     from onnxport.verification.ledger.source_weights import record_source
     from onnxport.verification.ledger.tensorflow_weights import record_variables
 
     if to_export.source.framework != "pt":
         return [record_variables(cast("Any", part.source).variables) for part in to_export.parts]
+    origins = to_export.weight_origins.again()
     known: dict[int, SourceWeights] = {}
     for part in to_export.parts:  # several graphs of one model
         model = cast("Any", part.source).model
         if id(model) not in known:
-            known[id(model)] = record_source(model, to_export.weight_origins)
+            known[id(model)] = record_source(model, origins)
     return [known[id(cast("Any", part.source).model)] for part in to_export.parts]
 
 
