@@ -213,7 +213,7 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
             base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
             if base is not None:
                 found.append(prove_derived([folder.file(base)], folder.file(component)))
-            elif isinstance(source, SourceWeights) and component.ledger is not None:
+            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
                 found.append(prove_again(folder.file(component), component.ledger, source))
         step.done(ledger_summary(found))
 
