@@ -41,16 +41,24 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
             wrong += [fault] if fault else []
         else:
             found = known.find(tensor)
-            if found is None and not is_small(tensor):
+            if found is None and (known.changed(tensor) or not is_small(tensor)):
                 left.append(tensor)
                 continue
             proof = found or WeightProof(Proof.UNPROVED, "computed", "sizes and constants")
         _add(weights, sizes, tensor, proof)
-    lost = [tensor for tensor in known.tensors if tensor.name not in known.held and not is_small(tensor)]
-    for tensor in left:
+    unproved = {tensor.name for tensor in left}
+    lost = [
+        tensor for tensor in known.tensors
+        if tensor.name not in known.held and (tensor.name in unproved or not is_small(tensor))
+    ]  # fmt: skip
+    channels: set[int] = set()
+    for tensor in sorted(left, key=lambda one: -len(one.shape)):  # weights before their biases
         origin = next((one.name for one in lost if scaled_by_channel(tensor.array(), one.array())), None)
         if origin is not None:
+            channels.update(tensor.shape)
             proof = WeightProof(Proof.COMPUTED, "scaled by channel", origin)
+        elif len(tensor.shape) == 1 and tensor.shape[0] in channels:
+            proof = WeightProof(Proof.COMPUTED, "bias of a scaled weight", "weights of the old graph")
         else:
             proof = WeightProof(Proof.UNPROVED, "computed", "tables of the new graph")
             alike = next((one.name for one in lost if one.elements == tensor.elements), None)
@@ -99,6 +107,12 @@ class _Known:
         for tensor in tensors:
             self.by_name.setdefault(tensor.name, tensor)
             self._by_size.setdefault((tensor.dtype, tensor.elements), []).append(tensor)
+
+    def changed(self, tensor: FileTensor) -> bool:
+        """Whether there is a weight of this name, type and shape, with floating values."""
+        own = self.by_name.get(tensor.name)
+        alike = own is not None and own.dtype == tensor.dtype and own.shape == tensor.shape
+        return alike and tensor.elements > 1 and tensor.array().dtype.kind == "f"
 
     def find(self, tensor: FileTensor) -> WeightProof | None:
         """The weight that `tensor` is, under its own name or another; None where there is none."""
