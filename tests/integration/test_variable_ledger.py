@@ -8,7 +8,11 @@ from onnxport.artifact.folder import read_folder
 from onnxport.artifact.ledger import Proof
 from onnxport.errors import VerificationError
 from onnxport.graph.array_weight import ArrayWeight
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.options import LoadOptions
+from onnxport.loading.resolve import resolve_model
 from onnxport.verification.ledger.arrays import Named, packed_pieces, rows_of, scaled_by_channel, transform_between
+from onnxport.verification.ledger.graph_weights import record_weights
 
 pytestmark = pytest.mark.integration
 tiny_keras = pytest.importorskip("tests.tiny_keras")
@@ -45,6 +49,24 @@ def test_variables_are_proved(tmp_path, build):
     assert ledger.against == "model in memory"
     held = ledger.bytes.get(Proof.SOURCE, 0) + ledger.bytes.get(Proof.COMPUTED, 0)
     assert held > 0.9 * sum(4 * int(np.prod(one.shape)) for one in model.trainable_weights)
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5", "saved"])
+def test_variables_are_those_of_their_file(tmp_path, kind):
+    model, place = _wide(), tmp_path / {"keras": "m.keras", "h5": "m.h5", "saved": "m"}[kind]
+    model.export(place, verbose=False) if kind == "saved" else model.save(place)
+    to_export = load_model_to_export(resolve_model(place, None, LoadOptions()))
+    (variables,) = record_weights(to_export)
+    assert len(variables) == 4
+    assert all(one.stored for one in variables)
+    # One that is changed after loading is not in the file any more.
+    source = to_export.source
+    kernel = next(one for one in source.variables if tuple(one.shape) == (96, 96))
+    values = kernel.numpy()
+    values[3, 3] *= 1.01
+    kernel.assign(values)
+    with pytest.raises(VerificationError):
+        record_weights(to_export)
 
 
 def test_swapped_variables_are_named(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def record_weights(to_export: ModelToExport) -> list[SourceWeights | Sequence[Va
     from onnxport.verification.ledger.tensorflow_weights import record_variables
 
     if to_export.source.framework != "pt":
-        return [record_variables(cast("Any", part.source).variables) for part in to_export.parts]
+        return [record_variables(cast("Any", part.source).variables, to_export.files) for part in to_export.parts]
     origins = to_export.weight_origins.again()
     known: dict[int, SourceWeights] = {}
     for part in to_export.parts:  # several graphs of one model

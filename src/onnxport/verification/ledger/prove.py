@@ -66,7 +66,8 @@ def prove_weights(
             advance(size)
     if wrong:
         raise wrong_weights(file, wrong)
-    against = "checkpoint" if source.reader is not None else "model in memory"
+    stored = any(entry.proof in (Proof.EXACT, Proof.TRANSFORMED) for entry in expected.values())
+    against = "checkpoint" if source.reader is not None or stored else "model in memory"
     return Ledger(against, dict(sorted(weights.items())), dict(sorted(sizes.items())), read)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from onnxport.verification.ledger.expected import ExpectedWeight, rearranged_arr
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from onnxport.checkpoints.tensorflow_files import TensorflowFiles
+
 _SMALL = 64
 _EPSILON_SPREAD = 1e-3  # relative, of the epsilon that a folded normalization seems to have
 
@@ -43,12 +45,14 @@ class Variable:
         variable: the variable.
         handle: id of its handle in TensorFlow's trace.
         sha256: of its bytes.
+        stored: its tensor in the file that the model was loaded from; None where it was not found there.
     """
 
     name: str
     variable: Any
     handle: int | None
     sha256: str
+    stored: str | None = None
 
     @property
     def array(self) -> Array:
@@ -56,8 +60,18 @@ class Variable:
         return _array(self.variable)
 
 
-def record_variables(variables: Iterable[Any]) -> list[Variable]:
-    """The variables of a source, before anything is run or exported."""
+def record_variables(variables: Iterable[Any], files: TensorflowFiles | None = None) -> list[Variable]:
+    """The variables of a source, before anything is run or exported.
+
+    Args:
+        variables: of the source.
+        files: where the model was loaded from.
+
+    Raises:
+        VerificationError: one has other values than its file.
+    """
+    from onnxport.verification.ledger.stored_variables import stored_names
+
     found: list[Variable] = []
     seen: dict[str, int] = {}
     for variable in variables:
@@ -68,7 +82,8 @@ def record_variables(variables: Iterable[Any]) -> list[Variable]:
         holder = variable if hasattr(variable, "handle") else plain
         handle = getattr(getattr(holder, "handle", None), "_id", None)
         found.append(Variable(unique, variable, handle, _digest(_array(variable))))
-    return found
+    stored = stored_names(found, files)
+    return [replace(one, stored=stored.get(one.name)) for one in found]
 
 
 def expect_variables(
@@ -112,6 +127,7 @@ def expect_variables(
 class _Search:
     def __init__(self, variables: Sequence[Variable], history: WeightHistory) -> None:
         self.known = [Named(one.name, one.array) for one in variables]
+        self._stored = {one.name: one.stored for one in variables if one.stored is not None}
         self.history, self.held = history, set[str]()
         self._by_handle = {one.handle: index for index, one in enumerate(variables) if one.handle is not None}
         self._by_size: dict[tuple[str, int], list[Named]] = {}
@@ -129,7 +145,7 @@ class _Search:
             values = rearranged_array(values, layout)
         self.held.add(self.known[index].name)
         words = ", ".join(layout.text for layout in layouts) or "as is"
-        return _expected(values, Proof.SOURCE, words, f"variable {self.known[index].name}")
+        return self._held(values, words, self.known[index].name)
 
     def by_value(self, array: Array) -> ExpectedWeight | None:
         """A weight that a variable has the values of."""
@@ -137,8 +153,14 @@ class _Search:
             words = transform_between(array, one.array)
             if words is not None:
                 self.held.add(one.name)
-                return _expected(array, Proof.SOURCE, words, f"variable {one.name}")
+                return self._held(array, words, one.name)
         return None
+
+    def _held(self, values: Array, words: str, name: str) -> ExpectedWeight:
+        stored = self._stored.get(name)
+        if stored is None:
+            return _expected(values, Proof.SOURCE, words, f"variable {name}")
+        return _expected(values, Proof.EXACT if words == "as is" else Proof.TRANSFORMED, words, stored)
 
     def computed(self, name: str, array: Array, lost: Sequence[Named]) -> ExpectedWeight:
         """A weight that something was computed for, of variables that no other weight is.
