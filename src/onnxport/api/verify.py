@@ -199,7 +199,7 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
     Raises:
         VerificationError: a weight is not what it should be.
     """
-    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.again import prove_again, prove_variables_again
     from onnxport.verification.ledger.derived import prove_derived
     from onnxport.verification.ledger.source_weights import SourceWeights
     from onnxport.verification.ledger.summary import ledger_summary
@@ -211,10 +211,12 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
         found = []
         for component in graphs:
             base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            ledger = component.ledger
             if base is not None:
                 found.append(prove_derived([folder.file(base)], folder.file(component)))
-            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
-                found.append(prove_again(folder.file(component), component.ledger, source))
+            elif source is not None and ledger is not None and ledger.from_source:
+                again = prove_again if isinstance(source, SourceWeights) else prove_variables_again
+                found.append(again(folder.file(component), ledger, source))
         step.done(ledger_summary(found))
 
 
