@@ -84,7 +84,7 @@ def test_a_fault_in_the_second_graph_is_found(made: tuple[Path, Path], tmp_path:
     copy = shutil.copytree(folder, tmp_path / "out")
     _break(copy, name)
     assert verify(copy).ok  # it is whole, and runs
-    with pytest.raises(VerificationError, match=rf"^A weight of {name}\.onnx cannot be proved"):
+    with pytest.raises(VerificationError, match=rf"^{name} disagrees"):
         verify(copy, against=source)
 
 

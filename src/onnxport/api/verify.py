@@ -173,7 +173,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 def _against(
     folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
-) -> dict[str, Verification]:  # fmt: skip
+) -> dict[str, Verification | None]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.verification.ledger.graph_weights import record_weights
@@ -184,12 +184,13 @@ def _against(
         evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
     sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
-    _prove_weights(folder, sources, reporter)
-    found = {}
+    found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
             found[component.name] = verification = _compare(folder, component, evidence)
             step.done(f"largest error {verification.max_abs_error:.2g}")
+    _require(found)  # an error of the outputs says more than one of a weight
+    _prove_weights(folder, sources, reporter)
     return found
 
 
