@@ -190,9 +190,7 @@ def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: 
                 raise _wrong(name, origin, f"what belongs to {name}")
         for group in _by_pattern(held):
             if group != sorted(group, key=dot_natural_key):
-                raise _wrong(
-                    name, f"{group[0]}, {group[1]} ... in this order", "the same in the order of their numbers"
-                )
+                raise _wrong(name, f"{group[0]}, {group[1]} ... in this order", "the same in the order of their numbers")
     lazy = any(isinstance(tensor, LazyTensor) for tensor in own.values())
     left = [origin for origin in expected.merged if origin not in seen]
     if lazy and left and not absent:

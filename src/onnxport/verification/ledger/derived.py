@@ -180,10 +180,8 @@ def _equal(one: Array, other: Array) -> bool:
     if one.ndim and not _same(one[:1].reshape(-1)[:_SAMPLE], other[:1].reshape(-1)[:_SAMPLE]):
         return False
     step = max(1, 2**21 // max(1, one[:1].size)) if one.ndim else 1
-    return (
-        all(_same(one[at : at + step], other[at : at + step]) for at in range(0, len(one), step))
-        if one.ndim
-        else (_same(one, other))
+    return all(_same(one[at : at + step], other[at : at + step]) for at in range(0, len(one), step)) if one.ndim else (
+        _same(one, other)
     )
 
 

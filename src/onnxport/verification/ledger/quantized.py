@@ -1,6 +1,6 @@
 """Quantized weights against the weights that they stand for.
 
-value = scale * (integer - zero point), and integer must be the nearest one that there is
+    value = scale * (integer - zero point), and integer must be the nearest one that there is
 """
 
 from __future__ import annotations
