@@ -32,7 +32,7 @@ class _Set(builtins.set[Any], metaclass=_SetMeta):
 
 @contextmanager
 def ordered_sets(model: torch.nn.Module) -> Iterator[None]:
-    """Iterate sets of strings in order: those that the code of `model` makes, and those that its parts have.
+    """Iterate sets of strings in order: those that the code of `model` makes, and those that its parts keep.
 
     Args:
         model: the module that is traced.
@@ -41,7 +41,7 @@ def ordered_sets(model: torch.nn.Module) -> Iterator[None]:
         (part, name, value)
         for part in model.modules()
         for name, value in vars(part).items()
-        if type(value) is builtins.set and value and all(isinstance(one, str) for one in value)
+        if not name.startswith("_") and type(value) is builtins.set and all(isinstance(one, str) for one in value)
     ]
     with replaced_builtin(model, "set", _Set):
         for part, name, value in kept:
