@@ -1,4 +1,4 @@
-"""Presets of KerasHub, with the head where there is one. A `.keras` file of a backbone, and Llama, are for the sweep."""
+"""Presets of KerasHub, with the head where there is one. A `.keras` file, and Llama, are for the sweep."""
 
 from __future__ import annotations
 
