@@ -123,7 +123,7 @@ def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[s
     file = folder.file(component)
     with reporter.step(f"Run {component.file}") as step:
         count = _runs(file, component, vocabulary_size(folder.path))
-        step.done(f"{count} sets of sizes")
+        step.done(f"{count} set{'' if count == 1 else 's'} of sizes")
     if component.precision == "int8":
         with reporter.step(f"Bound the sums of {component.file}") as step:
             bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
