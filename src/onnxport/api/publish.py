@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ class Output:
         files: how weights are stored.
         quantize: also write int8 graphs.
         allow_mismatch: publish graphs whose outputs differ from the source's.
+        load_again: loads the model once more, to find out where a graph differs from it.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Output:
     files: WeightFiles
     quantize: bool = False
     allow_mismatch: bool = False
+    load_again: Callable[[], ModelToExport] | None = None
 
     @property
     def single(self) -> bool:
@@ -128,8 +130,30 @@ def _verify(
             )
             components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
+    components = _search(output, graphs, components, watch)
     _require(components, output.allow_mismatch)
     return components
+
+
+def _search(
+    output: Output, graphs: Sequence[CapturedGraph], components: list[Component], watch: Stopwatch
+) -> list[Component]:
+    """The same components; those that differ from the source say where they begin to."""
+    from onnxport.api.capture import locate_difference
+
+    if output.load_again is None or all(c.verification is None or c.verification.passed for c in components):
+        return components
+    found = []
+    with watch.step("search", "Search for the first difference") as step:
+        parts = {part.name: part for part in output.load_again().parts}
+        for captured, component in zip(graphs, components, strict=True):
+            verification = component.verification
+            if verification is not None and not verification.passed and captured.name in parts:
+                file, source = output.graph_file(captured.name), parts[captured.name].source
+                component = replace(component, verification=locate_difference(captured, file, verification, source))
+            found.append(component)
+        step.done(next((c.verification.difference.module for c in found if c.verification and c.verification.difference), "not found"))
+    return found
 
 
 def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch) -> list[Component]:
