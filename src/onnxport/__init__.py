@@ -13,6 +13,7 @@ from onnxport._version import __version__
 from onnxport.errors import OnnxPortError
 
 if TYPE_CHECKING:
+    from onnxport.api.compare import compare
     from onnxport.api.convert import convert, convert_pytorch, convert_tensorflow
     from onnxport.api.infer_shapes import infer_shapes
     from onnxport.api.optimize import optimize, quantize
@@ -25,6 +26,7 @@ __all__ = [
     "Conversion",
     "OnnxPortError",
     "__version__",
+    "compare",
     "convert",
     "convert_pytorch",
     "convert_tensorflow",
@@ -38,6 +40,7 @@ __all__ = [
 
 _PLACES = {
     "Conversion": "onnxport.artifact.results",
+    "compare": "onnxport.api.compare",
     "convert": "onnxport.api.convert",
     "convert_pytorch": "onnxport.api.convert",
     "convert_tensorflow": "onnxport.api.convert",

@@ -152,7 +152,12 @@ def _search(
                 file, source = output.graph_file(captured.name), parts[captured.name].source
                 component = replace(component, verification=locate_difference(captured, file, verification, source))
             found.append(component)
-        step.done(next((c.verification.difference.module for c in found if c.verification and c.verification.difference), "not found"))
+        step.done(
+            next(
+                (c.verification.difference.module for c in found if c.verification and c.verification.difference),
+                "not found",
+            )
+        )
     return found
 
 

@@ -75,7 +75,7 @@ class _Group:
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """max |value - reference| / max |reference| of arrays with the same number of elements."""
+    """Max |value - reference| / max |reference| of arrays with the same number of elements."""
     one, other = _numbers(value.reshape(-1)), _numbers(reference.reshape(-1))
     far = float(np.abs(one - other).max(initial=0.0))
     scale = _scale(other)
