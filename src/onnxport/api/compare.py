@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
 from onnxport.errors import FolderError, UsageError, did_you_mean
-from onnxport.formats.onnx_graph import GraphFile, read_graph_file
+from onnxport.formats.graph_file import GraphFile, read_graph_file
 from onnxport.graph.inputs import vocabulary_size
 from onnxport.progress import Reporter, Silent
 from onnxport.runtime.session import OnnxSession

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import FolderError
-from onnxport.formats.onnx_graph import read_graph_file
+from onnxport.formats.graph_file import read_graph_file
 from onnxport.formats.protobuf_wire import field_bytes
 from onnxport.runtime.mapped_weights import graph_without_weights
 from onnxport.system.library_errors import first_line

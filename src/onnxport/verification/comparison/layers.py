@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxport.formats.onnx_graph import GraphFile
+from onnxport.formats.graph_file import GraphFile
 from onnxport.runtime.graph_values import graph_values
 from onnxport.verification.comparison.result import LayerComparison
 from onnxport.verification.localisation.matching import is_telling, relative_error

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxport.formats.onnx_graph import GraphFile, Weight
+from onnxport.formats.graph_file import GraphFile, Weight
 from onnxport.verification.comparison.result import WeightChange
 
 _QUANTIZED, _SCALE, _ZERO = "_quantized", "_scale", "_zero_point"  # what ONNX Runtime's quantizer adds to names

@@ -6,12 +6,12 @@ from onnxport.specs import Difference
 
 
 def difference_lines(found: Difference) -> list[str]:
-    """Where a graph begins to differ, in five lines; fewer where nothing was found.
+    r"""Where a graph begins to differ, in five lines; fewer where nothing was found.
 
     Example:
         >>> found = Difference("traced", {"batch_size": 2}, "encoder.0", "Linear", "node_1", "MatMul", "v", (2, 8),
         ...                    2e-7, 0.3)
-        >>> print("\\n".join(difference_lines(found)))
+        >>> print("\n".join(difference_lines(found)))
         first difference: encoder.0 (Linear)
           node: MatMul node_1, gives v (2, 8)
           case: traced, batch_size 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from onnxport.formats.onnx_graph import GraphFile
+from onnxport.formats.graph_file import GraphFile
 
 # Of what these read only the size matters.
 _SIZES = ("Shape", "Size")

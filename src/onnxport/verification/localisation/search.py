@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxport.formats.onnx_graph import GraphFile, read_graph_file
+from onnxport.formats.graph_file import GraphFile, read_graph_file
 from onnxport.graph.origins import NodeOrigin
 from onnxport.runtime.graph_values import graph_values
 from onnxport.sources.base import Arrays, ModuleOutput, Observable, Source
