@@ -1,6 +1,6 @@
 """Nodes and weights of an ONNX graph file, read without onnx and without reading the weights.
 
-Field numbers are those of onnx.proto (github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+WireField numbers are those of onnx.proto (github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from onnxport.errors import FolderError
-from onnxport.formats.protobuf_wire import VARINT, Field, fields, read_varint
+from onnxport.formats.protobuf_wire import VARINT, WireField, read_fields
 
 # TensorProto.DataType -> numpy's name; types that numpy lacks have none and are compared byte by byte.
 _TYPES = {
@@ -130,21 +130,21 @@ def read_graph_file(path: Path) -> GraphFile:
 
 
 def _model(data: mmap.mmap, path: Path) -> GraphFile:
-    graph: Field | None = None
+    graph: WireField | None = None
     opset, producer = 0, ["", ""]
-    for field in fields(data, 0, len(data)):
+    for field in read_fields(data, 0, len(data)):
         if field.number == 7:
             graph = field
         elif field.number in (2, 3):
             producer[field.number - 2] = _text(data, field)
         elif field.number == 8:
-            parts = {one.number: one for one in fields(data, field.content, field.end)}
+            parts = {one.number: one for one in read_fields(data, field.content, field.end)}
             if 1 not in parts or not _text(data, parts[1]):
-                opset = read_varint(data, parts[2].content)[0] if 2 in parts else 0
+                opset = parts[2].value if 2 in parts else 0
     if graph is None:
         raise ValueError("no graph")
     inputs, outputs, nodes, weights = [], [], [], {}
-    for field in fields(data, graph.content, graph.end):
+    for field in read_fields(data, graph.content, graph.end):
         if field.number == 1:
             nodes.append(_node(data, field))
         elif field.number == 5:
@@ -155,10 +155,10 @@ def _model(data: mmap.mmap, path: Path) -> GraphFile:
     return GraphFile(path, opset, " ".join(producer).strip(), tuple(inputs), tuple(outputs), tuple(nodes), weights)
 
 
-def _node(data: mmap.mmap, node: Field) -> Node:
+def _node(data: mmap.mmap, node: WireField) -> Node:
     inputs, outputs, captured = [], [], []
     name = operator = domain = ""
-    for field in fields(data, node.content, node.end):
+    for field in read_fields(data, node.content, node.end):
         if field.number == 1:
             inputs.append(_text(data, field))
         elif field.number == 2:
@@ -175,12 +175,12 @@ def _node(data: mmap.mmap, node: Field) -> Node:
     return Node(name, full, tuple(inputs), tuple(outputs), tuple(dict.fromkeys(captured)))
 
 
-def _captured(data: mmap.mmap, attribute: Field) -> Iterator[str]:
+def _captured(data: mmap.mmap, attribute: WireField) -> Iterator[str]:
     """Values that the graphs in an attribute read and do not make."""
-    for field in fields(data, attribute.content, attribute.end):
+    for field in read_fields(data, attribute.content, attribute.end):
         if field.number not in (6, 11):
             continue
-        parts = list(fields(data, field.content, field.end))
+        parts = list(read_fields(data, field.content, field.end))
         nodes = [_node(data, part) for part in parts if part.number == 1]
         own = {name for node in nodes for name in node.outputs}
         own |= {_first_text(data, part, 8) for part in parts if part.number == 5}
@@ -190,16 +190,16 @@ def _captured(data: mmap.mmap, attribute: Field) -> Iterator[str]:
         yield from (name for name in read if name not in own)
 
 
-def _weight(data: mmap.mmap, tensor: Field, path: Path) -> Weight:
+def _weight(data: mmap.mmap, tensor: WireField, path: Path) -> Weight:
     shape: list[int] = []
     kind, name, raw = 0, "", None
-    typed: list[Field] = []
+    typed: list[WireField] = []
     external: dict[str, str] = {}
-    for field in fields(data, tensor.content, tensor.end):
+    for field in read_fields(data, tensor.content, tensor.end):
         if field.number == 1:
             shape += _numbers(data, field)
         elif field.number == 2:
-            kind = read_varint(data, field.content)[0]
+            kind = field.value
         elif field.number == 8:
             name = _text(data, field)
         elif field.number == 9:
@@ -226,7 +226,7 @@ def _beside(path: Path, external: dict[str, str]) -> Path:
     return path.parent / location
 
 
-def _typed(data: mmap.mmap, field: Field, dtype: str) -> bytes:
+def _typed(data: mmap.mmap, field: WireField, dtype: str) -> bytes:
     """Values that are written one by one, as bytes of the tensor's type."""
     stored = _TYPED[field.number]
     if stored.startswith("<"):
@@ -237,22 +237,25 @@ def _typed(data: mmap.mmap, field: Field, dtype: str) -> bytes:
     return values.astype("uint8" if dtype.startswith("type ") else dtype).tobytes()
 
 
-def _numbers(data: mmap.mmap, field: Field) -> list[int]:
+def _numbers(data: mmap.mmap, field: WireField) -> list[int]:
     """Whole numbers, packed or one."""
     if field.wire_type == VARINT:
-        return [read_varint(data, field.content)[0]]
-    found, position = [], field.content
-    while position < field.end:
-        value, position = read_varint(data, position)
-        found.append(value)
+        return [field.value]
+    found, value, shift = [], 0, 0
+    for byte in data[field.content : field.end]:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            found.append(value & 0xFFFFFFFFFFFFFFFF)
+            value = shift = 0
     return found
 
 
-def _text(data: mmap.mmap, field: Field) -> str:
+def _text(data: mmap.mmap, field: WireField) -> str:
     return data[field.content : field.end].decode("utf-8")
 
 
-def _first_text(data: mmap.mmap, message: Field, number: int) -> str:
+def _first_text(data: mmap.mmap, message: WireField, number: int) -> str:
     """The text in the field `number` of a message; "" where there is none."""
-    found = (one for one in fields(data, message.content, message.end) if one.number == number)
+    found = (one for one in read_fields(data, message.content, message.end) if one.number == number)
     return next((_text(data, one) for one in found), "")

@@ -14,7 +14,7 @@ import mmap
 from pathlib import Path
 
 from onnxport.errors import FolderError
-from onnxport.formats.protobuf_wire import BYTES, VARINT, Field, field_bytes, fields, varint
+from onnxport.formats.protobuf_wire import BYTES, VARINT, WireField, field_bytes, read_fields, varint
 
 # Smaller weights stay in the graph: ONNX Runtime's shape inference reads them there.
 MAPPED_FROM_BYTES = 2**16
@@ -44,19 +44,19 @@ def graph_without_weights(path: Path) -> bytes | None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _rewrite(data, path.name)
-            except (IndexError, ValueError) as error:
+            except ValueError as error:
                 raise _broken(path) from error
 
 
 def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
     found = False
     model = bytearray()
-    for field in fields(data, 0, len(data)):
+    for field in read_fields(data, 0, len(data)):
         if field.number != _MODEL_GRAPH or field.wire_type != BYTES:
             model += data[field.start : field.end]
             continue
         graph = bytearray()
-        for part in fields(data, field.content, field.end):
+        for part in read_fields(data, field.content, field.end):
             tensor = _external(data, part, name) if part.number == _GRAPH_INITIALIZER else None
             found = found or tensor is not None
             graph += data[part.start : part.end] if tensor is None else field_bytes(_GRAPH_INITIALIZER, tensor)
@@ -64,13 +64,13 @@ def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
     return bytes(model) if found else None
 
 
-def _external(data: mmap.mmap, tensor: Field, name: str) -> bytes | None:
+def _external(data: mmap.mmap, tensor: WireField, name: str) -> bytes | None:
     """A TensorProto with external data in place of its bytes; None for a small one."""
     if tensor.end - tensor.content < MAPPED_FROM_BYTES:
         return None
     kept = bytearray()
-    raw: Field | None = None
-    for field in fields(data, tensor.content, tensor.end):
+    raw: WireField | None = None
+    for field in read_fields(data, tensor.content, tensor.end):
         if field.number == _TENSOR_RAW_DATA:
             raw = field
         else:
