@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxport.api.build_graph import Graph, build_graph
 from onnxport.export.signature import Signature, infer_signature
 from onnxport.loading.model_to_export import ModelToExport
-from onnxport.sources.base import Source
 from onnxport.specs import Limit, Verification
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.evidence import Evidence, record_evidence, verify_graph
@@ -86,20 +85,6 @@ def verify_captured(
     """Run what was written for `captured` in `file`, one of `files`, which run in this order."""
     before = tuple(files[: files.index(file)])
     return verify_graph(file, captured.evidence, captured.graph.signature.outputs, precision=precision, before=before)
-
-
-def locate_difference(
-    captured: CapturedGraph, file: Path, verification: Verification, source: Source
-) -> Verification:  # fmt: skip
-    """The same verification; where an output is wrong, with the first place where the graph differs from `source`.
-
-    Args:
-        source: the part of the model that `captured` was made from, loaded again: the exporter has not seen it.
-    """
-    from onnxport.verification.localisation.search import find_difference
-
-    found = find_difference(file, source, captured.evidence.cases, verification, captured.graph.origins)
-    return replace(verification, difference=found)
 
 
 def _axes_summary(signatures: Sequence[Signature]) -> str:

@@ -136,6 +136,7 @@ def _verify(
 ) -> list[Component]:
     """The graphs as they lie on the disk, against the source."""
     from onnxport.api.capture import verify_captured
+    from onnxport.api.localise import locate_differences
     from onnxport.serialization.weights_file import write_weights
 
     root = output.staging.path
@@ -150,35 +151,10 @@ def _verify(
             )
             components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
-    components = _search(output, graphs, components, watch)
+    if output.load_again is not None:
+        components = locate_differences(output.load_again, graphs, paths, components, watch)
     _require(components, output.allow_mismatch)
     return components
-
-
-def _search(
-    output: Output, graphs: Sequence[CapturedGraph], components: list[Component], watch: Stopwatch
-) -> list[Component]:
-    """The same components; those that differ from the source say where they begin to."""
-    from onnxport.api.capture import locate_difference
-
-    if output.load_again is None or all(c.verification is None or c.verification.passed for c in components):
-        return components
-    found = []
-    with watch.step("search", "Search for the first difference") as step:
-        parts = {part.name: part for part in output.load_again().parts}
-        for captured, component in zip(graphs, components, strict=True):
-            verification = component.verification
-            if verification is not None and not verification.passed and captured.name in parts:
-                file, source = output.graph_file(captured.name), parts[captured.name].source
-                component = replace(component, verification=locate_difference(captured, file, verification, source))
-            found.append(component)
-        step.done(
-            next(
-                (c.verification.difference.module for c in found if c.verification and c.verification.difference),
-                "not found",
-            )
-        )
-    return found
 
 
 def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch) -> list[Component]:

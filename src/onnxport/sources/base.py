@@ -149,7 +149,7 @@ class Observable(Protocol):
         ...
 
     def operators(self, inputs: Arrays, first: int, last: int) -> list[ModuleOutput]:
-        """What operators gave, with the module that they ran in: after call `first` of `modules` ended and before call `last` did; [] where unknown."""
+        """What operators gave after call `first` of `modules` ended and before call `last` did, with their modules."""
         ...
 
 
