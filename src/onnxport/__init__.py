@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxport.api.convert import convert, convert_pytorch, convert_tensorflow
     from onnxport.api.infer_shapes import infer_shapes
     from onnxport.api.optimize import optimize, quantize
+    from onnxport.api.report import report
     from onnxport.api.verify import verify
     from onnxport.artifact.results import Conversion
     from onnxport.loading.load import load_graph_from_args
@@ -35,6 +36,7 @@ __all__ = [
     "optimize",
     "pipeline",
     "quantize",
+    "report",
     "verify",
 ]
 
@@ -49,6 +51,7 @@ _PLACES = {
     "optimize": "onnxport.api.optimize",
     "pipeline": "onnxport.pipelines.factory",
     "quantize": "onnxport.api.optimize",
+    "report": "onnxport.api.report",
     "verify": "onnxport.api.verify",
 }
 
