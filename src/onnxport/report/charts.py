@@ -22,7 +22,7 @@ class Mark:
 
     Attributes:
         at: percent from the left.
-        kind: "good", "bad", "source".
+        kind: "good", "bad", "source", "plain".
         title: what a pointer shows, and a screen reader reads.
     """
 
@@ -82,11 +82,12 @@ def error_chart(verification: Verification) -> Chart | None:
     return Chart(rows, tuple(scale.ticks()), scale.place(1.0), len(cases) - len(rows), summary)
 
 
-def module_chart(modules: Sequence[ModuleError], label: str) -> Chart | None:
+def module_chart(modules: Sequence[ModuleError], label: str, *, against_source: bool = False) -> Chart | None:
     """Relative errors after each module, in the order in which they run; around the largest step where they are many.
 
     Args:
         label: what they are errors of, for the summary.
+        against_source: of a graph that should be equal: errors after the largest step are marked as bad.
     """
     if not modules:
         return None
@@ -99,7 +100,7 @@ def module_chart(modules: Sequence[ModuleError], label: str) -> Chart | None:
     rows = tuple(
         Row(
             shorten(module.module or "the model itself", 64), module.kind, number_text(module.error),
-            (Mark(scale.place(module.error), "bad" if module.error >= first > 1e-5 else "good",
+            (Mark(scale.place(module.error), "bad" if against_source and module.error >= first > 1e-6 else "plain",
                   f"{module.module} ({module.kind}): {number_text(module.error)}"),),
         )
         for module in shown
@@ -168,6 +169,15 @@ class PartPicture:
     @property
     def total_height(self) -> int:
         return self.outputs_top + self.row * len(self.outputs)
+
+    @property
+    def wide_height(self) -> int:
+        """Of the picture with inputs on the left and outputs on the right."""
+        return max(self.row * max(len(self.inputs), len(self.outputs), 1), self.box)
+
+    def port_top(self, count: int, index: int) -> float:
+        """Where port `index` of `count` begins in that picture: the ports are centred."""
+        return (self.wide_height - self.row * count) / 2 + self.row * index + 2
 
 
 def part_pictures(components: Sequence[Component], details: Sequence[str]) -> list[PartPicture]:

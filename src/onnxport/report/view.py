@@ -227,7 +227,7 @@ def _graph(component: Component, layers: Sequence[ModuleError]) -> GraphView:
         component, tuple(shown), error_chart(verification) if verification is not None else None,
         tuple(_case(case) for case in cases[:_CASE_ROWS]), max(len(cases) - _CASE_ROWS, 0),
         _verdict(verification), verification.passed if verification is not None else None,
-        module_chart(modules, "against the source")
+        module_chart(modules, "against the source", against_source=True)
         if modules else module_chart(layers, f"against {component.derived_from}"),
         tuple((name, count, round(100 * count / largest, 2)) for name, count in most[:_OPERATORS]),
         max(len(most) - _OPERATORS, 0),

@@ -15,19 +15,20 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxport.formats.graph_file import GraphFile, read_graph_file
+from onnxport.formats.graph_file import GraphFile, Node, read_graph_file
 from onnxport.graph.origins import NodeOrigin
 from onnxport.runtime.graph_values import graph_values
 from onnxport.sources.base import Arrays, ModuleOutput, Observable, Source
 from onnxport.specs import CaseCheck, Difference, ModuleError, Verification
 from onnxport.system.library_errors import first_line
 from onnxport.verification.cases import Case
-from onnxport.verification.localisation.matching import Match, References, is_telling
+from onnxport.verification.localisation.matching import Match, References, is_telling, relative_error
 from onnxport.verification.localisation.region import Region
 
 # Rounding moves values of a sound graph by up to about this, relative to their scale.
 _ROUNDING = 3e-7
 _LEAST, _MOST = 1e-6, 1e-3  # bounds of what counts as equal
+_ALIKE = 0.3  # a value that is wrong is still nearer than this to its counterpart, as a rule
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class _Search:
         counterpart = near.get(value) or (found[value].match if value in found else None)
         after = counterpart.error if counterpart is not None else self._output_error()
         origin = self.origins.get(value, NodeOrigin(None))
-        module = self._module(place, left, near, operators) or call
+        module = self._module(place, values, near, operators) or call
         return Difference(
             self.case.name, dict(self.case.sizes), module.module, module.kind, node.name, node.operator, value,
             tuple(values[value].shape) if value in values else (), max(before, default=0.0), after, origin.fixes,
@@ -216,25 +217,36 @@ class _Search:
         return left[0]
 
     def _module(
-        self, place: int, left: Sequence[int], near: Mapping[str, Match], operators: Sequence[ModuleOutput]
+        self, place: int, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
     ) -> ModuleOutput | None:
         """The module that a node belongs to: as the export said, or that of its weights or of its counterpart."""
-        kinds = self.kinds
-        following = [place]  # with the nodes that read it alone: the bias of a product says what its weight does not
-        while len(following) < 4 and (readers := self._readers(following[-1])) and readers[0] in left:
-            following.append(readers[0])
-        for at in following:
-            node = self.graph.nodes[at]
-            origin = self.origins.get(next((name for name in node.outputs if name), ""))
-            if origin is not None and origin.module in kinds:
-                return ModuleOutput(origin.module, kinds[origin.module], ())
-            for name in node.inputs:
-                owner = name.rpartition(".")[0]
-                if owner and name in self.graph.weights and owner in kinds:
-                    return ModuleOutput(owner, kinds[owner], ())
-            for name in node.outputs:
-                if name in near:
-                    return operators[near[name].index]
+        node = self.graph.nodes[place]
+        value = next((name for name in node.outputs if name), "")
+        origin = self.origins.get(value)
+        if origin is not None and origin.module in self.kinds:
+            return ModuleOutput(origin.module, self.kinds[origin.module], ())
+        following = [self.graph.nodes[at] for at in self._readers(place)]
+        bias = [one for one in following if one.operator == "Add" and node.operator == "MatMul"]
+        for name in (*node.inputs, *(name for one in bias for name in one.inputs)):
+            owner = name.rpartition(".")[0]
+            if owner and name in self.graph.weights and owner in self.kinds:
+                return ModuleOutput(owner, self.kinds[owner], ())
+        if value in near and near[value].error < _ALIKE:
+            return operators[near[value].index]
+        return self._next_operator(node, values, near, operators)
+
+    def _next_operator(
+        self, node: Node, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
+    ) -> ModuleOutput | None:
+        """The first operator after those that gave what the node reads, which gives something else of the same shape."""
+        given = [values[name] for name in node.reads if name in values]
+        places = [near[name].index for name in node.reads if name in near and near[name].error <= self.equal]
+        shapes = {values[name].shape for name in node.outputs if name in values}
+        for one in operators[max(places, default=-1) + 1 :]:
+            (array,) = one.values
+            alike = [value for value in given if value.size == array.size]
+            if array.shape in shapes and not any(relative_error(value, array) <= self.equal for value in alike):
+                return one
         return None
 
     def _readers(self, place: int) -> list[int]:
