@@ -12,6 +12,7 @@ from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.ledger import UnusedTensors
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
+from onnxport.errors import VerificationError
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import counted
 from onnxport.publishing.staging import FileStaging, Staging
@@ -83,10 +84,12 @@ def publish(output: Output, to_export: ModelToExport, graphs: list[CapturedGraph
     ledgers = _prove(output, graphs, written, watch)
     components = _verify(output, graphs, written, watch)
     components = [replace(one, ledger=ledger) for one, ledger in zip(components, ledgers, strict=True)]
+    manifest = replace(manifest, components=tuple(components))
+    _require(manifest, output.allow_mismatch)
     if output.quantize:
-        components += _quantize(output, graphs, watch)
+        manifest = replace(manifest, components=(*components, *_quantize(output, graphs, watch)))
+        _require(manifest, output.allow_mismatch)
     with watch.step("publish", "Publish") as step:
-        manifest = replace(manifest, components=tuple(components))
         if not output.single:
             manifest = _write_manifest(output, manifest, written)
         published = output.staging.publish()
@@ -153,7 +156,6 @@ def _verify(
         step.done(_verification_summary(components))
     if output.load_again is not None:
         components = locate_differences(output.load_again, graphs, paths, components, watch)
-    _require(components, output.allow_mismatch)
     return components
 
 
@@ -181,7 +183,6 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
             for captured, file, target in zip(graphs, paths, targets, strict=True)
         ]
         step.done(_verification_summary(components))
-    _require(components, output.allow_mismatch)
     return components
 
 
@@ -196,12 +197,17 @@ def _write_manifest(output: Output, manifest: Manifest, written: Sequence[Writte
     return write_manifest(root, manifest, known)
 
 
-def _require(components: Sequence[Component], allow_mismatch: bool) -> None:
+def _require(manifest: Manifest, allow_mismatch: bool) -> None:
+    """Stop at a graph that differs from the source; the error has what would have been published."""
     from onnxport.verification.evidence import require_agreement
 
-    for component in components:
+    for component in manifest.components:
         assert component.verification is not None
-        require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        try:
+            require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        except VerificationError as error:
+            error.manifest = manifest
+            raise
 
 
 def _distinct(written: Sequence[WrittenModel]) -> set[Path]:

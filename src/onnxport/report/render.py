@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 from onnxport.artifact.manifest import Manifest
 from onnxport.errors import FolderError, MissingDependencyError
@@ -33,13 +34,7 @@ def render_report(
         FolderError: the manifest has no components.
         MissingDependencyError: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Writing a report needs the package 'jinja2', which is not installed.",
-            hint="pip install 'onnxport[report]'",
-        ) from error
+    jinja2 = require_templates()
     if not manifest.components:
         raise FolderError("The manifest has no components, so there is nothing to report.")
     files = resources.files(__package__)
@@ -64,3 +59,19 @@ def render_report(
     return environment.get_template("report.html.j2").render(
         context, style=template("style.css"), generator=GENERATOR
     )  # fmt: skip
+
+
+def require_templates() -> Any:
+    """The module jinja2.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Writing a report needs the package 'jinja2', which is not installed.",
+            hint="pip install 'onnxport[report]'",
+        ) from error
+    return jinja2
