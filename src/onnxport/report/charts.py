@@ -198,6 +198,8 @@ def part_pictures(components: Sequence[Component], details: Sequence[str]) -> li
 
 def _linked(name: str) -> str:
     """What an output is called where a later part takes it."""
+    if name.startswith("present."):  # cross-attention states of an encoder
+        return name.replace("present.", "past_key_values.", 1)
     return {"last_hidden_state": "encoder_hidden_states"}.get(name, name)
 
 
