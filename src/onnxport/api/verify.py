@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -188,7 +189,10 @@ def _against(
     found = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
-            found[component.name] = verification = _compare(folder, component, evidence)
+            verification = _compare(folder, component, evidence)
+            if not verification.passed and component.precision == "float32":
+                verification = _locate(folder, component, to_export, evidence, verification)
+            found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
     return found
 
@@ -216,6 +220,19 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
             elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
                 found.append(prove_again(folder.file(component), component.ledger, source))
         step.done(ledger_summary(found))
+
+
+def _locate(
+    folder: Folder, component: Component, to_export: ModelToExport, evidence: Mapping[str, Evidence],
+    verification: Verification,
+) -> Verification:  # fmt: skip
+    """The same verification, with the first place where the graph differs from the source model."""
+    from onnxport.verification.localisation.search import find_difference
+
+    name = _part_of(folder.manifest, component, list(evidence))
+    source = next(part.source for part in to_export.parts if part.name == name)
+    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    return replace(verification, difference=found)
 
 
 def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]:

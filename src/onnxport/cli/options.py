@@ -87,6 +87,10 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
+]
 Target = Annotated[
     str | None, typer.Option("--target", help="Also write the files of another run time: genai (onnxruntime-genai).")
 ]

@@ -16,6 +16,7 @@ from onnxport.export.fixes.ordered_sets import ordered_sets
 from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
 from onnxport.export.fixes.symbolic_int import symbolic_int
+from onnxport.graph.origins import touched_by
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -43,7 +44,12 @@ def apply_graph_fixes(model: onnx_ir.Model) -> tuple[str, ...]:
     Returns:
         Names of the fixes that changed something.
     """
-    return tuple(name for name, fix in GRAPH_FIXES.items() if fix(model))
+    applied = []
+    for name, fix in GRAPH_FIXES.items():
+        with touched_by(name, model):
+            if fix(model):
+                applied.append(name)
+    return tuple(applied)
 
 
 @contextmanager
