@@ -7,7 +7,7 @@ there twice. All nodes see the work folder (or each its own, if the output is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def run_ray(
     started = not ray.is_initialized()
     if started:
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    remote: Callable[..., Any] = ray.remote(max_retries=_LOST_RETRIES)(_task)
+    remote: Any = ray.remote(max_retries=_LOST_RETRIES)(_task)
     try:
         pending = {
             remote.options(num_cpus=1, memory=expected_memory(job)).remote(job, convert, output, work, limits): job
