@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -123,7 +124,7 @@ def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[s
     file = folder.file(component)
     with reporter.step(f"Run {component.file}") as step:
         count = _runs(file, component, vocabulary_size(folder.path))
-        step.done(f"{count} sets of sizes")
+        step.done(f"{count} set{'' if count == 1 else 's'} of sizes")
     if component.precision == "int8":
         with reporter.step(f"Bound the sums of {component.file}") as step:
             bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
@@ -187,7 +188,10 @@ def _against(
     found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
-            found[component.name] = verification = _compare(folder, component, evidence)
+            verification = _compare(folder, component, evidence)
+            if not verification.passed and component.precision == "float32":
+                verification = _locate(folder, component, to_export, evidence, verification)
+            found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
     _require(found)  # an error of the outputs says more than one of a weight
     _prove_weights(folder, sources, reporter)
@@ -219,6 +223,19 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
                 again = prove_again if isinstance(source, SourceWeights) else prove_variables_again
                 found.append(again(folder.file(component), ledger, source))
         step.done(ledger_summary(found))
+
+
+def _locate(
+    folder: Folder, component: Component, to_export: ModelToExport, evidence: Mapping[str, Evidence],
+    verification: Verification,
+) -> Verification:  # fmt: skip
+    """The same verification, with the first place where the graph differs from the source model."""
+    from onnxport.verification.localisation.search import find_difference
+
+    name = _part_of(folder.manifest, component, list(evidence))
+    source = next(part.source for part in to_export.parts if part.name == name)
+    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    return replace(verification, difference=found)
 
 
 def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]:
