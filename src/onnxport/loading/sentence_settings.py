@@ -1,4 +1,4 @@
-"""What sentence-transformers' settings say of a checkpoint. No framework: environments with TensorFlow have no PyTorch."""
+"""What sentence-transformers' settings say of a checkpoint. It needs no PyTorch: managed environments have none."""
 
 from __future__ import annotations
 
