@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.graph_findings import Finding, find_faults, find_in_folder
 from onnxport.artifact.hashes import check_files
@@ -26,6 +27,7 @@ from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
 from onnxport.system.library_errors import first_line
 from onnxport.system.memory import memory_limit
+from onnxport.system.time_limit import time_limit
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
@@ -155,7 +157,8 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)
         try:
-            outputs = session.run(arrays)
+            with time_limit(f"run {file.name} once", graph_bytes(file)):
+                outputs = session.run(arrays)
         except Exception as error:
             raise FolderError(f"{file.name} does not run at {case}: {first_line(error)}.") from error
         for spec in component.outputs:
