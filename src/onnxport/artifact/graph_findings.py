@@ -34,7 +34,7 @@ _TYPES: dict[int, tuple[int, tuple[str, ...]]] = {
     13: (64, ("uint64_data",)), 14: (64, ("float_data",)), 15: (128, ("double_data",)), 16: (16, ("int32_data",)),
     17: (8, ("int32_data",)), 18: (8, ("int32_data",)), 19: (8, ("int32_data",)), 20: (8, ("int32_data",)),
     21: (4, ("int32_data",)), 22: (4, ("int32_data",)), 23: (4, ("int32_data",)), 24: (8, ("int32_data",)),
-    25: (2, ("int32_data",)), 26: (2, ("int32_data",)),
+    25: (2, ("int32_data",)), 26: (2, ("int32_data",)), 27: (6, ("int32_data",)), 28: (6, ("int32_data",)),
 }  # fmt: skip
 _STRING, _COMPLEX = 8, (14, 15)
 _KEYS = frozenset({"location", "offset", "length", "checksum"})

@@ -1,7 +1,7 @@
 """A parent process that tells how the command ended, whatever ended it.
 
-Code of a library, or of a model that it loads, can end a process with any exit code: an operator that aborts, `_exit(0)`
-in C++ code, a crash, the system when memory runs out. So the command runs in a child. It reports its exit code as its
+Code of a library, or of a model that it loads, can end a process with any exit code: an operator that aborts, a call
+of `_exit(0)`, a crash, the system when memory runs out. So the command runs in a child. It reports its exit code as its
 last act; without that report it has failed. The parent starts before anything large is imported, and takes no time.
 
 Where the system cannot fork (Windows), there is no parent.
