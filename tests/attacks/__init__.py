@@ -1,5 +1,6 @@
 """Inputs of somebody who means harm, made by scripts, and what each must give.
 
-`table.py` has the rows; tests/unit/test_attacks.py runs them through the command line. None of the inputs is harmful
-where it is refused, and none needs a framework to be made.
+The tables are in `checkpoints.INPUTS`, `saved_models.BAD`, `onnx_files.FILES` and `folders.INPUTS`: a name, the words or
+the code of the answer, and what makes the input. tests/unit/test_attacks.py runs them through the command line, and
+asks of each: exit code 2 in words, nothing written, little time and memory. `fuzz.py` makes more of them at random.
 """

@@ -96,10 +96,10 @@ SOUND: dict[str, bytes] = {
 _OPERATORS = (
     "WriteFile", "ReadFile", "Abort", "PyFunc", "EagerPyFunc", "PyFuncStateless", "MatchingFiles", "WholeFileReaderV2",
     "TextLineDataset", "DataServiceDatasetV4", "RegisterDatasetV2", "SaveDatasetV2", "SnapshotDatasetV2",
-    "CacheDatasetV2", "RpcServer", "RpcCall", "CreateSummaryFileWriter", "ImmutableConst", "FixedUnigramCandidateSampler",
+    "CacheDatasetV2", "RpcServer", "RpcCall", "CreateSummaryFileWriter", "ImmutableConst", "SleepOp",
     "InitializeTableFromTextFileV2", "LoadAndRemapMatrix", "GenerateVocabRemapping", "DebugIdentityV3", "DumpTensor",
     "FileSystemSetConfiguration", "XlaCustomCall", "RemoteCall", "ShellExecute", "DecodeProtoV2", "DistributedSave",
-    "DeleteFile", "SleepOp",
+    "DeleteFile", "FixedUnigramCandidateSampler",
 )  # fmt: skip
 
 # Each with the operator that the message names.

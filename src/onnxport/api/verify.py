@@ -25,9 +25,11 @@ from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
 from onnxport.specs import Verification
-from onnxport.system.library_errors import first_line
+from onnxport.system.library_errors import bad_input, first_line
 from onnxport.system.memory import memory_limit
 from onnxport.system.time_limit import time_limit
+
+_AGAIN = "Copy or download it again, or convert again with `onnxport convert`."
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
@@ -75,14 +77,17 @@ def verify(
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
         _require_no_findings(path, find_faults(path) if path.is_file() else [], strict=strict)
-        return _verify_file(path, resolved, task, reporter, options)
-    with reporter.step("Check files") as step:
-        folder = folder or open_folder(path)
-        check_files(path, folder.manifest)
-        _require_no_findings(path, find_in_folder(folder), strict=strict)
-        step.done(f"{len(folder.manifest.files)} files as recorded")
+        with bad_input(FolderError, f"{path} cannot be checked", _AGAIN):
+            return _verify_file(path, resolved, task, reporter, options)
+    with bad_input(FolderError, f"{path} cannot be checked", _AGAIN):
+        with reporter.step("Check files") as step:
+            folder = folder or open_folder(path)
+            check_files(path, folder.manifest)
+            _require_no_findings(path, find_in_folder(folder), strict=strict)
+            step.done(f"{len(folder.manifest.files)} files as recorded")
+        with memory_limit():
+            notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
     with memory_limit():
-        notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
         found: dict[str, Verification | None] = {component.name: None for component in folder.manifest.components}
         if resolved is not None:
             found |= _against(folder, resolved, reporter, options)
