@@ -103,7 +103,7 @@ _TOKENIZER = {
     "added_tokens": [{"id": 2, "content": "[X]", "single_word": False, "lstrip": False, "rstrip": False,
                       "normalized": False, "special": True}],
     "normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": ""},
-                                                       {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "b"}]},
+                                                       {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}]},
     "pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True},
     "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}},
                                                                 {"Sequence": {"id": "A", "type_id": 0}}],
