@@ -10,6 +10,7 @@ import typer
 from onnxport.cli.options import (
     Against,
     AllowPickle,
+    AllowUnusedWeights,
     FolderOrGraph,
     Json,
     MemoryLimit,
@@ -31,6 +32,7 @@ def verify(
     against: Against = None,
     task: Task = None,
     strict: Strict = False,
+    allow_unused_weights: AllowUnusedWeights = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
     memory_limit: MemoryLimit = None,
@@ -47,6 +49,7 @@ def verify(
     from onnxport.api.verify import verify as verify_folder
 
     loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    loading |= {"allow_unused_weights": True} if allow_unused_weights else {}
     with shell.working() as reporter:
         if strict:
             _list(shell, folder)
