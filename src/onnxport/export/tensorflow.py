@@ -51,13 +51,9 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
         try:
             frozen = freeze(function)
             names = [spec.name for spec in signature.inputs]
-<<<<<<< HEAD
             with time_limit("convert the model with tf2onnx, which computes constants", 10 * source.weight_bytes):
                 model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
-=======
-            model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
             variables = {re.sub(r":0$", "", name): handle for name, handle in frozen.variables.items()}
->>>>>>> main
         except ExportError:
             raise
         except Exception as error:  # tf2onnx raises any type
