@@ -222,7 +222,11 @@ def _graph_file(folder_or_file: str | Path | Folder) -> Path | None:
 
 
 def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself."""
+    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself.
+
+    Raises:
+        FolderError: they have another type or number of axes than those of the graph.
+    """
     known = {spec.name: spec for spec in recorded}
     specs = []
     for argument in arguments:
@@ -232,7 +236,14 @@ def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[Te
             for place, axis in enumerate(argument.shape)
         )
         made = TensorSpec(argument.name, _NUMPY_TYPES.get(element, element), axes)
-        specs.append(known.get(argument.name, made))
+        spec = known.get(argument.name, made)
+        if element in _NUMPY_TYPES and (spec.dtype, len(spec.axes)) != (made.dtype, len(made.axes)):
+            raise FolderError(
+                f"The manifest says that {spec.name} is {spec.dtype} with {len(spec.axes)} axes, and the graph itself "
+                f"has {made.dtype} with {len(made.axes)}.",
+                hint="Do not use this folder: onnxport does not write such a manifest.",
+            )
+        specs.append(spec)
     return tuple(specs)
 
 

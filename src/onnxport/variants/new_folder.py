@@ -22,6 +22,7 @@ from typing import Any
 from onnxport.artifact.card import replace_card
 from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import Folder, write_manifest
+from onnxport.artifact.graph_findings import find_in_folder, refuse
 from onnxport.artifact.hashes import check_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import FolderError
@@ -141,7 +142,7 @@ def new_folder(source: Folder, own: Collection[str], output: Path | None = None)
     """Begin a folder beside its destination.
 
     Args:
-        source: is checked first: every file must be as onnxport wrote it.
+        source: is checked first: every file must be as onnxport wrote it, and every graph sound.
         own: paths that will be written, "/" separated; of a graph the files of its weights belong to it. What the
             source has of that name is not taken.
         output: the new folder, which must not exist or be empty; None replaces the source.
@@ -151,6 +152,7 @@ def new_folder(source: Folder, own: Collection[str], output: Path | None = None)
         OutputError: the destination cannot be written.
     """
     check_files(source.path, source.manifest)
+    refuse(source.path, find_in_folder(source))
     stale = {MANIFEST_NAME, *own}
     for graph in (source.path / path for path in own if path.endswith(".onnx")):
         beside = (*data_files(graph), weights_path(graph))

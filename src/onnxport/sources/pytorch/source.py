@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
+from onnxport.system.time_limit import time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,8 @@ class TorchSource:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
         import torch
 
-        with torch.no_grad(), self.threads(inputs):
+        limit = time_limit("run the source model once", self.weight_bytes)
+        with torch.no_grad(), self.threads(inputs), limit:
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnxport.errors import ExportError
 from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, named_leaves, wanted_outputs
 from onnxport.system.requirements import require_tensorflow
+from onnxport.system.time_limit import time_limit
 
 # What its C++ code says unasked; it is read when the library is loaded.
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -73,7 +74,8 @@ class TensorflowSource:
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
         tensors = self.tensors(inputs)
-        return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+        with time_limit("run the source model once", self.weight_bytes):
+            return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
 
     def measured(self, inputs: Arrays) -> MeasuredRun:
         """A run that can be repeated with more rounding."""
