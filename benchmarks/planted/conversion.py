@@ -69,6 +69,10 @@ class Conversion:
         for fault in [f for f in self.faults if f.stage == "quantized"]:
             if self._enter(fault):
                 self._quantize(fault)
+        for precision in sorted({fault.precision for fault in self.faults} - {""}):
+            sound = Fault(f"{self.name}: sound, {precision}", self.name, "none", lambda _: None, precision=precision)
+            if self._enter(sound):
+                self._quantize(sound)
 
     def _convert(self, given: dict[str, Any]) -> None:
         import onnxport
@@ -97,6 +101,11 @@ class Conversion:
 
     # Results
 
+    @property
+    def _wrong(self) -> bool:
+        """Whether this process has a fault."""
+        return self.planted is not None and self.planted.stage != "none"
+
     def _raised(self, error: BaseException) -> None:
         import onnxport
 
@@ -108,13 +117,12 @@ class Conversion:
             found = getattr(error, "verification", None)
             code = getattr(error, "exit_code", 1 if found is not None else 2)
             ratio = largest_ratio([found]) if found is not None else None
-            outcome = "caught" if self.planted else "FALSE ALARM"
+            outcome = "caught" if self._wrong else "FALSE ALARM"
             self._result(outcome, f"{type(error).__name__} {code}", str(error), ratio)
 
     def _published(self, components: Sequence[Any], steps: dict[str, float]) -> None:
         ratio = largest_ratio([component.verification for component in components])
-        outcome = "MISSED" if self.planted else "sound"
-        self._result(outcome, ratio=ratio, steps=steps)
+        self._result("MISSED" if self._wrong else "sound", ratio=ratio, steps=steps)
         if self.planted:
             shutil.move(self.place, self.root / "kept" / file_name(self.planted.name))
 

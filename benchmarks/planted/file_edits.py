@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def flipped_padding(written: Written) -> None:
     path = model.files[1]
     used = sorted((one.offset, one.offset + one.length) for one in model.weights if one.file == path.name)
     content = bytearray(path.read_bytes())
-    for (_, end), (begin, _) in zip(used, used[1:], strict=False):
+    for (_, end), (begin, _) in pairwise(used):
         if begin > end:
             content[end] ^= 1
             path.write_bytes(content)

@@ -36,11 +36,10 @@ def _change(written: Written, ends: tuple[str, ...], change: Change, last: bool 
 
         model = written.models[0]
         known = {**model.sha256, path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
-        content = values.tobytes()
+        checksum = checksums.text(checksums.add(0, values.tobytes()))
         kept = tuple(
-            dataclasses.replace(one, checksum=checksums.text(checksums.add(0, content))) if one.name == tensor.name else one
-            for one in model.weights
-        )  # fmt: skip
+            dataclasses.replace(one, checksum=checksum) if one.name == tensor.name else one for one in model.weights
+        )
         written.models[0] = dataclasses.replace(model, sha256=known, weights=kept)
 
 
@@ -107,4 +106,3 @@ def nibble(written: Written) -> None:
 
 
 _DATA = (".q4", ".q8")
-

@@ -20,10 +20,10 @@ def sound_jobs(
     factors: list[float], only: re.Pattern[str], known: dict[str, Result], report: Report
 ) -> list[Callable[[Path], None]]:
     """A job for each model and factor: it converts the model with every matrix x the factor."""
-    rows = {MINILM: MODELS[MINILM]} | {
-        name: Model(row.make, {k: v for k, v in row.settings.items() if k not in ("quantize", "allow_mismatch")}, row.output)
-        for name, row in ROWS.items()
-    }  # fmt: skip
+    rows = {MINILM: MODELS[MINILM]}
+    for name, row in ROWS.items():
+        settings = {key: value for key, value in row.settings.items() if key not in ("quantize", "allow_mismatch")}
+        rows[name] = Model(row.make, settings, row.output)
     jobs: list[Callable[[Path], None]] = []
     for factor in factors:
         for name, model in rows.items():

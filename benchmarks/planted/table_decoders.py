@@ -23,7 +23,8 @@ _LLAMA: list[Row] = [
     ("causality off by one", "graph", graph.operator("LessOrEqual", "Less")),
     ("a token sees one token ahead", "graph", graph.insert(graph.input_of("LessOrEqual", 1), graph.plus(1, "int64"))),
     ("left padding ignored", "graph", graph.insert(graph.graph_input("attention_mask"), graph.as_constant(1))),
-    ("cache of the other layer", "graph", graph.swap_inputs_of_graph("past_key_values.0.value", "past_key_values.1.value")),
+    ("cache of the other layer", "graph",
+     graph.swap_inputs_of_graph("past_key_values.0.value", "past_key_values.1.value")),
     ("value of layer 1 as present of layer 0", "graph", graph.swap_outputs(2, 4)),
     ("5 % off over a past of 100", "graph", graph.scaled_by(_PAST, 2, 100)),
     ("5 % off over a past of 200", "graph", graph.scaled_by(_PAST, 2, 200)),
@@ -32,11 +33,13 @@ _LLAMA: list[Row] = [
     ("rows from number 6 on mixed", "graph", graph.insert(_IDS, graph.rows_mixed(6))),
     ("RMSNorm eps 1e-5", "graph", graph.attribute("RMSNormalization", "epsilon", 1e-5, None)),
     ("rotary interleaved", "graph", graph.attribute("RotaryEmbedding", "interleaved", 1, None)),
-    ("all but the last logits lost", "graph", graph.insert(graph.graph_input("num_logits_to_keep"), graph.plus(1, "int64"))),
+    ("all but the last logits lost", "graph",
+     graph.insert(graph.graph_input("num_logits_to_keep"), graph.plus(1, "int64"))),
     ("weights rounded to bfloat16", "graph", weight.alter("proj", weight.rounded(7), all_of_them=True)),
     ("end of text in generation_config.json", "copied", files.values("generation_config.json", eos_token_id=7)),
     ("end of text in config.json", "copied", files.values("config.json", eos_token_id=7)),
-    ("repetition penalty in generation_config.json", "copied", files.values("generation_config.json", repetition_penalty=1.3)),
+    ("repetition penalty in generation_config.json", "copied",
+     files.values("generation_config.json", repetition_penalty=1.3)),
     ("chat template", "copied", files.text("chat_template.jinja", "role", "name")),
     ("chat template after verification", "verified", files.text("chat_template.jinja", "content", "text")),
     ("two tokens exchanged in tokenizer.json", "copied", files.document("tokenizer.json", files.swapped_tokens)),
@@ -53,7 +56,8 @@ _GPT2: list[Row] = [
     ("erf GELU for tanh in the exporter's model", "exporter",
      module.attribute("GPT2MLP", "act", lambda _: __import__("torch").nn.GELU(), None)),
     ("attention scale of one layer", "graph", graph.attribute("Attention", "scale", lambda s: s * 1.0005, 1)),
-    ("fused query, key and value rolled", "graph", weight.alter(r"h\.0\.attn\.c_attn\.weight", lambda v: weight.rolled(v.T).T)),
+    ("fused query, key and value rolled", "graph",
+     weight.alter(r"h\.0\.attn\.c_attn\.weight", lambda v: weight.rolled(v.T).T)),
 ]  # fmt: skip
 
 _MISTRAL: list[Row] = [
@@ -64,7 +68,8 @@ _MISTRAL: list[Row] = [
 ]
 
 _GEMMA: list[Row] = [
-    ("rotary frequency of local layers", "graph", weight.alter("sliding_attention_inv_freq", weight.element((1,), 1.001))),
+    ("rotary frequency of local layers", "graph",
+     weight.alter("sliding_attention_inv_freq", weight.element((1,), 1.001))),
     ("embedding scale x 1.0001", "graph", weight.alter("embed_scale", weight.element((), 1.0001))),
     ("norm of queries x 1.001", "graph", weight.alter("add_11", weight.element((3,), 1.001))),
     ("window of the local layer one wider", "graph", graph.operator("Greater", "GreaterOrEqual")),
@@ -72,7 +77,8 @@ _GEMMA: list[Row] = [
 ]  # fmt: skip
 
 _BLOOM: list[Row] = [
-    ("one head's value bias + 0.001", "graph", weight.alter(r"h\.1\.\S*query_key_value\.bias", weight.element((90,), 1, 1e-3))),
+    ("one head's value bias + 0.001", "graph",
+     weight.alter(r"h\.1\.\S*query_key_value\.bias", weight.element((90,), 1, 1e-3))),
     ("a word row x 1.01", "graph", weight.alter("word_embeddings|lm_head", weight.row(370))),
 ]  # fmt: skip
 
@@ -118,7 +124,8 @@ _WHISPER: list[Row] = [
     ("last position of the sound x 1.01", "graph", weight.alter(r"embed_positions|^embedding ", weight.row(-1))),
     ("one tap of a convolution x 1.01", "graph", weight.alter("conv1.weight", weight.element((3, 4, 2)))),
     ("hop length in preprocessor_config.json", "copied", files.values("preprocessor_config.json", hop_length=80)),
-    ("number of frequencies in preprocessor_config.json", "copied", files.values("preprocessor_config.json", n_fft=200)),
+    ("number of frequencies in preprocessor_config.json", "copied",
+     files.values("preprocessor_config.json", n_fft=200)),
     ("suppressed tokens in generation_config.json", "copied",
      files.document("generation_config.json", lambda content: content.update(suppress_tokens=[3, 4, 5]))),
 ]  # fmt: skip
@@ -142,7 +149,8 @@ _LLAVA: list[Row] = [
 _LLAVA_TABLE: list[Row] = [("a word row x 1.01", "graph", weight.alter("lm_head|embed_tokens", weight.row(1999)))]
 _LLAVA_DECODER: list[Row] = [
     ("causality off by one", "graph", graph.operator("LessOrEqual", "Less")),
-    ("5 % off over a past of 100", "graph", graph.insert(graph.output_of("RMSNormalization"), graph.scaled_beyond(1, 100))),
+    ("5 % off over a past of 100", "graph",
+     graph.insert(graph.output_of("RMSNormalization"), graph.scaled_beyond(1, 100))),
 ]  # fmt: skip
 
 DECODERS: list[Fault] = [

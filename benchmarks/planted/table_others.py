@@ -30,9 +30,10 @@ _VIT: list[Row] = [
 ]
 _RESNET: list[Row] = [
     ("BatchNorm eps 1e-3 in the exporter's model", "exporter", module.attribute("BatchNorm", "eps", 1e-3)),
-    ("running mean of one channel + 0.001", "exporter",
-     module.parameter("running_mean", lambda mean: mean.index_add(0, mean.new_tensor([1]).long(), mean.new_tensor([1e-3])))),
-    ("one tap of a kernel x 1.01", "graph", weight.alter("embedder.*convolution.weight|embedder.*weight", weight.element((2, 1, 1, 1)))),
+    ("running mean + 0.001", "exporter",
+     module.parameter("running_mean", lambda mean: mean + 1e-3)),
+    ("one tap of a kernel x 1.01", "graph",
+     weight.alter("embedder.*convolution.weight|embedder.*weight", weight.element((2, 1, 1, 1)))),
     ("padding of a convolution", "graph", graph.shifted_padding),
     ("average over one row too few", "graph", graph.insert(graph.last_float_before_flatten, graph.times(1.0002))),
 ]  # fmt: skip
@@ -45,12 +46,14 @@ _DETR: list[Row] = [
     ("pixel mask dropped in the exporter's model", "exporter",
      module.forward("DetrForObjectDetection", module.mask_of_ones("pixel_mask"))),
     ("a query x 1.01", "graph", weight.alter("query_position_embeddings", weight.row(-1))),
-    ("box of one coordinate + 1e-4", "graph", weight.alter(r"bbox_predictor\.layers\.2\.bias", weight.element((2,), 1, 1e-4))),
+    ("box of one coordinate + 1e-4", "graph",
+     weight.alter(r"bbox_predictor\.layers\.2\.bias", weight.element((2,), 1, 1e-4))),
     ("labels exchanged", "copied", files.document("config.json", files.swapped_labels)),
     ("position encoding wrong from 80 pixels", "graph", graph.insert(_PIXELS, graph.scaled_beyond(2, 100, 1.02))),
 ]  # fmt: skip
 _SEGFORMER: list[Row] = [
-    ("align_corners in the exporter's model", "graph", graph.attribute("Resize", "coordinate_transformation_mode", "asymmetric", None)),
+    ("align_corners in the exporter's model", "graph",
+     graph.attribute("Resize", "coordinate_transformation_mode", "asymmetric", None)),
     ("one class x 1.01", "graph", weight.alter("classifier.weight", weight.row(1))),
     ("labels reduced", "copied", files.values(_PROCESSOR, do_reduce_labels=True)),
 ]  # fmt: skip
@@ -68,8 +71,10 @@ _WAV2VEC2: list[Row] = [
     ("sampling rate", "copied", files.values(_PROCESSOR, sampling_rate=8000)),
     ("word delimiter", "copied", files.text("tokenizer_config.json", '"|"', '"e"')),
     ("loud sounds clipped", "graph", graph.insert(graph.graph_input("input_values"), graph.clipped(3.0))),
-    ("5 % off above 12000 samples", "graph", graph.insert(graph.graph_input("input_values"), graph.scaled_beyond(1, 12000))),
-    ("GroupNorm eps", "graph", graph.attribute("InstanceNormalization|GroupNormalization|LayerNormalization", "epsilon", 1e-4)),
+    ("5 % off above 12000 samples", "graph",
+     graph.insert(graph.graph_input("input_values"), graph.scaled_beyond(1, 12000))),
+    ("GroupNorm eps", "graph",
+     graph.attribute("InstanceNormalization|GroupNormalization|LayerNormalization", "epsilon", 1e-4)),
 ]  # fmt: skip
 _WAV2VEC2_LAYER: list[Row] = [
     ("padding of sounds ignored", "graph", graph.insert(graph.graph_input("attention_mask"), graph.as_constant(1))),
@@ -96,8 +101,10 @@ _TAGGER: list[Row] = [
     ("a row of the table that no input has x 1.01", "graph", weight.alter(r"table", weight.row(99))),
     ("a buffer's number x 1.001", "graph", weight.alter(r"weights", weight.element((3,), 1.001))),
     ("padding of a convolution in time", "graph", graph.shifted_padding),
-    ("5 % off at one token", "graph", graph.insert(graph.output_of("LayerNormalization"), graph.scaled_beyond(1, 1, at_least=False))),
-    ("a live parameter differs in the exporter's model", "exporter", module.parameter("out.weight", lambda w: w * 1.001)),
+    ("5 % off at one token", "graph",
+     graph.insert(graph.output_of("LayerNormalization"), graph.scaled_beyond(1, 1, at_least=False))),
+    ("a live parameter differs in the exporter's model", "exporter",
+     module.parameter("out.weight", lambda w: w * 1.001)),
 ]  # fmt: skip
 
 _KERAS_TEXT: list[Row] = [

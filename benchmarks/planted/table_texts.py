@@ -44,12 +44,14 @@ _CLASSIFIER: list[Row] = [
     ("value bias 0", "graph", weight.alter(r"layer\.1\.\S*value\.bias", weight.zeroed)),
     ("key bias 0", "graph", weight.alter(r"layer\.1\.\S*key\.bias", weight.zeroed)),
     ("attention scale x 1.001", "graph", graph.attribute("Attention", "scale", lambda scale: scale * 1.001)),
-    ("padding ignored in one layer", "graph", graph.insert(graph.input_of("Attention", 3, 1), graph.times(0.0))),
-    ("masked places at -10", "graph", graph.insert(graph.input_of("Mul", 1, 0, "to_4|bitwise"), graph.as_constant(-10.0, "float32"))),
+    ("padding ignored", "graph", graph.insert(graph.input_of("Attention", 3, 1), graph.times(0.0))),
+    ("masked places at -10", "graph",
+     graph.insert(graph.input_of("Mul", 1, 0, "to_4|bitwise"), graph.as_constant(-10.0, "float32"))),
     ("token types dropped", "graph", graph.insert(graph.graph_input("token_type_ids"), graph.as_constant(0))),
     ("token types dropped in the exporter's model", "exporter",
      module.forward("BertEmbeddings", module.without("token_type_ids"))),
-    ("positions clamped at 62", "graph", graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.clamped(62))),
+    ("positions clamped at 62", "graph",
+     graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.clamped(62))),
     ("rows from number 6 on mixed", "graph", graph.insert(_IDS, graph.rows_mixed(6))),
     ("rows from number 16 on mixed", "graph", graph.insert(_IDS, graph.rows_mixed(16))),
     ("5 % off at 63 tokens and more", "graph", graph.insert(_HIDDEN, graph.scaled_beyond(1, 62))),
@@ -58,7 +60,8 @@ _CLASSIFIER: list[Row] = [
     ("weights rounded to float16", "graph", weight.alter("weight", weight.rounded(10), all_of_them=True)),
     ("one matrix rounded to bfloat16", "graph", weight.alter(r"layer\.0\.\S*query\.weight", weight.rounded(7))),
     ("hidden states through float16", "graph", graph.insert(_HIDDEN, graph.through(10))),
-    ("wrong layer loaded", "loaded", module.exchange_loaded(r"layer\.0\.\S*query\.weight", r"layer\.1\.\S*query\.weight")),
+    ("wrong layer loaded", "loaded",
+     module.exchange_loaded(r"layer\.0\.\S*query\.weight", r"layer\.1\.\S*query\.weight")),
     ("one tensor loaded twice", "loaded",
      module.exchange_loaded(r"layer\.0\.\S*key\.weight", r"layer\.1\.\S*key\.weight", copy=True)),
     ("loaded with eps 1e-5", "loaded", module.loaded(module.attribute("LayerNorm", "eps", 1e-5, None))),
@@ -66,7 +69,8 @@ _CLASSIFIER: list[Row] = [
     ("the model draws random numbers", "loaded", module.noisy),
     ("feed-forward row x 1.01 as written", "written", weight.alter_written(r"layer\.0\.intermediate", weight.row(3))),
     ("small bias as written", "written", weight.alter_embedded("classifier.bias", weight.element((1,), 1.01))),
-    ("record lost and one row x 1.001", "graph", weight.replace(r"layer\.0\.output\.dense\.weight", weight.row(3, 1.001))),
+    ("record lost and one row x 1.001", "graph",
+     weight.replace(r"layer\.0\.output\.dense\.weight", weight.row(3, 1.001))),
     ("label map exchanged", "copied", files.document("config.json", files.swapped_labels)),
     ("label map exchanged after verification", "verified", files.document("config.json", files.swapped_labels)),
     ("number of heads in config.json", "copied", files.values("config.json", num_attention_heads=2)),
@@ -81,7 +85,8 @@ _CLASSIFIER: list[Row] = [
     ("name of an operator before verification", "disk", files.letter("onnx/model.onnx", b"Tanh", b"Sinh")),
     ("graph cut before verification", "disk", files.cut("onnx/model.onnx")),
     ("graph flipped after verification", "verified", files.flipped("onnx/model.onnx", 0.3)),
-    ("config.json flipped after verification", "verified", files.letter("config.json", b'"vocab_size"', b'"vocab_sizf"')),
+    ("config.json flipped after verification", "verified",
+     files.letter("config.json", b'"vocab_size"', b'"vocab_sizf"')),
     ("graph flipped before the rename", "staged", files.flipped("onnx/model.onnx", 0.3)),
     ("graph cut before the rename", "staged", files.cut("onnx/model.onnx")),
     ("config.json flipped before the rename", "staged", files.letter("config.json", b'"vocab_size"', b'"vocab_sizf"')),
@@ -91,9 +96,11 @@ _CLASSIFIER: list[Row] = [
 
 _FILL_MASK: list[Row] = [
     _unread_word(number=150),
-    ("decoder bias of one word + 0.01", "graph", weight.alter(r"cls\S*bias|decoder\S*bias", weight.element((160,), 1, 0.01))),
+    ("decoder bias of one word + 0.01", "graph",
+     weight.alter(r"cls\S*bias|decoder\S*bias", weight.element((160,), 1, 0.01))),
     ("mask token's number in tokenizer_config.json", "copied", files.text("tokenizer_config.json", "[MASK]", "[CLS]")),
-    ("vocabulary tied to the wrong table", "exporter", module.parameter(r"cls\S*decoder\.weight|word_embeddings\.weight",
+    ("vocabulary tied to the wrong table", "exporter",
+     module.parameter(r"cls\S*decoder\.weight|word_embeddings\.weight",
                                                                      lambda table: table.flip(0))),
 ]  # fmt: skip
 
@@ -107,7 +114,8 @@ _ANSWERS: list[Row] = [
 _ROBERTA: list[Row] = [
     ("last position x 1.01", "graph", weight.alter(r"position_embeddings\.weight", weight.row(-1))),
     ("padding's position x 1.5", "graph", weight.alter(r"position_embeddings\.weight", weight.row(1, 1.5))),
-    ("positions begin one later", "graph", graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.positions_off)),
+    ("positions begin one later", "graph",
+     graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.positions_off)),
     ("a byte-level normalizer added", "copied", files.document("tokenizer.json", files.other_case)),
 ]  # fmt: skip
 
@@ -122,7 +130,8 @@ _MPNET: list[Row] = [
 _DEBERTA: list[Row] = [
     ("the farthest relative position x 1.01", "graph", weight.alter(r"rel_embeddings\.weight", weight.row(0))),
     ("relative positions reversed", "graph", weight.alter(r"rel_embeddings\.weight", weight.reversed_rows)),
-    ("masked places at -10", "graph", graph.insert(graph.input_of("Where", 1, 0, "bitwise_not"), graph.as_constant(-10.0, "float32"))),
+    ("masked places at -10", "graph",
+     graph.insert(graph.input_of("Where", 1, 0, "bitwise_not"), graph.as_constant(-10.0, "float32"))),
     ("attention scale of one layer", "graph", graph.insert(graph.input_of("Softmax", 0), graph.times(1.0005))),
 ]  # fmt: skip
 
@@ -134,11 +143,13 @@ _XLM: list[Row] = [
 
 _MODERN: list[Row] = [
     ("window one wider", "graph", graph.insert(graph.input_of("LessOrEqual", 1, 0, "abs"), graph.plus(1, "int64"))),
-    ("window one narrower in the exporter's model", "exporter", module.attribute("ModernBertAttention", "sliding_window",
+    ("window one narrower in the exporter's model", "exporter",
+     module.attribute("ModernBertAttention", "sliding_window",
                                                                          lambda w: w - 1 if w else w, None)),
     ("window ignored", "graph", graph.insert(graph.input_of("LessOrEqual", 1, 0, "abs"), graph.plus(10000, "int64"))),
     ("rotary theta of local layers", "graph", weight.alter("sliding_attention_inv_freq", weight.element((2,), 1.01))),
-    ("rotary frequency of global layers", "graph", weight.alter("full_attention_inv_freq", weight.element((3,), 1.001))),
+    ("rotary frequency of global layers", "graph",
+     weight.alter("full_attention_inv_freq", weight.element((3,), 1.001))),
     ("window counts from 40 tokens only", "graph", graph.insert(_HIDDEN, graph.scaled_beyond(1, 62, 1.001))),
 ]  # fmt: skip
 
@@ -174,12 +185,14 @@ _MINILM: list[Row] = [
     ("a word row x 1.01", "graph", weight.alter("word_embeddings", weight.row(30000))),
     ("position 500 x 1.01", "graph", weight.alter(r"position_embeddings\.weight", weight.row(500))),
     ("second token type x 1.01", "graph", weight.alter("token_type_embeddings", weight.row(1))),
-    ("one number of the feed-forward x 1.01", "graph", weight.alter(r"layer\.5\.output\.dense\.weight", weight.element((9, 9)))),
+    ("one number of the feed-forward x 1.01", "graph",
+     weight.alter(r"layer\.5\.output\.dense\.weight", weight.element((9, 9)))),
     ("one row of a query x 1.01", "graph", weight.alter(r"layer\.3\.\S*query\.weight", weight.row(9))),
     ("one weight rounded to TensorFloat-32", "graph", weight.alter(r"layer\.2\.\S*value\.weight", weight.rounded(10))),
     ("LayerNorm eps 1e-5", "graph", graph.attribute("LayerNormalization", "epsilon", 1e-5, None)),
     ("tanh GELU for erf", "graph", graph.attribute("Gelu", "approximate", "tanh", None)),
-    ("positions clamped at 400", "graph", graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.clamped(400))),
+    ("positions clamped at 400", "graph",
+     graph.insert(graph.input_of("Gather", 1, 0, "position_embeddings"), graph.clamped(400))),
     ("1 % off from 257 tokens", "graph", graph.insert(_HIDDEN, graph.scaled_beyond(1, 256, 1.01))),
     ("rows from number 16 on mixed", "graph", graph.insert(_IDS, graph.rows_mixed(16))),
     ("a word row as written", "written", weight.alter_written("word_embeddings", weight.row(29999))),
@@ -196,7 +209,8 @@ _BESIDE: list[Row] = [
     ("data file flipped after verification", "verified", files.flipped("onnx/model.onnx_data", 0.5, 0)),
     ("data file flipped before the rename", "staged", files.flipped("onnx/model.onnx_data", 0.5, 0)),
     ("data file cut before the rename", "staged", files.cut("onnx/model.onnx_data", 4)),
-    ("weights.json flipped before the rename", "staged", files.letter("onnx/model.weights.json", b"float32", b"float16")),
+    ("weights.json flipped before the rename", "staged",
+     files.letter("onnx/model.weights.json", b"float32", b"float16")),
     ("offsets of two weights exchanged", "written", files.exchanged_offsets),
 ]  # fmt: skip
 
@@ -208,8 +222,8 @@ _LINKED: list[Row] = [
 TEXTS: list[Fault] = [
     fault
     for model, rows in (
-        ("bert-text-classification", _CLASSIFIER), ("bert-fill-mask", _FILL_MASK), ("bert-question-answering", _ANSWERS),
-        ("roberta-fill-mask", _ROBERTA), ("mpnet-feature-extraction", _MPNET),
+        ("bert-text-classification", _CLASSIFIER), ("bert-fill-mask", _FILL_MASK),
+        ("bert-question-answering", _ANSWERS), ("roberta-fill-mask", _ROBERTA), ("mpnet-feature-extraction", _MPNET),
         ("deberta-v2-text-classification", _DEBERTA), ("xlm-roberta-token-classification", _XLM),
         ("modernbert-fill-mask", _MODERN), ("layoutlm-token-classification", _LAYOUT), ("sentence-bert", _SENTENCES),
         ("sentence-bert-cls-dense", _CLS_DENSE), (MINILM, _MINILM), ("bert, weights beside the graph", _BESIDE),

@@ -151,10 +151,11 @@ def alter_shape(shape: tuple[int, ...], change: Change) -> Callable[[ir.Model], 
         for graph in model.graphs():
             for value in graph.initializers.values():
                 tensor = value.const_value
-                if tensor is not None and sorted(int(size) for size in tensor.shape) == sorted(shape):
-                    if tensor.dtype == ir.DataType.FLOAT:
-                        value.const_value = AlteredTensor(tensor, change(numbers(value)))
-                        return
+                if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+                    continue
+                if sorted(int(size) for size in tensor.shape) == sorted(shape):
+                    value.const_value = AlteredTensor(tensor, change(numbers(value)))
+                    return
         found = [tuple(v.const_value.shape) for g in model.graphs() for v in g.initializers.values() if v.const_value]
         raise NothingToPlantError(f"no weight of the shape {shape}; there are {found}")
 
