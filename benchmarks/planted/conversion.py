@@ -21,6 +21,8 @@ from typing import Any
 
 from benchmarks.planted.fault import Fault, Model, NothingToPlantError, Result
 
+# Stages at which the framework still has to run.
+EARLY = ("checkpoint", "loaded", "exporter")
 TIMEOUT = 300  # seconds of a conversion from a fault on
 
 
@@ -142,7 +144,7 @@ class Conversion:
 
     def _enter(self, fault: Fault) -> bool:
         """Whether this is the fork in which `fault` is to be planted."""
-        if self.planted is not None or not self.model.forks:
+        if self.planted is not None or (fault.stage in EARLY and not self.model.forks):
             return self.planted is fault
         saved = self.root / "saved"
         for folder in (self.place, self.root / "source"):

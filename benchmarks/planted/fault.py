@@ -93,7 +93,7 @@ class Model:
         make: writes a checkpoint into a folder; arguments of `onnxport.convert`.
         settings: more of these.
         output: name of the folder or file that is written.
-        forks: whether a conversion can be continued in a fork. TensorFlow's threads do not survive one.
+        forks: whether the framework can run on in a fork. TensorFlow's threads do not survive one.
     """
 
     make: Callable[[Path], dict[str, Any]]

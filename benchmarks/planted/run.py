@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planted.conversion import Conversion, file_name
+from benchmarks.planted.conversion import EARLY, Conversion, file_name
 from benchmarks.planted.fault import Fault, Result
 from benchmarks.planted.models import MODELS
 
@@ -28,30 +28,23 @@ def convert_with_faults(
     """
     model = MODELS[name]
     (root / "kept").mkdir()
-    if model.forks:
-        folder = root
-        _in_fork(lambda: _together(name, faults, root, report), name, report)
-    else:
-        for fault in faults:
+    if not model.forks:
+        import tests.tiny_keras  # noqa: F401 - imports TensorFlow once, and runs nothing
+
+        for fault in (fault for fault in faults if fault.stage in EARLY):
             folder = root / file_name(fault.name)
             (folder / "kept").mkdir(parents=True)
             _in_fork(lambda f=fault, d=folder: Conversion(name, model, d, report).alone(f), name, report, fault)  # type: ignore[misc]
             for kept in (folder / "kept").iterdir():
                 kept.rename(root / "kept" / kept.name)
-        folder = root / "sound"
-        folder.mkdir()
-        _in_fork(lambda: Conversion(name, model, folder, report).run(()), name, report)
+    _in_fork(lambda: Conversion(name, model, root, report).run(faults), name, report)
     from benchmarks.planted.effects import effect
 
-    sound = folder / "place" / model.output
+    sound = root / "place" / model.output
     for fault in faults:
         published = root / "kept" / file_name(fault.name) / model.output
         if published.exists() and sound.exists():
             _in_fork(lambda f=fault, p=published: report(effect(f, sound, p)), name, report, fault)  # type: ignore[misc]
-
-
-def _together(name: str, faults: Sequence[Fault], root: Path, report: Report) -> None:
-    Conversion(name, MODELS[name], root, report).run(faults)
 
 
 def _in_fork(
