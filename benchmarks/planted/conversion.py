@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.planted.fault import Fault, Model, NothingToPlantError, Result
 
 # Stages at which the framework still has to run.
-EARLY = ("checkpoint", "loaded", "exporter")
+EARLY = ("checkpoint", "loading", "loaded", "exporter")
 TIMEOUT = 300  # seconds of a conversion from a fault on
 
 

@@ -10,6 +10,7 @@ from typing import Any
 # Where a fault is planted, in the order of a conversion.
 STAGES = {
     "checkpoint": "the files of the checkpoint, before they are read",
+    "loading": "the model as its library loaded it, before we check what was loaded",
     "loaded": "the loaded model, which reference and exporter both see",
     "exporter": "the model, while the exporter sees it and after the reference was recorded",
     "graph": "the finished graph in memory; weights keep the record of where they came from",

@@ -172,10 +172,13 @@ def loaded(plant: Seen, part: int = 0) -> Callable[[Any], None]:
 
 
 def exchange_loaded(first: str, second: str, copy: bool = False) -> Callable[[Any], None]:
-    """A loader that puts one checkpoint tensor in the place of another, or exchanges them."""
+    """A loader that puts one checkpoint tensor in the place of another, or exchanges them.
 
-    def edit(to_export: Any) -> None:
-        model = to_export.parts[0].source.model
+    What it plants takes the model, or what is to be exported.
+    """
+
+    def edit(where: Any) -> None:
+        model = where if hasattr(where, "named_modules") else where.parts[0].source.model
         places: dict[str, tuple[Any, str]] = {}
         for prefix, owner in model.named_modules():
             for name in owner._parameters:

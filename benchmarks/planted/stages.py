@@ -42,10 +42,13 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
     import onnxport.artifact.assets
     import onnxport.graph.quantization.quantize
     import onnxport.loading.model_to_export
+    import onnxport.loading.weights
     from onnxport.publishing.staging import Staging
 
     at = conversion._at
     yield onnxport.loading.model_to_export, "load_model_to_export", _after(lambda made: _loaded(conversion, made))
+    if hasattr(onnxport.loading.weights, "trace_origins"):
+        yield onnxport.loading.weights, "trace_origins", _before(lambda model, *_: at("loading", model))
     yield onnxport.api.capture, "build_graph", _building(conversion)
     yield onnxport.api.publish, "write_graphs", _written(conversion)
     yield onnxport.artifact.assets, "write_assets", _copied(conversion)
@@ -83,7 +86,11 @@ def _before(look: Callable[..., None]) -> Wrap:
 
 
 def _loaded(conversion: Conversion, made: Any) -> None:
+    import onnxport.loading.weights
+
     conversion.parts = made.parts
+    if not hasattr(onnxport.loading.weights, "trace_origins"):
+        conversion._at("loading", made.parts[0].source.model)
     conversion._at("loaded", made)
 
 

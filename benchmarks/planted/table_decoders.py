@@ -45,7 +45,7 @@ _LLAMA: list[Row] = [
     ("two tokens exchanged in tokenizer.json", "copied", files.document("tokenizer.json", files.swapped_tokens)),
     ("two merges exchanged in tokenizer.json", "copied", files.document("tokenizer.json", files.swapped_merges)),
     ("generation_config.json flipped before the rename", "staged", files.flipped("generation_config.json", 0.5)),
-    ("key and value weights exchanged at loading", "loaded",
+    ("key and value weights exchanged at loading", "loading",
      module.exchange_loaded(r"layers\.0\.\S*k_proj\.weight", r"layers\.0\.\S*v_proj\.weight")),
 ]  # fmt: skip
 
@@ -84,7 +84,7 @@ _BLOOM: list[Row] = [
 
 _GGUF: list[Row] = [
     ("a row of a file without names x 1.01", "graph", weight.alter(r"layers\.1\.mlp\.down_proj", weight.row(3))),
-    ("wrong tensor loaded", "loaded", module.exchange_loaded(r"layers\.0\.\S*up_proj", r"layers\.1\.\S*up_proj")),
+    ("wrong tensor loaded", "loading", module.exchange_loaded(r"layers\.0\.\S*up_proj", r"layers\.1\.\S*up_proj")),
 ]
 
 _T5_ENCODER: list[Row] = [
