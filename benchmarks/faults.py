@@ -43,6 +43,8 @@ def main() -> int:
     if jobs:
         _preload()
         _run_all(jobs, given.jobs)
+    if not given.sound:
+        _tell_missing(given, lines)
     from benchmarks.planted.report import print_report
 
     found = [result for result in _read(lines).values() if re.search(given.only, result.fault)]
@@ -97,6 +99,17 @@ def _sound_jobs(
 
     factors = [float(factor) for factor in given.sound.split(",")]
     return sound_jobs(factors, re.compile(given.only), known, lambda result: _report(lines, result))
+
+
+def _tell_missing(given: argparse.Namespace, lines: Path) -> None:
+    """Faults whose stage no conversion came to."""
+    from benchmarks.planted.table import FAULTS
+
+    known = _read(lines)
+    for fault in FAULTS:
+        if fault.name not in known and re.search(given.only, fault.name) and re.search(given.stage, fault.stage):
+            said = "the conversion did not come to its stage"
+            _report(lines, asdict(Result(fault.name, fault.model, fault.stage, "broken", message=said)))
 
 
 def _report(lines: Path, result: dict[str, Any]) -> None:

@@ -84,7 +84,11 @@ _BLOOM: list[Row] = [
 
 _GGUF: list[Row] = [
     ("a row of a file without names x 1.01", "graph", weight.alter(r"layers\.1\.mlp\.down_proj", weight.row(3))),
-    ("wrong tensor loaded", "loading", module.exchange_loaded(r"layers\.0\.\S*up_proj", r"layers\.1\.\S*up_proj")),
+    (
+        "two weights exchanged after loading",
+        "loaded",
+        module.exchange_loaded(r"layers\.0\.\S*up_proj", r"layers\.1\.\S*up_proj"),
+    ),
 ]
 
 _T5_ENCODER: list[Row] = [
