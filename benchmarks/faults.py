@@ -11,6 +11,7 @@ Exit code 1 if a fault was published or a sound model refused. See benchmarks/RE
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -125,18 +126,31 @@ def _convert(name: str, faults: Sequence[Fault], root: Path, lines: Path) -> Non
 
 
 def _preload() -> None:
-    """Once for all forks. Not TensorFlow: its threads do not survive a fork."""
+    """Once for all forks: libraries, and what they import for a first export. Not TensorFlow: see `planted.run`."""
     import onnxruntime  # noqa: F401
     import torch
-    import transformers.exporters  # noqa: F401
+    from torch import nn
 
     import onnxport.api.capture
     import onnxport.api.publish
-    import onnxport.export.pytorch
-    import onnxport.loading.load  # noqa: F401
-    from benchmarks.planted import table  # noqa: F401
+    from benchmarks.planted import stages, table  # noqa: F401
+    from onnxport.loading import load  # noqa: F401
+
+    class Stop(Exception):
+        """A session of ONNX Runtime would have threads, which do not survive a fork."""
+
+    def build(*arguments: Any, **named: Any) -> Any:
+        original(*arguments, **named)
+        raise Stop
 
     torch.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.GELU())
+    original, onnxport.api.capture.build_graph = onnxport.api.capture.build_graph, build  # type: ignore[assignment]
+    try:
+        with stages.silence(), tempfile.TemporaryDirectory() as folder, contextlib.suppress(Stop):
+            onnxport.convert("pt", model, Path(folder) / "out", sample_inputs=torch.ones(2, 3, 8))
+    finally:
+        onnxport.api.capture.build_graph = original
 
 
 def _run_all(jobs: Sequence[Callable[[Path], None]], most: int) -> None:
@@ -157,11 +171,10 @@ def _start(job: Callable[[Path], None], root: Path) -> int:
         return child
     code = 1
     try:
-        if "FAULTS_VERBOSE" not in os.environ:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
-        job(root)
+        from benchmarks.planted.stages import silence
+
+        with silence():
+            job(root)
         code = 0
     except BaseException:
         traceback.print_exc()

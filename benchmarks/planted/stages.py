@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -32,6 +34,26 @@ class Written:
     folder: Path
     models: list[Any]
     graphs: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """What libraries print goes nowhere, in C too; FAULTS_VERBOSE=1 shows it."""
+    if "FAULTS_VERBOSE" in os.environ:
+        yield
+        return
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    sys.stdout.flush()
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for stream, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, stream)
+            os.close(saved)
+        os.close(nowhere)
 
 
 def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
