@@ -7,6 +7,7 @@ fault is computed once. The conversion itself ends without any fault: it is the 
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -147,15 +148,18 @@ class Conversion:
         if self.planted is not None or (fault.stage in EARLY and not self.model.forks):
             return self.planted is fault
         saved = self.root / "saved"
-        for folder in (self.place, self.root / "source"):
+        linked = self.model.settings.get("link_weights", False)
+        source = (self.root / "source",) if fault.stage == "checkpoint" or linked else ()
+        for folder in (self.place, *source):
             shutil.copytree(folder, saved / folder.name, symlinks=True)
         sys.stdout.flush()
+        gc.freeze()  # a collection in the fork would write to every object, and so copy the memory
         child = os.fork()
         if child == 0:
             self.planted, self._started = fault, time.process_time()
             return True
         self._wait(child, fault)
-        for folder in (self.place, self.root / "source"):
+        for folder in (self.place, *source):
             shutil.rmtree(folder, ignore_errors=True)
             shutil.move(saved / folder.name, folder)
         return False
