@@ -82,7 +82,7 @@ def _fault_jobs(given: argparse.Namespace, known: dict[str, Result], lines: Path
 
     chosen = [
         fault for fault in FAULTS
-        if re.search(given.only, fault.name) and re.search(given.stage, fault.stage) and fault.name not in known
+        if re.search(given.only, fault.name) and re.search(given.stage, fault.stage) and not _is_done(known, fault)
     ]  # fmt: skip
     if given.list:
         print("\n".join(f"{fault.name}  [{fault.stage}]" for fault in chosen))
@@ -91,6 +91,12 @@ def _fault_jobs(given: argparse.Namespace, known: dict[str, Result], lines: Path
     for fault in chosen:
         of_model.setdefault(fault.model, []).append(fault)
     return [lambda root, n=name, f=faults: _convert(n, f, root, lines) for name, faults in of_model.items()]  # type: ignore[misc]
+
+
+def _is_done(known: dict[str, Result], fault: Fault) -> bool:
+    """Whether there is a result, and of a published fault also what it changed."""
+    result = known.get(fault.name)
+    return result is not None and (result.outcome != "MISSED" or bool(result.effect))
 
 
 def _sound_jobs(
