@@ -17,8 +17,9 @@ STAGES = {
     "written": "the written graphs; their own checksums are those of the wrong bytes",
     "copied": "configs, tokenizer and preprocessor, just after they were written",
     "disk": "bytes on the disk, between writing and verification",
-    "verified": "the staged files, between verification and the manifest",
-    "staged": "the staged files, after the manifest and before the rename",
+    "verified": "the staged files, between verification and the manifest with their hashes",
+    "staged": "the staged files, when publication begins",
+    "sealed": "the staged files, after the manifest with their hashes was written and before the rename",
     "quantized": "an int8 or int4 graph, just after it was written",
 }
 

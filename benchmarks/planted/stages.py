@@ -74,7 +74,11 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
     yield onnxport.api.capture, "build_graph", _building(conversion)
     yield onnxport.api.publish, "write_graphs", _written(conversion)
     yield onnxport.artifact.assets, "write_assets", _copied(conversion)
-    yield onnxport.api.publish, "write_manifest", _before(lambda root, *_: at("verified", Path(root)))
+    yield (
+        onnxport.api.publish,
+        "write_manifest",
+        _around(lambda root: at("verified", root), lambda root: at("sealed", root)),
+    )
     yield Staging, "publish", _before(lambda staging: at("staged", staging.path))
     for owner in (onnxport.graph.quantization.quantize, onnxport.api.optimize):
         for name in ("quantize_dynamic", "write_weight_only"):
@@ -101,6 +105,22 @@ def _before(look: Callable[..., None]) -> Wrap:
         def call(*arguments: Any, **named: Any) -> Any:
             look(*arguments)
             return function(*arguments, **named)
+
+        return call
+
+    return wrap
+
+
+def _around(before: Callable[[Path], None], after: Callable[[Path], None]) -> Wrap:
+    """For a function whose first argument is a folder."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(root: Any, *arguments: Any, **named: Any) -> Any:
+            before(Path(root))
+            made = function(root, *arguments, **named)
+            after(Path(root))
+            return made
 
         return call
 

@@ -93,6 +93,8 @@ _CLASSIFIER: list[Row] = [
     ("graph cut before the rename", "staged", files.cut("onnx/model.onnx")),
     ("config.json flipped before the rename", "staged", files.letter("config.json", b'"vocab_size"', b'"vocab_sizf"')),
     ("tokenizer.json flipped before the rename", "staged", files.flipped("tokenizer.json", 0.5)),
+    ("graph flipped after it was hashed", "sealed", files.flipped("onnx/model.onnx", 0.3)),
+    ("config.json flipped after it was hashed", "sealed", files.letter("config.json", b"vocab_size", b"vocab_sizf")),
     ("a tensor of the checkpoint that nothing uses", "checkpoint", files.extra_tensor("projection.weight", (16, 32))),
 ]  # fmt: skip
 
