@@ -161,12 +161,16 @@ def mask_of_ones(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 # The model that both see
 
+_KEPT: list[Any] = []  # what is forgotten is undone
+
 
 def loaded(plant: Seen, part: int = 0) -> Callable[[Any], None]:
     """The same edit for the whole conversion: reference and exporter agree, and both are wrong."""
 
     def edit(to_export: Any) -> None:
-        plant(to_export.parts[part].source).__enter__()
+        changed = plant(to_export.parts[part].source)
+        changed.__enter__()
+        _KEPT.append(changed)
 
     return edit
 

@@ -69,7 +69,8 @@ _CLASSIFIER: list[Row] = [
     ("loaded with eps 1e-5", "loaded", module.loaded(module.attribute("LayerNorm", "eps", 1e-5, None))),
     ("the model changes itself at short texts", "loaded", module.remembers),
     ("the model draws random numbers", "loaded", module.noisy),
-    ("feed-forward row x 1.01 as written", "written", weight.alter_written(r"layer\.0\.intermediate\.dense\.weight", weight.row(3))),
+    ("feed-forward row x 1.01 as written", "written",
+     weight.alter_written(r"layer\.0\.intermediate\.dense\.weight", weight.row(3))),
     ("small bias as written", "written", weight.alter_embedded("classifier.bias", weight.element((1,), 1.01))),
     ("record lost and one row x 1.001", "graph",
      weight.replace(r"layer\.0\.output\.dense\.weight", weight.row(3, 1.001))),
@@ -101,7 +102,7 @@ _CLASSIFIER: list[Row] = [
 _FILL_MASK: list[Row] = [
     _unread_word(number=150),
     ("decoder bias of one word + 0.01", "graph",
-     weight.alter(r"cls\S*bias|decoder\S*bias", weight.element((160,), 1, 0.01))),
+     weight.alter(r"predictions\.bias|decoder\.bias", weight.element((160,), 1, 0.01))),
     ("mask token's number in tokenizer_config.json", "copied", files.text("tokenizer_config.json", "[MASK]", "[CLS]")),
     ("vocabulary tied to the wrong table", "exporter",
      module.parameter(r"cls\S*decoder\.weight|word_embeddings\.weight",
