@@ -13,6 +13,7 @@ from benchmarks.planted.fault import Fault
 
 _TOLD_BY_OTHERS = ("onnxport.json", "README.md")  # hold hashes, times and errors, which differ in any case
 _ROWS, _LONG = 20, 300
+_ROUNDING = 5e-6  # of the scale: two graphs that compute the same differ by less
 
 
 def effect(fault: Fault, sound: Path, published: Path) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _moved(sound: Path, published: Path, name: str) -> str:
             far = float(np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=0).max(initial=0)) / scale
             if far > worst:
                 worst, where = far, label
-    return f"{name}: outputs move by {worst:.1e} of their scale at {where}" if worst > 1e-6 else ""
+    return f"{name}: outputs move by {worst:.1e} of their scale at {where}" if worst > _ROUNDING else ""
 
 
 def _inputs(session: Any, root: Path) -> Iterator[tuple[dict[str, np.ndarray], str]]:

@@ -40,8 +40,9 @@ def convert_with_faults(
     _in_fork(lambda: Conversion(name, model, root, report).run(faults), name, report)
     from benchmarks.planted.effects import effect
 
-    sound = root / "place" / model.output
     for fault in faults:
+        variant = root / "kept" / file_name(f"{name}: sound, {fault.precision}")
+        sound = (variant if fault.precision else root / "place") / model.output
         published = root / "kept" / file_name(fault.name) / model.output
         if published.exists() and sound.exists():
             _in_fork(lambda f=fault, p=published: report(effect(f, sound, p)), name, report, fault)  # type: ignore[misc]
