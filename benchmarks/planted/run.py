@@ -45,7 +45,7 @@ def convert_with_faults(
         sound = (variant if fault.precision else root / "place") / model.output
         published = root / "kept" / file_name(fault.name) / model.output
         if published.exists() and sound.exists():
-            _in_fork(lambda f=fault, p=published: report(effect(f, sound, p)), name, report, fault)  # type: ignore[misc]
+            _in_fork(lambda f=fault, s=sound, p=published: report(effect(f, s, p)), name, report, fault)  # type: ignore[misc]
 
 
 def _in_fork(
