@@ -78,6 +78,7 @@ def _read(lines: Path) -> dict[str, Result]:
 
 
 def _fault_jobs(given: argparse.Namespace, known: dict[str, Result], lines: Path) -> list[Callable[[Path], None]]:
+    from benchmarks.planted.models import MODELS
     from benchmarks.planted.table import FAULTS
 
     chosen = [
@@ -87,10 +88,8 @@ def _fault_jobs(given: argparse.Namespace, known: dict[str, Result], lines: Path
     if given.list:
         print("\n".join(f"{fault.name}  [{fault.stage}]" for fault in chosen))
         sys.exit(0)
-    of_model: dict[str, list[Fault]] = {}
-    for fault in chosen:
-        of_model.setdefault(fault.model, []).append(fault)
-    return [lambda root, n=name, f=faults: _convert(n, f, root, lines) for name, faults in of_model.items()]  # type: ignore[misc]
+    of_model = {name: [fault for fault in chosen if fault.model == name] for name in MODELS}
+    return [lambda root, n=name, f=faults: _convert(n, f, root, lines) for name, faults in of_model.items() if faults]  # type: ignore[misc]
 
 
 def _is_done(known: dict[str, Result], fault: Fault) -> bool:

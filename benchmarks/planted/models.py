@@ -43,7 +43,7 @@ def _chat(make: Callable[[Path], dict[str, Any]], folder: Path) -> dict[str, Any
     return given
 
 
-def _recurrent(folder: Path) -> dict[str, Any]:
+def _tagger(folder: Path) -> dict[str, Any]:
     """Convolution and normalization over time, with a residual: a live module without any file."""
     import torch
     from torch import nn
@@ -73,30 +73,33 @@ def _row(name: str, output: str = "", **settings: Any) -> Model:
     return Model(row.make, kept | settings, output or row.output, forks)
 
 
-_NAMES = """bert-text-classification bert-fill-mask bert-question-answering roberta-fill-mask mpnet-feature-extraction
+_QUICK = """bert-text-classification bert-fill-mask bert-question-answering roberta-fill-mask mpnet-feature-extraction
 deberta-v2-text-classification xlm-roberta-token-classification modernbert-fill-mask layoutlm-token-classification
 sentence-bert-cls-dense vit-image-classification resnet-image-classification convnext-image-classification
-detr-object-detection segformer-semantic-segmentation clip-zero-shot-image-classification
-wav2vec2-automatic-speech-recognition wav2vec2-layer-automatic-speech-recognition hubert-audio-classification""".split()
+clip-zero-shot-image-classification""".split()
+_SLOW = """wav2vec2-automatic-speech-recognition hubert-audio-classification
+wav2vec2-layer-automatic-speech-recognition detr-object-detection segformer-semantic-segmentation""".split()
 
+# In this order they are converted: the quick ones first.
 MODELS: dict[str, Model] = {
-    MINILM: Model(_minilm),
-    **{name: _row(name) for name in _NAMES},
+    **{name: _row(name) for name in _QUICK},
     "sentence-bert": Model(partial(_prompts, ROWS["sentence-bert"].make)),
-    "decoder llama": Model(partial(_chat, ROWS["decoder llama"].make)),
-    **{f"decoder {kind}": _row(f"decoder {kind}") for kind in "gpt2 mistral gemma3_text bloom".split()},
-    **{f"encoder-decoder {kind}": _row(f"encoder-decoder {kind}") for kind in "t5 bart whisper".split()},
-    "vision-encoder-decoder": _row("encoder-decoder vision-encoder-decoder"),
-    "images in text llava": _row("images in text llava"),
-    "module mixer": _row("module mixer, a file"),
-    "module convolutions": _row("module convolutions"),
-    "module tagger": Model(_recurrent),
-    "gguf llama": _row("gguf llama F32"),
     "bert, weights beside the graph": _row("bert-fill-mask", use_external_format=True),
     "bert, linked": _row("bert-fill-mask, linked"),
+    "decoder llama": Model(partial(_chat, ROWS["decoder llama"].make)),
+    **{f"decoder {kind}": _row(f"decoder {kind}") for kind in "gpt2 mistral gemma3_text bloom".split()},
+    "gguf llama": _row("gguf llama F32"),
+    "module mixer": _row("module mixer, a file"),
+    "module convolutions": _row("module convolutions"),
+    "module tagger": Model(_tagger),
     "keras text_classifier": _row("keras text_classifier, file"),
     "keras image_network": _row("keras image_network, live"),
     "keras recurrent": _row("keras recurrent, live"),
     "SavedModel text_classifier": _row("keras text_classifier, saved"),
     "SavedModel signatures": _row("SavedModel signatures"),
+    MINILM: Model(_minilm),
+    **{f"encoder-decoder {kind}": _row(f"encoder-decoder {kind}") for kind in "t5 bart whisper".split()},
+    "vision-encoder-decoder": _row("encoder-decoder vision-encoder-decoder"),
+    "images in text llava": _row("images in text llava"),
+    **{name: _row(name) for name in _SLOW},
 }
