@@ -80,10 +80,22 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
         _around(lambda root: at("verified", root), lambda root: at("sealed", root)),
     )
     yield Staging, "publish", _before(lambda staging: at("staged", staging.path))
+    # Where a graph differs is searched after a fault was found, and costs more than all before.
+    for owner in (onnxport.api.publish, sys.modules.get("onnxport.api.localise")):
+        if hasattr(owner, "locate_differences"):
+            yield owner, "locate_differences", _without_search
     for owner in (onnxport.graph.quantization.quantize, onnxport.api.optimize):
         for name in ("quantize_dynamic", "write_weight_only"):
             if hasattr(owner, name):
                 yield owner, name, _quantized(conversion)
+
+
+def _without_search(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        return arguments[3] if len(arguments) > 3 else named["components"]
+
+    return call
 
 
 def _after(look: Callable[[Any], None]) -> Wrap:
