@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -81,9 +83,8 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
     )
     yield Staging, "publish", _before(lambda staging: at("staged", staging.path))
     # Where a graph differs is searched after a fault was found, and costs more than all before.
-    for owner in (onnxport.api.publish, sys.modules.get("onnxport.api.localise")):
-        if hasattr(owner, "locate_differences"):
-            yield owner, "locate_differences", _without_search
+    if importlib.util.find_spec("onnxport.api.localise") is not None:
+        yield importlib.import_module("onnxport.api.localise"), "locate_differences", _without_search
     for owner in (onnxport.graph.quantization.quantize, onnxport.api.optimize):
         for name in ("quantize_dynamic", "write_weight_only"):
             if hasattr(owner, name):
