@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.errors import FolderError, UsageError
+from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, Stop
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.generation import generate_tokens
+from onnxport.runtime.tokenizer_file import read_tokenizer
 
 # Further tokens that are decoded to look for a stop string: special ones have no text, and decoders strip the space
 # of the first.
@@ -32,15 +33,7 @@ class FolderTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise FolderError(
-                f"{folder} has no tokenizer.json, which is needed to encode texts.",
-                hint="Convert a checkpoint with a tokenizer, or pass token ids to onnxport.runtime.generation.",
-            )
-        self.tokenizer = Tokenizer.from_file(str(file))
+        self.tokenizer = read_tokenizer(folder)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
