@@ -129,15 +129,9 @@ def read_image(name: str) -> Any:
     Raises:
         UsageError: no such file, or not an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from onnxport.runtime.preprocessing.images.load import load_image
 
-    if not Path(name).is_file():
-        raise UsageError(f"There is no file {name!r}.", hint="Give an image file, such as photo.png.")
-    try:
-        with Image.open(name) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name} cannot be read as an image: {error}.", hint="Give a PNG or JPEG file.") from error
+    return load_image(Path(name))
 
 
 def _expect(task: Task, right: bool) -> None:

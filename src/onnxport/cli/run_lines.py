@@ -61,8 +61,8 @@ def _together(pipeline: Any, texts: list[str], settings: Mapping[str, Any]) -> l
     arguments = {"batch_size": _BATCH, **settings}
     if _embeds(pipeline):
         return list(pipeline.encode(texts, **arguments))
-    answers: list[Any] = [pipeline(texts[0], **settings)] if len(texts) == 1 else pipeline(texts, **arguments)
-    return answers
+    # A generator: some pipelines answer to one text otherwise than to a list of one.
+    return list(pipeline(iter(texts), **arguments))
 
 
 def _one_by_one(
@@ -70,8 +70,8 @@ def _one_by_one(
 ) -> Iterator[Any]:
     for number, item in enumerate(items, before + 1):
         try:
-            if isinstance(item, str) and _embeds(pipeline):
-                yield pipeline.encode(item, **settings)
+            if isinstance(item, str) and task.kind in ("text", "decoder"):
+                yield from _together(pipeline, [item], settings)
                 continue
             call = _call(task, pipeline, item)
             yield pipeline(*call.arguments, **{**settings, **call.keywords})

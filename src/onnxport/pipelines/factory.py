@@ -11,7 +11,7 @@ from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.errors import UsageError
 from onnxport.loading.load import AUTO, load_pipeline
-from onnxport.loading.options import LoadOptions, load_options
+from onnxport.loading.options import load_options
 from onnxport.loading.registry import find_spec
 from onnxport.loading.resolve import check_framework, resolve_model
 from onnxport.pipelines.converted import open_converted

@@ -23,10 +23,21 @@ _CLASSES = {
     "multiple-choice": "sentence_pairs.MultipleChoice",
     "next-sentence-prediction": "sentence_pairs.NextSentence",
     "feature-extraction": "feature_extraction.FeatureExtraction",
+    "image-classification": "image_classification.ImageClassification",
+    "zero-shot-image-classification": "image_classification.ZeroShotImageClassification",
+    "object-detection": "object_detection.ObjectDetection",
+    "semantic-segmentation": "segmentation.ImageSegmentation",
+    "image-segmentation": "segmentation.ImageSegmentation",
+    "depth-estimation": "depth_estimation.DepthEstimation",
+    "image-feature-extraction": "image_features.ImageFeatures",
+    "audio-classification": "audio_classification.AudioClassification",
+    "automatic-speech-recognition": "speech_recognition.SpeechRecognition",
 }
 
 
-def open_pipeline(folder: str | Path | Folder, task: str | None = None, component: str = "model", **settings: Any) -> Any:
+def open_pipeline(
+    folder: str | Path | Folder, task: str | None = None, component: str = "model", **settings: Any
+) -> Any:
     """The pipeline of a folder, with the call, the arguments and the results of transformers' pipeline for the task.
 
     Example:
@@ -71,6 +82,8 @@ def _sequence_pipeline(row: Task, folder: Folder, component: str, name: str, set
         from onnxport.runtime.tasks.text_generation import TextToText
 
         return TextToText(folder, component, name, **settings)
+    from onnxport.runtime.tasks.sequence_pipelines import ImageToText, SpeechToText
+
     if row.kind not in ("image", "audio"):
         raise TaskError(f"An encoder-decoder does not serve the task {row.name}.", hint="Leave the task out.")
-    raise UnknownPreprocessingError(f"The preprocessing of {row.name}")
+    return (ImageToText if row.kind == "image" else SpeechToText)(folder, component, name, **settings)

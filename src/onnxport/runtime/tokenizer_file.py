@@ -8,7 +8,6 @@ from typing import Any
 from onnxport.errors import FolderError, UnknownPreprocessingError
 from onnxport.formats.json_file import read_object
 
-
 # Other forms of a vocabulary, which classes of transformers read.
 _OTHER_FILES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 

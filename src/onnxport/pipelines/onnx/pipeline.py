@@ -16,7 +16,7 @@ from onnxport.pipelines.onnx.load import load_onnx_model
 def open_with_transformers(
     folder: Folder, task: str | None, options: LoadOptions | None = None, component: str = "model"
 ) -> Any:
-    """transformers' pipeline for a task, around the graph of a folder.
+    """Transformers' pipeline for a task, around the graph of a folder.
 
     Args:
         folder: the folder.

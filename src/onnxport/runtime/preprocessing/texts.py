@@ -71,9 +71,7 @@ class TextEncoder:
             from tokenizers import normalizers
 
             own, lower = self.tokenizer.normalizer, normalizers.Lowercase()
-            self.tokenizer.normalizer = (
-                lower if own is None else normalizers.Sequence([lower, own])
-            )
+            self.tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
         self._lock = threading.Lock()  # truncation is a state of the tokenizer
 
     def token_id(self, name: str) -> int | None:

@@ -76,6 +76,10 @@ class TaskPipeline(ABC):
         """How rows of different lengths are put together; not at all by default."""
         return Padding()
 
+    def run(self, rows: Sequence[Row], size: int) -> list[Row]:
+        """The outputs of rows, `size` of which run together."""
+        return self.model.run(rows, self.padding(), size)
+
     def is_one(self, inputs: Any) -> bool:
         """Whether this is one input, and not a list of inputs."""
         return not isinstance(inputs, (list, tuple))
@@ -105,7 +109,7 @@ class TaskPipeline(ABC):
 
     def _answers(self, items: Sequence[Any], settings: Any, size: int) -> list[Any]:
         prepared = [self.prepare(item, settings) for item in items]
-        outputs = iter(self.model.run([row for one in prepared for row in one.rows], self.padding(), size))
+        outputs = iter(self.run([row for one in prepared for row in one.rows], size))
         return [self.answer(list(islice(outputs, len(one.rows))), one.context, settings) for one in prepared]
 
     def _read(self, defaults: Any, given: Mapping[str, Any]) -> Any:
@@ -134,5 +138,3 @@ def at_least(number: Any, least: int, name: str) -> None:
     """
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise UsageError(f"{name} is {number!r}, it must be a whole number from {least} on.", hint=f"{name}={least}")
-
-

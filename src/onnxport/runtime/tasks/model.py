@@ -75,13 +75,22 @@ class TaskModel:
             lengths = [_length(needed[number], set(values)) for number in batch]
             padded = [pad_row(needed[number], values, max(lengths), padding.side) for number in batch]
             feed = {name: np.stack([row[name] for row in padded]) for name in padded[0]}
-            outputs = self.session.run(feed | self._defaults(feed))
+            outputs = self.run_batch(feed)
             for place, (number, length) in enumerate(zip(batch, lengths, strict=True)):
                 found[number] = {
                     name: self._without_padding(name, value[place], length, padding.side)
                     for name, value in outputs.items()
                 }
         return found
+
+    def run_batch(self, arrays: Mapping[str, NDArray[Any]]) -> Row:
+        """The outputs for arrays that have the axis of the batch; as `run` for what is missing or ignored.
+
+        Raises:
+            UsageError: an input is missing, or of a type or size that the graph cannot take.
+        """
+        feed = {name: array for name, array in arrays.items() if name in self.inputs}
+        return self.session.run(feed | self._defaults(feed))
 
     def _may_pad(self, padding: Padding) -> bool:
         """Whether rows of different lengths can share a batch: padding has a value, and a mask hides it."""
@@ -136,9 +145,7 @@ def _batches(rows: Sequence[Row], padded: set[str], size: int) -> list[list[int]
     """The numbers of the rows that run together: of the same shapes, and sorted by length where that is padded."""
     shapes: dict[tuple[Any, ...], list[int]] = {}
     for number, row in enumerate(rows):
-        key = tuple(
-            (name, array.shape[:-1] if name in padded else array.shape) for name, array in sorted(row.items())
-        )
+        key = tuple((name, array.shape[:-1] if name in padded else array.shape) for name, array in sorted(row.items()))
         shapes.setdefault(key, []).append(number)
     batches = []
     for numbers in shapes.values():

@@ -81,7 +81,5 @@ class MultipleChoice(TextPipeline):
 
     def answer(self, outputs: Sequence[Row], context: Any, settings: PairSettings) -> list[dict[str, Any]]:
         scores = softmax(outputs[0]["logits"].astype(np.float32))
-        answers = [
-            {"choice": choice, "score": float(score)} for choice, score in zip(context, scores, strict=True)
-        ]
+        answers = [{"choice": choice, "score": float(score)} for choice, score in zip(context, scores, strict=True)]
         return sorted(answers, key=lambda answer: -answer["score"])
