@@ -37,8 +37,7 @@ def read_lines(source: str) -> Iterator[Any]:
     strict = source.lower().endswith((".jsonl", ".ndjson"))
     try:
         # utf-8-sig: a file that begins with a byte order mark.
-        opened = nullcontext(sys.stdin) if source == STDIN else Path(source).open(encoding="utf-8-sig")
-        with opened as stream:
+        with nullcontext(sys.stdin) if source == STDIN else Path(source).open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 if text := line.rstrip("\r\n"):
                     yield _value(text, strict, f"line {number} of {source}")

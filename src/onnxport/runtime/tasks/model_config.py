@@ -30,7 +30,7 @@ class ModelConfig:
 
     @property
     def problem_type(self) -> str | None:
-        """ "regression", "multi_label_classification", "single_label_classification" or None."""
+        """One of "regression", "multi_label_classification", "single_label_classification", or None."""
         found: str | None = self.values.get("problem_type")
         return found
 

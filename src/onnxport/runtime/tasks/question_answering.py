@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class QuestionAnswering(TextPipeline):
     """
 
     Settings = AnswerSettings
-    aliases = {"topk": "top_k"}
+    aliases: ClassVar[Mapping[str, str]] = {"topk": "top_k"}
 
     def __call__(
         self,

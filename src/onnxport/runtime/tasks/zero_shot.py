@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class ZeroShotClassification(TextPipeline):
     """
 
     Settings = LabelSettings
-    aliases = {"multi_class": "multi_label"}
+    aliases: ClassVar[Mapping[str, str]] = {"multi_class": "multi_label"}
 
     def __call__(
         self, sequences: Any, candidate_labels: Any = None, *, batch_size: int | None = None, **settings: Any

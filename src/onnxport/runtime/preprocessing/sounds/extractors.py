@@ -108,7 +108,7 @@ class WhisperSpectrogram(FeatureExtractor):
 
 
 class PatchSpectrogram(FeatureExtractor):
-    """`input_values` (frames, bands): the logarithm of a mel spectrogram, cut or padded to `max_length` frames (AST)."""
+    """`input_values` (frames, bands): the logarithm of a mel spectrogram, cut or padded to `max_length` frames."""
 
     name = "ASTFeatureExtractor"
 
