@@ -13,8 +13,8 @@ from onnxport.cli import options
 from onnxport.cli.line_inputs import is_lines
 from onnxport.cli.options import Json, Verbose
 from onnxport.cli.shell import Shell, shell_of
-from onnxport.errors import OnnxPortError, UsageError
-from onnxport.system.library_errors import first_line
+from onnxport.errors import FolderError, UsageError
+from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task, find_task
 
 if TYPE_CHECKING:
@@ -160,9 +160,10 @@ def _load(folder: Folder, component: str, task: str) -> Any:
     Raises:
         UnknownPreprocessingError: transformers, which prepares the inputs, is not installed.
     """
-    from onnxport.pipelines.converted import open_converted
+    with bad_input(FolderError, f"{folder.path} cannot be loaded", f"onnxport verify {folder.path}"):
+        from onnxport.pipelines.converted import open_converted
 
-    return open_converted(folder, task, component=component)
+        return open_converted(folder, task, component=component)
 
 
 def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -171,15 +172,9 @@ def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
     Raises:
         UsageError: the input cannot be used.
     """
-    try:
+    hint = "`onnxport tasks` shows an example for each task."
+    with bad_input(UsageError, "The model cannot run on this input", hint):
         return function(*arguments, **keywords)
-    except OnnxPortError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"The model cannot run on this input: {first_line(error)}.",
-            hint="`onnxport tasks` shows an example for each task.",
-        ) from error
 
 
 def _text(calls: list[Call], answers: list[list[str]]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import FolderError, UnknownPreprocessingError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import LARGEST, read_bytes, read_object
+from onnxport.system.library_errors import bad_input
 
 # Other forms of a vocabulary, which classes of transformers read.
 _OTHER_FILES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
@@ -31,7 +32,6 @@ def read_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer.json, which is needed to encode texts.",
             hint="Convert a checkpoint with a tokenizer, or pass token ids to onnxport.runtime.generation.",
         )
-    try:
+    with bad_input(FolderError, f"{file} cannot be read by tokenizers", "Copy it again from the checkpoint."):
+        read_bytes(file, LARGEST)  # its size, before Rust code makes objects of it
         return Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise FolderError(f"{file} cannot be read: {error}.", hint="Convert the model again.") from error

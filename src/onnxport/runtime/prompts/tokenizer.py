@@ -29,7 +29,7 @@ class FolderTokenizer:
         folder: has a tokenizer.json.
 
     Raises:
-        FolderError: the file is missing.
+        FolderError: the file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +62,8 @@ class FolderTokenizer:
             UsageError: no text, or a text without tokens.
         """
         other = replaced or {}
-        made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        with bad_input(UsageError, "The tokenizer of this folder cannot encode the texts", "Try another text."):
+            made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
         rows = [
             [
                 other.get(token, token) if added else token

@@ -68,11 +68,12 @@ class SentenceModules:
             first: number of tokens that do not take part.
 
         Raises:
-            UsageError: there is a dense layer after the pooling; its weights are in the graph alone.
+            UsageError: there are other modules beside the pooling; their weights are in the graph alone.
         """
-        if "Dense" in self.kinds:
+        others = [kind for kind in self.kinds if kind not in ("Pooling", "Normalize")]
+        if others:
             raise UsageError(
-                "A prompt cannot be left out of the pooling: the model has a dense layer after it.",
+                f"A prompt cannot be left out of the pooling: {others[0]} follows it, whose weights are in the graph.",
                 hint="Leave prompt and prompt_name out.",
             )
         mask = np.arange(len(tokens)) >= first
@@ -93,14 +94,17 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
 
     Raises:
         CheckpointError: a file is not JSON.
-        FolderError: a pooling mode is not known.
+        FolderError: a pooling mode is not known, or a module is outside of the folder.
     """
     if not (folder / "modules.json").is_file():
         return SentenceModules()
     entries = [entry for entry in read_json(folder / "modules.json") if isinstance(entry, dict)]
     kinds = tuple(str(entry.get("type", "")).rpartition(".")[2] for entry in entries)[1:]
     places = [str(entry.get("path") or "") for entry in entries if str(entry.get("type", "")).endswith("Pooling")]
-    pooling = _read(folder / places[0] / "config.json") if places else {}
+    place = folder / places[0] if places else None
+    if place is not None and not place.resolve().is_relative_to(folder.resolve()):
+        raise FolderError(f"modules.json names a module outside of the folder ({places[0]!r}).", hint="Convert again.")
+    pooling = _read(place / "config.json") if place is not None else {}
     sentences = _read(folder / "config_sentence_transformers.json")
     prompts = {str(name): str(text) for name, text in (sentences.get("prompts") or {}).items()}
     return SentenceModules(
