@@ -91,7 +91,7 @@ def _call(task: Task, pipeline: Any, item: Any) -> Any:
 
 def _embeds(pipeline: Any) -> bool:
     """Whether the answer is a sentence embedding."""
-    session = getattr(getattr(pipeline, "model", None), "session", None)
+    session: Any = getattr(getattr(pipeline, "model", None), "session", None)
     return hasattr(pipeline, "encode") and any(spec.name == "sentence_embedding" for spec in session.outputs)
 
 

@@ -46,7 +46,7 @@ class Saver:
             return {key: self.save(value, f"{name}{label}-{key}") for key, value in answer.items()}
         if hasattr(answer, "getbbox"):
             return self._write(self.folder / f"{name}.png", answer)
-        if (hasattr(answer, "dtype") and getattr(answer, "ndim", 0)) or _is_numbers(answer):
+        if (hasattr(answer, "dtype") and answer.ndim > 0) or _is_numbers(answer):
             return self._write(self.folder / f"{name}.npy", np.asarray(answer))
         if isinstance(answer, (list, tuple)):
             return [self.save(item, f"{name}-{number}") for number, item in enumerate(answer)]

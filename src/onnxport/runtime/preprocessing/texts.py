@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxport.errors import UsageError
 from onnxport.runtime.preprocessing.tokenizer_config import read_tokenizer_config
 from onnxport.runtime.tokenizer_file import read_tokenizer
+from onnxport.system.library_errors import bad_input
 
 Row = dict[str, NDArray[Any]]
 _STRATEGIES = ("longest_first", "only_first", "only_second")
@@ -97,15 +98,13 @@ class TextEncoder:
                 self.tokenizer.enable_truncation(
                     length, stride=settings.stride, strategy=strategy, direction=self.config.truncation_side
                 )
-            try:
+            with bad_input(UsageError, "The text cannot be encoded", "Raise max_length, or give another text."):
                 return self.tokenizer.encode(
                     text,
                     pair,
                     is_pretokenized=settings.is_split_into_words,
                     add_special_tokens=settings.add_special_tokens,
                 )
-            except Exception as error:
-                raise UsageError(f"The text cannot be encoded: {error}.", hint="Raise max_length.") from error
 
     def row(self, encoding: Any, settings: EncodingSettings = _DEFAULT) -> Row:
         """The arrays of one encoding: `input_ids`, `attention_mask` and `token_type_ids`, (tokens,) int64."""

@@ -15,6 +15,7 @@ from onnxport.runtime.decoding.prefill import Prompt, Stop
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.generation import generate_tokens
 from onnxport.runtime.tokenizer_file import read_tokenizer
+from onnxport.system.library_errors import bad_input
 
 # Further tokens that are decoded to look for a stop string: special ones have no text, and decoders strip the space
 # of the first.

@@ -89,7 +89,7 @@ class QuestionAnswering(TextPipeline):
 
     def answer(self, outputs: Sequence[Row], context: Sequence[Window], settings: AnswerSettings) -> Any:
         scored = [
-            (window, *(output[name].astype(np.float64) for name in ("start_logits", "end_logits")))
+            (window, output["start_logits"].astype(np.float64), output["end_logits"].astype(np.float64))
             for window, output in zip(context, outputs, strict=True)
         ]
         answers = best_spans(

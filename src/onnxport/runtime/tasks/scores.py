@@ -43,7 +43,9 @@ def scored(logits: Floats, function: str | None, config: ModelConfig, *, one_lab
     if chosen not in FUNCTIONS:
         raise UsageError(f"function_to_apply={function!r} is not known.", hint=f"Use {', '.join(FUNCTIONS)}.")
     values = np.asarray(logits, np.float32)
-    return {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}[chosen](values)
+    if chosen == "none":
+        return values
+    return softmax(values) if chosen == "softmax" else sigmoid(values)
 
 
 def _default(config: ModelConfig, one_label: bool) -> str:

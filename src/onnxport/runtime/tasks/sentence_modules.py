@@ -128,7 +128,7 @@ def _pool(mode: str, tokens: Floats, mask: NDArray[np.bool_]) -> Floats:
     if not len(kept):
         return np.zeros(tokens.shape[-1], np.float32)
     if mode in ("cls", "lasttoken"):
-        return kept[0 if mode == "cls" else -1]
+        return np.asarray(kept[0 if mode == "cls" else -1], np.float32)
     if mode == "max":
         return np.asarray(kept.max(0), np.float32)
     weights = np.flatnonzero(mask) + 1.0 if mode == "weightedmean" else np.ones(len(kept))

@@ -41,7 +41,7 @@ class TextGeneration:
         whole = chosen.pop("return_full_text", True) if return_full_text is None else return_full_text
         if _is_conversation(text_inputs):
             return self._chat(text_inputs, whole, chosen)
-        prompts = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
+        prompts: list[Any] = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
         if prompts and all(_is_conversation(one) for one in prompts):
             return [self._chat(one, whole, chosen) for one in prompts]
         answers = [

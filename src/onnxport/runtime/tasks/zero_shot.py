@@ -40,11 +40,12 @@ class ZeroShotClassification(TextPipeline):
     aliases: ClassVar[Mapping[str, str]] = {"multi_class": "multi_label"}
 
     def __call__(
-        self, sequences: Any, candidate_labels: Any = None, *, batch_size: int | None = None, **settings: Any
+        self, inputs: Any = None, candidate_labels: Any = None, *, batch_size: int | None = None, **settings: Any
     ) -> Any:
         if candidate_labels is not None:
             settings["candidate_labels"] = candidate_labels
-        return super().__call__(sequences, batch_size=batch_size, **settings)
+        given = settings.pop("sequences", inputs) if inputs is None else inputs
+        return super().__call__(given, batch_size=batch_size, **settings)
 
     def prepare(self, item: Any, settings: LabelSettings) -> Prepared:
         if not isinstance(item, str) or not item:

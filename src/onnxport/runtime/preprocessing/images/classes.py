@@ -72,7 +72,7 @@ CLASSES: dict[str, ProcessorClass] = {
     "ChineseCLIPImageProcessor": _CLIP_LIKE,
     "BlipImageProcessor": ProcessorClass(_values(_CLIP, _BICUBIC, _square(384))),
     "SiglipImageProcessor": ProcessorClass(_values(_HALF, _BICUBIC, _square(224), **_NOT_SQUARE)),
-    "PvtImageProcessor": ProcessorClass(_values(_IMAGENET, _BILINEAR, _square(224))),
+    "PvtImageProcessor": ProcessorClass(_values(_IMAGENET, _BICUBIC, _square(224))),
     "MobileNetV1ImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _edge(256), **_CROPPED)),
     "MobileNetV2ImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _edge(256), **_CROPPED)),
     "MobileViTImageProcessor": ProcessorClass(
@@ -104,7 +104,7 @@ CLASSES: dict[str, ProcessorClass] = {
         _DETECTOR, mask="pad", order=_UNCROPPED, boxes="top 100", segments="queries"
     ),
     "DeformableDetrImageProcessor": ProcessorClass(_DETECTOR, mask="pad", order=_UNCROPPED, boxes="top 100"),
-    "YolosImageProcessor": ProcessorClass(_DETECTOR, fit="yolos", order=_UNCROPPED),
+    "YolosImageProcessor": ProcessorClass(_DETECTOR, fit="yolos", mask="pad", order=_UNCROPPED),
     "RTDetrImageProcessor": ProcessorClass(
         _values(_IMAGENET, _BILINEAR, _square(640), **_NOT_SQUARE, do_normalize=False, do_pad=False),
         mask="pad",

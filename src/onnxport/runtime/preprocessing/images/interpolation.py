@@ -33,42 +33,37 @@ def _along(maps: Floats, axis: int, places: NDArray[np.int64], weights: Floats) 
     total = terms[0]
     for term in terms[1:]:
         total = total + term
-    return total.astype(np.float32)
+    return np.asarray(total, np.float32)
 
 
-def _sources(old: int, new: int) -> Floats:
-    """The place of every new sample among the old ones."""
-    scale = np.float32(old) / np.float32(new)
-    made: Floats = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
-    return made
+def _sources(old: int, new: int) -> NDArray[np.float64]:
+    """The place of every new sample among the old ones, as float32 numbers: torch multiplies and adds in one step."""
+    scale = np.float64(np.float32(old) / np.float32(new))
+    return (scale * (np.arange(new) + 0.5) - 0.5).astype(np.float32).astype(np.float64)
 
 
 def _linear(old: int, new: int) -> tuple[NDArray[np.int64], Floats]:
-    source = np.maximum(_sources(old, new), np.float32(0))
+    source = np.maximum(_sources(old, new), 0.0)
     first = np.minimum(source.astype(np.int64), old - 1)
-    share = np.clip(source - first.astype(np.float32), 0, 1).astype(np.float32)
-    return np.stack([first, np.minimum(first + 1, old - 1)]), np.stack([1 - share, share])
+    share = np.clip(source - first, 0, 1)
+    return np.stack([first, np.minimum(first + 1, old - 1)]), np.stack([1 - share, share]).astype(np.float32)
 
 
 def _cubic(old: int, new: int) -> tuple[NDArray[np.int64], Floats]:
     source = _sources(old, new)
     first = np.floor(source).astype(np.int64)
-    share = (source - first.astype(np.float32)).astype(np.float32)
+    share = source - first
     places = np.stack([np.clip(first + step, 0, old - 1) for step in (-1, 0, 1, 2)])
-    distances = (share + 1, share, 1 - share, 2 - share)
-    near, far = _near, _far
-    weights = np.stack([far(distances[0]), near(distances[1]), near(distances[2]), far(distances[3])])
+    weights = np.stack([_far(share + 1), _near(share), _near(1 - share), _far(2 - share)])
     return places, weights.astype(np.float32)
 
 
-def _near(x: Floats) -> Floats:
-    made: Floats = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
-    return made
+def _near(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
 
 
-def _far(x: Floats) -> Floats:
-    made: Floats = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
-    return made
+def _far(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
 
 
 def _nearest(old: int, new: int) -> tuple[NDArray[np.int64], Floats]:

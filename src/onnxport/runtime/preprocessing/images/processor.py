@@ -101,7 +101,7 @@ class ImageProcessor:
     def _rescale(self, pixels: Pixels) -> Pixels:
         if not self.settings.get("do_rescale"):
             return pixels
-        return (pixels.astype(np.float64) * self.settings["rescale_factor"]).astype(np.float32)
+        return np.asarray(pixels.astype(np.float64) * self.settings["rescale_factor"], np.float32)
 
     def _offset(self, pixels: Pixels) -> Pixels:
         return pixels - 1 if self.settings["rescale_offset"] and self.settings.get("do_rescale") else pixels

@@ -86,7 +86,7 @@ def mel_filters(frequencies: int, bands: int, lowest: float, highest: float, rat
     mels = np.linspace(_to_mel(np.array(lowest), scale), _to_mel(np.array(highest), scale), bands + 2)
     if scale == "kaldi":
         edges = mels
-        bins = _to_mel(rate / ((frequencies - 1) * 2) * np.arange(frequencies), scale)
+        bins = _to_mel(np.arange(frequencies, dtype=np.float64) * (rate / ((frequencies - 1) * 2)), scale)
     else:
         edges = _to_hertz(mels)
         bins = np.linspace(0, rate // 2, frequencies)
