@@ -17,6 +17,20 @@ def require_pytorch() -> None:
     _require(("torch", "transformers"), "a PyTorch model", "pytorch")
 
 
+def require_graph_tools() -> None:
+    """Check that the packages that change graphs are installed.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    missing = [name for name in ("onnx", "onnx_ir", "onnxscript") if not is_installed(name)]
+    if missing:
+        raise MissingDependencyError(
+            f"Writing a graph needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
+            hint='pip install "onnxport[pytorch]"',
+        )
+
+
 def require_tensorflow() -> None:
     """Check that tensorflow and tf2onnx are installed.
 
