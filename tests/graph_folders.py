@@ -97,7 +97,11 @@ def write_folder(
 
 
 def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
-    """A folder whose graph looks every token up in a table, and adds what depends on place and type."""
+    """A folder whose graph looks every token up in a table, and adds what depends on place and type.
+
+    Args:
+        config: of config.json; `sentences=True` adds the mean of the tokens as sentence_embedding.
+    """
     tokenizer.save_pretrained(root)
     graph, size = _Graph(), len(tokenizer)
     labels = LABELS.get(task, ())
@@ -121,6 +125,14 @@ def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
         outputs = [(output, TensorProto.FLOAT, TOKENS) for output in ("start_logits", "end_logits")]
     else:
         graph.add("Identity", scores, to=name)
+    if config.pop("sentences", False):
+        wide = graph.add("Unsqueeze", mask, graph.constant(np.array([2])))
+        total, count = (
+            graph.add("ReduceSum", one, graph.constant(np.array([1])), keepdims=0)
+            for one in (graph.add("Mul", scores, wide), wide)
+        )
+        graph.add("Div", total, count, to="sentence_embedding")
+        outputs.append(("sentence_embedding", TensorProto.FLOAT, ("batch_size", width)))
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs: list[Spec] = [(name, TensorProto.INT64, TOKENS) for name in names]
     return write_folder(root, task, graph, inputs, outputs, _config("bert", labels, **config))

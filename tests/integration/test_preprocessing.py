@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
 from onnxport.errors import UnknownPreprocessingError, UsageError  # noqa: E402
+from onnxport.loading.fast_tokenizer import tokenizer_json, write_tokenizer_json  # noqa: E402
 from onnxport.runtime.preprocessing.images.classes import CLASSES  # noqa: E402
 from onnxport.runtime.preprocessing.images.interpolation import interpolate  # noqa: E402
 from onnxport.runtime.preprocessing.images.processor import read_image_processor  # noqa: E402
@@ -211,3 +212,26 @@ def test_texts_and_pairs_are_encoded_as_by_the_tokenizer(tmp_path: Path, kind: s
     wanted = theirs(TEXTS[2], truncation=True, max_length=16, stride=4, return_overflowing_tokens=True)
     encoding = ours.encode(TEXTS[2], settings=EncodingSettings(truncation=True, max_length=16, stride=4))
     assert [one.ids for one in (encoding, *encoding.overflowing)] == wanted["input_ids"]
+
+
+def test_slow_tokenizers_get_a_file_that_gives_their_tokens(tmp_path: Path) -> None:
+    words = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    proteins = transformers.EsmTokenizer(str(tmp_path / "vocab.txt"))
+    texts = [*TEXTS, "MVLSPADK<mask>TNVKAAW", "M V L-S.PJ", "a photo of TWO dogs!"]
+    for number, slow in enumerate((proteins, tiny_tokenizers.siglip())):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        slow.save_pretrained(folder)
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+        write_tokenizer_json(slow, folder)
+        ours = TextEncoder(folder)
+        for text in texts:
+            assert ours.encode(text).ids == slow(text)["input_ids"], text
+    assert tokenizer_json(tiny_tokenizers.ctc()) is None and tokenizer_json(tiny_tokenizers.bert()) is None
+
+
+def test_a_tokenizer_that_cannot_be_described_keeps_its_own_files(tmp_path: Path) -> None:
+    slow = tiny_tokenizers.siglip()
+    slow.canonicalize_text = lambda text, **_: text.replace("a", "b")  # not what its class does
+    assert tokenizer_json(slow) is None

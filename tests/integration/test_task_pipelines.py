@@ -173,6 +173,57 @@ def test_feature_extraction(texts: Make) -> None:
         both.ours.encode("a")
 
 
+def sentence_folder(root: Path, include_prompt: bool = True) -> Folder:
+    """A sentence encoder with mean pooling, normalization and two prompts."""
+    folder = text_folder(root, "feature-extraction", tiny_tokenizers.bert(), sentences=True)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    paths = ("", "1_Pooling", "2_Normalize")
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in zip(paths, kinds, strict=True)
+    ]
+    pooling = {"pooling_mode_mean_tokens": True, "include_prompt": include_prompt}
+    prompts = {"prompts": {"query": "a query: ", "passage": ""}, "default_prompt_name": None}
+    (root / "1_Pooling").mkdir()
+    for name, content in (
+        ("modules.json", modules),
+        ("1_Pooling/config.json", pooling),
+        ("sentence_bert_config.json", {"max_seq_length": 16, "do_lower_case": True}),
+        ("config_sentence_transformers.json", prompts),
+    ):
+        (root / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_sentence_embeddings_with_prompts(tmp_path: Path) -> None:
+    nlp = open_pipeline(sentence_folder(tmp_path))
+    sentences = ["Ada lives in London.", "It rains.", LONG]
+    plain = nlp.encode(sentences)
+    assert plain.shape == (3, 8) and plain.dtype == np.float32
+    assert nlp.outputs(LONG)["last_hidden_state"].shape == (1, 16, 8)  # cut to the length of the model
+    for text, vector in zip(sentences, plain, strict=True):
+        np.testing.assert_allclose(nlp.outputs(text)["last_hidden_state"][0].mean(0), vector, atol=1e-6)
+        np.testing.assert_allclose(nlp.encode(text), vector, atol=1e-6)
+    asked = nlp.encode(sentences[:2], prompt_name="query")
+    np.testing.assert_allclose(asked, nlp.encode([f"a query: {text}" for text in sentences[:2]]), atol=1e-6)
+    np.testing.assert_allclose(asked, nlp.encode(sentences[:2], prompt="a query: "), atol=1e-6)
+    assert np.abs(asked - plain[:2]).max() > 0.1
+    unit = nlp.encode(sentences, normalize_embeddings=True)
+    np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(UsageError, match="no prompt 'queries'"):
+        nlp.encode("a", prompt_name="queries")
+
+
+def test_a_prompt_that_does_not_take_part_in_the_pooling(tmp_path: Path) -> None:
+    nlp = open_pipeline(sentence_folder(tmp_path, include_prompt=False))
+    text, prompt = "Ada lives in London.", "a query: "
+    tokens = nlp.outputs(prompt + text)["last_hidden_state"][0]
+    first = len(tiny_tokenizers.bert()(prompt)["input_ids"]) - 1  # without [SEP]
+    wanted = tokens[first:].mean(0)
+    found = nlp.encode(text, prompt_name="query")
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-6)
+    np.testing.assert_allclose(nlp.encode(text), nlp.outputs(text)["sentence_embedding"][0], atol=1e-6)
+
+
 def test_settings_that_a_task_does_not_have_are_refused(texts: Make) -> None:
     folder = texts("text-classification")
     with pytest.raises(UsageError, match="top_q") as caught:
