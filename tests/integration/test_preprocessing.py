@@ -231,6 +231,20 @@ def test_slow_tokenizers_get_a_file_that_gives_their_tokens(tmp_path: Path) -> N
     assert tokenizer_json(tiny_tokenizers.ctc()) is None and tokenizer_json(tiny_tokenizers.bert()) is None
 
 
+def test_a_file_that_says_something_else_than_the_configuration_is_corrected(tmp_path: Path) -> None:
+    tiny_tokenizers.bert().save_pretrained(tmp_path)
+    own = (tmp_path / "tokenizer.json").read_text()
+    write_tokenizer_json(transformers.AutoTokenizer.from_pretrained(tmp_path), tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == own
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"do_lower_case": False}))
+    cased = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert TextEncoder(tmp_path).encode(TEXTS[0]).ids != cased(TEXTS[0])["input_ids"]
+    write_tokenizer_json(cased, tmp_path)
+    for text in TEXTS:
+        assert TextEncoder(tmp_path).encode(text).ids == cased(text)["input_ids"]
+
+
 def test_a_tokenizer_that_cannot_be_described_keeps_its_own_files(tmp_path: Path) -> None:
     slow = tiny_tokenizers.siglip()
     slow.canonicalize_text = lambda text, **_: text.replace("a", "b")  # not what its class does

@@ -1,7 +1,9 @@
-"""A tokenizer.json for tokenizers that transformers runs in Python: SentencePiece without a fast class, word lists.
+"""The tokenizer.json of a folder gives the tokens of the source's tokenizer.
 
-The run time has the `tokenizers` package only. What is made here is compared with the tokenizer itself on texts in
-several languages; where one id differs, there is no tokenizer.json.
+The run time has the `tokenizers` package only. A checkpoint's own file is used if it gives the tokens of transformers'
+tokenizer on texts in several languages: tokenizer_config.json may change what the file says, such as lower case.
+Tokenizers that transformers runs in Python (SentencePiece without a fast class, word lists) get a file, if one that gives
+their tokens can be made.
 """
 
 from __future__ import annotations
@@ -28,11 +30,40 @@ _TEXTS = (
 
 
 def write_tokenizer_json(tokenizer: Any, folder: Path) -> None:
-    """Give a folder a tokenizer.json if it has none and the tokenizer can be described by one."""
+    """Give a folder a tokenizer.json that gives the tokens of a tokenizer, if that is possible.
+
+    Args:
+        tokenizer: of transformers, or None.
+        folder: has a tokenizer.json already if the checkpoint or the tokenizer has one.
+    """
     file = folder / "tokenizer.json"
-    made = None if file.exists() else tokenizer_json(tokenizer)
+    if not file.exists():
+        made = tokenizer_json(tokenizer)
+    else:
+        made = _corrected(tokenizer, file)
     if made is not None:
         file.write_text(made, encoding="utf-8")
+
+
+def _corrected(tokenizer: Any, file: Path) -> str | None:
+    """The tokenizer's own description, if the tokens of the file differ from its tokens; None if all is well."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        known = Tokenizer.from_file(str(file))
+        known.no_truncation()
+        known.no_padding()
+        if _agrees(known, tokenizer):
+            return None
+        made = Tokenizer.from_str(backend.to_str())
+        made.no_truncation()
+        made.no_padding()
+        return str(made.to_str()) if _agrees(made, tokenizer) else None
+    except Exception:  # it takes something else than texts, such as words with boxes
+        return None
 
 
 def tokenizer_json(tokenizer: Any) -> str | None:

@@ -128,7 +128,7 @@ class PatchSpectrogram(FeatureExtractor):
         return {"input_values": values.astype(np.float32)}
 
 
-_CLASSES: dict[str, type[FeatureExtractor]] = {
+EXTRACTORS: dict[str, type[FeatureExtractor]] = {
     cls.name: cls for cls in (Waveform, SpeechT5Waveform, WhisperSpectrogram, PatchSpectrogram)
 }
 
@@ -142,9 +142,9 @@ def read_feature_extractor(folder: Path) -> FeatureExtractor:
     """
     settings = _settings(folder)
     name = settings.get("feature_extractor_type", Waveform.name)
-    if name not in _CLASSES:
+    if name not in EXTRACTORS:
         raise UnknownPreprocessingError(f"The feature extractor {name}")
-    return _CLASSES[name](settings)
+    return EXTRACTORS[name](settings)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
