@@ -2,8 +2,8 @@
 
 The run time has the `tokenizers` package only. A checkpoint's own file is used if it gives the tokens of transformers'
 tokenizer on texts in several languages: tokenizer_config.json may change what the file says, such as lower case.
-Tokenizers that transformers runs in Python (SentencePiece without a fast class, word lists) get a file, if one that gives
-their tokens can be made.
+Tokenizers that transformers runs in Python (SentencePiece without a fast class, word lists) get a file, if one can be
+made that gives their tokens.
 """
 
 from __future__ import annotations
@@ -37,10 +37,7 @@ def write_tokenizer_json(tokenizer: Any, folder: Path) -> None:
         folder: has a tokenizer.json already if the checkpoint or the tokenizer has one.
     """
     file = folder / "tokenizer.json"
-    if not file.exists():
-        made = tokenizer_json(tokenizer)
-    else:
-        made = _corrected(tokenizer, file)
+    made = _corrected(tokenizer, file) if file.exists() else tokenizer_json(tokenizer)
     if made is not None:
         file.write_text(made, encoding="utf-8")
 
