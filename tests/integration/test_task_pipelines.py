@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,15 @@ def test_pipeline_of_a_folder_is_the_one_without_a_framework(texts: Make) -> Non
     found = pipeline(model=str(folder.path), top_k=2)
     assert type(found).__module__.startswith("onnxport.runtime.tasks") and found.task == "text-classification"
     assert len(found("a")[0]) == 2
+
+
+def test_threads_may_share_a_pipeline(texts: Make) -> None:
+    nlp = open_pipeline(texts("text-classification"), top_k=None)
+    asked = [(text, length) for text in (TEXT, LONG, "Ada lives.") for length in (6, 20, 64)] * 8
+    wanted = [nlp(text, max_length=length, truncation=True) for text, length in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: nlp(one[0], max_length=one[1], truncation=True), asked))
+    assert found == wanted
 
 
 def test_a_class_that_is_not_known_is_named_or_left_to_transformers(tmp_path: Path) -> None:

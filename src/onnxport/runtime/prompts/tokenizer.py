@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,7 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = read_tokenizer(folder)
+        self._lock = threading.Lock()  # truncation is a state of the tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
@@ -46,6 +48,7 @@ class FolderTokenizer:
         *,
         special: bool = True,
         replaced: Mapping[int, int] | None = None,
+        longest: int | None = None,
     ) -> tuple[Ids, Ids]:
         """Encode texts as rows of equal length.
 
@@ -55,6 +58,7 @@ class FolderTokenizer:
             side: where padding goes.
             special: add the tokenizer's special tokens.
             replaced: special token that the tokenizer adds -> token in its place.
+            longest: tokens to which a text is cut, with its special tokens; None cuts nothing.
 
         Returns:
             Ids and mask, (rows, tokens) int64; the mask is 0 where a token is padding.
@@ -64,7 +68,7 @@ class FolderTokenizer:
         """
         other = replaced or {}
         with bad_input(UsageError, "The tokenizer of this folder cannot encode the texts", "Try another text."):
-            made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+            made = self._encodings(texts, special, longest)
         rows = [
             [
                 other.get(token, token) if added else token
@@ -84,6 +88,15 @@ class FolderTokenizer:
             place = slice(length - len(row), None) if side == "left" else slice(len(row))
             ids[number, place], mask[number, place] = row, 1
         return ids, mask
+
+    def _encodings(self, texts: Sequence[str], special: bool, longest: int | None) -> list[Any]:
+        with self._lock:
+            if longest is not None:
+                self.tokenizer.enable_truncation(longest)
+            try:
+                return [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+            finally:
+                self.tokenizer.no_truncation()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnxport.artifact.folder import Folder
@@ -17,7 +17,7 @@ _RESULTS = {"summarization": "summary_text", "translation": "translation_text"}
 # The words that T5 was trained on, for checkpoints whose config.json lost its task_specific_params.
 _T5_LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
 # Arguments of transformers' pipelines that change no result.
-_WITHOUT_EFFECT = ("batch_size", "num_workers", "clean_up_tokenization_spaces")
+_WITHOUT_EFFECT = ("num_workers", "clean_up_tokenization_spaces")
 
 
 class TextGeneration:
@@ -25,7 +25,7 @@ class TextGeneration:
 
     A list of texts returns a list of such lists. `return_full_text=False` leaves the prompt out. A list of messages is
     a conversation: `generated_text` is then the list with the answer at its end. Other arguments are those of
-    `onnxport.runtime.decoding.settings.GenerationSettings`.
+    `onnxport.runtime.decoding.settings.GenerationSettings`, and `batch_size`, the texts that run together (all).
 
     Raises:
         FolderError: no tokenizer.json in the folder, or its graph cannot generate text.
@@ -44,9 +44,10 @@ class TextGeneration:
         prompts: list[Any] = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
         if prompts and all(_is_conversation(one) for one in prompts):
             return [self._chat(one, whole, chosen) for one in prompts]
+        found = _in_batches(self.generator, prompts, chosen)
         answers = [
             [{"generated_text": prompt + text if whole else text} for text in _as_list(new)]
-            for prompt, new in zip(prompts, self.generator(prompts, **chosen), strict=True)
+            for prompt, new in zip(prompts, found, strict=True)
         ]
         return answers[0] if isinstance(text_inputs, str) else answers
 
@@ -64,7 +65,8 @@ class TextToText:
     The name is "summary_text" for summarization and "translation_text" for translation. A list of texts returns a list
     of dicts, or of lists with `num_return_sequences` above 1. The languages of a translation come from the task's name
     ("translation_en_to_fr"), or from `src_lang` and `tgt_lang` in the model's spelling. `truncation=True` cuts a long
-    text. Other arguments are those of `onnxport.runtime.decoding.settings.GenerationSettings`.
+    text. Other arguments are those of `onnxport.runtime.decoding.settings.GenerationSettings`, and `batch_size`, the
+    texts that run together (all).
 
     Raises:
         FolderError: no tokenizer.json in the folder, or not the graphs of an encoder-decoder.
@@ -82,7 +84,9 @@ class TextToText:
             if not isinstance(text, str):
                 raise UsageError(f"A text is needed, not a {type(text).__name__}.", hint="Give a string.")
         name = _RESULTS.get(self.task.split("_")[0], "generated_text")
-        found = self.generator([self.prefix + text for text in given], **_with_effect(self.settings | settings))
+        found = _in_batches(
+            self.generator, [self.prefix + text for text in given], _with_effect(self.settings | settings)
+        )
         answers = [[{name: one} for one in _as_list(answer)] for answer in found]
         if isinstance(texts, str):
             return answers[0]
@@ -103,6 +107,14 @@ class TextToText:
         if config.get("model_type") == "t5" and not own and all(words):
             return f"translate {words[0]} to {words[1]}: "
         return own or ""
+
+
+def _in_batches(generator: Callable[..., list[Any]], texts: Sequence[str], settings: dict[str, Any]) -> list[Any]:
+    """The answers of a generator, to `batch_size` texts at a time."""
+    size = settings.pop("batch_size", None) or max(len(texts), 1)
+    return [
+        one for first in range(0, len(texts), size) for one in generator(list(texts[first : first + size]), **settings)
+    ]
 
 
 def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
