@@ -128,8 +128,62 @@ class PatchSpectrogram(FeatureExtractor):
         return {"input_values": values.astype(np.float32)}
 
 
+class _KaldiBands(FeatureExtractor):
+    """The logarithm of a mel spectrogram of 16-bit samples, as Kaldi computes it."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        weights = window(400, periodic=False) ** 0.85  # Povey's
+        self._frames = Frames(weights, 160, 512, center=False, preemphasis=0.97, remove_offset=True)
+        bands = int(self.get("num_mel_bins", 80))
+        self._filters = mel_filters(257, bands, 20, self.sampling_rate // 2, self.sampling_rate, "kaldi")
+
+    def _bands(self, samples: Samples) -> NDArray[np.float32]:
+        """(frames, bands)."""
+        power = spectrogram(np.asarray(samples * 2**15), self._frames, self._filters, 1.192092955078125e-07)
+        return np.log(power).astype(np.float32).T
+
+
+class SpeechToTextBands(_KaldiBands):
+    """`input_features` (frames, bands), each band with mean 0 and variance 1."""
+
+    name = "Speech2TextFeatureExtractor"
+
+    def __call__(self, samples: Samples) -> dict[str, NDArray[Any]]:
+        # In the order of memory in which transformers adds, which counts for a steady tone: its variance is next to 0.
+        values = np.ascontiguousarray(self._bands(samples))
+        if self.get("do_ceptral_normalize", True):
+            if self.get("normalize_means", True):
+                values = values - values.mean(0)
+            if self.get("normalize_vars", True):
+                values = values / values.std(0)
+        return {"input_features": values.astype(np.float32), "attention_mask": np.ones(len(values), np.int64)}
+
+
+class StackedBands(_KaldiBands):
+    """`input_features` (frames / 2, 2 * bands): normalized bands of two frames at a time (Wav2Vec2-BERT)."""
+
+    name = "SeamlessM4TFeatureExtractor"
+
+    def __call__(self, samples: Samples) -> dict[str, NDArray[Any]]:
+        values, stride = self._bands(samples), int(self.get("stride", 2))
+        if len(values) < 2:
+            raise UsageError(f"The sound has {len(samples)} samples, which is one frame.", hint="Give a longer sound.")
+        values = (values - values.mean(0)) / np.sqrt(values.var(0, ddof=1) + 1e-7)
+        mask = np.ones(len(values), np.int64)
+        if len(values) % 2:
+            values = np.pad(values, ((0, 1), (0, 0)), constant_values=self.get("padding_value", 0.0))
+            mask = np.pad(mask, (0, 1))
+        kept = len(values) - len(values) % stride
+        stacked = values[:kept].reshape(kept // stride, -1)
+        return {"input_features": stacked.astype(np.float32), "attention_mask": mask[:kept][1::stride]}
+
+
 EXTRACTORS: dict[str, type[FeatureExtractor]] = {
-    cls.name: cls for cls in (Waveform, SpeechT5Waveform, WhisperSpectrogram, PatchSpectrogram)
+    cls.name: cls
+    for cls in (
+        Waveform, SpeechT5Waveform, WhisperSpectrogram, PatchSpectrogram, SpeechToTextBands, StackedBands
+    )
 }
 
 
