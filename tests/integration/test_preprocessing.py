@@ -122,7 +122,9 @@ def test_maps_are_resized_as_in_torch(mode: str, size: tuple[int, int]) -> None:
     maps = np.random.default_rng(0).standard_normal((3, 13, 17)).astype(np.float32)
     options = {} if mode == "nearest" else {"align_corners": False}
     wanted = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=size, mode=mode, **options)[0]
-    np.testing.assert_allclose(interpolate(maps, size, mode), wanted.numpy(), atol=1e-6)
+    # torch computes the weights of bicubic interpolation in float32.
+    tolerance = 5e-6 if mode == "bicubic" else 1e-6
+    np.testing.assert_allclose(interpolate(maps, size, mode), wanted.numpy(), atol=tolerance)
 
 
 def sounds() -> list[np.ndarray]:

@@ -302,7 +302,7 @@ def test_depth_estimation(tmp_path: Path) -> None:
     for one in PICTURES:
         found = both.ours(one)
         assert found["predicted_depth"].shape == (one.height, one.width)
-        assert distance(found["predicted_depth"], both.theirs(one)["predicted_depth"]) < 1e-6
+        assert distance(found["predicted_depth"], both.theirs(one)["predicted_depth"]) < 5e-6
 
 
 def test_image_features(tmp_path: Path) -> None:
