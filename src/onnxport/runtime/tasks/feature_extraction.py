@@ -94,7 +94,9 @@ class FeatureExtraction(TextPipeline):
 
         Args:
             sentences: a text, or a list of texts.
-            prompt_name, prompt: of the prompt before each text; the model's default prompt otherwise.
+            prompt_name: name of the model's prompt that is put before each text; the default prompt if neither this nor
+                `prompt` is given.
+            prompt: a text that is put before each text.
             batch_size: texts that run together; those of similar length do.
             normalize_embeddings: scale each embedding to length 1.
             settings: those of `FeatureSettings`.
