@@ -12,7 +12,7 @@ from onnxport.cli.answers import as_document
 from onnxport.cli.calls import calls_for, record_call
 from onnxport.cli.console import rich_console
 from onnxport.cli.documents import plain
-from onnxport.cli.line_inputs import count_lines, read_lines
+from onnxport.cli.line_inputs import STDIN, count_lines, read_lines
 from onnxport.cli.shell import Shell
 from onnxport.errors import UsageError
 from onnxport.system.library_errors import first_line
@@ -29,16 +29,19 @@ def run_lines(task: Task, pipeline: Any, source: str, settings: Mapping[str, Any
         task: what the lines are inputs of.
         pipeline: of the task.
         source: a file, or `-` for stdin.
-        settings: arguments of the call; `batch_size` is 8 unless it is among them.
+        settings: arguments of the call. `batch_size` is 8 unless it is among them; on stdin it is 1, so that every
+            line is answered at once.
         shell: where the documents go.
 
     Raises:
         UsageError: a line cannot be used; those before it have been written.
     """
-    done = 0
+    done, together = 0, _TOGETHER
+    if source == STDIN:
+        together = max(1, int(settings.get("batch_size") or 1))
     with _bar(shell, count_lines(source)) as advance:
         lines = read_lines(source)
-        while items := list(islice(lines, _TOGETHER)):
+        while items := list(islice(lines, together)):
             for item, answer in zip(items, _answers(task, pipeline, items, settings, done), strict=False):
                 shell.write(json.dumps(plain({"input": item, "output": as_document(answer)}), ensure_ascii=False))
             done += len(items)
