@@ -25,6 +25,7 @@ from onnxport.pipelines.onnx.pipeline import open_with_transformers  # noqa: E40
 from onnxport.runtime.pipeline import open_pipeline  # noqa: E402
 from tests import tiny_tokenizers  # noqa: E402
 from tests.graph_folders import image_folder, sound_folder, text_folder  # noqa: E402
+from tests.tiny import TINY  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -370,6 +371,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_converted_folder_answers_as_its_source(converted: Any, name: str) -> None:
+    for package in TINY[name].needs:
+        pytest.importorskip(package)
     tiny = converted(name)
     arguments, settings = CALLS[name]
     ours = pipeline(model=str(tiny.folder))
