@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxport.errors import UsageError
 from onnxport.runtime.preprocessing.sounds.wav import read_wav, resample
 
+_KEYS = {"raw", "array", "sampling_rate", "path"}  # the last is in the rows of `datasets`
 _HINT = '{"raw": samples, "sampling_rate": 16000}'
 
 
@@ -41,7 +42,7 @@ def load_sound(source: Any, rate: int) -> NDArray[np.float32]:
     own = rate
     if isinstance(source, Mapping):
         values = source.get("raw", source.get("array"))
-        if values is None or "sampling_rate" not in source:
+        if values is None or "sampling_rate" not in source or not set(source) <= _KEYS:
             raise UsageError(f"A sound has the keys {sorted(map(str, source))}.", hint=_HINT)
         source, own = values, int(source["sampling_rate"])
     if not hasattr(source, "shape"):
