@@ -73,6 +73,20 @@ class MissingDependencyError(OnnxPortError):
     """A framework or library is not installed; the hint is the install command."""
 
 
+class UnknownPreprocessingError(MissingDependencyError):
+    """The inputs of a folder are prepared by a class of transformers that the run time does not have.
+
+    Args:
+        what: names the class, as the subject of a sentence.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} runs with transformers only, which is not installed.",
+            hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
+        )
+
+
 class ManagedEnvironmentError(OnnxPortError):
     """A managed environment could not be made, is in use, or a process in it ended without a result."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
+from onnxport.system.requirements import require_graph_tools
 from onnxport.variants.rewrite import Rewrite, add_variant
 
 
@@ -35,7 +36,9 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
             axis or a size that cannot be made static.
         VerificationError: the outputs of a new graph differ from those of the graph that it was made from. Nothing
             was written.
+        MissingDependencyError: the packages that change graphs are not installed.
     """
+    require_graph_tools()
     if sizes is not None:
         from onnxport.variants.static_shapes.write import fix_sizes
 
@@ -72,7 +75,9 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
             (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
+        MissingDependencyError: the packages that change graphs are not installed.
     """
+    require_graph_tools()
     row = find_precision(precision)
     bits = row.bits
     if bits is None:

@@ -103,6 +103,7 @@ def _write(
 ) -> list[WrittenModel]:
     """The graphs, and in a folder what belongs to the model beside them."""
     from onnxport.artifact.assets import write_assets
+    from onnxport.loading.fast_tokenizer import write_tokenizer_json
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     with watch.step("write", "Write") as step:
@@ -113,6 +114,7 @@ def _write(
             write_assets(
                 to_export.pipeline, to_export.origin, output.staging.path, to_export.replaced, to_export.generation
             )  # fmt: skip
+            write_tokenizer_json(getattr(to_export.pipeline, "tokenizer", None), output.staging.path)
         step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
     return written
 
