@@ -82,6 +82,7 @@ def convert(
     from onnxport.export.opset import choose_opset
     from onnxport.loading.options import load_options
     from onnxport.loading.resolve import resolve_model
+    from onnxport.user_runs.record import record_answers
 
     # Whatever can be wrong is told before anything is loaded.
     output = Path(output).expanduser()
@@ -111,9 +112,10 @@ def convert(
         to_export = _load(resolved, pipeline_name, options, watch)
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
+        source = record_answers(to_export)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
         with _stage(output, overwrite) as staging:
-            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, watch)
+            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, source, watch)
 
 
 def _require_task(name: str) -> None:

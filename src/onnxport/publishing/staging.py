@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -60,8 +61,12 @@ class Staging:
             raise RuntimeError("the staging folder exists only within its `with` block")
         return self._path
 
-    def publish(self) -> tuple[Path, ...]:
+    def publish(self, seal: Callable[[], object] | None = None) -> tuple[Path, ...]:
         """Put everything in place; the end of the block then has nothing to remove.
+
+        Args:
+            seal: the last step before the rename, when all other files are on the disk: reads and hashes them, and
+                writes the manifest. Nothing is changed after it.
 
         Returns:
             What is in place: the folder, or the files with the graph first.
@@ -73,6 +78,9 @@ class Staging:
             raise RuntimeError("already published")
         try:
             sync_tree(self.path)
+            if seal is not None:
+                seal()
+                sync_tree(self.path)
             result = self._publish()
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
