@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.api.publish import Output, publish
+from onnxport.artifact.hashes import require_unchanged
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
@@ -203,10 +204,11 @@ def _convert_to_file(
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
         file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+            files = WeightFiles(external, taken=staging.taken)
+            (written,) = write_graphs([captured.graph], [file], output.parent, files, step)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
-        staging.publish()
+        staging.publish(lambda: require_unchanged(staging.path, written.sha256))
     return verification
 
 

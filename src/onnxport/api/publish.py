@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def publish(
     manifest = replace(manifest, components=tuple(components))
     if not output.single:
         manifest = run_staged(root, manifest, source, graphs, watch, allow_mismatch=output.allow_mismatch)
-        _write_card(output, manifest)
+        digests = digests | _write_card(output, manifest)
     with watch.step("publish", "Publish") as step:
         published, manifest = _seal_and_publish(output, manifest, digests)
         step.done(str(output.path))
@@ -104,9 +105,8 @@ def _write(
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     with watch.step("write", "Write") as step:
-        written = write_graphs(
-            [captured.graph for captured in graphs], paths, output.final_folder, output.files, step
-        )  # fmt: skip
+        files = replace(output.files, taken=output.staging.taken)
+        written = write_graphs([captured.graph for captured in graphs], paths, output.final_folder, files, step)
         if not output.single and to_export.pipeline is not None:
             write_assets(
                 to_export.pipeline, to_export.origin, output.staging.path, to_export.replaced, to_export.generation
@@ -175,12 +175,14 @@ def _quantize(
     return components, digests
 
 
-def _write_card(output: Output, manifest: Manifest) -> None:
+def _write_card(output: Output, manifest: Manifest) -> dict[str, str]:
+    """The model card; its path -> sha256."""
     from onnxport.artifact.card import CARD_NAME, render_card
 
     root = output.staging.path
-    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file())
-    (root / CARD_NAME).write_text(card, encoding="utf-8")
+    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file()).encode()
+    (root / CARD_NAME).write_bytes(card)
+    return {CARD_NAME: hashlib.sha256(card).hexdigest()}
 
 
 def _seal_and_publish(

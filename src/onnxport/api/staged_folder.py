@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onnxport.api.capture import CapturedGraph
     from onnxport.user_runs.record import SourceAnswers
 
+_CASES = 2  # of each graph, where the user has arrays; verification has run all of them
+
 
 def run_staged(
     root: Path, manifest: Manifest, source: SourceAnswers, graphs: Sequence[CapturedGraph], watch: Stopwatch,
@@ -29,11 +31,16 @@ def run_staged(
     Raises:
         VerificationError: they differ; names the input, both results, and what else differs.
     """
-    from onnxport.user_runs.check import run_folder
+    from onnxport.user_runs.check import Recorded, run_folder
 
     write_draft(root, manifest)
     with watch.step("run folder", "Run the folder") as step:
-        found = run_folder(root, source)
+        recorded = [
+            Recorded(captured.name, case.name, case.inputs, case.outputs)
+            for captured in graphs
+            for case in captured.evidence.cases[:_CASES]
+        ]
+        found = run_folder(root, source, recorded)
         step.done(_summary(found))
     if not found.equal and not allow_mismatch:
         more = f" {len(found.differences) - 1} more differences." if len(found.differences) > 1 else ""

@@ -6,6 +6,7 @@ the loader's version; what it lacks is written by the pipeline's own components.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.errors import OnnxPortError
 from onnxport.formats.json_file import read_object
 
 _GENERATION = "generation_config.json"
@@ -58,12 +60,9 @@ def write_assets(
         generation: goes into generation_config.json, in the place of what is there.
     """
     if origin is not None and not replaced:
-        for name in _FILES:
-            if (origin / name).is_file():
-                shutil.copyfile(origin / name, folder / name)
-        for config in sorted(origin.glob("[0-9]*_*/config.json")):  # sentence-transformers' pooling and dense
-            (folder / config.parent.name).mkdir(exist_ok=True)
-            shutil.copyfile(config, folder / config.parent.name / config.name)
+        for name in copied_files(origin):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(origin / name, folder / name)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _save_components(pipeline, Path(scratch))
         for file in sorted(Path(scratch).rglob("*.*")):
@@ -75,6 +74,43 @@ def write_assets(
         settings = folder / _GENERATION
         said = read_object(settings) if settings.is_file() else {}
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
+
+
+def copied_files(origin: Path) -> list[str]:
+    """Names of the files of a checkpoint that belong into the folder, relative and "/" separated."""
+    names = [name for name in _FILES if (origin / name).is_file()]
+    modules = sorted(origin.glob("[0-9]*_*/config.json"))  # sentence-transformers' pooling and dense
+    return [*names, *(path.relative_to(origin).as_posix() for path in modules)]
+
+
+def changed_copies(origin: Path, folder: Path, generation: Mapping[str, Any]) -> list[str]:
+    """The files that should be copies of the checkpoint's and are not, each with what is wrong with it.
+
+    Args:
+        origin: the checkpoint's folder.
+        folder: what `write_assets` wrote into.
+        generation: as for `write_assets`; these settings may differ in generation_config.json.
+
+    Raises:
+        OSError: a file of the checkpoint cannot be read.
+    """
+    wrong = []
+    for name in copied_files(origin):
+        if not (folder / name).is_file():
+            wrong.append(f"{name} is missing")
+        elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (
+            name == _GENERATION and _has_settings(origin / name, folder / name, generation)
+        ):
+            wrong.append(f"{name} is not that of the checkpoint")
+    return wrong
+
+
+def _has_settings(original: Path, written: Path, generation: Mapping[str, Any]) -> bool:
+    """Whether a file of settings is `original` with these settings in it."""
+    try:
+        return read_object(written) == {**read_object(original), **generation}
+    except OnnxPortError:
+        return False
 
 
 def _save_components(pipeline: Any, folder: Path) -> None:

@@ -86,7 +86,7 @@ def require_unchanged(root: Path, written: Mapping[str, str]) -> dict[str, str]:
             what = "is not as it was written" if path in found else "has disappeared since it was written"
             raise OutputError(
                 f"{path} {what}: sha256 {found.get(path, 'of nothing')[:12]} instead of {digest[:12]}.",
-                hint="The disk or the memory may be faulty, or another program changed the file. Run the command again.",
+                hint="Is the disk or the memory faulty, or did another program change the file? Run the command again.",
             )
     return found
 

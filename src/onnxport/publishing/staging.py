@@ -55,6 +55,11 @@ class Staging:
         self._made: list[Path] = []
 
     @property
+    def taken(self) -> frozenset[str]:
+        """Names that no data file may have: none, a folder is exchanged as a whole."""
+        return frozenset()
+
+    @property
     def path(self) -> Path:
         """The folder to write into."""
         if self._path is None:
@@ -171,8 +176,14 @@ class Staging:
 class FileStaging(Staging):
     """As `Staging`, for a graph file and its data files.
 
-    The files in `path` go into the destination's folder. One of them must have the destination's name.
+    The files in `path` go into the destination's folder. One of them must have the destination's name. Data files
+    need names that are not `taken`: so the graph that is replaced keeps its own until the new graph is renamed over it.
     """
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Names of the data files beside the graph that is replaced."""
+        return frozenset(path.name for path in data_files(self.destination))
 
     def _check(self) -> None:
         check_file_destination(self.destination, overwrite=self.overwrite)

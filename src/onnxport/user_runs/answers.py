@@ -71,7 +71,9 @@ def _dicts_differ(expected: dict[str, Any], found: dict[str, Any], where: str) -
 
 def _lists_differ(expected: list[Any], found: list[Any], where: str) -> str | None:
     if len(expected) == len(found):
-        told = [d for n, (e, f) in enumerate(zip(expected, found, strict=True)) if (d := difference(e, f, f"{where}[{n}]"))]
+        told = [
+            d for n, (e, f) in enumerate(zip(expected, found, strict=True)) if (d := difference(e, f, f"{where}[{n}]"))
+        ]
         if not told:
             return None
         if not _are_candidates(expected) or not _are_candidates(found):

@@ -2,98 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from onnxport.artifact.assets import changed_copies
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import FolderRun
 from onnxport.system.library_errors import first_line
 from onnxport.user_runs.answers import difference
-from onnxport.user_runs.components import describe_part, first_difference
-from onnxport.user_runs.record import MESSAGES, SourceAnswers, ask
+from onnxport.user_runs.folders import Ask, through_arrays, through_pipeline
+from onnxport.user_runs.inputs import CONVERSATION
+from onnxport.user_runs.parts import describe_part, first_difference, load_part
+from onnxport.user_runs.record import SourceAnswers
+
+Arrays = Mapping[str, np.ndarray]
 
 
-def run_folder(root: Path, source: SourceAnswers) -> FolderRun:
-    """Compare the folder `root`, which has a manifest, with the source."""
-    folder = open_folder(root)
-    differences: list[str] = []
-    near_ties = 0
+@dataclass(frozen=True)
+class Recorded:
+    """One call of a graph that the source was run on.
+
+    Attributes:
+        component: name of the graph.
+    """
+
+    component: str
+    name: str
+    inputs: Arrays
+    outputs: Arrays
+
+
+@dataclass
+class _Found:
+    """What was compared so far."""
+
+    inputs: int = 0
+    near_ties: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) -> FolderRun:
+    """Compare the folder `root`, which has a manifest, with the source.
+
+    Args:
+        root: the folder.
+        source: what the source answers.
+        recorded: calls of graphs, for a source that has no tokenizer or processor: then the folder's user has arrays.
+    """
+    folder, found = open_folder(root), _Found()
     if source.answered:
-        pipeline, told = _load(folder, source)
-        if pipeline is None:
-            differences.append(told)
-        else:
-            for answered in source.answered:
-                found = _compare(pipeline, source, answered)
-                if found is not None and answered.near_tie:
-                    near_ties += 1
-                elif found is not None:
-                    differences.append(found)
-    differences += _parts_differ(folder, source)
+        through = "onnxport.pipeline" if source.framework == "pt" else "onnxport.runtime"
+        _compare_answers(folder, source, found)
+    else:
+        through = "onnxport.runtime.session.OnnxSession"
+        _compare_arrays(folder, recorded, found)
+    if source.origin is not None:
+        found.differences += changed_copies(source.origin, root, source.generation)
+    found.differences += _parts_differ(folder, source)
     if source.prompt is not None:
-        differences += _prompt_differs(folder, source)
-    return FolderRun(
-        "onnxport.pipeline" if source.answered else "files", len(source.answered), not differences, near_ties,
-        tuple(differences),
-    )  # fmt: skip
+        found.differences += _prompt_differs(folder, source.prompt)
+    differences = tuple(found.differences)
+    return FolderRun(through, found.inputs, not differences, found.near_ties, differences)
 
 
-def _load(folder: Folder, source: SourceAnswers) -> tuple[Any, str]:
-    from onnxport.pipelines.factory import pipeline
-
+def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> None:
     try:
-        return pipeline(source.task.name, model=folder), ""
+        ask: Ask = (
+            through_pipeline(folder, source.task)
+            if source.framework == "pt"
+            else through_arrays(folder, source.task, source.parts)
+        )
     except Exception as error:  # whatever a user would see is the finding
-        return None, f"onnxport.pipeline({source.task.name!r}, FOLDER) fails: {first_line(error)}"
+        found.differences.append(f"The folder cannot be loaded for {source.task.name}: {first_line(error)}")
+        return
+    for answered in source.answered:
+        found.inputs += 1
+        try:
+            told = difference(answered.answer, ask(answered.call))
+        except Exception as error:
+            told = f"the folder fails: {first_line(error)}"
+        if told is not None and answered.near_tie:
+            found.near_ties += 1
+        elif told is not None:
+            found.differences.append(f"{answered.call.shown}: {told}")
 
 
-def _compare(pipeline: Any, source: SourceAnswers, answered: Any) -> str | None:
-    try:
-        found = ask(pipeline, source.task, answered.call)
-    except Exception as error:
-        return f"{answered.call.shown}: the folder fails: {first_line(error)}"
-    told = difference(answered.answer, found)
-    return None if told is None else f"{answered.call.shown}: {told}"
+def _compare_arrays(folder: Folder, recorded: Sequence[Recorded], found: _Found) -> None:
+    from onnxport.runtime.session import OnnxSession
+
+    sessions: dict[str, Any] = {}
+    for call in recorded:
+        found.inputs += 1
+        try:
+            session = sessions.get(call.component) or OnnxSession(folder, call.component)
+            sessions[call.component] = session
+            outputs = session.run(call.inputs)
+        except Exception as error:
+            found.differences.append(f"{call.component}, {call.name}: the folder fails: {first_line(error)}")
+            continue
+        wanted = {name: call.outputs[name] for name in outputs if name in call.outputs}
+        told = difference(wanted, {name: outputs[name] for name in wanted})
+        if told is not None:
+            found.differences.append(f"{call.component}, {call.name}: {told}")
 
 
 def _parts_differ(folder: Folder, source: SourceAnswers) -> Iterator[str]:
     """The folder's configs, tokenizer and processors, loaded again, against the source's."""
     for name, expected in source.parts.items():
         try:
-            part = _load_part(folder.path, name)
-        except Exception as error:
+            part = load_part(folder.path, name)
+        except Exception as error:  # whatever transformers makes of a broken file
             yield f"{name} of the folder cannot be loaded: {first_line(error)}"
             continue
-        if part is None:
-            yield f"the folder has no {name}"
-            continue
-        told = first_difference(expected, describe_part(name, part), name)
+        told = first_difference(expected, describe_part(name, part), name) if part is not None else f"no {name}"
         if told is not None:
             yield told
 
 
-def _load_part(folder: Path, name: str) -> Any:
-    from onnxport.loading import components
-
-    if name == "config":
-        from onnxport.pipelines.onnx.model import folder_config
-
-        return folder_config(folder)
-    if name == "generation_config":
-        from transformers import GenerationConfig
-
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return getattr(components, f"_load_{name}")(folder, False)
-
-
-def _prompt_differs(folder: Folder, source: SourceAnswers) -> Iterator[str]:
+def _prompt_differs(folder: Folder, expected: str) -> Iterator[str]:
     from onnxport.runtime.prompts.chat_template import render
 
     try:
-        found = render(folder.path, MESSAGES)
+        found = render(folder.path, CONVERSATION)
     except Exception as error:
         yield f"a conversation: the folder fails: {first_line(error)}"
         return
-    if found != source.prompt:
-        yield f"a conversation: the prompt is {found!r} instead of {source.prompt!r}"
+    if found != expected:
+        yield f"a conversation: the prompt is {found!r} instead of {expected!r}"

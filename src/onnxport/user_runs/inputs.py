@@ -24,7 +24,14 @@ _LABELS = ["science", "sport", "cooking"]
 _LONGEST_TOKENS = 520
 _RATE = 16000  # of sounds, samples per second, where the feature extractor has none
 _TOKENS = 12  # of a generated answer
-_GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": _TOKENS}
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": _TOKENS}
+
+
+CONVERSATION = [
+    {"role": "user", "content": _QUESTION},
+    {"role": "assistant", "content": "Ada did."},
+    {"role": "user", "content": "Where?"},
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def _texts(task: Task, pipeline: Any) -> Iterator[Call]:
 
 def _generations(task: Task, pipeline: Any) -> Iterator[Call]:
     for text in sample_texts(pipeline.tokenizer):
-        yield Call(_shown(text), (text,), {**_GREEDY, "truncation": True})
+        yield Call(_shown(text), (text,), {**GREEDY, "truncation": True})
 
 
 def _masked(task: Task, pipeline: Any) -> Iterator[Call]:
@@ -108,7 +115,7 @@ def _masked(task: Task, pipeline: Any) -> Iterator[Call]:
 
 def _prompts(task: Task, pipeline: Any) -> Iterator[Call]:
     for text in sample_texts(pipeline.tokenizer)[:4]:
-        yield Call(_shown(text), (text,), _GREEDY)
+        yield Call(_shown(text), (text,), GREEDY)
 
 
 def _questions(task: Task, pipeline: Any) -> Iterator[Call]:
@@ -133,7 +140,7 @@ def _labelled_texts(task: Task, pipeline: Any) -> Iterator[Call]:
 
 
 def _images(task: Task, pipeline: Any) -> Iterator[Call]:
-    settings = dict(_GREEDY) if task.generates else {}
+    settings = dict(GREEDY) if task.generates else {}
     if task.name == "object-detection":
         settings = {"threshold": 0.0}  # all that it finds
     for width, height in ((97, 71), (48, 200)):
@@ -148,7 +155,7 @@ def _labelled_images(task: Task, pipeline: Any) -> Iterator[Call]:
 
 def _sounds(task: Task, pipeline: Any) -> Iterator[Call]:
     rate = getattr(pipeline.feature_extractor, "sampling_rate", None) or _RATE
-    generate = {"generate_kwargs": _GREEDY} if pipeline.model.can_generate() else {}
+    generate = {"generate_kwargs": GREEDY} if pipeline.model.can_generate() else {}
     for seconds in (1.0, 0.4):
         sound = {"raw": sample_sound(rate, seconds), "sampling_rate": rate}
         yield Call(f"a sound of {seconds} s", (sound,), generate)
@@ -159,11 +166,11 @@ def _images_in_texts(task: Task, pipeline: Any) -> Iterator[Call]:
     if getattr(pipeline.processor, "chat_template", None):
         content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
-        yield Call("an image in a conversation", (messages,), {**_GREEDY, "return_full_text": False})
+        yield Call("an image in a conversation", (messages,), {**GREEDY, "return_full_text": False})
         return
     marker = image_marker(pipeline.processor, pipeline.model.config.image_token_id, image)
     text = f"{marker}\n{question}"
-    yield Call("an image in a text", ([image],), {"text": text, **_GREEDY, "return_full_text": False})
+    yield Call("an image in a text", ([image],), {"text": text, **GREEDY, "return_full_text": False})
 
 
 def _shown(text: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from onnxport.loading.components import LOADERS
 
 PARTS = ("config", "tokenizer", "image_processor", "feature_extractor", "processor", "generation_config")
 # What says where and how an object was loaded, not what it does.
@@ -43,6 +46,24 @@ def describe_part(name: str, part: Any) -> Any:
     return _plain(part.to_dict())
 
 
+def load_part(folder: Path, name: str) -> Any:
+    """One part of a folder as transformers loads it; None if the folder has none.
+
+    Raises:
+        Exception: what transformers raises for a file that it cannot read.
+    """
+    from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+    if name == "generation_config":
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if name != "config":
+        return LOADERS[name](folder, False)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError):  # a model type that transformers does not have
+        return PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+
+
 def first_difference(expected: Any, found: Any, where: str) -> str | None:
     """The first place where two descriptions differ, with both values; None if they are equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
@@ -71,7 +92,8 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
         values["vocabulary"] = dict(sorted(tokenizer.get_vocab().items()))
     else:
         values["tokenizer.json"] = _backend(backend)
-    return _plain(values)
+    plain: dict[str, Any] = _plain(values)
+    return plain
 
 
 def _backend(backend: Any) -> str:
