@@ -143,12 +143,12 @@ def _images(task: Task, pipeline: Any) -> Iterator[Call]:
     settings = dict(GREEDY) if task.generates else {}
     if task.name == "object-detection":
         settings = {"threshold": 0.0}  # all that it finds
-    for width, height in ((97, 71), (48, 200)):
+    for width, height in ((97, 71), (64, 90)):
         yield Call(f"an image of {width} x {height}", (sample_image(width, height),), settings)
 
 
 def _labelled_images(task: Task, pipeline: Any) -> Iterator[Call]:
-    for width, height in ((97, 71), (48, 200)):
+    for width, height in ((97, 71), (64, 90)):
         image = sample_image(width, height)
         yield Call(f"an image of {width} x {height}", (image,), {"candidate_labels": ["a cat", "a photo of dogs"]})
 
