@@ -1,4 +1,4 @@
-"""The staged folder, run as its user runs it: faults planted in files beside the graph are found, sound folders pass."""
+"""The staged folder, run as its user runs it: faults in files beside the graph are found, sound folders pass."""
 
 from __future__ import annotations
 

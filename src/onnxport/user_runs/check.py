@@ -62,7 +62,7 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
-        found.differences += changed_copies(source.origin, root, source.generation)
+        found.differences += changed_copies(source.origin, root, source.replaced, source.generation)
     found.differences += _parts_differ(folder, source)
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)

@@ -39,7 +39,8 @@ class SourceAnswers:
         framework: "pt" or "tf".
         answered: calls that the source can answer.
         parts: config, tokenizer, processors and generation settings as plain values, by name.
-        origin: the checkpoint's folder, whose files are copied; None where there is none, or files are replaced.
+        origin: the checkpoint's folder, whose files are copied; None where there is none.
+        replaced: what the user chose in place of the checkpoint's.
         generation: settings that go into generation_config.json in the place of the checkpoint's.
         prompt: what the chat template makes of a conversation; None without one.
     """
@@ -49,6 +50,7 @@ class SourceAnswers:
     answered: tuple[Answered, ...] = ()
     parts: dict[str, Any] = field(default_factory=dict)
     origin: Path | None = None
+    replaced: frozenset[str] = frozenset()
     generation: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
 
@@ -71,7 +73,7 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
                 calls = calls[:_FEW]
             answered = tuple(found for call in calls if (found := _answered(ask, call)) is not None)
     return SourceAnswers(
-        task, framework, answered, parts, None if to_export.replaced else to_export.origin, to_export.generation,
+        task, framework, answered, parts, to_export.origin, to_export.replaced, to_export.generation,
         _prompt(getattr(pipeline, "tokenizer", None)) if task.kind == "decoder" else None,
     )  # fmt: skip
 

@@ -1,0 +1,94 @@
+"""SIGKILL before each step of `quantize`, `optimize` and `target`: what is in place is whole, nothing is left over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxport import convert
+from onnxport.errors import OutputError
+from tests.conversions import Conversions
+from tests.once import Once
+
+pytestmark = pytest.mark.integration
+
+# `make test` has every n-th step of these; the sweep has every step of all.
+_SOME = 7
+_FOLDERS = ["quantize int8", "optimize"]
+_MORE = ["quantize int4", "optimize --for cpu", "optimize --sizes", "target genai", "target transformers.js"]
+
+
+def killed(command: str, path: Path, every: int) -> int:
+    """Kill a command on `path`; the number of its steps."""
+    words = [sys.executable, "-m", "tests.killed", command, str(path), str(every)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["problems"] == [], done.stderr[-3000:]
+    steps: int = found["steps"]
+    return steps
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("command", "every"),
+    [
+        *((command, _SOME) for command in _FOLDERS),
+        *(pytest.param(command, 1, marks=pytest.mark.sweep) for command in (*_FOLDERS, *_MORE)),
+    ],
+)
+def test_a_folder(command: str, every: int, converted: Conversions, tmp_path: Path) -> None:
+    if command == "target genai":
+        pytest.importorskip("onnxruntime_genai")
+    tiny = converted("llama", {"tokenizer": "modernbert"})
+    (tmp_path / "work").mkdir()
+    assert killed(command, tiny.copy(tmp_path / "work" / "out"), every) > 10
+
+
+@pytest.mark.parametrize("command", [pytest.param("quantize int8", marks=pytest.mark.sweep), "optimize"])
+def test_a_graph_with_data_files(command: str, once: Once, converted: Conversions, tmp_path: Path) -> None:
+    """A second run replaces the graph of the first."""
+    source = converted("bert-text-classification").source
+
+    def make(root: Path) -> None:
+        convert(None, source, root / "g" / "model.onnx", use_external_format=True)
+
+    folder, _ = once("graph-with-data", make)
+    (tmp_path / "work").mkdir()
+    for file in (folder / "g").iterdir():
+        (tmp_path / "work" / file.name).write_bytes(file.read_bytes())
+    ending = {"optimize": "optimized", "quantize int8": "quantized"}[command]
+    import onnxport
+
+    made = (onnxport.optimize if command == "optimize" else onnxport.quantize)(tmp_path / "work" / "model.onnx")
+    assert made.name == f"model-{ending}.onnx"
+    killed(command, tmp_path / "work" / "model.onnx", 1)
+
+
+@pytest.mark.parametrize("command", ["quantize", "optimize"])
+@pytest.mark.parametrize("kilobytes", [100, 400])
+def test_a_full_disk(command: str, kilobytes: int, converted: Conversions, tmp_path: Path) -> None:
+    """Too small to begin with, or full on the way: an error in words, and the folder as it was."""
+    import onnxport
+    from tests.files import files_of
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    tiny = converted("llama", {"tokenizer": "modernbert"})
+    size = sum(file.stat().st_size for file in tiny.folder.rglob("*") if file.is_file()) // 1024
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size + kilobytes}k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        folder = tiny.copy(disk / "out")
+        before = files_of(folder)
+        with pytest.raises(OutputError) as caught:
+            getattr(onnxport, command)(folder)
+        assert "space" in caught.value.message.lower() and caught.value.hint
+        assert files_of(folder) == before and [entry.name for entry in disk.iterdir()] == ["out"]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
