@@ -182,18 +182,14 @@ def _with_signature_of(inner: Any) -> Any:
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """What sentence-transformers' files say beside the modules.
+    """What sentence-transformers' files say.
 
     Attributes:
         layers: the modules after the transformer, in order.
-        max_length: longest input in tokens, longer ones are cut; None if not set.
-        lower_case: texts are lower-cased before tokenization.
         notes: what a user should know.
     """
 
     layers: list[nn.Module]
-    max_length: int | None
-    lower_case: bool
     notes: tuple[str, ...] = ()
 
 
@@ -217,16 +213,13 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise _fault(f"sentence_bert_config.json wants the transformer as {task}, which is not a sentence encoder")
-    length = settings.get("max_seq_length")
     notes = []
     prompts_file = checkpoint.path / "config_sentence_transformers.json"
     prompts = read_object(prompts_file) if prompts_file.is_file() else {}
     default = prompts.get("default_prompt_name")
     if default and (prompts.get("prompts") or {}).get(default):
         notes.append(f"Put the model's default prompt before every text: {prompts['prompts'][default]!r}.")
-    return SentenceSettings(
-        layers, length if isinstance(length, int) else None, bool(settings.get("do_lower_case")), tuple(notes)
-    )
+    return SentenceSettings(layers, tuple(notes))
 
 
 def _kind(entry: Mapping[str, Any]) -> str:

@@ -124,5 +124,12 @@ def _open_converted(task: str | None, folder: Folder, options: LoadOptions) -> A
     spec = spec or find_spec(model.manifest.task)
     cls = options.pipeline_class or spec.load_class()
     components = load_components(folder.path, cls, dict(options.components), trust_remote_code=False)
+    if spec.task == "feature-extraction" and (folder.path / "modules.json").is_file():
+        from onnxport.loading.encoder import TRUNCATED, tokenizer_settings
+
+        # As `assemble` does for the checkpoint.
+        options = replace(options, pipeline_arguments={**TRUNCATED, **options.pipeline_arguments})
+        if components.tokenizer is not None:
+            tokenizer_settings(folder.path, model.config).apply(components.tokenizer)
     pipeline = make_pipeline(spec, model, components, cls, options)
     return record_loading(pipeline, spec.task, notes=(*model.manifest.notes, *components.notes))

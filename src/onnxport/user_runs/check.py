@@ -15,9 +15,9 @@ from onnxport.artifact.manifest import FolderRun
 from onnxport.errors import SizeError
 from onnxport.system.library_errors import first_line
 from onnxport.user_runs.answers import difference
-from onnxport.user_runs.folders import Ask, through_arrays, through_pipeline
+from onnxport.user_runs.folders import through_arrays, through_pipeline
 from onnxport.user_runs.inputs import CONVERSATION
-from onnxport.user_runs.parts import describe_part, first_difference, load_part
+from onnxport.user_runs.parts import describe_part, first_difference, load_part, parts_of
 from onnxport.user_runs.record import SourceAnswers
 
 Arrays = Mapping[str, np.ndarray]
@@ -55,31 +55,33 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         recorded: calls of graphs, for a source that has no tokenizer or processor: then the folder's user has arrays.
     """
     folder, found = open_folder(root), _Found()
+    pipeline: Any = None
     if source.answered:
         through = "onnxport.pipeline" if source.framework == "pt" else "onnxport.runtime"
-        _compare_answers(folder, source, found)
+        pipeline = _compare_answers(folder, source, found)
     else:
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
         found.differences += changed_copies(source.origin, root, source.replaced, source.generation)
-    found.differences += _parts_differ(folder, source)
+    found.differences += _parts_differ(folder, source, pipeline)
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
     return FolderRun(through, found.inputs, not differences, found.near_ties, differences)
 
 
-def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> None:
+def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> Any:
+    """Ask the folder; the pipeline that was asked, if it was one."""
+    pipeline: Any = None
     try:
-        ask: Ask = (
-            through_pipeline(folder, source.task)
-            if source.framework == "pt"
-            else through_arrays(folder, source.task, source.parts)
-        )
+        if source.framework == "pt":
+            ask, pipeline = through_pipeline(folder, source.task)
+        else:
+            ask = through_arrays(folder, source.task, source.parts)
     except Exception as error:  # whatever a user would see is the finding
         found.differences.append(f"The folder cannot be loaded for {source.task.name}: {first_line(error)}")
-        return
+        return None
     for answered in source.answered:
         try:
             told = difference(answered.answer, ask(answered.call))
@@ -92,6 +94,7 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
             found.near_ties += 1
         elif told is not None:
             found.differences.append(f"{answered.call.shown}: {told}")
+    return pipeline
 
 
 def _compare_arrays(folder: Folder, recorded: Sequence[Recorded], found: _Found) -> None:
@@ -113,15 +116,24 @@ def _compare_arrays(folder: Folder, recorded: Sequence[Recorded], found: _Found)
             found.differences.append(f"{call.component}, {call.name}: {told}")
 
 
-def _parts_differ(folder: Folder, source: SourceAnswers) -> Iterator[str]:
-    """The folder's configs, tokenizer and processors, loaded again, against the source's."""
-    for name, expected in source.parts.items():
+def _parts_differ(folder: Folder, source: SourceAnswers, pipeline: Any) -> Iterator[str]:
+    """The folder's configs, tokenizer and processors, as its pipeline loaded them, against the source's."""
+    loaded = {} if pipeline is None else parts_of(pipeline)
+    for name, described in source.parts.items():
+        expected = described
         try:
-            part = load_part(folder.path, name)
+            part = loaded.get(name) or load_part(folder.path, name)
         except Exception as error:  # whatever transformers makes of a broken file
             yield f"{name} of the folder cannot be loaded: {first_line(error)}"
             continue
-        told = first_difference(expected, describe_part(name, part), name) if part is not None else f"no {name}"
+        if part is None:
+            yield f"the folder has no {name}"
+            continue
+        values = describe_part(name, part)
+        if name == "tokenizer" and name not in loaded:
+            # Some pipelines choose the side; the files of the checkpoint say it too, and are compared.
+            expected, values = ({**one, "padding_side": None} for one in (expected, values))
+        told = first_difference(expected, values, name)
         if told is not None:
             yield told
 

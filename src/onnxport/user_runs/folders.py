@@ -18,8 +18,8 @@ from onnxport.user_runs.sources import ask_pipeline
 Ask = Callable[[Call], Any]
 
 
-def through_pipeline(folder: Folder, task: Task) -> Ask:
-    """Through `onnxport.pipeline`.
+def through_pipeline(folder: Folder, task: Task) -> tuple[Ask, Any]:
+    """Through `onnxport.pipeline`; also that pipeline.
 
     Raises:
         Exception: what a user would see if the folder cannot be loaded.
@@ -27,7 +27,7 @@ def through_pipeline(folder: Folder, task: Task) -> Ask:
     from onnxport.pipelines.factory import pipeline
 
     loaded = pipeline(task.name, model=folder)
-    return lambda call: ask_pipeline(loaded, task, call)
+    return (lambda call: ask_pipeline(loaded, task, call)), loaded
 
 
 def through_arrays(folder: Folder, task: Task, parts: Mapping[str, Any]) -> Ask:

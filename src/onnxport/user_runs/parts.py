@@ -26,13 +26,15 @@ _UNLIMITED = 1_000_000  # tokenizers without a limit have one of 1e30
 
 def describe(pipeline: Any) -> dict[str, Any]:
     """The parts of a pipeline, each as JSON types: name of `PARTS` -> values."""
-    model = pipeline.model
-    found = {
-        "config": getattr(model, "config", None),
-        "generation_config": getattr(model, "generation_config", None),
-        **{name: getattr(pipeline, name, None) for name in PARTS[1:5]},
-    }
-    return {name: describe_part(name, part) for name, part in found.items() if part is not None}
+    return {name: describe_part(name, part) for name, part in parts_of(pipeline).items()}
+
+
+def parts_of(pipeline: Any) -> dict[str, Any]:
+    """Config, tokenizer, processors and generation settings of a pipeline, without those that it does not have."""
+    model = getattr(pipeline, "model", None)
+    found = {name: getattr(pipeline, name, None) for name in PARTS[1:5]}
+    found |= {name: getattr(model, name, None) for name in (PARTS[0], PARTS[5])}
+    return {name: part for name, part in found.items() if part is not None}
 
 
 def describe_part(name: str, part: Any) -> Any:

@@ -64,6 +64,8 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
     if pipeline is None:
         return SourceAnswers(task, framework)
     parts = describe(pipeline)
+    if to_export.generation and "generation_config" in parts:
+        parts["generation_config"] |= to_export.generation  # what the model's own code says wins
     answered: tuple[Answered, ...] = ()
     ask = source_of(to_export)
     if ask is not None:

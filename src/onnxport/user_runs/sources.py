@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,11 @@ Ask = Callable[[Call], tuple[Any, bool]]
 
 def ask_pipeline(pipeline: Any, task: Task, call: Call) -> Any:
     """The answer of a pipeline as a plain value; of feature-extraction all outputs by name, as `onnxport run` gives."""
+    arguments, keywords = copy.deepcopy((call.arguments, call.keywords))  # pipelines take them apart
     if task.name == "feature-extraction":
-        outputs = pipeline.forward(pipeline.preprocess(*call.arguments, **call.keywords))
+        outputs = pipeline.forward(pipeline.preprocess(*arguments, **keywords))
         return plain({name: value for name, value in dict(outputs).items() if hasattr(value, "shape")})
-    return plain(pipeline(*call.arguments, **call.keywords))
+    return plain(pipeline(*arguments, **keywords))
 
 
 def source_of(to_export: ModelToExport) -> Ask | None:
