@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from onnxport.artifact import hashes
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.artifact.hashes import check_files, hash_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
