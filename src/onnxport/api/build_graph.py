@@ -13,6 +13,7 @@ from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
+from onnxport.graph.weight_history import WeightHistory, begin_history
 from onnxport.graph.weight_layout import fold_weight_layout
 from onnxport.specs import TensorSpec
 
@@ -31,6 +32,7 @@ class Graph:
         inputs: the inputs that the graph really has; one that no output depends on may be gone,
             and a decoder has `num_logits_to_keep`, which may be left out.
         fixes: names of the registered repairs that were applied.
+        history: where its weights come from.
     """
 
     model: Any
@@ -38,6 +40,7 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     stats: GraphStats
     fixes: tuple[str, ...]
+    history: WeightHistory
 
     def release(self) -> None:
         """Let go of the weights.
@@ -71,13 +74,14 @@ def build_graph(
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
-    simplify(model)
+    history = begin_history(model)
+    simplify(model, history=history)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
     move_cache_into_attention(model)
     share_common_nodes(model)
     kept = frozenset().union(*(weight_keys(other.model) for other in others))
-    fold_weight_layout(model, keep_stored=keep_stored, kept=kept)
+    fold_weight_layout(model, keep_stored=keep_stored, kept=kept, history=history)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
     optional: tuple[TensorSpec, ...] = ()
@@ -89,4 +93,4 @@ def build_graph(
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)
-    return Graph(model, signature, inputs, graph_stats(model), fixes)
+    return Graph(model, signature, inputs, graph_stats(model), fixes, history)

@@ -72,8 +72,8 @@ def convert(
         link_weights: link the checkpoint's weight files instead of copying them, and use them as they are.
         memory_limit: most bytes of memory to take; 80 % of what is free by default.
         reporter: told about every step; silent by default.
-        model_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`
-            and what `from_pretrained` takes; `signature` of a SavedModel.
+        model_kwargs: `allow_missing_weights`, `allow_unused_weights`, `allow_pickle`, `trust_remote_code`, `revision`,
+            `token` and what `from_pretrained` takes; `signature` of a SavedModel.
 
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.

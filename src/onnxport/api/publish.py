@@ -12,14 +12,17 @@ from onnxport._version import __version__
 from onnxport.api.staged_folder import run_staged
 from onnxport.artifact.folder import write_manifest
 from onnxport.artifact.hashes import hash_files, require_unchanged
+from onnxport.artifact.ledger import UnusedTensors
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
 from onnxport.graph.write import WeightFiles, write_graphs
+from onnxport.progress import counted
 from onnxport.publishing.staging import FileStaging, Staging
 from onnxport.system.timing import Stopwatch, peak_memory_bytes
 
 if TYPE_CHECKING:
     from onnxport.api.capture import CapturedGraph
+    from onnxport.artifact.ledger import Ledger
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.serialization.written_model import WrittenModel
     from onnxport.user_runs.record import SourceAnswers
@@ -76,12 +79,14 @@ def publish(
         VerificationError: a graph's outputs differ from the source's, or the folder gives other results.
         OutputError: the output cannot be written, or a file is not as it was written.
     """
-    manifest, root = _manifest_of(to_export), output.staging.path
+    manifest, root = _manifest_of(to_export, graphs), output.staging.path
     written, digests = _write(output, to_export, graphs, watch)
     for captured in graphs:
         captured.graph.release()  # the weights are on disk now, and the session needs the memory
     to_export.release()
+    ledgers = _prove(output, graphs, written, watch)
     components = _verify(output, graphs, written, watch)
+    components = [replace(one, ledger=ledger) for one, ledger in zip(components, ledgers, strict=True)]
     digests = hash_files(root, digests)
     if output.quantize:
         made, digests = _quantize(output, graphs, digests, watch)
@@ -121,20 +126,35 @@ def _write(
     return written, hash_files(root, hashed)
 
 
+def _prove(
+    output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
+) -> list[Ledger | None]:
+    """The weights as they lie on the disk, against the checkpoint."""
+    from onnxport.serialization.written_model import check_written
+    from onnxport.verification.ledger.summary import ledger_summary
+
+    ledgers: list[Ledger | None] = []
+    with watch.step("weights", "Weights") as step:
+        report = counted(step, sum(record.size_bytes for record in written))
+        for captured, record in zip(graphs, written, strict=True):
+            check_written(output.folder, record)
+            ledgers.append(captured.weights.prove(output.graph_file(captured.name), report))
+        step.done(ledger_summary([ledger for ledger in ledgers if ledger is not None]))
+    return ledgers
+
+
 def _verify(
     output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
 ) -> list[Component]:
     """The graphs as they lie on the disk, against the source."""
     from onnxport.api.capture import verify_captured
     from onnxport.serialization.weights_file import write_weights
-    from onnxport.serialization.written_model import check_written
 
     root = output.staging.path
     paths = [output.graph_file(captured.name) for captured in graphs]
     components = []
     with watch.step("verify", "Verify") as step:
         for captured, file, record in zip(graphs, paths, written, strict=True):
-            check_written(output.folder, record)
             component = replace(
                 _component(captured, file, root),
                 data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
@@ -152,6 +172,7 @@ def _quantize(
     """A dynamically quantized int8 graph for each graph, against the source; `digests` with those of its files."""
     from onnxport.api.capture import verify_captured
     from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
+    from onnxport.verification.ledger.derived import prove_derived
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     targets = [file.with_name(quantized_name(file.name, single=output.single)) for file in paths]
@@ -166,9 +187,10 @@ def _quantize(
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
+                ledger=prove_derived([file], target),
                 verification=verify_captured(captured, target, targets, "int8"),
             )
-            for captured, target in zip(graphs, targets, strict=True)
+            for captured, file, target in zip(graphs, paths, targets, strict=True)
         ]
         step.done(_verification_summary(components))
     _require(components, output.allow_mismatch)
@@ -236,7 +258,7 @@ def _component(captured: CapturedGraph, file: Path, root: Path, precision: str =
     )
 
 
-def _manifest_of(to_export: ModelToExport) -> Manifest:
+def _manifest_of(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> Manifest:
     import onnx
     import onnxruntime
 
@@ -254,7 +276,15 @@ def _manifest_of(to_export: ModelToExport) -> Manifest:
         versions=versions,
         components=(),
         notes=to_export.notes,
+        unused=_unused(to_export, graphs),
     )
+
+
+def _unused(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> UnusedTensors | None:
+    """What of the source no graph holds; None where all of it is in a graph, or nothing is known."""
+    parameters = {name: why for captured in graphs for name, why in captured.weights.unused.items()}
+    found = UnusedTensors(to_export.unused_tensors, parameters)
+    return found if found.checkpoint or found.parameters else None
 
 
 def _verification_summary(components: Sequence[Component]) -> str:

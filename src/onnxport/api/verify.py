@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.graph_findings import Finding, find_faults, find_in_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.artifact.results import VerifiedFolder
@@ -36,6 +37,7 @@ def verify(
     against: Any = None,
     *,
     task: str | None = None,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **model_kwargs: Any,
 ) -> VerifiedFolder:
@@ -50,6 +52,7 @@ def verify(
         path: a folder, or an `.onnx` file.
         against: the source model, as in `convert`.
         task: for a bare graph; a folder knows its own.
+        strict: refuse also what only a trustworthy consumer minds (`find_faults` lists it).
         reporter: told about every step.
         model_kwargs: as in `convert`.
 
@@ -69,10 +72,12 @@ def verify(
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
+        _require_no_findings(path, find_faults(path) if path.is_file() else [], strict=strict)
         return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
         folder = folder or open_folder(path)
         check_files(path, folder.manifest)
+        _require_no_findings(path, find_in_folder(folder), strict=strict)
         step.done(f"{len(folder.manifest.files)} files as recorded")
     with memory_limit():
         notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
@@ -82,6 +87,30 @@ def verify(
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
     return VerifiedFolder(path, len(folder.manifest.files), found, True, (*notes, note))
+
+
+def findings(path: str | Path) -> list[Finding]:
+    """What a trustworthy consumer of a folder or a graph refuses or reports, without running anything.
+
+    Raises:
+        FolderError: there is none, or its manifest is damaged.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".onnx" and not path.is_dir():
+        if not path.is_file():
+            raise FolderError(f"{path} does not exist.", hint="Give a folder that onnxport wrote, or an .onnx file.")
+        return find_faults(path)
+    return find_in_folder(open_folder(path))
+
+
+def _require_no_findings(path: Path, found: list[Finding], *, strict: bool) -> None:
+    bad = [finding for finding in found if finding.refused or strict]
+    if bad:
+        shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise FolderError(
+            f"{path} is not sound: {shown}. Nothing was run.",
+            hint=f"Do not use it. `onnxport verify --strict {path}` lists all that was found.",
+        )
 
 
 def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[str]:

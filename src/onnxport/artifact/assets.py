@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.links import require_inside
 from onnxport.errors import OnnxPortError
 from onnxport.formats.json_file import read_object
 
@@ -59,10 +60,14 @@ def write_assets(
         replaced: what the user chose in place of the checkpoint's; see `copied_files`. The pipeline's parts write
             the files that are not copied.
         generation: goes into generation_config.json, in the place of what is there.
+
+    Raises:
+        UntrustedCheckpointError: one of the files is a link out of the checkpoint.
     """
     if origin is not None:
         for name in copied_files(origin, replaced):
             (folder / name).parent.mkdir(exist_ok=True)
+            require_inside(origin / name, origin)
             shutil.copyfile(origin / name, folder / name)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _save_components(pipeline, Path(scratch))

@@ -37,6 +37,7 @@ def convert(
     overwrite: options.Overwrite = False,
     allow_mismatch: options.AllowMismatch = False,
     allow_missing_weights: options.AllowMissingWeights = False,
+    allow_unused_weights: options.AllowUnusedWeights = False,
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     revision: options.Revision = None,
@@ -72,7 +73,7 @@ _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
     "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision",
 )  # fmt: skip
-_ONLY_IF_GIVEN = ("signature", "link_weights")  # not every kind of model takes them
+_ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights")  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
 
 

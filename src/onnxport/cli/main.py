@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _CLOSED
         except KeyboardInterrupt:
             return _interrupted(shell)
-        except (Exception, SystemExit) as error:  # whatever it is, it becomes an exit code and a message
+        except BaseException as error:  # whatever it is, a panic of Rust code too, becomes an exit code and a message
             if interrupts.caught:
                 return _interrupted(shell)
             return _failed(error, shell)

@@ -110,6 +110,10 @@ AllowMissingWeights = Annotated[
     bool,
     typer.Option("--allow-missing-weights", help="Use random weights where the checkpoint has none."),
 ]
+AllowUnusedWeights = Annotated[
+    bool,
+    typer.Option("--allow-unused-weights", help="Leave out weights of the checkpoint that the model does not use."),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights that are stored as pickle, which can run any code."),
@@ -123,6 +127,12 @@ Revision = Annotated[
 
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Print a line for each finding of a consumer that trusts nothing; any finding is an error."
+    ),
 ]
 Component = Annotated[
     str, typer.Option("--component", "-c", help="Name of the graph in the folder, such as model_quantized.")

@@ -296,6 +296,8 @@ def _permanent(signature: Signature) -> list[Restriction]:
 def _reason(message: str, axis: str) -> str:
     """Return torch's explanation of a constraint on an axis, in one line."""
     lines = [line.strip(" -") for line in message.splitlines() if axis in line and "onstraints violated" not in line]
+    if any("specialized it to be a constant" in line for line in lines):
+        return "the code of the model makes it a constant when torch.export traces it"
     best = [line for line in lines if "==" in line or "must be" in line or "of the form" in line] or lines
     return f"torch.export: {best[0][:200].rstrip('. ')}" if best else "torch.export"
 

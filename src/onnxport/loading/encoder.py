@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
-from onnxport.formats.json_file import read_object
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.weights import LoadedModel, load_model
 
@@ -45,16 +44,17 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     settings = read_sentence_settings(checkpoint, allow_pickle=options.allow_pickle)
     # Of an encoder-decoder (T5) only the encoder reads sentences.
     is_pair = bool(checkpoint.config.get("is_encoder_decoder"))
-    auto = ("AutoModelForTextEncoding", "AutoModel") if is_pair else ("AutoModel",)
+    auto = ("AutoModelForTextEncoding", settings.auto) if is_pair else (settings.auto,)
     loaded = load_model(checkpoint.model_folder, checkpoint, auto, options)
-    encoder = SentenceEncoder(loaded.model, settings.layers).to(loaded.model.device, loaded.model.dtype)
+    encoder = SentenceEncoder(loaded.model, settings.layers, settings.output).to(
+        loaded.model.device, loaded.model.dtype
+    )
     encoder.eval()
     missing = tuple(f"transformer.{name}" for name in loaded.missing)
     shapes = {f"transformer.{name}": text for name, text in (loaded.shapes or {}).items()}
     notes = (*loaded.notes, *settings.notes)
-    return LoadedModel(encoder, missing, shapes, notes), tokenizer_settings(
-        checkpoint.model_folder, loaded.model.config
-    )
+    encoder_loaded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
+    return encoder_loaded, tokenizer_settings(checkpoint.model_folder, loaded.model.config)
 
 
 def tokenizer_settings(folder: Path, config: Any) -> TokenizerSettings:
@@ -63,8 +63,9 @@ def tokenizer_settings(folder: Path, config: Any) -> TokenizerSettings:
     Raises:
         CheckpointError: the file is no JSON object.
     """
-    file = folder / "sentence_bert_config.json"
-    said = read_object(file) if file.is_file() else {}
+    from onnxport.loading.sentence_transformers import settings_in
+
+    said = settings_in(folder)
     lengths = (said.get("max_seq_length"), getattr(config, "max_position_embeddings", None))
     longest = next((length for length in lengths if isinstance(length, int)), None)
     return TokenizerSettings(longest, bool(said.get("do_lower_case")))

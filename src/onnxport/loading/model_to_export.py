@@ -10,12 +10,14 @@ from typing import Any
 
 from onnxport.dummy_inputs import InputGenerator
 from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
-from onnxport.errors import UsageError
+from onnxport.errors import CheckpointError, UsageError
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
 from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
+from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
+from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task
 
 
@@ -29,6 +31,7 @@ class ModelToExport:
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's; and "config", if it was changed.
+        allow_unused: parameters that no output depends on were accepted.
     """
 
     pipeline: Any
@@ -38,6 +41,18 @@ class ModelToExport:
     origin: Path | None = None
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+    allow_unused: bool = False
+
+    @property
+    def weight_origins(self) -> WeightOrigins:
+        """Which tensors of the checkpoint the model holds, as loading found out."""
+        found: WeightOrigins = getattr(self.pipeline, "weight_origins", WeightOrigins())
+        return found
+
+    @property
+    def unused_tensors(self) -> dict[str, str]:
+        """Tensors of the checkpoint that the model does not hold -> why."""
+        return dict(getattr(self.pipeline, "unused_tensors", {}))
 
     @property
     def source(self) -> Source:
@@ -81,6 +96,14 @@ def load_model_to_export(
             f"--signature {options.signature} is for a SavedModel, and {resolved.name} is not a SavedModel.",
             hint="Leave --signature out.",
         )
+    if resolved.checkpoint is None and resolved.files is None:
+        return _load(resolved, task, options)
+    hint = "Copy or download it again; --verbose shows where loading failed."
+    with bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
+        return _load(resolved, task, options)
+
+
+def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToExport:
     if resolved.kind in (ModelKind.TENSORFLOW_FILES, ModelKind.KERAS_MODEL):
         return _from_tensorflow(resolved, task, options)
     if resolved.sample_inputs is not None:
@@ -154,7 +177,7 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
             f"A {type(model).__name__} is neither a torch.nn.Module nor a Keras model, so it cannot be converted.",
             hint="Give a module, a model, or the path of a checkpoint.",
         )
-    unused = sorted(options.chosen())
+    unused = sorted(options.chosen() - {"allow_unused_weights"})
     if unused:
         raise UsageError(f"A live module takes no {', '.join(unused)}.", hint="Leave it out.")
     model.eval()
@@ -174,4 +197,6 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
 
     source = TorchSource(model)
     part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
-    return ModelToExport(None, MODULE, (part,), source.architecture)
+    return ModelToExport(
+        None, MODULE, (part,), source.architecture, allow_unused=options.allow_unused_weights
+    )  # fmt: skip

@@ -102,6 +102,7 @@ def _component(
 
 def _add_file(file: Path, step: Rewrite) -> Path:
     from onnxport.runtime.session import OnnxSession
+    from onnxport.verification.ledger.derived import prove_derived
 
     session = OnnxSession(file)
     inputs, outputs = (*session.inputs, *session.optional), session.outputs
@@ -114,6 +115,7 @@ def _add_file(file: Path, step: Rewrite) -> Path:
         digests = hash_files(staging.path)
         sizes = [guess_sizes(inputs), guess_sizes(inputs, more=1)]
         _check(GraphUnderTest(file, inputs, outputs, sizes, 100), target, step, None)
+        prove_derived([file], target)
         staging.publish(lambda: require_unchanged(staging.path, digests))
     return file.with_name(name)
 
