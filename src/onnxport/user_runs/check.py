@@ -12,7 +12,7 @@ import numpy as np
 from onnxport.artifact.assets import changed_copies
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import FolderRun
-from onnxport.errors import SizeError
+from onnxport.errors import MissingDependencyError, SizeError
 from onnxport.system.library_errors import first_line
 from onnxport.user_runs.answers import difference
 from onnxport.user_runs.folders import through_arrays, through_pipeline
@@ -56,10 +56,10 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
     """
     folder, found = open_folder(root), _Found()
     pipeline: Any = None
+    through = "onnxport.pipeline" if source.framework == "pt" else "onnxport.runtime"
     if source.answered:
-        through = "onnxport.pipeline" if source.framework == "pt" else "onnxport.runtime"
         pipeline = _compare_answers(folder, source, found)
-    else:
+    if not found.inputs:
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
@@ -79,6 +79,8 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> An
             ask, pipeline = through_pipeline(folder, source.task)
         else:
             ask = through_arrays(folder, source.task, source.parts)
+    except MissingDependencyError:  # a part that the caller gave needs it, no file
+        return None
     except Exception as error:  # whatever a user would see is the finding
         found.differences.append(f"The folder cannot be loaded for {source.task.name}: {first_line(error)}")
         return None
@@ -123,6 +125,8 @@ def _parts_differ(folder: Folder, source: SourceAnswers, pipeline: Any) -> Itera
         expected = described
         try:
             part = loaded.get(name) or load_part(folder.path, name)
+        except ImportError:
+            continue
         except Exception as error:  # whatever transformers makes of a broken file
             yield f"{name} of the folder cannot be loaded: {first_line(error)}"
             continue
