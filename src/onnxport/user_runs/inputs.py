@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,16 @@ def calls_for(task: Task, pipeline: Any) -> list[Call]:
     """
     make = _BY_TASK.get(task.name) or _BY_KIND[task.kind]
     return list(make(task, pipeline))
+
+
+def shortened(call: Call, tokens: int) -> Call:
+    """The call with at most `tokens` generated tokens, where it generates."""
+
+    def short(keywords: dict[str, Any]) -> dict[str, Any]:
+        named = {name: short(value) if isinstance(value, dict) else value for name, value in keywords.items()}
+        return named | ({"max_new_tokens": tokens} if "max_new_tokens" in named else {})
+
+    return replace(call, keywords=short(call.keywords))
 
 
 def sample_texts(tokenizer: Any) -> list[str]:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.tasks import Task
-from onnxport.user_runs.inputs import CONVERSATION, Call, calls_for
+from onnxport.user_runs.inputs import CONVERSATION, Call, calls_for, shortened
 from onnxport.user_runs.parts import describe
 from onnxport.user_runs.sources import Ask, source_of, undisturbed
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
 
-# A larger source answers fewer inputs: each token of an answer reads all weights.
-_LARGE_BYTES, _FEW = 2**32, 2
+# Larger sources answer fewer inputs, with fewer tokens: each token reads all weights.
+# (bytes of weights, inputs, tokens)
+_LIMITS = ((2**32, 1, 3), (2**29, 2, 6))
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
     if ask is not None:
         with undisturbed(to_export):
             calls = calls_for(task, pipeline)
-            if to_export.source.weight_bytes > _LARGE_BYTES:
-                calls = calls[:_FEW]
+            for size, count, tokens in _LIMITS:
+                if to_export.source.weight_bytes > size:
+                    calls = [shortened(call, tokens) for call in calls[:count]]
+                    break
             answered = tuple(found for call in calls if (found := _answered(ask, call)) is not None)
     return SourceAnswers(
         task, framework, answered, parts, to_export.origin, to_export.replaced, to_export.generation,
