@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.artifact.assets import changed_copies
+from onnxport.artifact.assets import changed_copies, copied_files
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import FolderRun
 from onnxport.errors import MissingDependencyError, SizeError
@@ -17,7 +17,14 @@ from onnxport.system.library_errors import first_line
 from onnxport.user_runs.answers import difference
 from onnxport.user_runs.folders import through_arrays, through_pipeline
 from onnxport.user_runs.inputs import CONVERSATION
-from onnxport.user_runs.parts import describe_part, first_difference, load_part, parts_of
+from onnxport.user_runs.parts import (
+    TOKENIZER_FILE,
+    describe_part,
+    first_difference,
+    load_part,
+    parts_of,
+    read_tokenizer_file,
+)
 from onnxport.user_runs.record import SourceAnswers
 
 Arrays = Mapping[str, np.ndarray]
@@ -65,6 +72,7 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
     if source.origin is not None:
         found.differences += changed_copies(source.origin, root, source.replaced, source.generation)
     found.differences += _parts_differ(folder, source, pipeline)
+    found.differences += _tokenizer_file_differs(root, source)
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
@@ -86,7 +94,7 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> An
         return None
     for answered in source.answered:
         try:
-            told = difference(answered.answer, ask(answered.call))
+            told = difference(answered.answer, ask(answered.call), "result")
         except SizeError:  # which the manifest tells: a restriction of the graph
             continue
         except Exception as error:
@@ -140,6 +148,24 @@ def _parts_differ(folder: Folder, source: SourceAnswers, pipeline: Any) -> Itera
         told = first_difference(expected, values, name)
         if told is not None:
             yield told
+
+
+def _tokenizer_file_differs(root: Path, source: SourceAnswers) -> Iterator[str]:
+    """tokenizer.json as the `tokenizers` package reads it, where it was written anew.
+
+    transformers makes some parts of a tokenizer again, whatever the file says; users without transformers do not.
+    """
+    expected = source.parts.get("tokenizer", {}).get(TOKENIZER_FILE)
+    file = root / TOKENIZER_FILE
+    copied = source.origin is not None and TOKENIZER_FILE in copied_files(source.origin, source.replaced)
+    if expected is None or copied or not file.is_file():
+        return
+    try:
+        told = first_difference(expected, read_tokenizer_file(file), TOKENIZER_FILE)
+    except Exception as error:  # tokenizers raises nothing more special
+        told = f"{TOKENIZER_FILE} cannot be loaded: {first_line(error)}"
+    if told is not None:
+        yield told
 
 
 def _prompt_differs(folder: Folder, expected: str) -> Iterator[str]:

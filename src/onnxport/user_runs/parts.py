@@ -10,6 +10,7 @@ from typing import Any
 from onnxport.loading.components import LOADERS
 
 PARTS = ("config", "tokenizer", "image_processor", "feature_extractor", "processor", "generation_config")
+TOKENIZER_FILE = "tokenizer.json"
 # What says where and how an object was loaded, not what it does.
 _VOLATILE = frozenset({
     "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "_attn_implementation",
@@ -66,6 +67,17 @@ def load_part(folder: Path, name: str) -> Any:
         return PreTrainedConfig.from_pretrained(folder, local_files_only=True)
 
 
+def read_tokenizer_file(file: Path) -> str:
+    """A tokenizer.json as `describe_part` has it.
+
+    Raises:
+        Exception: the file is no such file.
+    """
+    from tokenizers import Tokenizer
+
+    return _backend(Tokenizer.from_file(str(file)))
+
+
 def first_difference(expected: Any, found: Any, where: str) -> str | None:
     """The first place where two descriptions differ, with both values; None if they are equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
@@ -93,7 +105,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     if backend is None:
         values["vocabulary"] = dict(sorted(tokenizer.get_vocab().items()))
     else:
-        values["tokenizer.json"] = _backend(backend)
+        values[TOKENIZER_FILE] = _backend(backend)
     plain: dict[str, Any] = _plain(values)
     return plain
 
