@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import onnxport
 from onnxport import convert
 from onnxport.errors import OutputError
+from onnxport.variants import new_folder
 from tests.conversions import Conversions
+from tests.files import files_of
 from tests.once import Once
 
 pytestmark = pytest.mark.integration
@@ -62,33 +67,42 @@ def test_a_graph_with_data_files(command: str, once: Once, converted: Conversion
     for file in (folder / "g").iterdir():
         (tmp_path / "work" / file.name).write_bytes(file.read_bytes())
     ending = {"optimize": "optimized", "quantize int8": "quantized"}[command]
-    import onnxport
-
     made = (onnxport.optimize if command == "optimize" else onnxport.quantize)(tmp_path / "work" / "model.onnx")
     assert made.name == f"model-{ending}.onnx"
     killed(command, tmp_path / "work" / "model.onnx", 1)
 
 
-@pytest.mark.parametrize("command", ["quantize", "optimize"])
-@pytest.mark.parametrize("kilobytes", [100, 400])
-def test_a_full_disk(command: str, kilobytes: int, converted: Conversions, tmp_path: Path) -> None:
-    """Too small to begin with, or full on the way: an error in words, and the folder as it was."""
-    import onnxport
-    from tests.files import files_of
-
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    tiny = converted("llama", {"tokenizer": "modernbert"})
-    size = sum(file.stat().st_size for file in tiny.folder.rglob("*") if file.is_file()) // 1024
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size + kilobytes}k", "tmpfs", str(disk)]
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 8 MiB."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(point)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting needs root")
-    try:
-        folder = tiny.copy(disk / "out")
-        before = files_of(folder)
-        with pytest.raises(OutputError) as caught:
-            getattr(onnxport, command)(folder)
-        assert "space" in caught.value.message.lower() and caught.value.hint
-        assert files_of(folder) == before and [entry.name for entry in disk.iterdir()] == ["out"]
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    yield point
+    subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+def fill(disk: Path, left: int) -> None:
+    """Write a file that leaves `left` bytes."""
+    with (disk / "filler").open("wb") as file:
+        file.write(bytes(shutil.disk_usage(disk).free - left))
+
+
+@pytest.mark.parametrize("command", ["quantize", "optimize"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_full_disk(
+    command: str, when: str, disk: Path, converted: Conversions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in words, and the folder as it was."""
+    folder = converted("llama", {"tokenizer": "modernbert"}).copy(disk / "out")
+    before = files_of(folder)
+    if when == "before":
+        fill(disk, 2**17)
+    else:  # the disk is filled after the check
+        monkeypatch.setattr(new_folder, "check_free_space", lambda *_: fill(disk, 2**14))
+    with pytest.raises(OutputError) as caught:
+        getattr(onnxport, command)(folder)
+    assert "space" in caught.value.message.lower() and caught.value.hint
+    assert files_of(folder) == before and {entry.name for entry in disk.iterdir()} == {"out", "filler"}
