@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.graph.attention_cache import move_cache_into_attention
 from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, axes_with_kept_logits, keep_last_logits
 from onnxport.graph.naming import check_outputs, name_axes
+from onnxport.graph.origins import NodeOrigin, node_origins
 from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
@@ -33,6 +34,7 @@ class Graph:
             and a decoder has `num_logits_to_keep`, which may be left out.
         fixes: names of the registered repairs that were applied.
         history: where its weights come from.
+        origins: where nodes come from, by the name of their first output.
     """
 
     model: Any
@@ -41,6 +43,7 @@ class Graph:
     stats: GraphStats
     fixes: tuple[str, ...]
     history: WeightHistory
+    origins: Mapping[str, NodeOrigin] = field(default_factory=dict)
 
     def release(self) -> None:
         """Let go of the weights.
@@ -74,7 +77,7 @@ def build_graph(
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
-    history = begin_history(model)
+    history = begin_history(model, captured.variables)
     simplify(model, history=history)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
@@ -90,7 +93,8 @@ def build_graph(
             (NUM_LOGITS_TO_KEEP_SPEC,),
             replace(signature, outputs=axes_with_kept_logits(signature.outputs)),
         )
+    origins = node_origins(model)
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)
-    return Graph(model, signature, inputs, graph_stats(model), fixes, history)
+    return Graph(model, signature, inputs, graph_stats(model), fixes, history, origins)

@@ -107,6 +107,11 @@ def convert(
         return converted
     _require_exporter(resolved.framework)
 
+    def load_again() -> ModelToExport:
+        from onnxport.loading.model_to_export import load_model_to_export
+
+        return load_model_to_export(resolved, pipeline_name, options)
+
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with collector_paused(), memory_limited(memory_limit):
@@ -116,7 +121,8 @@ def convert(
         source = record_answers(to_export)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
         with _stage(output, overwrite) as staging:
-            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, source, watch)
+            written = Output(output, staging, files, quantize, allow_mismatch, load_again)
+            return publish(written, to_export, graphs, source, watch)
 
 
 def _require_task(name: str) -> None:
@@ -206,6 +212,7 @@ def _convert_to_file(
         with Silent().step("write") as step:
             files = WeightFiles(external, taken=staging.taken)
             (written,) = write_graphs([captured.graph], [file], output.parent, files, step)
+        captured.weights.prove(file)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
         staging.publish(lambda: require_unchanged(staging.path, written.sha256))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from onnxport.artifact.hashes import hash_files, require_unchanged
 from onnxport.artifact.ledger import UnusedTensors
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
+from onnxport.errors import VerificationError
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.progress import counted
 from onnxport.publishing.staging import FileStaging, Staging
@@ -42,6 +43,7 @@ class Output:
         files: how weights are stored.
         quantize: also write int8 graphs.
         allow_mismatch: publish graphs whose outputs differ from the source's.
+        load_again: loads the model once more, to find out where a graph differs from it.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Output:
     files: WeightFiles
     quantize: bool = False
     allow_mismatch: bool = False
+    load_again: Callable[[], ModelToExport] | None = None
 
     @property
     def single(self) -> bool:
@@ -88,10 +91,12 @@ def publish(
     components = _verify(output, graphs, written, watch)
     components = [replace(one, ledger=ledger) for one, ledger in zip(components, ledgers, strict=True)]
     digests = hash_files(root, digests)
+    manifest = replace(manifest, components=tuple(components))
+    _require(manifest, output.allow_mismatch)
     if output.quantize:
         made, digests = _quantize(output, graphs, digests, watch)
-        components += made
-    manifest = replace(manifest, components=tuple(components))
+        manifest = replace(manifest, components=(*components, *made))
+        _require(manifest, output.allow_mismatch)
     if not output.single:
         manifest = run_staged(root, manifest, source, graphs, watch, allow_mismatch=output.allow_mismatch)
         digests = digests | _write_card(output, manifest)
@@ -128,18 +133,18 @@ def _write(
 
 def _prove(
     output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
-) -> list[Ledger | None]:
+) -> list[Ledger]:
     """The weights as they lie on the disk, against the checkpoint."""
     from onnxport.serialization.written_model import check_written
     from onnxport.verification.ledger.summary import ledger_summary
 
-    ledgers: list[Ledger | None] = []
+    ledgers: list[Ledger] = []
     with watch.step("weights", "Weights") as step:
         report = counted(step, sum(record.size_bytes for record in written))
         for captured, record in zip(graphs, written, strict=True):
             check_written(output.folder, record)
             ledgers.append(captured.weights.prove(output.graph_file(captured.name), report))
-        step.done(ledger_summary([ledger for ledger in ledgers if ledger is not None]))
+        step.done(ledger_summary(ledgers))
     return ledgers
 
 
@@ -148,6 +153,7 @@ def _verify(
 ) -> list[Component]:
     """The graphs as they lie on the disk, against the source."""
     from onnxport.api.capture import verify_captured
+    from onnxport.api.localise import locate_differences
     from onnxport.serialization.weights_file import write_weights
 
     root = output.staging.path
@@ -162,7 +168,8 @@ def _verify(
             )
             components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
-    _require(components, output.allow_mismatch)
+    if output.load_again is not None:
+        components = locate_differences(output.load_again, graphs, paths, components, watch)
     return components
 
 
@@ -193,7 +200,6 @@ def _quantize(
             for captured, file, target in zip(graphs, paths, targets, strict=True)
         ]
         step.done(_verification_summary(components))
-    _require(components, output.allow_mismatch)
     return components, digests
 
 
@@ -226,12 +232,17 @@ def _seal_and_publish(
     return output.staging.publish(seal), sealed[-1]
 
 
-def _require(components: Sequence[Component], allow_mismatch: bool) -> None:
+def _require(manifest: Manifest, allow_mismatch: bool) -> None:
+    """Stop at a graph that differs from the source; the error has what would have been published."""
     from onnxport.verification.evidence import require_agreement
 
-    for component in components:
+    for component in manifest.components:
         assert component.verification is not None
-        require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        try:
+            require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        except VerificationError as error:
+            error.manifest = manifest
+            raise
 
 
 def _distinct(written: Sequence[WrittenModel]) -> set[Path]:

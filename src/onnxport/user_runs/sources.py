@@ -77,7 +77,8 @@ def _tensorflow(to_export: ModelToExport) -> Ask | None:
     accepted = source.accepts()
 
     def run(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        outputs = source.run({name: value for name, value in arrays.items() if not accepted or name in accepted})
+        known = {name: value for name, value in arrays.items() if not accepted or name in accepted}
+        outputs: Mapping[str, np.ndarray] = source.run(known)
         if task.decision in ("label", "token") and "logits" in outputs:
             ties.add(outputs["logits"])
         return outputs
