@@ -118,7 +118,7 @@ def convert(
         to_export = _load(resolved, pipeline_name, options, watch)
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
-        source = record_answers(to_export)
+        source = None if output.suffix == ".onnx" else record_answers(to_export)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
         with _stage(output, overwrite) as staging:
             written = Output(output, staging, files, quantize, allow_mismatch, load_again)

@@ -74,9 +74,20 @@ class Output:
 
 
 def publish(
-    output: Output, to_export: ModelToExport, graphs: list[CapturedGraph], source: SourceAnswers, watch: Stopwatch
+    output: Output,
+    to_export: ModelToExport,
+    graphs: list[CapturedGraph],
+    source: SourceAnswers | None,
+    watch: Stopwatch,
 ) -> Conversion:
     """Write the graphs, verify them where they were written, run the folder, and put everything in place.
+
+    Args:
+        output: where to.
+        to_export: is released.
+        graphs: what was captured of it.
+        source: what a folder is compared with; None for a graph file, beside which nothing is published.
+        watch: told about the steps.
 
     Raises:
         VerificationError: a graph's outputs differ from the source's, or the folder gives other results.
@@ -97,7 +108,7 @@ def publish(
         made, digests = _quantize(output, graphs, digests, watch)
         manifest = replace(manifest, components=(*components, *made))
         _require(manifest, output.allow_mismatch)
-    if not output.single:
+    if source is not None:
         manifest = run_staged(root, manifest, source, graphs, watch, allow_mismatch=output.allow_mismatch)
         digests = digests | _write_card(output, manifest)
     with watch.step("publish", "Publish") as step:
