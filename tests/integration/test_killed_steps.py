@@ -23,8 +23,8 @@ pytestmark = pytest.mark.integration
 
 # `make test` has every n-th step of these; the sweep has every step of all.
 _SOME = 7
-_FOLDERS = ["quantize int8", "optimize"]
-_MORE = ["quantize int4", "optimize --for cpu", "optimize --sizes", "target genai", "target transformers.js"]
+_KEPT = ["quantize int8", "optimize"]
+_ALL = [*_KEPT, "quantize int4", "optimize --for cpu", "optimize --sizes", "target genai", "target transformers.js"]
 
 
 def killed(command: str, path: Path, every: int) -> int:
@@ -42,14 +42,16 @@ def killed(command: str, path: Path, every: int) -> int:
 @pytest.mark.parametrize(
     ("command", "every"),
     [
-        *((command, _SOME) for command in _FOLDERS),
-        *(pytest.param(command, 1, marks=pytest.mark.sweep) for command in (*_FOLDERS, *_MORE)),
+        *((command, _SOME) for command in _KEPT),
+        *(pytest.param(command, 1, marks=pytest.mark.sweep) for command in _ALL),
     ],
 )
 def test_a_folder(command: str, every: int, converted: Conversions, tmp_path: Path) -> None:
     if command == "target genai":
         pytest.importorskip("onnxruntime_genai")
-    tiny = converted("llama", {"tokenizer": "modernbert"})
+    # Rounded to int8, this decoder is too far from what it was.
+    name, arguments = ("bert-text-classification", {}) if command in _KEPT else ("llama", {"tokenizer": "modernbert"})
+    tiny = converted(name, arguments)
     (tmp_path / "work").mkdir()
     assert killed(command, tiny.copy(tmp_path / "work" / "out"), every) > 10
 
