@@ -57,6 +57,10 @@ class UsageError(OnnxPortError):
     """An argument that cannot be used: an opset out of range, an unknown flag value."""
 
 
+class SizeError(UsageError):
+    """An input of a size that the graph does not take; the manifest's axes and restrictions say which it does."""
+
+
 class TaskError(UsageError):
     """An unknown task, or one that the model has no head for."""
 

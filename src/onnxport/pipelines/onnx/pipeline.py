@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from onnxport.artifact.folder import Folder
@@ -33,5 +34,12 @@ def open_with_transformers(
     spec = find_spec(task or model.manifest.task)
     cls = options.pipeline_class or spec.load_class()
     components = load_components(folder.path, cls, dict(options.components), trust_remote_code=False)
+    if spec.task == "feature-extraction" and (folder.path / "modules.json").is_file():
+        from onnxport.loading.encoder import TRUNCATED, tokenizer_settings
+
+        # As `assemble` does for the checkpoint.
+        options = replace(options, pipeline_arguments={**TRUNCATED, **options.pipeline_arguments})
+        if components.tokenizer is not None:
+            tokenizer_settings(folder.path, model.config).apply(components.tokenizer)
     pipeline = make_pipeline(spec, model, components, cls, options)
     return record_loading(pipeline, spec.task, notes=(*model.manifest.notes, *components.notes))
