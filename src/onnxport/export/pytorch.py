@@ -23,6 +23,7 @@ from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_valid_size
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
+from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
@@ -106,7 +107,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         optimize=False,  # placeholders of one shape are equal: folding or merging them would be wrong
     )
     with (
-        placeholders(source.model, new_fake_mode()), selected_outputs(source), without_cache(source.model),
+        state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source), without_cache(source.model),
         trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}

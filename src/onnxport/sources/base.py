@@ -44,6 +44,20 @@ class MeasuredRun(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TwoRuns:
+    """Two runs of a source on the same inputs.
+
+    Attributes:
+        first, second: outputs; the second run found the state that the first left behind.
+        changed: names of what they changed in the model's state, as far as that is known.
+    """
+
+    first: Arrays
+    second: Arrays
+    changed: tuple[str, ...]
+
+
 class Source(Protocol):
     """A model, and the outputs that are wanted from it.
 
@@ -81,6 +95,10 @@ class Source(Protocol):
 
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed for real."""
+        ...
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row, the second in the state that the first left behind."""
         ...
 
     def measured(self, inputs: Arrays) -> MeasuredRun:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
 
@@ -77,7 +77,26 @@ class TorchSource:
         return frozenset(names) if names else None
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
+        """The wanted outputs for `inputs`, computed for real, as numpy arrays.
+
+        Whatever the model changes in its own state is put back, so that no run depends on those before it.
+        """
+        with state_kept(self.model):
+            return self._run(inputs)
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row, the second in the state that the first left behind."""
+        with state_kept(self.model) as changes:
+            first, second = ({name: v.copy() for name, v in self._run(inputs).items()} for _ in range(2))
+        return TwoRuns(first, second, tuple(changes.names))
+
+    def switches(self, inputs: Arrays) -> dict[str, str | bool]:
+        """What a run on `inputs` sets among the texts and booleans in the model's attributes and config."""
+        with state_kept(self.model) as changes:
+            self._run(inputs)
+        return changes.switches
+
+    def _run(self, inputs: Arrays) -> Arrays:
         import torch
 
         with torch.no_grad(), self.threads(inputs):
@@ -151,7 +170,7 @@ class TorchSource:
             if heavy:
                 self._fake_run(inputs)
             else:
-                with torch.no_grad(), _threads_for(heavy=False):
+                with state_kept(self.model), torch.no_grad(), _threads_for(heavy=False):
                     self.invoke(self.model, self.tensors(inputs))
         return tuple(names)
 

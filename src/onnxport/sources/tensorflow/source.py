@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import Arrays, MeasuredRun, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, wanted_outputs
 from onnxport.system.requirements import require_tensorflow
 
 # What its C++ code says unasked; it is read when the library is loaded.
@@ -74,6 +74,10 @@ class TensorflowSource:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
         tensors = self.tensors(inputs)
         return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row."""
+        return TwoRuns(self.run(inputs), self.run(inputs), ())
 
     def measured(self, inputs: Arrays) -> MeasuredRun:
         """A run that can be repeated with more rounding."""
