@@ -183,7 +183,7 @@ def test_a_decoder_generates_unless_another_task_is_named(tmp_path: Path) -> Non
     write_gguf("llama", tmp_path / "m.gguf", build("llama"))
     conversion = convert(None, tmp_path / "m.gguf", tmp_path / "out")
     assert conversion.passed and conversion.manifest.task == "text-generation"
-    assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 2
+    assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 3
 
 
 def test_refusals_on_the_command_line(refused: Callable[..., str], tmp_path: Path) -> None:

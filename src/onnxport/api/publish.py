@@ -121,12 +121,16 @@ def _verify(
     with watch.step("verify", "Verify") as step:
         for captured, file, record in zip(graphs, paths, written, strict=True):
             check_written(output.folder, record)
-            component = replace(
-                _component(captured, file, root),
-                data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
-                weights_checksum=None if output.single else write_weights(file, record, root),
+            checksum = None if output.single else write_weights(file, record, root)
+            found = verify_captured(captured, file, paths)  # it may restrict the graph
+            components.append(
+                replace(
+                    _component(captured, file, root),
+                    data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
+                    weights_checksum=checksum,
+                    verification=found,
+                )
             )
-            components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
     _require(components, output.allow_mismatch)
     return components
@@ -144,14 +148,15 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
             quantize_dynamic(file, target)
         step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
     with watch.step("verify", "Verify int8") as step:
+        found = [verify_captured(one, file, targets, "int8") for one, file in zip(graphs, targets, strict=True)]
         components = [
             replace(
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
-                verification=verify_captured(captured, target, targets, "int8"),
+                verification=verification,
             )
-            for captured, target in zip(graphs, targets, strict=True)
+            for captured, target, verification in zip(graphs, targets, found, strict=True)
         ]
         step.done(_verification_summary(components))
     _require(components, output.allow_mismatch)

@@ -87,6 +87,15 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+VerifyLevel = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        metavar="quick|standard|thorough",
+        help="How much is compared with the source model. standard adds the ends of each axis and the thresholds that "
+        "the model names, as far as they cost little; thorough all of them.",
+    ),
+]
 Target = Annotated[
     str | None, typer.Option("--target", help="Also write the files of another run time: genai (onnxruntime-genai).")
 ]

@@ -52,6 +52,8 @@ def verification_table(name: str, verification: Verification) -> Table:
             row += [_agreement(case) if number == 0 else ""] if decision else []
             good = check.ok if check else case.ok
             table.add_row(*row, "yes" if good else "NO", style=None if good else "red")
+    table.caption = "\n".join(filter(None, (verification.compared_text, verification.limits_text))) or None
+    table.caption_justify = "left"
     return table
 
 

@@ -107,8 +107,8 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         optimize=False,  # placeholders of one shape are equal: folding or merging them would be wrong
     )
     with (
-        state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source), without_cache(source.model),
-        trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
+        state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source),
+        without_cache(source.model), trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)

@@ -32,11 +32,9 @@ class StateChanges:
 
     Attributes:
         names: "encoder.attention_type", "counter"; of attributes, buffers and settings of the config.
-        switches: of those the texts and booleans, with what the calls set.
     """
 
     names: list[str] = field(default_factory=list)
-    switches: dict[str, str | bool] = field(default_factory=dict)
 
 
 @contextmanager
@@ -184,10 +182,7 @@ def _note(changes: StateChanges, name: str, container: Any, entries: Any) -> Non
         now = container.get(key, nothing)
         if now is entries.get(key, nothing):
             continue
-        own = f"{_owner(name)}{key}"
-        changes.names.append(own)
-        if isinstance(now, (str, bool)):
-            changes.switches[own] = now
+        changes.names.append(f"{_owner(name)}{key}")
 
 
 def _restore(container: Any, entries: Any) -> None:

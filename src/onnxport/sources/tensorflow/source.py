@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, numbers_of, wanted_outputs
 from onnxport.system.requirements import require_tensorflow
 
 # What its C++ code says unasked; it is read when the library is loaded.
@@ -78,6 +78,11 @@ class TensorflowSource:
     def run_twice(self, inputs: Arrays) -> TwoRuns:
         """Two runs in a row."""
         return TwoRuns(self.run(inputs), self.run(inputs), ())
+
+    def named_sizes(self) -> dict[int, str]:
+        """Whole numbers that the config of a model of transformers names, and where; of other models nothing."""
+        config = getattr(getattr(self, "model", None), "config", None)
+        return dict(numbers_of(vars(config))) if hasattr(config, "to_dict") else {}
 
     def measured(self, inputs: Arrays) -> MeasuredRun:
         """A run that can be repeated with more rounding."""
