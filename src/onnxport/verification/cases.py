@@ -172,15 +172,15 @@ def _contents(run: _Run) -> Iterator[tuple[str, Arrays, bool]]:
         for name, inputs in extremes(generator, base, rows):
             yield name, inputs, False
     numbers = run.source.named_sizes()
-    last = [n for n, where in numbers.items() if "max_position" in where]
+    table = max((n for n, where in numbers.items() if "max_position" in where), default=2**31)
     inputs = run.cases[0].inputs
     positions = inputs.get("position_ids")
     if positions is not None and positions.size:
         largest = int(positions.max()) + 1
         for number in thresholds(numbers, largest, 2**31 - 1, Level.STANDARD):
-            for end in (number - 1,) if number in last else (number - 1, number + 1):
+            for end in (number - 1, number + 1):
                 shifted = shifted_positions(inputs, end)
-                if shifted is not None and end < max(last, default=2**31):
+                if shifted is not None and end < table:
                     yield f"positions up to {end}", shifted, True
 
 

@@ -11,6 +11,7 @@ _LENGTHS = (
     "position", "window", "bucket", "distance", "block", "chunk", "length", "local", "span", "stride", "context",
     "ctx", "seq", "memory", "limit", "horizon",
 )  # fmt: skip
+_CHEAP = 32
 _OTHERS = ("layer", "head", "dim", "hidden", "vocab", "_id", "token")
 
 
@@ -48,9 +49,9 @@ def names_a_length(name: str) -> bool:
 def around(threshold: int, level: Level) -> Sequence[int]:
     """Sizes to compare for a threshold, the most telling first: a window shows only beyond it.
 
-    >>> list(around(64, Level.STANDARD))
-    [65, 64]
+    >>> list(around(16, Level.STANDARD)), list(around(512, Level.STANDARD))
+    ([17, 16], [513])
     """
     if level is Level.THOROUGH:
         return threshold + 1, threshold, threshold - 1
-    return threshold + 1, threshold
+    return (threshold + 1, threshold) if threshold <= _CHEAP else (threshold + 1,)
