@@ -13,9 +13,11 @@ from onnxport._version import __version__
 from onnxport.errors import OnnxPortError
 
 if TYPE_CHECKING:
+    from onnxport.api.compare import compare
     from onnxport.api.convert import convert, convert_pytorch, convert_tensorflow
     from onnxport.api.infer_shapes import infer_shapes
     from onnxport.api.optimize import optimize, quantize
+    from onnxport.api.report import report
     from onnxport.api.verify import verify
     from onnxport.artifact.results import Conversion
     from onnxport.loading.load import load_graph_from_args
@@ -25,6 +27,7 @@ __all__ = [
     "Conversion",
     "OnnxPortError",
     "__version__",
+    "compare",
     "convert",
     "convert_pytorch",
     "convert_tensorflow",
@@ -33,11 +36,13 @@ __all__ = [
     "optimize",
     "pipeline",
     "quantize",
+    "report",
     "verify",
 ]
 
 _PLACES = {
     "Conversion": "onnxport.artifact.results",
+    "compare": "onnxport.api.compare",
     "convert": "onnxport.api.convert",
     "convert_pytorch": "onnxport.api.convert",
     "convert_tensorflow": "onnxport.api.convert",
@@ -46,6 +51,7 @@ _PLACES = {
     "optimize": "onnxport.api.optimize",
     "pipeline": "onnxport.pipelines.factory",
     "quantize": "onnxport.api.optimize",
+    "report": "onnxport.api.report",
     "verify": "onnxport.api.verify",
 }
 

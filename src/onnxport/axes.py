@@ -55,7 +55,7 @@ def evaluate(expression: int | str, sizes: Sizes) -> int:
         return expression
     try:
         tree = ast.parse(expression, mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"{expression!r} is not an axis expression") from error
     return _evaluate(tree, sizes, expression)
 

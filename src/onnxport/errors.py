@@ -96,7 +96,9 @@ class FolderError(OnnxPortError):
 class VerificationError(OnnxPortError):
     """The converted graph ran, but its numbers differ from the source model's.
 
-    `verification` holds the comparison, case by case.
+    Attributes:
+        verification: the comparison, case by case.
+        manifest: the `Manifest` that would have been published, for a report; None where it is not known.
     """
 
     exit_code = 1
@@ -104,6 +106,7 @@ class VerificationError(OnnxPortError):
     def __init__(self, message: str, *, hint: str | None = None, verification: Verification | None = None) -> None:
         super().__init__(message, hint=hint)
         self.verification = verification
+        self.manifest: object | None = None
 
 
 @contextmanager

@@ -205,6 +205,56 @@ def compared_sizes(cases: Iterable[CaseCheck]) -> tuple[ComparedSizes, ...]:
 
 
 @dataclass(frozen=True)
+class ModuleError:
+    """How far a graph is from the source after one module.
+
+    Attributes:
+        module: path in the source model: "bert.encoder.layer.0.attention.self"; the model itself is "".
+        kind: its class: "BertSelfAttention".
+        error: max |graph - source| / max |source| of its output.
+    """
+
+    module: str
+    kind: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where a graph computes something else than its source.
+
+    Errors are max |graph - source| / max |source|.
+
+    Attributes:
+        case: name of the case that was searched.
+        sizes: of the inputs in that case.
+        module, kind: path and class of the source's module; empty where nothing could be matched.
+        node, operator: of the graph.
+        value: what the node gives.
+        shape: of `value` in that case.
+        error_before: largest error of what the node reads.
+        error_after: of `value`, or of the output of `module`.
+        fixes: registered fixes that made or changed the node.
+        note: what else there is to say, or why nothing was found.
+        modules: error after each module that has a counterpart in the graph, in the order in which they run.
+    """
+
+    case: str
+    sizes: dict[str, int]
+    module: str = ""
+    kind: str = ""
+    node: str = ""
+    operator: str = ""
+    value: str = ""
+    shape: tuple[int, ...] = ()
+    error_before: float = 0.0
+    error_after: float = 0.0
+    fixes: tuple[str, ...] = ()
+    note: str = ""
+    modules: tuple[ModuleError, ...] = ()
+
+
+@dataclass(frozen=True)
 class Verification:
     """All cases of one graph against its source.
 
@@ -223,6 +273,7 @@ class Verification:
     distance: Distance | None = None  # of rounded weights
     level: str = ""
     compared: tuple[ComparedSizes, ...] = ()
+    difference: Difference | None = None  # where it begins to differ, if it does and was searched for
 
     @property
     def compared_text(self) -> str:

@@ -96,7 +96,7 @@ TASKS: tuple[Task, ...] = (
     Task("image-feature-extraction", "image", ("AutoModel",), ("last_hidden_state", "pooler_output"), None,
          "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),
-         ("last_hidden_state", "pooler_output", "sentence_embedding"), None,
+         ("last_hidden_state", "pooler_output", "sentence_embedding", "token_embeddings"), None,
          "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
 )  # fmt: skip
 

@@ -9,8 +9,25 @@ import torch
 
 from onnxport import OnnxPortError, convert
 from onnxport.errors import VerificationError
+from onnxport.export import fixes
+from onnxport.progress import Silent
 
 pytestmark = pytest.mark.integration
+
+
+class Notes(Silent):
+    """Keeps what a user is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def convert_and_note(model, output, sample):
+    notes = Notes()
+    return convert("pt", model, output, sample_inputs=sample, reporter=notes), notes.notes
 
 
 class Mixer(torch.nn.Module):
@@ -39,6 +56,36 @@ def test_module_with_two_inputs(tmp_path):
     wanted = model(x, y)
     np.testing.assert_allclose(found[0], wanted["joint"].detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(found[1], wanted["mean"].detach().numpy(), atol=1e-5)
+
+
+class Recurrent(torch.nn.Module):
+    """Two layers in both directions, and one that also gives its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = torch.nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = torch.nn.GRU(10, 4, batch_first=True)
+
+    def forward(self, x):
+        steps, last = self.gru(self.lstm(x)[0])
+        return {"steps": steps, "last": last[0]}
+
+
+def test_recurrent_layers_take_any_number_of_steps(tmp_path, monkeypatch):
+    model, sample = Recurrent().eval(), torch.randn(2, 7, 6)
+    conversion = convert("pt", model, tmp_path / "with" / "m.onnx", sample_inputs=sample)
+    (component,) = conversion.manifest.components
+    assert (component.operators["LSTM"], component.operators["GRU"]) == (2, 1)
+    session = onnxruntime.InferenceSession(tmp_path / "with" / "m.onnx")
+    for steps in (1, 19):
+        x = torch.randn(3, steps, 6)
+        for found, wanted in zip(session.run(["steps", "last"], {"x": x.numpy()}), model(x).values(), strict=True):
+            np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-6)
+    monkeypatch.delitem(fixes.TRACE_FIXES, "recurrent-layers")
+    without, noted = convert_and_note(model, tmp_path / "without" / "m.onnx", sample)
+    assert without.manifest.components[0].inputs[0].axes == ("batch_size", 7, 6)
+    assert any("x_dim_1" in note and "fixed at 7" in note for note in noted)
 
 
 class Baked(torch.nn.Module):

@@ -41,8 +41,8 @@ def pooled(mode: str, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Sentence embeddings by a loop over the rows; `tokens` (batch, tokens, width), `mask` (batch, tokens)."""
     rows = []
     for row, kept in zip(tokens, mask.astype(bool), strict=True):
-        places = np.flatnonzero(kept)
         real = row[kept]
+        places = np.arange(len(real))
         rows.append(
             {
                 "cls": real[0],
@@ -71,6 +71,79 @@ def test_pooling(tmp_path: Path, modes: tuple[str, ...], side: str) -> None:
     tokens, mask = outputs["last_hidden_state"].numpy(), encoded["attention_mask"].numpy()
     expected = np.concatenate([pooled(mode, tokens, mask) for mode in modes], axis=-1)
     np.testing.assert_allclose(outputs["sentence_embedding"].numpy(), expected, atol=1e-5)
+
+
+def modules_folder(folder: Path, model: str, task: str, kind: str, *more: tuple[str, dict[str, Any]]) -> Path:
+    """A checkpoint as sentence-transformers 6 saves it: what the transformer is stands in its own config."""
+    save(folder, model, bert_config())
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ]
+    for index, (dotted, settings) in enumerate(more, start=1):
+        name = f"{index}_{dotted.rpartition('.')[2]}"
+        modules.append({"idx": index, "name": str(index), "path": name, "type": f"sentence_transformers.{dotted}"})
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(settings))
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"transformer_task": task}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": kind, "prompts": {}}))
+    return folder
+
+
+@pytest.mark.parametrize(("strategy", "activation"), [("max", "relu"), ("sum", "log1p_relu")])
+def test_splade_weighs_every_word(tmp_path: Path, strategy: str, activation: str) -> None:
+    settings = {"pooling_strategy": strategy, "activation_function": activation}
+    pooling = ("sparse_encoder.modules.splade_pooling.SpladePooling", settings)
+    nlp = pipeline(model=modules_folder(tmp_path, "BertForMaskedLM", "fill-mask", "SparseEncoder", pooling))
+    encoded = nlp.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    masked = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+        logits = masked(**encoded).logits.numpy()
+    weights = np.log1p(np.maximum(logits, 0))
+    weights = np.log1p(weights) if activation == "log1p_relu" else weights
+    weights = np.where(encoded["attention_mask"].numpy()[..., None] == 1, weights, 0)
+    expected = weights.max(1) if strategy == "max" else weights.sum(1)
+    assert set(outputs) == {"sentence_embedding"}
+    np.testing.assert_allclose(outputs["sentence_embedding"].numpy(), expected, atol=1e-5)
+
+
+def test_multi_vector_encoder_has_a_vector_for_every_token(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    feature = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    dense = {"in_features": 32, "out_features": 8, "bias": False, **feature}
+    dense["activation_function"] = "torch.nn.modules.linear.Identity"
+    folder = modules_folder(
+        tmp_path, "BertModel", "feature-extraction", "MultiVectorEncoder",
+        ("base.modules.dense.Dense", dense),
+        ("multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask", {"skiplist_words": []}),
+        ("base.modules.normalize.Normalize", feature),
+    )  # fmt: skip
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(1))
+    save_file({"linear.weight": weight}, folder / "1_Dense" / "model.safetensors")
+    nlp = pipeline(model=folder)
+    encoded = nlp.tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = nlp.model(**encoded)
+        hidden = transformers.AutoModel.from_pretrained(folder)(**encoded).last_hidden_state
+    expected = torch.nn.functional.normalize(hidden @ weight.T, dim=-1)
+    np.testing.assert_allclose(outputs["token_embeddings"].numpy(), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(outputs["last_hidden_state"].numpy(), hidden.numpy(), atol=1e-5)
+    assert any("MultiVectorMask" in note for note in nlp.notes)
+
+
+def test_a_cross_encoder_scores_pairs(tmp_path: Path) -> None:
+    folder = modules_folder(tmp_path, "BertForSequenceClassification", "sequence-classification", "CrossEncoder")
+    assert pipeline(model=folder).task == "text-classification"
+    with pytest.raises(CheckpointError) as caught:
+        pipeline("feature-extraction", model=folder)
+    assert "--task text-classification" in str(caught.value)
+
+
+def test_a_prompt_that_is_not_pooled_is_told(tmp_path: Path) -> None:
+    nlp = pipeline(model=sentence_folder(tmp_path, {"pooling_mode": "mean", "include_prompt": False}))
+    assert any("include_prompt" in note for note in nlp.notes)
 
 
 def test_old_spelling_of_the_pooling_and_normalize(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_folders_that_cannot_be_loaded(folder: Path, tmp_path_factory: pytest.Te
         OnnxSession(folder, "modle")
     assert "'model'" in str(caught.value)
     (folder / "onnx" / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(FolderError, match=r"cannot load model\.onnx"):
+    with pytest.raises(FolderError, match=r"model\.onnx"):
         OnnxSession(folder)
     (folder / "onnx" / "model.onnx").unlink()
     for path in (folder, folder / "absent.onnx", tmp_path_factory.mktemp("empty")):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.graph.attention_cache import move_cache_into_attention
 from onnxport.graph.last_logits import NUM_LOGITS_TO_KEEP_SPEC, axes_with_kept_logits, keep_last_logits
 from onnxport.graph.naming import check_outputs, name_axes
+from onnxport.graph.origins import NodeOrigin, node_origins
 from onnxport.graph.shared_weights import weight_keys
 from onnxport.graph.simplify import share_common_nodes, simplify
 from onnxport.graph.stats import GraphStats, graph_stats
 from onnxport.graph.strip import strip
+from onnxport.graph.weight_history import WeightHistory, begin_history
 from onnxport.graph.weight_layout import fold_weight_layout
 from onnxport.specs import TensorSpec
 
@@ -31,6 +33,8 @@ class Graph:
         inputs: the inputs that the graph really has; one that no output depends on may be gone,
             and a decoder has `num_logits_to_keep`, which may be left out.
         fixes: names of the registered repairs that were applied.
+        history: where its weights come from.
+        origins: where nodes come from, by the name of their first output.
     """
 
     model: Any
@@ -38,6 +42,8 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     stats: GraphStats
     fixes: tuple[str, ...]
+    history: WeightHistory
+    origins: Mapping[str, NodeOrigin] = field(default_factory=dict)
 
     def release(self) -> None:
         """Let go of the weights.
@@ -71,13 +77,14 @@ def build_graph(
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
-    simplify(model)
+    history = begin_history(model, captured.variables)
+    simplify(model, history=history)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)
     move_cache_into_attention(model)
     share_common_nodes(model)
     kept = frozenset().union(*(weight_keys(other.model) for other in others))
-    fold_weight_layout(model, keep_stored=keep_stored, kept=kept)
+    fold_weight_layout(model, keep_stored=keep_stored, kept=kept, history=history)
     name_axes(model, signature.inputs, signature.outputs)
     check_outputs(model, signature.outputs)
     optional: tuple[TensorSpec, ...] = ()
@@ -86,7 +93,8 @@ def build_graph(
             (NUM_LOGITS_TO_KEEP_SPEC,),
             replace(signature, outputs=axes_with_kept_logits(signature.outputs)),
         )
+    origins = node_origins(model)
     strip(model)
     present = {value.name for value in model.graph.inputs}
     inputs = (*(spec for spec in signature.inputs if spec.name in present), *optional)
-    return Graph(model, signature, inputs, graph_stats(model), fixes)
+    return Graph(model, signature, inputs, graph_stats(model), fixes, history, origins)

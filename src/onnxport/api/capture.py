@@ -9,9 +9,10 @@ from pathlib import Path
 from onnxport.api.build_graph import Graph, build_graph
 from onnxport.export.signature import Signature, infer_signature
 from onnxport.loading.model_to_export import ModelToExport
-from onnxport.specs import Verification
+from onnxport.specs import Limit, Verification
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.evidence import Evidence, record_evidence, verify_graph, within_limits
+from onnxport.verification.ledger.graph_weights import GraphWeights, expect_weights, record_weights
 from onnxport.verification.level import Level
 
 
@@ -21,11 +22,13 @@ class CapturedGraph:
 
     Attributes:
         name: of the component in the folder.
+        weights: what its weights must be.
     """
 
     name: str
     graph: Graph
     evidence: Evidence
+    weights: GraphWeights
 
 
 def capture_graphs(
@@ -48,6 +51,7 @@ def capture_graphs(
         ExportError: the model does not run, or cannot be captured.
     """
     parts = to_export.parts
+    sources = record_weights(to_export)
     with watch.step("infer shapes", "Infer shapes") as step, to_export.source.weights_kept():
         signatures = [infer_signature(part.source, part.generator) for part in parts]
         step.done(_axes_summary(signatures))
@@ -64,7 +68,22 @@ def capture_graphs(
         if after.accepted != before.accepted or after.multiples != before.multiples:
             with watch.step("reference", "Run the source model again, at the axes that the export allows"):
                 evidence[index] = record_evidence(parts[index], after, level)
-    return [CapturedGraph(part.name, graph, e) for part, graph, e in zip(parts, graphs, evidence, strict=True)]
+    for note in static_axes([graph.signature for graph in graphs]):
+        watch.reporter.note(note)
+    weights = expect_weights(to_export, sources, graphs)
+    return [
+        CapturedGraph(part.name, graph, found, expected)
+        for part, graph, found, expected in zip(parts, graphs, evidence, weights, strict=True)
+    ]
+
+
+def static_axes(signatures: Sequence[Signature]) -> list[str]:
+    """A line for each axis that varies in the source and is static in the graph."""
+    return [
+        f"{r.axis} is {r.rule} in the graph: {r.reason}."
+        for r in dict.fromkeys(r for signature in signatures for r in signature.restrictions)
+        if r.limit is Limit.FIXED
+    ]
 
 
 def verify_captured(

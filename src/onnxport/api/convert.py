@@ -74,8 +74,8 @@ def convert(
         verify_level: how much is compared: "quick", "standard" or "thorough". "standard" adds sizes at the ends of
             each axis and past the thresholds that the model names, as far as they cost little; "thorough" all of them.
         reporter: told about every step; silent by default.
-        model_kwargs: `allow_missing_weights`, `allow_pickle`, `trust_remote_code`, `revision`, `token`
-            and what `from_pretrained` takes; `signature` of a SavedModel.
+        model_kwargs: `allow_missing_weights`, `allow_unused_weights`, `allow_pickle`, `trust_remote_code`, `revision`,
+            `token` and what `from_pretrained` takes; `signature` of a SavedModel.
 
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.
@@ -110,6 +110,11 @@ def convert(
         return converted
     _require_exporter(resolved.framework)
 
+    def load_again() -> ModelToExport:
+        from onnxport.loading.model_to_export import load_model_to_export
+
+        return load_model_to_export(resolved, pipeline_name, options)
+
     files = WeightFiles(use_external_format, shard_size, link_weights)
     watch = Stopwatch(reporter or Silent())
     with collector_paused(), memory_limited(memory_limit):
@@ -118,7 +123,8 @@ def convert(
         _check_resources(to_export, output, files, quantize)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link, level=level)
         with _stage(output, overwrite) as staging:
-            return publish(Output(output, staging, files, quantize, allow_mismatch), to_export, graphs, watch)
+            written = Output(output, staging, files, quantize, allow_mismatch, load_again)
+            return publish(written, to_export, graphs, watch)
 
 
 def _require_task(name: str) -> None:
@@ -207,6 +213,7 @@ def _convert_to_file(
         file = staging.path / output.name
         with Silent().step("write") as step:
             write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+        captured.weights.prove(file)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
         staging.publish()

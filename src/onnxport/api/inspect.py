@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.artifact.folder import read_folder
+from onnxport.artifact.graph_findings import require_sound
 from onnxport.artifact.manifest import DATA_SUFFIX, Component, Manifest
 from onnxport.errors import FolderError, MissingDependencyError
 from onnxport.specs import Restriction, TensorSpec, Verification
-from onnxport.system.library_errors import first_line
+from onnxport.system.library_errors import bad_input, first_line
+
+# Sizes of weights beside the graph: they are not read here.
+_UNREAD = frozenset({"OX006"})
 
 if TYPE_CHECKING:
     import onnx_ir
+
+    from onnxport.graph.stats import GraphStats
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,13 @@ def _with_missing(graph: GraphInspection, folder: Path, manifest: Manifest) -> G
     return replace(graph, missing=tuple(file for file in files if not (folder / file).is_file()))
 
 
+def _unreadable(path: Path, reason: str) -> FolderError:
+    return FolderError(
+        f"{path} is not an ONNX file that can be read: {reason}.",
+        hint="Copy or download the file again, or make it again: onnxport convert MODEL OUTPUT",
+    )
+
+
 def _inspect_graph(path: Path) -> GraphInspection:
     if not path.is_file():
         raise FolderError(f"{path} does not exist.", hint="Give a folder that onnxport wrote, or an .onnx file.")
@@ -149,14 +162,19 @@ def _inspect_graph(path: Path) -> GraphInspection:
             f"Reading {path.name} needs the package {error.name!r}, which is not installed.",
             hint="pip install 'onnxport[pytorch]'; folders that onnxport wrote can be inspected without it.",
         ) from error
+    require_sound(path, accepted=_UNREAD)
     try:
         model = ir.load(path)
     except Exception as error:
-        raise FolderError(f"{path} is not an ONNX file that can be read: {first_line(error)}.") from error
+        raise _unreadable(path, first_line(error)) from error
     if not model.graph.outputs or not model.opset_imports:
         # protobuf reads an empty file, and many that are something else, as a message without fields.
-        raise FolderError(f"{path} is not an ONNX file that can be read: it has no graph.")
-    stats = graph_stats(model)
+        raise _unreadable(path, "it has no graph")
+    with bad_input(FolderError, f"{path} cannot be described", "Check it: onnxport verify --strict GRAPH"):
+        return _described(path, model, graph_stats(model))
+
+
+def _described(path: Path, model: onnx_ir.Model, stats: GraphStats) -> GraphInspection:
     sizes, missing = _weight_files(model, path)
     version = f" {model.producer_version}" if model.producer_version else ""
     return GraphInspection(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._version import __version__
 from onnxport.artifact.folder import write_manifest
+from onnxport.artifact.ledger import UnusedTensors
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
+from onnxport.errors import VerificationError
 from onnxport.graph.write import WeightFiles, write_graphs
+from onnxport.progress import counted
 from onnxport.publishing.staging import FileStaging, Staging
 from onnxport.system.timing import Stopwatch, peak_memory_bytes
 
 if TYPE_CHECKING:
     from onnxport.api.capture import CapturedGraph
+    from onnxport.artifact.ledger import Ledger
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.serialization.written_model import WrittenModel
 
@@ -35,6 +39,7 @@ class Output:
         files: how weights are stored.
         quantize: also write int8 graphs.
         allow_mismatch: publish graphs whose outputs differ from the source's.
+        load_again: loads the model once more, to find out where a graph differs from it.
     """
 
     path: Path
@@ -42,6 +47,7 @@ class Output:
     files: WeightFiles
     quantize: bool = False
     allow_mismatch: bool = False
+    load_again: Callable[[], ModelToExport] | None = None
 
     @property
     def single(self) -> bool:
@@ -70,16 +76,20 @@ def publish(output: Output, to_export: ModelToExport, graphs: list[CapturedGraph
         VerificationError: a graph's outputs differ from the source's.
         OutputError: the output cannot be written.
     """
-    manifest = _manifest_of(to_export)
+    manifest = _manifest_of(to_export, graphs)
     written = _write(output, to_export, graphs, watch)
     for captured in graphs:
         captured.graph.release()  # the weights are on disk now, and the session needs the memory
     to_export.release()
+    ledgers = _prove(output, graphs, written, watch)
     components = _verify(output, graphs, written, watch)
+    components = [replace(one, ledger=ledger) for one, ledger in zip(components, ledgers, strict=True)]
+    manifest = replace(manifest, components=tuple(components))
+    _require(manifest, output.allow_mismatch)
     if output.quantize:
-        components += _quantize(output, graphs, watch)
+        manifest = replace(manifest, components=(*components, *_quantize(output, graphs, watch)))
+        _require(manifest, output.allow_mismatch)
     with watch.step("publish", "Publish") as step:
-        manifest = replace(manifest, components=tuple(components))
         if not output.single:
             manifest = _write_manifest(output, manifest, written)
         published = output.staging.publish()
@@ -107,20 +117,36 @@ def _write(
     return written
 
 
+def _prove(
+    output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
+) -> list[Ledger]:
+    """The weights as they lie on the disk, against the checkpoint."""
+    from onnxport.serialization.written_model import check_written
+    from onnxport.verification.ledger.summary import ledger_summary
+
+    ledgers: list[Ledger] = []
+    with watch.step("weights", "Weights") as step:
+        report = counted(step, sum(record.size_bytes for record in written))
+        for captured, record in zip(graphs, written, strict=True):
+            check_written(output.folder, record)
+            ledgers.append(captured.weights.prove(output.graph_file(captured.name), report))
+        step.done(ledger_summary(ledgers))
+    return ledgers
+
+
 def _verify(
     output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
 ) -> list[Component]:
     """The graphs as they lie on the disk, against the source."""
     from onnxport.api.capture import verify_captured
+    from onnxport.api.localise import locate_differences
     from onnxport.serialization.weights_file import write_weights
-    from onnxport.serialization.written_model import check_written
 
     root = output.staging.path
     paths = [output.graph_file(captured.name) for captured in graphs]
     components = []
     with watch.step("verify", "Verify") as step:
         for captured, file, record in zip(graphs, paths, written, strict=True):
-            check_written(output.folder, record)
             checksum = None if output.single else write_weights(file, record, root)
             found = verify_captured(captured, file, paths)  # it may restrict the graph
             components.append(
@@ -132,7 +158,8 @@ def _verify(
                 )
             )
         step.done(_verification_summary(components))
-    _require(components, output.allow_mismatch)
+    if output.load_again is not None:
+        components = locate_differences(output.load_again, graphs, paths, components, watch)
     return components
 
 
@@ -140,6 +167,7 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
     """A dynamically quantized int8 graph for each graph, against the source."""
     from onnxport.api.capture import verify_captured
     from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
+    from onnxport.verification.ledger.derived import prove_derived
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     targets = [file.with_name(quantized_name(file.name, single=output.single)) for file in paths]
@@ -154,12 +182,12 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
+                ledger=prove_derived([file], target),
                 verification=verification,
             )
-            for captured, target, verification in zip(graphs, targets, found, strict=True)
+            for captured, file, target, verification in zip(graphs, paths, targets, found, strict=True)
         ]
         step.done(_verification_summary(components))
-    _require(components, output.allow_mismatch)
     return components
 
 
@@ -174,12 +202,17 @@ def _write_manifest(output: Output, manifest: Manifest, written: Sequence[Writte
     return write_manifest(root, manifest, known)
 
 
-def _require(components: Sequence[Component], allow_mismatch: bool) -> None:
+def _require(manifest: Manifest, allow_mismatch: bool) -> None:
+    """Stop at a graph that differs from the source; the error has what would have been published."""
     from onnxport.verification.evidence import require_agreement
 
-    for component in components:
+    for component in manifest.components:
         assert component.verification is not None
-        require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        try:
+            require_agreement(component.verification, allow_mismatch=allow_mismatch)
+        except VerificationError as error:
+            error.manifest = manifest
+            raise
 
 
 def _distinct(written: Sequence[WrittenModel]) -> set[Path]:
@@ -206,7 +239,7 @@ def _component(captured: CapturedGraph, file: Path, root: Path, precision: str =
     )
 
 
-def _manifest_of(to_export: ModelToExport) -> Manifest:
+def _manifest_of(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> Manifest:
     import onnx
     import onnxruntime
 
@@ -224,7 +257,15 @@ def _manifest_of(to_export: ModelToExport) -> Manifest:
         versions=versions,
         components=(),
         notes=to_export.notes,
+        unused=_unused(to_export, graphs),
     )
+
+
+def _unused(to_export: ModelToExport, graphs: Sequence[CapturedGraph]) -> UnusedTensors | None:
+    """What of the source no graph holds; None where all of it is in a graph, or nothing is known."""
+    parameters = {name: why for captured in graphs for name, why in captured.weights.unused.items()}
+    found = UnusedTensors(to_export.unused_tensors, parameters)
+    return found if found.checkpoint or found.parameters else None
 
 
 def _verification_summary(components: Sequence[Component]) -> str:

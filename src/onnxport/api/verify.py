@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.graph_findings import Finding, find_faults, find_in_folder
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.artifact.results import VerifiedFolder
@@ -36,6 +38,7 @@ def verify(
     against: Any = None,
     *,
     task: str | None = None,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **model_kwargs: Any,
 ) -> VerifiedFolder:
@@ -50,6 +53,7 @@ def verify(
         path: a folder, or an `.onnx` file.
         against: the source model, as in `convert`.
         task: for a bare graph; a folder knows its own.
+        strict: refuse also what only a trustworthy consumer minds (`find_faults` lists it).
         reporter: told about every step.
         model_kwargs: as in `convert`.
 
@@ -69,10 +73,12 @@ def verify(
             arguments = dict(path=path, against=against, task=task, **model_kwargs)
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
+        _require_no_findings(path, find_faults(path) if path.is_file() else [], strict=strict)
         return _verify_file(path, resolved, task, reporter, options)
     with reporter.step("Check files") as step:
         folder = folder or open_folder(path)
         check_files(path, folder.manifest)
+        _require_no_findings(path, find_in_folder(folder), strict=strict)
         step.done(f"{len(folder.manifest.files)} files as recorded")
     with memory_limit():
         notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
@@ -82,6 +88,30 @@ def verify(
     _require(found)
     note = "compared with the source" if against is not None else "not compared with the source: give it with --against"
     return VerifiedFolder(path, len(folder.manifest.files), found, True, (*notes, note))
+
+
+def findings(path: str | Path) -> list[Finding]:
+    """What a trustworthy consumer of a folder or a graph refuses or reports, without running anything.
+
+    Raises:
+        FolderError: there is none, or its manifest is damaged.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == ".onnx" and not path.is_dir():
+        if not path.is_file():
+            raise FolderError(f"{path} does not exist.", hint="Give a folder that onnxport wrote, or an .onnx file.")
+        return find_faults(path)
+    return find_in_folder(open_folder(path))
+
+
+def _require_no_findings(path: Path, found: list[Finding], *, strict: bool) -> None:
+    bad = [finding for finding in found if finding.refused or strict]
+    if bad:
+        shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise FolderError(
+            f"{path} is not sound: {shown}. Nothing was run.",
+            hint=f"Do not use it. `onnxport verify --strict {path}` lists all that was found.",
+        )
 
 
 def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[str]:
@@ -94,7 +124,7 @@ def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[s
     file = folder.file(component)
     with reporter.step(f"Run {component.file}") as step:
         count = _runs(file, component, vocabulary_size(folder.path))
-        step.done(f"{count} sets of sizes")
+        step.done(f"{count} set{'' if count == 1 else 's'} of sizes")
     if component.precision == "int8":
         with reporter.step(f"Bound the sums of {component.file}") as step:
             bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
@@ -147,17 +177,62 @@ def _against(
 ) -> dict[str, Verification]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
+    from onnxport.verification.ledger.graph_weights import record_weights
 
     with reporter.step("Run the source model") as step:
         to_export = load_model_to_export(resolved, folder.manifest.task, options)
+        weights = record_weights(to_export)
         evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(recorded.count for recorded in evidence.values())} sets of inputs")
+    sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
+    _prove_weights(folder, sources, reporter)
     found = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
-            found[component.name] = verification = _compare(folder, component, evidence)
+            verification = _compare(folder, component, evidence)
+            if not verification.passed and component.precision == "float32":
+                verification = _locate(folder, component, to_export, evidence, verification)
+            found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
     return found
+
+
+def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporter) -> None:
+    """The weights of every graph with a ledger, against the source or against the graph that it was made from.
+
+    Raises:
+        VerificationError: a weight is not what it should be.
+    """
+    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.derived import prove_derived
+    from onnxport.verification.ledger.source_weights import SourceWeights
+    from onnxport.verification.ledger.summary import ledger_summary
+
+    graphs = [component for component in folder.manifest.components if component.ledger is not None]
+    if not graphs:
+        return
+    with reporter.step("Weights") as step:
+        found = []
+        for component in graphs:
+            base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            if base is not None:
+                found.append(prove_derived([folder.file(base)], folder.file(component)))
+            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
+                found.append(prove_again(folder.file(component), component.ledger, source))
+        step.done(ledger_summary(found))
+
+
+def _locate(
+    folder: Folder, component: Component, to_export: ModelToExport, evidence: Mapping[str, Evidence],
+    verification: Verification,
+) -> Verification:  # fmt: skip
+    """The same verification, with the first place where the graph differs from the source model."""
+    from onnxport.verification.localisation.search import find_difference
+
+    name = _part_of(folder.manifest, component, list(evidence))
+    source = next(part.source for part in to_export.parts if part.name == name)
+    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    return replace(verification, difference=found)
 
 
 def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.links import require_inside
 from onnxport.formats.json_file import read_object
 
 _GENERATION = "generation_config.json"
@@ -56,14 +57,17 @@ def write_assets(
         replaced: components that the user chose in place of the checkpoint's ("tokenizer"): none of
             its files are copied then, the components write their own.
         generation: goes into generation_config.json, in the place of what is there.
+
+    Raises:
+        UntrustedCheckpointError: one of the files is a link out of the checkpoint.
     """
     if origin is not None and not replaced:
         for name in _FILES:
             if (origin / name).is_file():
-                shutil.copyfile(origin / name, folder / name)
+                _copy(origin / name, origin, folder / name)
         for config in sorted(origin.glob("[0-9]*_*/config.json")):  # sentence-transformers' pooling and dense
             (folder / config.parent.name).mkdir(exist_ok=True)
-            shutil.copyfile(config, folder / config.parent.name / config.name)
+            _copy(config, origin, folder / config.parent.name / config.name)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _save_components(pipeline, Path(scratch))
         for file in sorted(Path(scratch).rglob("*.*")):
@@ -75,6 +79,11 @@ def write_assets(
         settings = folder / _GENERATION
         said = read_object(settings) if settings.is_file() else {}
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy(file: Path, origin: Path, target: Path) -> None:
+    require_inside(file, origin)
+    shutil.copyfile(file, target)
 
 
 def _save_components(pipeline: Any, folder: Path) -> None:

@@ -13,7 +13,11 @@ from pathlib import Path
 from onnxport.artifact.hashes import check_inside, hash_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.manifest_json import from_json, to_json
-from onnxport.errors import FolderError, did_you_mean
+from onnxport.errors import CheckpointError, FolderError, did_you_mean
+from onnxport.formats.json_file import read_bytes
+from onnxport.system.library_errors import bad_input
+
+_LARGEST_MANIFEST = 2**27  # bytes
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,16 @@ def read_folder(path: Path) -> Manifest:
         raise FolderError(f"{path} {what}.", hint=convert)
     if not file.is_file():
         raise FolderError(f"{path} is not an onnxport folder: it has no {MANIFEST_NAME}.", hint=convert)
-    try:
-        manifest = from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise FolderError(f"{file} cannot be read: {reason}.", hint=convert) from error
-    except FolderError as error:
-        raise FolderError(f"{file}: {error.message}", hint=error.hint) from error
-    check_inside(path, manifest)
+    with bad_input(FolderError, f"{file} cannot be read", convert):
+        try:
+            manifest = from_json(read_bytes(file, _LARGEST_MANIFEST).decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise FolderError(f"{file} cannot be read: it is not UTF-8 text.", hint=convert) from error
+        except CheckpointError as error:
+            raise FolderError(error.message, hint=convert) from error
+        except FolderError as error:
+            raise FolderError(f"{file}: {error.message}", hint=error.hint) from error
+        check_inside(path, manifest)
     return manifest
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxport.artifact.ledger import Ledger, UnusedTensors
 from onnxport.specs import Restriction, TensorSpec, Verification
 
 # 2: every graph says which one it was made from (`Component.derived_from`).
-SCHEMA_VERSION = 2
+# 3: every graph has a ledger of its weights, and the manifest names what no graph holds.
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "onnxport.json"
 # Weights beside the graph model.onnx are in model.onnx_data, and further ones in model.onnx_data_1 ...
 DATA_SUFFIX = "_data"
@@ -49,6 +51,7 @@ class Component:
     data_files: tuple[str, ...] = ()  # weights beside the graph, relative to the folder: "onnx/model.onnx_data"
     weights_checksum: WeightsChecksum | None = None  # of the weights in `data_files`
     derived_from: str | None = None  # name of the graph that this one was made from; None: converted from the source
+    ledger: Ledger | None = None  # what its weights hold, and how that was proved
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Manifest:
     components: tuple[Component, ...]
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256 hex digest
     notes: tuple[str, ...] = ()  # what a user must know: "no tokenizer in the checkpoint"
+    unused: UnusedTensors | None = None  # of the checkpoint and the model, what no graph holds
     schema_version: int = SCHEMA_VERSION
 
     def find(self, name: str | None) -> Component | None:

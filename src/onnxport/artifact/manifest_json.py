@@ -1,9 +1,9 @@
 """Manifest to JSON text and back, strictly.
 
 The dataclasses in `manifest.py` are the only description: encoder and decoder walk their type
-hints, so that a new field needs no code here (it needs a line in `schema.json`). One class has a form
-of its own: the limit and the operand of a restriction are one text, `rule`, as they have been since
-schema version 1. Whoever reads onnxport.json knows that field.
+hints, so that a new field needs no code here (it needs a line in `schema.json`). Two classes have a form
+of their own: the limit and the operand of a restriction are one text, `rule`, as they have been since
+schema version 1; and a weight of a ledger is one text, since there may be thousands.
 
 JSON has no NaN and no infinity, and a conversion that went wrong has them: these three floats are
 the strings "NaN", "Infinity" and "-Infinity", so that they survive the round trip.
@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from onnxport.artifact.ledger import WeightProof
 from onnxport.artifact.manifest import SCHEMA_VERSION, Manifest
+from onnxport.artifact.manifest_limits import check_limits
 from onnxport.artifact.version_1 import add_origins
 from onnxport.errors import FolderError
 from onnxport.specs import Restriction
@@ -63,9 +65,13 @@ def from_json(text: str) -> Manifest:
         raise FolderError(f"The manifest is not JSON: {error}.", hint=_HINT) from error
     if not isinstance(data, dict):
         raise FolderError(f"The manifest must be a JSON object, not {_kind(data)}.", hint=_HINT)
-    if _version(data) == 1:
-        data = add_origins(data) | {"schema_version": SCHEMA_VERSION}
+    version = _version(data)
+    if version == 1:
+        data = add_origins(data)
+    if version < SCHEMA_VERSION:  # version 2 has no ledgers, which are optional
+        data = data | {"schema_version": SCHEMA_VERSION}
     manifest: Manifest = _decode(Manifest, data, "")
+    check_limits(manifest)
     _check_origins(manifest)
     for where, path in named_paths(manifest):
         check_relative_path(path, where)
@@ -206,6 +212,8 @@ def _member(union: tuple[Any, ...], value: Any) -> Any:
 
 
 def _encode_object(cls: type, value: Any, where: str, order: _Order) -> dict[str, Any]:
+    if isinstance(value, WeightProof):
+        return value.text  # type: ignore[return-value]
     if cls is Restriction:
         return {name: _encode(str, getattr(value, name), f"{where}.{name}") for name in _RULED}
     hints = _hints(cls)
@@ -253,6 +261,11 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
 
 
 def _decode_object(cls: type, value: Any, where: str) -> Any:
+    if cls is WeightProof:
+        try:
+            return WeightProof.from_text(value)
+        except (ValueError, AttributeError):
+            raise _wrong(where, "the text of a weight's proof", value) from None
     if not isinstance(value, dict):
         raise _wrong(where, "an object", value)
     prefix = f"{where}." if where else ""

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.config_limits import check_config
 from onnxport.checkpoints.hub import resolve_folder
+from onnxport.checkpoints.links import require_links_inside
 from onnxport.checkpoints.weight_files import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
 from onnxport.formats.json_file import read_json, read_object
@@ -111,7 +113,7 @@ def inspect_checkpoint(
 
     Raises:
         CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
-        UntrustedCheckpointError: pickled weights or custom code without permission.
+        UntrustedCheckpointError: pickled weights or custom code without permission; a link out of the checkpoint.
     """
     folder = resolve_folder(
         path, revision=revision, token=token, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code,
@@ -128,6 +130,7 @@ def inspect_checkpoint(
             f"{folder} is a folder that onnxport wrote: already converted.",
             hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
         )
+    require_links_inside(folder)
     modules = _read_modules(folder)
     model_folder = _transformer_folder(folder, modules)
     gguf = None if (model_folder / "config.json").is_file() else find_gguf(model_folder)
@@ -137,6 +140,8 @@ def inspect_checkpoint(
         gguf_weights(gguf) if gguf
         else find_weights(model_folder, config, allow_pickle=allow_pickle, framework=framework)
     )  # fmt: skip
+    size = sum(file.stat().st_size for file in weights.files)
+    check_config(config, model_folder / "config.json", weights.tensors, size)
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
     _reject_quantized(folder, config)
     found = _checkpoint(folder, source, model_folder, config, weights)
@@ -209,7 +214,7 @@ def _custom_code(
         if document is None and (folder / name).is_file():
             document = read_json(folder / name)
         references = document.get("auto_map") if isinstance(document, dict) else None
-        values = references.values() if isinstance(references, dict) else references or ()
+        values = references.values() if isinstance(references, dict) else [references]
         for value in values:
             classes = value if isinstance(value, list) else [value]
             found.extend(f"{name}: {reference}" for reference in classes if reference)

@@ -8,25 +8,20 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.links import require_links_inside
+from onnxport.checkpoints.saved_model import reaching_operators
 from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.formats.json_file import LARGEST, parse_json, read_json
+from onnxport.system.library_errors import first_line
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+# An archive of zeros is a thousandth of its content. Below the first number of bytes it does no harm.
+_LEAST_BOMB, _MOST_RATIO = 2**28, 100
 _KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
-# Operators of TensorFlow that read or write files, open connections or call Python.
-UNSAFE_OPERATORS = (
-    "WriteFile", "ReadFile", "MatchingFiles", "WholeFileReaderV2", "DebugIdentityV2", "PyFunc", "EagerPyFunc",
-    "PyFuncStateless", "WholeFileReader", "TextLineReader", "TextLineReaderV2", "FixedLengthRecordReader",
-    "FixedLengthRecordReaderV2", "TFRecordReader", "TFRecordReaderV2", "LMDBReader", "TextLineDataset",
-    "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2", "CSVDataset",
-    "SqlDataset", "GeneratorDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset", "CacheDataset", "CacheDatasetV2",
-    "SnapshotDataset", "SnapshotDatasetV2", "DataServiceDataset", "DataServiceDatasetV2", "RegisterDataset",
-    "DeleteFile", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "RpcServer", "RpcClient", "RpcCall",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,13 +81,27 @@ def _keras(path: Path) -> TensorflowFiles:
             missing = [name for name in _KERAS_PARTS if name not in names]
             if missing:
                 raise _fault(path, f"is a .keras file without {', '.join(missing)}")
+            _require_sizes(path, archive)
             broken = archive.testzip()
             if broken is not None:
                 raise _fault(path, f"is damaged: {broken} in it does not have the checksum that was written")
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _fault(path, f"is no .keras file, or cut off ({error})") from error
+            config = parse_json(archive.read("config.json"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile has errors of a dozen types: encrypted, of an unknown method, cut off ...
+        raise _fault(path, f"is no .keras file, or cut off ({first_line(error)})") from error
     return TensorflowFiles(path, "keras", _libraries(config), path.stat().st_size)
+
+
+def _require_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that is small on disk and huge unpacked; Keras does not compress weights."""
+    sizes = {one.filename: one.file_size for one in archive.infolist()}
+    total = sum(sizes.values())
+    if total > _LEAST_BOMB and total > _MOST_RATIO * path.stat().st_size:
+        raise _fault(path, f"is {path.stat().st_size:,} bytes and {total:,} unpacked, as no model is")
+    for name in ("config.json", "metadata.json"):
+        if sizes[name] > LARGEST:
+            raise _fault(path, f"has a {name} of {sizes[name]:,} bytes")
 
 
 def _h5(path: Path) -> TensorflowFiles:
@@ -111,12 +120,12 @@ def _h5(path: Path) -> TensorflowFiles:
 def _preset(path: Path) -> TensorflowFiles | None:
     """A folder of KerasHub's `save_to_preset`."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        metadata = json.loads((path / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config, metadata = read_json(path / "config.json"), read_json(path / "metadata.json")
+    except CheckpointError:
         return None
     if not isinstance(config, dict) or not isinstance(metadata, dict) or "keras_version" not in metadata:
         return None
+    require_links_inside(path)
     if not any(path.glob("*.weights.h5")):
         raise _fault(path, "is a folder of KerasHub without weights (model.weights.h5)")
     total = sum(file.stat().st_size for file in path.rglob("*.h5"))
@@ -124,35 +133,42 @@ def _preset(path: Path) -> TensorflowFiles | None:
 
 
 def _saved_model(path: Path, trusted: bool) -> TensorflowFiles:
+    require_links_inside(path)
     graph = path / "saved_model.pb"
     if graph.is_file():
         content = graph.read_bytes()
         if not content:
             raise _fault(path, "is a SavedModel whose saved_model.pb is empty")
-        unsafe = [] if trusted else _unsafe_operators(content)
-        if unsafe:
-            raise unsafe_error(path, unsafe)
+        if not trusted:
+            reject_reaching_operators(path, content)
     weights = path / "variables"
     if weights.is_dir() and any(weights.iterdir()) and not (weights / "variables.index").is_file():
         raise _fault(path, "is a SavedModel whose variables/variables.index is missing")
     return TensorflowFiles(path, "saved_model", (), sum(f.stat().st_size for f in path.rglob("*") if f.is_file()))
 
 
-def unsafe_error(folder: Path, operators: Iterable[str]) -> UntrustedCheckpointError:
-    """The error for a SavedModel with operators that are not run without permission."""
-    return UntrustedCheckpointError(
-        f"{folder} has operators that read or write files, open connections or call Python: {', '.join(operators)}. "
-        "Nothing was run.",
-        hint="If you trust where it comes from, add `--trust-remote-code`.",
-    )
+def reject_reaching_operators(folder: Path, content: bytes) -> None:
+    """Refuse a SavedModel that does more than computing.
 
+    Args:
+        folder: the SavedModel.
+        content: of its saved_model.pb.
 
-def _unsafe_operators(content: bytes) -> list[str]:
-    """Those of UNSAFE_OPERATORS that the graph has.
-
-    In a NodeDef the operator is field 2, a string: its length and its letters follow the byte 0x12.
+    Raises:
+        UntrustedCheckpointError: it has operators beside those of tensorflow_operators.txt, or assets outside of it.
+        CheckpointError: the content is damaged.
     """
-    return [name for name in UNSAFE_OPERATORS if b"\x12" + bytes([len(name)]) + name.encode() in content]
+    try:
+        found = reaching_operators(content)
+    except ValueError as error:
+        raise _fault(folder, f"cannot be loaded as a SavedModel: saved_model.pb is damaged ({error})") from error
+    if found:
+        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise UntrustedCheckpointError(
+            f"{folder} has operators that are not known to only compute: {shown}. They may read or write files, open "
+            "connections or run code. Nothing was run.",
+            hint="If you trust where it comes from, add `--trust-remote-code`.",
+        )
 
 
 def _libraries(config: Any) -> tuple[str, ...]:

@@ -27,12 +27,14 @@ class Weights:
         format: "safetensors", "pickle", "gguf" or "h5".
         framework: "pt" or "tf".
         dtype: main floating point type ("float32", "bfloat16"), None where the format does not tell.
+        tensors: how many there are, None where the format does not tell.
     """
 
     files: tuple[Path, ...]
     format: str
     framework: str
     dtype: str | None = None
+    tensors: int | None = None
 
 
 def find_weights(folder: Path, config: dict[str, Any], *, allow_pickle: bool, framework: str | None = None) -> Weights:
@@ -135,7 +137,7 @@ def gguf_weights(file: Path) -> Weights:
             f"{file.name} is one of {parts} parts of a model.",
             hint="Join them first: `llama-gguf-split --merge FIRST_PART WHOLE`.",
         )
-    return Weights((file,), "gguf", "pt", header.dtype)
+    return Weights((file,), "gguf", "pt", header.dtype, len(header.tensors))
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -173,7 +175,8 @@ def _safetensors(folder: Path, files: tuple[Path, ...]) -> Weights:
         if header.main_dtype is not None:
             sizes[header.main_dtype] = sizes.get(header.main_dtype, 0) + file.stat().st_size
     dtype = max(sizes, key=lambda name: sizes[name]) if sizes else None
-    return Weights(files, "safetensors", "tf" if written_by == {"tf"} else "pt", dtype)
+    count = sum(len(header.tensors) for header in headers)
+    return Weights(files, "safetensors", "tf" if written_by == {"tf"} else "pt", dtype, count)
 
 
 def _pickles(folder: Path, files: tuple[Path, ...], allow_pickle: bool) -> Weights:

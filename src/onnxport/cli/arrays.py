@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,9 @@ def _read(name: str, inputs: list[str]) -> dict[str, NDArray[Any]]:
             return {inputs[0]: loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # zip archives alone have six types
         raise UsageError(
             f"{name} is not a numpy file; this model takes arrays ({', '.join(inputs)}).", hint=hint
         ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from onnxport.cli import options
 from onnxport.cli.options import Json, Quiet, Verbose
 from onnxport.cli.shell import Shell, shell_of
 from onnxport.cli.sizes import parse_size
-from onnxport.errors import UsageError, nothing_written
+from onnxport.errors import UsageError, VerificationError, nothing_written
 
 if TYPE_CHECKING:
     from onnxport.artifact.results import Conversion
@@ -33,11 +34,13 @@ def convert(
     quantize: options.Quantize = False,
     verify_level: options.VerifyLevel = "standard",
     target: options.Target = None,
+    report: options.Report = None,
     signature: options.Signature = None,
     check_loading: options.CheckLoading = False,
     overwrite: options.Overwrite = False,
     allow_mismatch: options.AllowMismatch = False,
     allow_missing_weights: options.AllowMissingWeights = False,
+    allow_unused_weights: options.AllowUnusedWeights = False,
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     revision: options.Revision = None,
@@ -55,10 +58,15 @@ def convert(
     arguments = _arguments(context.params)
     if target is not None:
         _check_target(target, output)
+    if report is not None:
+        _check_report(output, report)
     from onnxport.api.convert import convert as convert_model
 
-    with shell.working() as reporter:
+    with shell.working() as reporter, _reported(output, report):
         conversion = convert_model(model=source, output=output, reporter=reporter, **arguments)
+        if report is not None:
+            with nothing_written(f"{output} was written; its report was not."):
+                _write_report(output, report, conversion.manifest)
     written = None
     if target is not None and conversion.passed:
         from onnxport.cli.target import write_target
@@ -73,7 +81,7 @@ _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
     "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "verify_level",
 )  # fmt: skip
-_ONLY_IF_GIVEN = ("signature", "link_weights")  # not every kind of model takes them
+_ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights")  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
 
 
@@ -104,6 +112,33 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_dev
+
+
+def _check_report(output: Path, report: Path) -> None:
+    """Refuse a report that cannot be written, before anything is converted."""
+    from onnxport.api.report import report_file
+    from onnxport.report.render import require_templates
+
+    require_templates()
+    report_file(output, report)
+
+
+@contextmanager
+def _reported(output: Path, report: Path | None) -> Iterator[None]:
+    """A conversion that is refused because the outputs differ gets its report too."""
+    try:
+        yield
+    except VerificationError as error:
+        if report is not None and error.manifest is not None:
+            _write_report(output, report, error.manifest, published=False)
+            error.outcome = f"Nothing was written but the report {report}."
+        raise
+
+
+def _write_report(output: Path, report: Path, manifest: Any, *, published: bool = True) -> None:
+    from onnxport.api.report import write_report
+
+    write_report(manifest, output, report, published=published)
 
 
 def _check_target(name: str, output: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from onnxport.cli import convert, env, inspect, optimize, run, target, tasks, verify
+from onnxport.cli import batch, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.options import Version
 from onnxport.cli.shell import ClosedOutput, Shell
@@ -28,9 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("convert")(nothing_written()(convert.convert))
+app.command("batch")(batch.batch)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
+app.command("compare")(compare.compare)
+app.command("report")(nothing_written()(report.report))
 app.command("optimize")(nothing_written()(optimize.optimize))
 app.command("quantize")(nothing_written()(optimize.quantize))
 app.command("target")(nothing_written()(target.target))
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _CLOSED
         except KeyboardInterrupt:
             return _interrupted(shell)
-        except (Exception, SystemExit) as error:  # whatever it is, it becomes an exit code and a message
+        except BaseException as error:  # whatever it is, a panic of Rust code too, becomes an exit code and a message
             if interrupts.caught:
                 return _interrupted(shell)
             return _failed(error, shell)

@@ -96,6 +96,10 @@ VerifyLevel = Annotated[
         "the model names, as far as they cost little; thorough all of them.",
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
+]
 Target = Annotated[
     str | None, typer.Option("--target", help="Also write the files of another run time: genai (onnxruntime-genai).")
 ]
@@ -119,6 +123,10 @@ AllowMissingWeights = Annotated[
     bool,
     typer.Option("--allow-missing-weights", help="Use random weights where the checkpoint has none."),
 ]
+AllowUnusedWeights = Annotated[
+    bool,
+    typer.Option("--allow-unused-weights", help="Leave out weights of the checkpoint that the model does not use."),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Read weights that are stored as pickle, which can run any code."),
@@ -132,6 +140,12 @@ Revision = Annotated[
 
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Print a line for each finding of a consumer that trusts nothing; any finding is an error."
+    ),
 ]
 Component = Annotated[
     str, typer.Option("--component", "-c", help="Name of the graph in the folder, such as model_quantized.")
@@ -170,6 +184,33 @@ FloatActivations = Annotated[
     typer.Option(
         "--float-activations",
         help="With int4 and int8-weights: keep activations in float32, which is more accurate and slower.",
+    ),
+]
+
+Jobs = Annotated[
+    str,
+    typer.Argument(metavar="JOBS", help="A file of jobs (.yaml, .json, .jsonl, .csv), or a folder of checkpoints."),
+]
+BatchOutput = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="A folder, or a URL that fsspec knows, such as s3://bucket/zoo.")
+]
+Engine = Annotated[str, typer.Option("--engine", metavar="local|ray", help="local: this machine. ray: a Ray cluster.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Jobs at once. Default: one for each processor, as memory allows."),
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Longest time of a job.")]
+Attempts = Annotated[int, typer.Option("--attempts", min=1, help="How often a job is started that crashes.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="The Ray cluster: auto, or ray://HOST:10001. Default: RAY_ADDRESS, or a new one."),
+]
+FailOn = Annotated[
+    str,
+    typer.Option(
+        "--fail-on",
+        metavar="any|mismatch|never",
+        help="Which jobs make the exit code 1 (outputs differ) or 2 (failed).",
     ),
 ]
 

@@ -12,8 +12,8 @@ import typer
 from onnxport.cli import options
 from onnxport.cli.options import Json, Verbose
 from onnxport.cli.shell import shell_of
-from onnxport.errors import MissingDependencyError, OnnxPortError, UsageError
-from onnxport.system.library_errors import first_line
+from onnxport.errors import FolderError, MissingDependencyError, UsageError
+from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task, find_task
 
 if TYPE_CHECKING:
@@ -144,16 +144,17 @@ def _load(folder: Folder, component: str, task: str) -> Any:
             f"{' and '.join(missing)} must be installed to prepare the inputs of {task}.",
             hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
         )
-    from onnxport.pipelines.factory import pipeline
+    with bad_input(FolderError, f"{folder.path} cannot be loaded", f"onnxport verify {folder.path}"):
+        from onnxport.pipelines.factory import pipeline
 
-    if component == "model":
-        return pipeline(task, model=folder)
-    from onnxport.pipelines.onnx.load import load_onnx_model
+        if component == "model":
+            return pipeline(task, model=folder)
+        from onnxport.pipelines.onnx.load import load_onnx_model
 
-    model = load_onnx_model(folder, component)
-    # transformers looks for tokenizer and processor where the model was loaded from.
-    model.config._name_or_path = str(folder.path)
-    return pipeline(task, model=model)
+        model = load_onnx_model(folder, component)
+        # transformers looks for tokenizer and processor where the model was loaded from.
+        model.config._name_or_path = str(folder.path)
+        return pipeline(task, model=model)
 
 
 def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -162,15 +163,9 @@ def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:
     Raises:
         UsageError: the input cannot be used.
     """
-    try:
+    hint = "`onnxport tasks` shows an example for each task."
+    with bad_input(UsageError, "The model cannot run on this input", hint):
         return function(*arguments, **keywords)
-    except OnnxPortError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"The model cannot run on this input: {first_line(error)}.",
-            hint="`onnxport tasks` shows an example for each task.",
-        ) from error
 
 
 def _text(calls: list[Call], answers: list[list[str]]) -> str:

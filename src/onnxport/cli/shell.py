@@ -98,8 +98,11 @@ class Shell:
             hint = "This is a bug in onnxport" + ("." if self.verbose else "; run again with --verbose.")
         if isinstance(error, VerificationError) and error.verification is not None:
             from onnxport.cli.tables import verification_table
+            from onnxport.verification.localisation.describe import difference_lines
 
             self.console.print(verification_table("model", error.verification))
+            if error.verification.difference is not None:
+                self.tell("\n".join(difference_lines(error.verification.difference)))
         self.fail(type(error).__name__, message, hint, exit_code)
         self.show_captured()
         if self.verbose:

@@ -159,19 +159,34 @@ def bytes_text(count: int) -> str:
     return f"{count} bytes"
 
 
-def _table(title: str, columns: Iterable[str], narrow: Collection[str] = (), *, header: bool = True) -> Table:
+def new_table(title: str, columns: Iterable[str], right: Collection[str] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        right: columns of numbers, which are never folded.
+    """
+    return _table(title, columns, right, right=right)
+
+
+def _table(
+    title: str,
+    columns: Iterable[str],
+    narrow: Collection[str] = (),
+    *,
+    header: bool = True,
+    right: Collection[str] = (*_NUMBERS, *_MEASURED),
+) -> Table:
     """An empty table.
 
     Args:
         narrow: columns that are never folded.
+        right: columns of numbers.
     """
     from rich import box
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=header)
     for column in columns:
-        justify: Literal["left", "right"] = (
-            "right" if column in (*_NUMBERS, *_MEASURED) or column.startswith("same ") else "left"
-        )
+        justify: Literal["left", "right"] = "right" if column in right or column.startswith("same ") else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column in narrow)
     return table

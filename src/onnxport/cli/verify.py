@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,10 +10,12 @@ import typer
 from onnxport.cli.options import (
     Against,
     AllowPickle,
+    AllowUnusedWeights,
     FolderOrGraph,
     Json,
     MemoryLimit,
     Quiet,
+    Strict,
     Task,
     TrustRemoteCode,
     Verbose,
@@ -28,6 +31,8 @@ def verify(
     folder: FolderOrGraph,
     against: Against = None,
     task: Task = None,
+    strict: Strict = False,
+    allow_unused_weights: AllowUnusedWeights = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
     memory_limit: MemoryLimit = None,
@@ -37,20 +42,34 @@ def verify(
 ) -> int:
     """Check a folder, and compare its graphs with the source model.
 
-    Every file must have its recorded sha256, and every graph must run in ONNX Runtime. With --against, the source
-    model is run again, and the outputs are compared. The exit code is 1 if they differ.
+    Every file must have its recorded sha256, and every graph must be sound and run in ONNX Runtime. With
+    --against, the source model is run again, and the outputs are compared. The exit code is 1 if they differ.
     """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     from onnxport.api.verify import verify as verify_folder
 
     loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    loading |= {"allow_unused_weights": True} if allow_unused_weights else {}
     with shell.working() as reporter:
-        result = verify_folder(folder, against, task=task, reporter=reporter, **loading)
+        if strict:
+            _list(shell, folder)
+        result = verify_folder(folder, against, task=task, strict=strict, reporter=reporter, **loading)
     if shell.json:
         shell.write_json(result)
     else:
         _show(shell, result)
     return 0 if result.ok else 1
+
+
+def _list(shell: Shell, path: Path) -> None:
+    """A line for each finding; with --json the error document names them."""
+    from onnxport.api.verify import findings
+
+    found = findings(path)
+    if not shell.json:
+        for finding in found:
+            shell.write(str(finding))
+        shell.write(f"{len(found)} findings")
 
 
 def _show(shell: Shell, result: VerifiedFolder) -> None:

@@ -21,8 +21,10 @@ from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_valid_size
+from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
+from onnxport.export.type_promotion import promote_recorded_types
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
@@ -109,6 +111,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     with (
         state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source),
         without_cache(source.model), trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
+        operator_table(), promote_recorded_types(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)
@@ -297,6 +300,8 @@ def _permanent(signature: Signature) -> list[Restriction]:
 def _reason(message: str, axis: str) -> str:
     """Return torch's explanation of a constraint on an axis, in one line."""
     lines = [line.strip(" -") for line in message.splitlines() if axis in line and "onstraints violated" not in line]
+    if any("specialized it to be a constant" in line for line in lines):
+        return "the code of the model makes it a constant when torch.export traces it"
     best = [line for line in lines if "==" in line or "must be" in line or "of the form" in line] or lines
     return f"torch.export: {best[0][:200].rstrip('. ')}" if best else "torch.export"
 

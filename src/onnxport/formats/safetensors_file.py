@@ -6,7 +6,6 @@ import of a framework, and the offsets tell an exporter where every tensor lies 
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -14,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxport.errors import CheckpointError
+from onnxport.formats.json_file import parse_json
 
-# The format's own limit; a larger number means that the first eight bytes are not a length.
-_MAX_HEADER_BYTES = 100_000_000
+# A larger number means that the first eight bytes are not a length. The format's own limit is 100 MB, of which objects
+# in memory would take 20 times as much; 100,000 tensors take 12 MB.
+_MAX_HEADER_BYTES = 2**26
 _LENGTH = struct.Struct("<Q")
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -89,7 +90,7 @@ def read_header(path: Path) -> SafetensorsHeader:
 def _parse(path: Path, raw: bytes, data_start: int, size: int) -> SafetensorsHeader:
     """Turn the JSON header into places; checks that they cover the file exactly."""
     try:
-        entries = json.loads(raw)
+        entries = parse_json(raw)
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"is corrupt: its header is not JSON ({error})") from None
     if not isinstance(entries, dict):
@@ -100,8 +101,10 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> SafetensorsHea
         try:
             begin, end = (int(offset) for offset in entry["data_offsets"])
             shape = tuple(int(length) for length in entry["shape"])
+            if any(length < 0 for length in shape):
+                raise ValueError
             tensors[name] = StoredTensor(str(entry["dtype"]), shape, data_start + begin, data_start + end)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise _broken(path, f"is corrupt: the header entry of {name!r} is incomplete") from None
 
     place = data_start
@@ -117,7 +120,8 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> SafetensorsHea
         raise _broken(path, f"is cut off: {size} bytes of {place}, {place - size} are missing")
     if place < size:
         raise _broken(path, f"is corrupt: {size - place} bytes follow the last tensor")
-    return SafetensorsHeader(tensors, metadata if isinstance(metadata, dict) else {})
+    texts = metadata.items() if isinstance(metadata, dict) else ()
+    return SafetensorsHeader(tensors, {key: value for key, value in texts if isinstance(value, str)})
 
 
 def _broken(path: Path, what: str, hint: str = _FETCH_AGAIN) -> CheckpointError:

@@ -5,16 +5,18 @@ Sizes come from the cases that verification recorded in the manifest; values are
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from onnxport.artifact.manifest import Component
 from onnxport.axes import evaluate
+from onnxport.errors import CheckpointError, FolderError
+from onnxport.formats.json_file import read_object
 from onnxport.specs import TensorSpec
+from onnxport.system.memory import current_limit
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
 
 Arrays = dict[str, np.ndarray]
@@ -23,7 +25,7 @@ _GRID = "image_grid_thw"  # the patch grid of an image: frames, rows, columns
 _MERGED_SIDE = 2  # patches are merged in squares of this side
 
 _MOST_SIZES = 12  # the basic ones come first, then the ends of axes, which cost more
-
+_MOST_BYTES = 2**31  # of all inputs of a run; a decoder's cache of 64 layers and 2,000 tokens takes half of it
 _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
 
 
@@ -67,12 +69,13 @@ def vocabulary_size(folder: Path) -> int:
         folder: the converted folder.
     """
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_object(folder / "config.json")
+    except CheckpointError:
         return 100
-    for part in (config, config.get("text_config") or {}):
-        if isinstance(part.get("vocab_size"), int):
-            return int(part["vocab_size"])
+    for part in (config, config.get("text_config")):
+        size = part.get("vocab_size") if isinstance(part, dict) else None
+        if isinstance(size, int) and 0 < size < 2**31:
+            return size
     return 100
 
 
@@ -87,11 +90,22 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
 
     Returns:
         Arrays by input name: floats from a normal distribution, masks of ones, random token ids, other integers 0.
+
+    Raises:
+        FolderError: an axis is no expression of the sizes, or the inputs would take more memory than there may be.
     """
+    shapes = {spec.name: _shape(spec, sizes) for spec in inputs}
+    counts = [math.prod(shape) for shape in shapes.values()]
+    needed = 4 * sum(counts) + 8 * max(counts, default=0)  # float32, and one at a time in 64 bits before
+    if needed > min(current_limit() or _MOST_BYTES, _MOST_BYTES):
+        raise FolderError(
+            f"Inputs of the sizes that are on record would take {needed / 2**30:.1f} GiB of memory.",
+            hint="Do not use this folder if you do not know who made it; else check it on a machine with more memory.",
+        )
     rng = np.random.default_rng([seed, *sizes.values()])
     arrays: Arrays = {}
     for spec in inputs:
-        shape = tuple(evaluate(axis, sizes) for axis in spec.axes)
+        shape = shapes[spec.name]
         if spec.name == NUM_LOGITS_TO_KEEP:
             value: np.ndarray = np.array(sizes.get(NUM_LOGITS, 0))
         elif spec.dtype.startswith("float"):
@@ -110,6 +124,16 @@ def random_inputs(inputs: Sequence[TensorSpec], sizes: dict[str, int], vocabular
             value = np.zeros(shape)  # token_type_ids and other indices of small tables
         arrays[spec.name] = value.astype(spec.dtype)
     return arrays
+
+
+def _shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(evaluate(axis, sizes) for axis in spec.axes)
+    except (KeyError, ValueError) as error:
+        raise FolderError(f"The axes {list(spec.axes)} of {spec.name} do not follow from the sizes {sizes}.") from error
+    if min(shape, default=0) < 0:
+        raise FolderError(f"The axes {list(spec.axes)} of {spec.name} are negative at the sizes {sizes}.")
+    return shape
 
 
 def _grid(patches: int, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx_ir
 
+    from onnxport.graph.weight_history import WeightHistory
+
 # rules that emit an operator of this opset, whatever opset the graph has.
 _SINCE = {"SlicesSplit": 18}
 # Elements: onnxscript's own limit for folding. It has no limit for transposes; large ones are folded by
@@ -21,19 +23,28 @@ _SINCE = {"SlicesSplit": 18}
 _FOLDED_UP_TO = 8192
 
 
-def simplify(model: onnx_ir.Model, *, weights_stay: bool = False) -> None:
+def simplify(model: onnx_ir.Model, *, weights_stay: bool = False, history: WeightHistory | None = None) -> None:
     """Simplify a graph in place.
 
     Args:
         model: a graph with weights attached.
         weights_stay: do not fold operators on weights that are in files. For graphs that share the weight files of
             another graph.
+        history: receives the nodes that may be computed.
     """
     import onnxscript.optimizer
     from onnxscript.rewriter import onnx_fusions
 
+    decide = _should_fold_rest if weights_stay else _should_fold
+
+    def should_fold(node: onnx_ir.Node) -> bool | None:
+        decision = decide(node)
+        if history is not None and decision is not False:
+            history.consider(node)
+        return decision
+
     with rules_by_operator(model.opset_imports.get("", 0)), exact_constants():
-        onnxscript.optimizer.optimize_ir(model, should_fold=_should_fold_rest if weights_stay else _should_fold)
+        onnxscript.optimizer.optimize_ir(model, should_fold=should_fold)
         onnx_fusions.fuse(model)
 
 

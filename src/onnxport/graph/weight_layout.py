@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from onnxport.graph.shared_weights import weight_key
+from onnxport.graph.weight_history import Layout, WeightHistory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,13 +38,17 @@ class RearrangeableWeight(Protocol):
         """Return the weight in another shape."""
 
 
-def fold_weight_layout(model: ir.Model, *, keep_stored: bool = False, kept: frozenset[Any] = frozenset()) -> int:
+def fold_weight_layout(
+    model: ir.Model, *, keep_stored: bool = False, kept: frozenset[Any] = frozenset(),
+    history: WeightHistory | None = None,
+) -> int:  # fmt: skip
     """Fold operators that only rearrange a weight (Transpose, Squeeze, Reshape, Split) into the weight, in place.
 
     Args:
         model: a graph with weights attached.
         keep_stored: do not rearrange weights that are in a file; for files that are linked, not copied.
         kept: keys (`weight_key`) of weights that another graph of the folder reads as they are.
+        history: receives the changes of layout.
 
     Returns:
         The number of removed nodes.
@@ -64,7 +69,7 @@ def fold_weight_layout(model: ir.Model, *, keep_stored: bool = False, kept: froz
         if stays and _is_matrix_transpose(node):
             folded += _use_gemm(model, node, weight)
         elif exclusive and not stays:
-            folded += _fold(model, node, weight)
+            folded += _fold(model, node, weight, history)
     return folded
 
 
@@ -86,13 +91,15 @@ def _is_matrix_transpose(node: ir.Node) -> bool:
     )
 
 
-def _fold(model: ir.Model, node: ir.Node, weight: ir.Value) -> int:
+def _fold(model: ir.Model, node: ir.Node, weight: ir.Value, history: WeightHistory | None) -> int:
     """Replace the node's outputs by weights. Return 0 if the operator computes, or its effect is not constant."""
     import onnx_ir as ir
 
     tensors = _rearranged(node, weight)
     if tensors is None:
         return 0
+    if history is not None:
+        _note(history, node, weight, [cast(str, tensor.name) for tensor in tensors])
     model.graph.initializers.pop(cast(str, weight.name))
     for output, tensor in zip(node.outputs, tensors, strict=True):
         if not output.uses():
@@ -125,6 +132,26 @@ def _rearranged(node: ir.Node, weight: ir.Value) -> list[ir.TensorProtocol] | No
             parts = enumerate(zip(starts, sizes, strict=True))
             return [tensor.sliced(axis, start, size, f"{name}.{index}") for index, (start, size) in parts]
     return None
+
+
+def _note(history: WeightHistory, node: ir.Node, weight: ir.Value, names: list[str]) -> None:
+    """Note what the node does to the weight, as its attributes and its declared shapes say."""
+    shape, old = [int(size) for size in cast("ir.Shape", weight.shape)], cast(str, weight.name)
+    if node.op_type == "Transpose":
+        order = _ints(node, "perm", list(range(len(shape)))[::-1])
+        history.rearrange(names[0], old, Layout("transposed", tuple(order)))
+    elif node.op_type == "Split":
+        axis, start = int(node.attributes.get_int("axis", 0)) % len(shape), 0
+        sizes = _constant_of(node) or _equal_parts(shape[axis], len(node.outputs))
+        for name, size in zip(names, sizes, strict=True):
+            history.rearrange(name, old, Layout("sliced", (axis, start, size)))
+            start += size
+    else:
+        numbers = _constant_of(node) or []
+        if node.op_type == "Squeeze":
+            dropped = {axis % len(shape) for axis in numbers}
+            numbers = [size for axis, size in enumerate(shape) if axis not in dropped]
+        history.rearrange(names[0], old, Layout("reshaped", tuple(numbers)))
 
 
 def _equal_parts(length: int, parts: int) -> list[int]:

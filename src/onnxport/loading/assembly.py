@@ -12,6 +12,7 @@ from onnxport.loading.missing_weights import judge_missing_weights
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.parts import record_loading
 from onnxport.loading.registry import PipelineSpec
+from onnxport.loading.unused_weights import judge_unused_weights
 from onnxport.loading.weights import load_model, readable_errors
 
 
@@ -58,9 +59,12 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     dropped, notes = judge_missing_weights(
         loaded, checkpoint, spec.row or spec.task, depends, allowed=options.allow_missing_weights
     )
+    unused, unused_notes = judge_unused_weights(loaded, checkpoint, allowed=options.allow_unused_weights)
     pipeline = make_pipeline(spec, loaded.model, components, cls, options)
-    notes = (*checkpoint.notes, *loaded.notes, *components.notes, *notes)
-    return record_loading(pipeline, spec.task, loaded.missing, dropped, notes)
+    notes = (*checkpoint.notes, *loaded.notes, *components.notes, *notes, *unused_notes)
+    pipeline = record_loading(pipeline, spec.task, loaded.missing, dropped, notes)
+    pipeline.weight_origins, pipeline.unused_tensors = loaded.origins, unused
+    return pipeline
 
 
 def assemble_live(spec: PipelineSpec, model: Any, options: LoadOptions) -> Any:

@@ -40,9 +40,11 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     settings = read_sentence_settings(checkpoint, allow_pickle=options.allow_pickle)
     # Of an encoder-decoder (T5) only the encoder reads sentences.
     is_pair = bool(checkpoint.config.get("is_encoder_decoder"))
-    auto = ("AutoModelForTextEncoding", "AutoModel") if is_pair else ("AutoModel",)
+    auto = ("AutoModelForTextEncoding", settings.auto) if is_pair else (settings.auto,)
     loaded = load_model(checkpoint.model_folder, checkpoint, auto, options)
-    encoder = SentenceEncoder(loaded.model, settings.layers).to(loaded.model.device, loaded.model.dtype)
+    encoder = SentenceEncoder(loaded.model, settings.layers, settings.output).to(
+        loaded.model.device, loaded.model.dtype
+    )
     encoder.eval()
     missing = tuple(f"transformer.{name}" for name in loaded.missing)
     shapes = {f"transformer.{name}": text for name, text in (loaded.shapes or {}).items()}
@@ -51,4 +53,5 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     if max_length is None:
         longest = getattr(loaded.model.config, "max_position_embeddings", None)
         max_length = longest if isinstance(longest, int) else None
-    return LoadedModel(encoder, missing, shapes, notes), TokenizerSettings(max_length, settings.lower_case)
+    encoded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
+    return encoded, TokenizerSettings(max_length, settings.lower_case)

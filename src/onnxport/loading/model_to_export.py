@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.tensorflow_files import TensorflowFiles
 from onnxport.dummy_inputs import InputGenerator
 from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
-from onnxport.errors import UsageError
+from onnxport.errors import CheckpointError, UsageError
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
 from onnxport.loading.parts import Part, task_of
 from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
+from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
+from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task
 
 
@@ -29,6 +32,8 @@ class ModelToExport:
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
+        allow_unused: parameters that no output depends on were accepted.
+        files: the file or folder of a Keras model or SavedModel.
     """
 
     pipeline: Any
@@ -38,6 +43,19 @@ class ModelToExport:
     origin: Path | None = None
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
+    allow_unused: bool = False
+    files: TensorflowFiles | None = None
+
+    @property
+    def weight_origins(self) -> WeightOrigins:
+        """Which tensors of the checkpoint the model holds, as loading found out."""
+        found: WeightOrigins = getattr(self.pipeline, "weight_origins", WeightOrigins())
+        return found
+
+    @property
+    def unused_tensors(self) -> dict[str, str]:
+        """Tensors of the checkpoint that the model does not hold -> why."""
+        return dict(getattr(self.pipeline, "unused_tensors", {}))
 
     @property
     def source(self) -> Source:
@@ -81,6 +99,14 @@ def load_model_to_export(
             f"--signature {options.signature} is for a SavedModel, and {resolved.name} is not a SavedModel.",
             hint="Leave --signature out.",
         )
+    if resolved.checkpoint is None and resolved.files is None:
+        return _load(resolved, task, options)
+    hint = "Copy or download it again; --verbose shows where loading failed."
+    with bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
+        return _load(resolved, task, options)
+
+
+def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToExport:
     if resolved.kind in (ModelKind.TENSORFLOW_FILES, ModelKind.KERAS_MODEL):
         return _from_tensorflow(resolved, task, options)
     if resolved.sample_inputs is not None:
@@ -123,7 +149,7 @@ def _from_tensorflow(resolved: ResolvedModel, task: str, options: LoadOptions) -
         parts, notes = keras_parts(resolved.model, resolved.sample_inputs)
     else:
         parts, notes = file_parts(resolved.files, options.signature, trust_remote_code=options.trust_remote_code)
-    return ModelToExport(None, MODULE, parts, resolved.name, None, notes)
+    return ModelToExport(None, MODULE, parts, resolved.name, None, notes, files=resolved.files)
 
 
 def from_pipeline(
@@ -152,7 +178,7 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
             f"A {type(model).__name__} is neither a torch.nn.Module nor a Keras model, so it cannot be converted.",
             hint="Give a module, a model, or the path of a checkpoint.",
         )
-    unused = sorted(options.chosen())
+    unused = sorted(options.chosen() - {"allow_unused_weights"})
     if unused:
         raise UsageError(f"A live module takes no {', '.join(unused)}.", hint="Leave it out.")
     model.eval()
@@ -172,4 +198,6 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
 
     source = TorchSource(model)
     part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
-    return ModelToExport(None, MODULE, (part,), source.architecture)
+    return ModelToExport(
+        None, MODULE, (part,), source.architecture, allow_unused=options.allow_unused_weights
+    )  # fmt: skip

@@ -10,7 +10,8 @@ from onnxport.errors import UsageError
 
 COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 _NAMED = (
-    "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "token", "signature", "device", "lazy",
+    "allow_missing_weights", "allow_unused_weights", "allow_pickle", "trust_remote_code", "revision", "token",
+    "signature", "device", "lazy",
 )  # fmt: skip
 
 
@@ -20,6 +21,7 @@ class LoadOptions:
 
     Attributes:
         allow_missing_weights: accept random parameters where the checkpoint has no weights.
+        allow_unused_weights: accept that tensors of the checkpoint, or parameters of a live module, are not converted.
         allow_pickle: accept pickled weights.
         trust_remote_code: accept the checkpoint's own Python code.
         revision: branch, tag or commit of a model on the hub.
@@ -36,6 +38,7 @@ class LoadOptions:
     """
 
     allow_missing_weights: bool = False
+    allow_unused_weights: bool = False
     allow_pickle: bool = False
     trust_remote_code: bool = False
     revision: str | None = None

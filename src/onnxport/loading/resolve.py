@@ -20,11 +20,13 @@ from onnxport.errors import CheckpointError, MissingDependencyError, UsageError
 from onnxport.loading.options import LoadOptions
 from onnxport.sources.tensorflow.keras import is_keras_model
 from onnxport.sources.tensorflow.keras_2 import can_load, is_of_keras_2
+from onnxport.system.library_errors import bad_input
 
 FRAMEWORKS = ("pt", "tf")
 # transformers dropped its TensorFlow classes in version 5; this managed environment has the last that has them.
 HF_TENSORFLOW = "hf-tensorflow"
 _WITHOUT_TENSORFLOW = 5
+_HINT = "Copy or download it again; --verbose shows where reading failed."
 
 
 class ModelKind(Enum):
@@ -92,8 +94,10 @@ def resolve_model(
             f"sample_inputs are for a live torch.nn.Module or Keras model, and {str(model)!r} is a path or a name.",
             hint="Leave sample_inputs out: onnxport makes the inputs of a checkpoint itself.",
         )
-    files = find_tensorflow_files(model, trust_remote_code=options.trust_remote_code)
-    if files is not None:
+    with bad_input(CheckpointError, f"{model} cannot be read", _HINT):
+        files = find_tensorflow_files(model, trust_remote_code=options.trust_remote_code)
+        if files is None:
+            return _checkpoint(model, framework, options)
         if framework == "pt":
             raise UsageError(
                 f"{model} is a Keras file or a SavedModel: a TensorFlow model.",
@@ -101,7 +105,6 @@ def resolve_model(
             )
         environment = _environment_of_keras_2(files.path)
         return ResolvedModel(model, ModelKind.TENSORFLOW_FILES, "tf", environment, files=files)
-    return _checkpoint(model, framework, options)
 
 
 def check_framework(framework: str | None) -> None:

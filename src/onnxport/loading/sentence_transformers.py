@@ -7,7 +7,7 @@ the graph: the ONNX model gives the sentence embedding itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,27 @@ from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.checkpoints.weight_files import find_weights
 from onnxport.errors import CheckpointError
 from onnxport.formats.json_file import read_json, read_object
+from onnxport.loading.sentence_layers import SENTENCE, TOKENS, Dense, Normalize, Pooling, SpladePooling
 from onnxport.system.library_errors import first_line
 
-TOKENS = "token_embeddings"
-SENTENCE = "sentence_embedding"
+FEATURES = "feature-extraction"
+CLASSIFIES = "sequence-classification"
+# Models of sentence-transformers that are no encoders.
+_OTHER_TASKS = {
+    CLASSIFIES: "It scores a pair of texts: `--task text-classification`.",
+    "text-generation": "`--task text-generation` converts its language model; LogitScore's config says which logits "
+    "of the last token are the score.",
+}
 
 # Names as they stand in config.json; anything else is refused, because resolving an arbitrary
 # dotted path would import code.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name) for name in ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "ELU", "LeakyReLU")
 }
-_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+# MultiVectorMask says which tokens of a document are compared; it does not change their embeddings.
+_KINDS = ("Transformer", "Pooling", "Dense", "Normalize", "SpladePooling", "MultiVectorMask")
+# What the transformer is loaded as, by `transformer_task`, and its output that the next module reads.
+_HEADS = {"feature-extraction": ("AutoModel", "last_hidden_state"), "fill-mask": ("AutoModelForMaskedLM", "logits")}
 # Old spelling of the pooling modes, in the order in which their results are concatenated.
 _MODE_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -44,92 +54,35 @@ _MODE_FLAGS = {
 
 @dataclass
 class SentenceEncoderOutput(ModelOutput):
-    """Token embeddings (batch, tokens, width) and sentence embeddings (batch, dimension).
+    """Embeddings of tokens and of sentences.
+
+    Attributes:
+        last_hidden_state: of the transformer, (batch, tokens, width).
+        sentence_embedding: (batch, dimension).
+        token_embeddings: one vector a token, of models that have no sentence embedding: (batch, tokens, dimension).
 
     A class of its own: torch.export knows subclasses of ModelOutput, not ModelOutput itself.
     """
 
     last_hidden_state: Tensor | None = None
     sentence_embedding: Tensor | None = None
-
-
-class Pooling(nn.Module):
-    """Token embeddings (batch, tokens, width) to sentence embeddings (batch, modes * width)."""
-
-    def __init__(self, modes: tuple[str, ...]) -> None:
-        super().__init__()
-        self.modes = modes
-
-    def forward(self, features: dict[str, Tensor], mask: Tensor) -> None:
-        """Set the sentence embedding; `mask` is (batch, tokens), 1 for a token and 0 for padding."""
-        tokens = features[TOKENS]
-        weights = mask.unsqueeze(-1).to(tokens.dtype)
-        features[SENTENCE] = torch.cat([self._pool(mode, tokens, mask, weights) for mode in self.modes], dim=-1)
-
-    @staticmethod
-    def _pool(mode: str, tokens: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        if mode == "max":
-            return tokens.masked_fill(mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)
-        if mode in {"cls", "lasttoken"}:
-            # The first or last real token of each row: rows may be padded on either side.
-            places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=torch.int32)
-            order = places if mode == "lasttoken" else places.flip(0)
-            chosen = (mask.to(torch.int32) * order).argmax(dim=1)
-            return tokens.gather(1, chosen.view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])).squeeze(1)
-        if mode == "weightedmean":
-            places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)
-            weights = weights * places.unsqueeze(-1)
-        total = (tokens * weights).sum(dim=1)
-        count = weights.sum(dim=1).clamp(min=1e-9)
-        return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
-
-
-class Dense(nn.Module):
-    """A linear layer and an activation over one of the features; optionally added to its input."""
-
-    def __init__(self, settings: Mapping[str, Any], activation: nn.Module) -> None:
-        super().__init__()
-        width, out = int(settings["in_features"]), int(settings["out_features"])
-        self.linear = nn.Linear(width, out, bias=bool(settings.get("bias", True)))
-        self.activation = activation
-        self.source = str(settings.get("module_input_name") or SENTENCE)
-        self.target = str(settings.get("module_output_name") or self.source)
-        self.residual: nn.Module | None = None
-        if settings.get("use_residual"):
-            self.residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
-
-    def forward(self, features: dict[str, Tensor], mask: Tensor) -> None:
-        value = features[self.source]
-        result: Tensor = self.activation(self.linear(value))
-        features[self.target] = result if self.residual is None else result + self.residual(value)
-
-
-class Normalize(nn.Module):
-    """Scale one of the features to length 1 (Euclidean, over the last axis)."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.source = str(settings.get("module_input_name") or SENTENCE)
-        self.target = str(settings.get("module_output_name") or self.source)
-
-    def forward(self, features: dict[str, Tensor], mask: Tensor) -> None:
-        features[self.target] = nn.functional.normalize(features[self.source], p=2.0, dim=-1)
+    token_embeddings: Tensor | None = None
 
 
 class SentenceEncoder(nn.Module):
     """A transformer and the modules after it, as one module for a pipeline or an exporter.
 
     forward(**inputs) takes the transformer's own inputs (`inspect.signature` of forward is the
-    transformer's) and returns an output with `last_hidden_state` (batch, tokens, width) and
-    `sentence_embedding` (batch, dimension).
+    transformer's) and returns a SentenceEncoderOutput.
     """
 
     main_input_name = "input_ids"
     input_modalities = ("text",)
 
-    def __init__(self, transformer: nn.Module, layers: list[nn.Module]) -> None:
+    def __init__(self, transformer: nn.Module, layers: list[nn.Module], output: str = "last_hidden_state") -> None:
         super().__init__()
         self.transformer = transformer
+        self.output = output  # of the transformer, which the first layer reads
         self.layers = nn.ModuleList(layers)
         # An exporter filters a tokenizer's keys by the signature of forward, so it must be that of this
         # very transformer. A class of its own carries it: one function per class, as tracing expects.
@@ -154,14 +107,19 @@ class SentenceEncoder(nn.Module):
     def encode(self, inputs: dict[str, Any]) -> SentenceEncoderOutput:
         """The forward pass; `inputs` are keyword arguments of the transformer."""
         inputs.pop("return_dict", None)
-        hidden: Tensor = self.transformer(**inputs, return_dict=True).last_hidden_state
+        hidden: Tensor = self.transformer(**inputs, return_dict=True)[self.output]
         mask = inputs.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden.shape[:-1], dtype=torch.int64, device=hidden.device)
         features = {TOKENS: hidden}
         for layer in self.layers:
             layer(features, mask)
-        return SentenceEncoderOutput(last_hidden_state=features[TOKENS], sentence_embedding=features[SENTENCE])
+        # The hidden state stays the transformer's own: sentence-transformers runs its modules on it once more.
+        return SentenceEncoderOutput(
+            last_hidden_state=hidden if self.output == "last_hidden_state" else None,
+            sentence_embedding=features.get(SENTENCE),
+            token_embeddings=None if SENTENCE in features else features[TOKENS],
+        )
 
 
 def _with_signature_of(inner: Any) -> Any:
@@ -186,12 +144,16 @@ class SentenceSettings:
 
     Attributes:
         layers: the modules after the transformer, in order.
+        auto: the auto class of the transformer.
+        output: of the transformer, which the first layer reads.
         max_length: longest input in tokens, longer ones are cut; None if not set.
         lower_case: texts are lower-cased before tokenization.
         notes: what a user should know.
     """
 
     layers: list[nn.Module]
+    auto: str
+    output: str
     max_length: int | None
     lower_case: bool
     notes: tuple[str, ...] = ()
@@ -206,27 +168,62 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
         UntrustedCheckpointError: weights of a module that only pickle can read, without `allow_pickle`.
     """
     modules = read_json(checkpoint.path / "modules.json")
+    settings = transformer_settings(checkpoint)
+    task = settings.get("transformer_task", FEATURES)
+    if task not in _HEADS:
+        raise CheckpointError(
+            f"{checkpoint.source} is no sentence encoder: its sentence_bert_config.json says {task}.",
+            hint=_OTHER_TASKS.get(task, "`onnxport tasks` shows what can be converted."),
+        )
     kinds = [_kind(entry) for entry in modules]
-    if kinds[0] != "Transformer" or "Pooling" not in kinds:
-        raise _fault(f"modules.json lists {', '.join(kinds)}: not a transformer with a pooling after it")
+    if kinds[0] != "Transformer" or len(kinds) == 1:
+        raise _fault(f"modules.json lists {', '.join(kinds)}: not a transformer with other modules after it")
+    entries = list(zip(kinds[1:], modules[1:], strict=True))
     layers = [
-        _layer(checkpoint.path, kind, entry, allow_pickle) for kind, entry in zip(kinds[1:], modules[1:], strict=True)
+        _layer(checkpoint.path, kind, entry, allow_pickle) for kind, entry in entries if kind != "MultiVectorMask"
     ]
-    settings_file = checkpoint.model_folder / "sentence_bert_config.json"
-    settings = read_object(settings_file) if settings_file.is_file() else {}
-    task = settings.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise _fault(f"sentence_bert_config.json wants the transformer as {task}, which is not a sentence encoder")
     length = settings.get("max_seq_length")
-    notes = []
-    prompts_file = checkpoint.path / "config_sentence_transformers.json"
-    prompts = read_object(prompts_file) if prompts_file.is_file() else {}
-    default = prompts.get("default_prompt_name")
-    if default and (prompts.get("prompts") or {}).get(default):
-        notes.append(f"Put the model's default prompt before every text: {prompts['prompts'][default]!r}.")
     return SentenceSettings(
-        layers, length if isinstance(length, int) else None, bool(settings.get("do_lower_case")), tuple(notes)
+        layers,
+        *_HEADS[task],
+        length if isinstance(length, int) else None,
+        bool(settings.get("do_lower_case")),
+        tuple(_notes(checkpoint, entries)),
     )
+
+
+def is_sentence_encoder(checkpoint: Checkpoint) -> bool:
+    """Whether the modules of the checkpoint make embeddings; a CrossEncoder scores pairs of texts."""
+    return (
+        checkpoint.is_sentence_transformers and transformer_settings(checkpoint).get("transformer_task") != CLASSIFIES
+    )
+
+
+def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """sentence_bert_config.json: the longest input, lower case, what the transformer is loaded as; {} without it."""
+    file = checkpoint.model_folder / "sentence_bert_config.json"
+    return read_object(file) if file.is_file() else {}
+
+
+def _notes(checkpoint: Checkpoint, entries: list[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """What a user must know of prompts and of which tokens count."""
+    file = checkpoint.path / "config_sentence_transformers.json"
+    settings = read_object(file) if file.is_file() else {}
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    if default and prompts.get(default):
+        yield f"Put the model's default prompt before every text: {prompts[default]!r}."
+    configs = [_config(checkpoint.path, entry) for kind, entry in entries if kind == "Pooling"]
+    if any(config.get("include_prompt") is False for config in configs):
+        yield (
+            "The model leaves the tokens of a prompt out of its pooling (include_prompt: false). sentence_embedding "
+            "pools all tokens, so it is right for texts without a prompt; for a text with one, pool last_hidden_state "
+            "without the prompt's tokens."
+        )
+    if any(kind == "MultiVectorMask" for kind, _ in entries):
+        yield (
+            "token_embeddings has a vector for every token; leave out padding, and the words that the config of "
+            "MultiVectorMask skips."
+        )
 
 
 def _kind(entry: Mapping[str, Any]) -> str:
@@ -240,18 +237,34 @@ def _kind(entry: Mapping[str, Any]) -> str:
 
 def _layer(folder: Path, kind: str, entry: Mapping[str, Any], allow_pickle: bool) -> nn.Module:
     """One module with its weights."""
+    settings = _config(folder, entry)
+    place = folder / str(entry.get("path") or "")
+    if kind == "Normalize":
+        return Normalize(settings)
+    if not settings:
+        raise _fault(f"{kind} has no {(place / 'config.json').relative_to(folder)}")
+    if kind == "Pooling":
+        return Pooling(_modes(settings))
+    if kind == "SpladePooling":
+        return _splade(settings)
+    return _dense(folder, place, settings, allow_pickle)
+
+
+def _config(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of a module, or {}."""
     place = folder / str(entry.get("path") or "")
     if not place.resolve().is_relative_to(folder.resolve()):
         raise _fault(f"modules.json names a module outside of the folder ({entry.get('path')!r})")
     config = place / "config.json"
-    settings = read_object(config) if place != folder and config.is_file() else {}
-    if kind == "Normalize":
-        return Normalize(settings)
-    if not settings:
-        raise _fault(f"{kind} has no {config.relative_to(folder)}")
-    if kind == "Pooling":
-        return Pooling(_modes(settings))
-    return _dense(folder, place, settings, allow_pickle)
+    return read_object(config) if place != folder and config.is_file() else {}
+
+
+def _splade(settings: Mapping[str, Any]) -> SpladePooling:
+    strategy = settings.get("pooling_strategy", "max")
+    activation = settings.get("activation_function", "relu")
+    if strategy not in {"max", "sum"} or activation not in {"relu", "log1p_relu"}:
+        raise _fault(f"SpladePooling has the strategy {strategy!r} and the activation {activation!r}")
+    return SpladePooling(strategy, twice=activation == "log1p_relu")
 
 
 def _modes(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -293,5 +306,5 @@ def _dense(folder: Path, place: Path, settings: Mapping[str, Any], allow_pickle:
 def _fault(what: str) -> CheckpointError:
     return CheckpointError(
         f"The sentence encoder cannot be built: {what}.",
-        hint="`--task feature-extraction` on a copy without modules.json converts the transformer alone.",
+        hint="A copy without modules.json converts as the transformer alone, without what these modules compute.",
     )

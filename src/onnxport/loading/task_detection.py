@@ -27,7 +27,7 @@ class Identity:
         source: how messages call it.
         model_type: transformers' name of the family ("bert"), or None.
         architectures: class names, most often one.
-        is_sentence_transformers: a sentence encoder by its modules.json.
+        is_sentence_encoder: sentence-transformers' modules make embeddings of its outputs.
         remote: auto classes that the checkpoint's own code serves, where that code was allowed.
         framework: whose classes are meant, "pt" or "tf".
         written_by: the version of transformers that wrote the checkpoint, or None.
@@ -36,7 +36,7 @@ class Identity:
     source: str
     model_type: str | None
     architectures: tuple[str, ...]
-    is_sentence_transformers: bool = False
+    is_sentence_encoder: bool = False
     remote: tuple[str, ...] = ()
     framework: str = "pt"
     written_by: str | None = None
@@ -44,13 +44,15 @@ class Identity:
 
 def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, framework: str = "pt") -> Identity:
     """The identity of a checkpoint on disk."""
+    from onnxport.loading.sentence_transformers import is_sentence_encoder
+
     auto_map = checkpoint.config.get("auto_map") if trust_remote_code else None
     remote = tuple(map(str, auto_map)) if isinstance(auto_map, dict) else ()
     return Identity(
         checkpoint.source,
         checkpoint.model_type,
         checkpoint.architectures,
-        checkpoint.is_sentence_transformers,
+        is_sentence_encoder(checkpoint),
         remote,
         framework,
         written_by(checkpoint.config),
@@ -84,7 +86,7 @@ def detect_task(identity: Identity) -> DetectedTask:
         CheckpointError: config.json does not name a model type or class, or transformers does not know it.
         TaskError: a class that is for none of the table's tasks.
     """
-    if identity.is_sentence_transformers:
+    if identity.is_sentence_encoder:
         return DetectedTask(find_task("feature-extraction"))
     model_type = known_model_type(identity)
     if not identity.architectures:

@@ -14,6 +14,7 @@ from onnxport.loading.gguf import finish, gguf_config
 from onnxport.loading.options import LoadOptions, torch_dtype
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
 from onnxport.loading.weight_loading import computed_notes, plan_loading
+from onnxport.loading.weight_origins import WeightOrigins, trace_origins
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class LoadedModel:
         shapes: for those of another shape, "checkpoint 3x16, model 5x16".
         notes: what a user should know.
         framework: "pt" or "tf".
+        origins: which tensors of the checkpoint it holds.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class LoadedModel:
     shapes: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     framework: str = "pt"
+    origins: WeightOrigins = field(default_factory=WeightOrigins)
 
 
 def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions) -> LoadedModel:
@@ -49,6 +52,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
         CheckpointError: config or weights cannot be read.
         MissingDependencyError: the model needs a library that is not installed.
         UsageError: an unknown dtype or argument.
+        VerificationError: a parameter does not hold the tensor of its name.
     """
     import torch
     import transformers
@@ -102,7 +106,8 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
         with readable_errors(checkpoint.source):  # transformers reads it only together with the weights
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     held = computed_notes(model, missing) if plan.is_lazy else ()
-    return LoadedModel(model, missing, shapes, (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held))
+    notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held)
+    return LoadedModel(model, missing, shapes, notes, origins=trace_origins(model, checkpoint, missing))
 
 
 def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = None) -> str:

@@ -11,12 +11,10 @@ protobuf, and skips the weights.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from onnxport.errors import FolderError
-from onnxport.formats.protobuf_wire import field_bytes, varint
+from onnxport.formats.protobuf_wire import BYTES, VARINT, WireField, field_bytes, read_fields, varint
 
 # Smaller weights stay in the graph: ONNX Runtime's shape inference reads them there.
 MAPPED_FROM_BYTES = 2**16
@@ -25,18 +23,6 @@ MAPPED_FROM_BYTES = 2**16
 _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
 _TENSOR_RAW_DATA, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 9, 13, 14
 _EXTERNAL = 1
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One field of a message: bytes `start` to `end` of the file; its content begins at `content`."""
-
-    number: int
-    wire_type: int
-    start: int
-    content: int
-    end: int
 
 
 def graph_without_weights(path: Path) -> bytes | None:
@@ -58,19 +44,19 @@ def graph_without_weights(path: Path) -> bytes | None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _rewrite(data, path.name)
-            except (IndexError, ValueError) as error:
+            except ValueError as error:
                 raise _broken(path) from error
 
 
 def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
     found = False
     model = bytearray()
-    for field in _fields(data, 0, len(data)):
-        if field.number != _MODEL_GRAPH or field.wire_type != _BYTES:
+    for field in read_fields(data, 0, len(data)):
+        if field.number != _MODEL_GRAPH or field.wire_type != BYTES:
             model += data[field.start : field.end]
             continue
         graph = bytearray()
-        for part in _fields(data, field.content, field.end):
+        for part in read_fields(data, field.content, field.end):
             tensor = _external(data, part, name) if part.number == _GRAPH_INITIALIZER else None
             found = found or tensor is not None
             graph += data[part.start : part.end] if tensor is None else field_bytes(_GRAPH_INITIALIZER, tensor)
@@ -78,13 +64,13 @@ def _rewrite(data: mmap.mmap, name: str) -> bytes | None:
     return bytes(model) if found else None
 
 
-def _external(data: mmap.mmap, tensor: _Field, name: str) -> bytes | None:
+def _external(data: mmap.mmap, tensor: WireField, name: str) -> bytes | None:
     """A TensorProto with external data in place of its bytes; None for a small one."""
     if tensor.end - tensor.content < MAPPED_FROM_BYTES:
         return None
     kept = bytearray()
-    raw: _Field | None = None
-    for field in _fields(data, tensor.content, tensor.end):
+    raw: WireField | None = None
+    for field in read_fields(data, tensor.content, tensor.end):
         if field.number == _TENSOR_RAW_DATA:
             raw = field
         else:
@@ -94,47 +80,7 @@ def _external(data: mmap.mmap, tensor: _Field, name: str) -> bytes | None:
     place = {"location": name, "offset": str(raw.content), "length": str(raw.end - raw.content)}
     for key, value in place.items():
         kept += field_bytes(_TENSOR_EXTERNAL_DATA, field_bytes(1, key.encode()) + field_bytes(2, value.encode()))
-    return bytes(kept) + varint(_TENSOR_DATA_LOCATION << 3 | _VARINT) + varint(_EXTERNAL)
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[_Field]:
-    """The fields of the message from `position` to `end`.
-
-    Raises:
-        ValueError: a field is longer than the message, or has an unknown wire type.
-        IndexError: the file ends in a number.
-    """
-    while position < end:
-        start = position
-        key, position = _read_varint(data, position)
-        wire_type = key & 7
-        if wire_type == _VARINT:
-            content = position
-            _, position = _read_varint(data, position)
-        elif wire_type == _BYTES:
-            length, content = _read_varint(data, position)
-            position = content + length
-        elif wire_type in (_FIXED32, _FIXED64):
-            content = position
-            position += 4 if wire_type == _FIXED32 else 8
-        else:
-            raise ValueError(wire_type)
-        if position > end or key >> 3 == 0:
-            raise ValueError(position)
-        yield _Field(key >> 3, wire_type, start, content, position)
-
-
-def _read_varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError(position)
+    return bytes(kept) + varint(_TENSOR_DATA_LOCATION << 3 | VARINT) + varint(_EXTERNAL)
 
 
 def _broken(path: Path) -> FolderError:

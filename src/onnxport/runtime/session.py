@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.graph_findings import recorded_beside, require_sound
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
 from onnxport.errors import FolderError, UsageError, did_you_mean
 from onnxport.runtime.mapped_weights import graph_without_weights
 from onnxport.runtime.static_axes import StaticAxes, read_static_axes
 from onnxport.specs import Restriction, TensorSpec
+from onnxport.system.library_errors import bad_input, first_line
 from onnxport.system.memory import may_pack
 
 # ONNX Runtime's spelling of element types; what numpy lacks (bfloat16) has no entry.
@@ -54,7 +56,7 @@ class OnnxSession:
         static_axes: of a graph with static shapes, which inputs are padded; None for a graph with dynamic shapes.
 
     Raises:
-        FolderError: no such folder or file, no such component, or ONNX Runtime refuses the graph.
+        FolderError: no such folder or file, no such component, the graph is not sound, or ONNX Runtime refuses it.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class OnnxSession:
             self.file = opened.file(self.component)
         if not self.file.is_file():
             raise FolderError(f"{self.file} does not exist.", hint="Convert the model again.")
+        recorded = None if self.component is None else recorded_beside(opened, self.component)
+        require_sound(self.file, recorded)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; warnings are only about optimizations
         if threads is not None:
@@ -96,14 +100,17 @@ class OnnxSession:
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {self.file.name}: {_short(error)}",
                 hint="`onnxport verify` checks the folder; convert it again if a file is damaged.",
             ) from error
-        recorded = self.component
+        described = self.component
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.static_axes: StaticAxes | None = read_static_axes(metadata, self.file.name)
-        self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), recorded.inputs if recorded else ())
+        with bad_input(FolderError, f"{self.file.name} has damaged metadata", "Convert the model again."):
+            self.static_axes: StaticAxes | None = read_static_axes(metadata, self.file.name)
+        self.inputs: tuple[TensorSpec, ...] = _specs(self._session.get_inputs(), described.inputs if described else ())
         optional = self._session.get_overridable_initializers()
-        self.optional: tuple[TensorSpec, ...] = _specs(optional, recorded.inputs if recorded else ())
-        self.outputs: tuple[TensorSpec, ...] = _specs(self._session.get_outputs(), recorded.outputs if recorded else ())
-        self.restrictions: tuple[Restriction, ...] = recorded.restrictions if recorded else ()
+        self.optional: tuple[TensorSpec, ...] = _specs(optional, described.inputs if described else ())
+        self.outputs: tuple[TensorSpec, ...] = _specs(
+            self._session.get_outputs(), described.outputs if described else ()
+        )
+        self.restrictions: tuple[Restriction, ...] = described.restrictions if described else ()
 
     @property
     def raw(self) -> Any:
@@ -235,8 +242,12 @@ def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:
     Raises:
         UsageError: not numbers, or numbers of another kind (text, floats for integers).
     """
-    array = np.asarray(value)
-    wanted = np.dtype(spec.dtype)
+    try:
+        array, wanted = np.asarray(value), np.dtype(spec.dtype)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{spec.name} cannot be given as an array of {spec.dtype}: {first_line(error)}.", hint=_SHOW_AXES
+        ) from error
     if array.dtype != wanted:
         if not np.can_cast(array.dtype, wanted, casting="same_kind"):
             raise UsageError(

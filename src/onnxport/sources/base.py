@@ -149,6 +149,34 @@ class Generates(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ModuleOutput:
+    """What one call of a module of the source gave, or an operator in it.
+
+    Attributes:
+        module: path of the module: "bert.encoder.layer.0.attention.self"; the model itself is "".
+        kind: its class.
+        values: arrays of any shape; floats in float32.
+    """
+
+    module: str
+    kind: str
+    values: tuple[np.ndarray, ...]
+
+
+@runtime_checkable
+class Observable(Protocol):
+    """A source whose modules can be watched in a run."""
+
+    def modules(self, inputs: Arrays) -> list[ModuleOutput]:
+        """What each module gave, in the order in which the calls ended."""
+        ...
+
+    def operators(self, inputs: Arrays, first: int, last: int) -> list[ModuleOutput]:
+        """What operators gave after call `first` of `modules` ended and before call `last` did, with their modules."""
+        ...
+
+
 class Encodes(Protocol):
     """The encoder of an encoder-decoder, as its decoder's samples are made from it.
 

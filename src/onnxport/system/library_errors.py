@@ -1,8 +1,12 @@
-"""Shorten messages of exceptions that other libraries raise."""
+"""Exceptions of other libraries: what they say in one line, and which of them tell of bad input."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onnxport.errors import OnnxPortError
 
 # Keras writes this line before the message of a layer.
 _FRAME = "Exception encountered when calling "
@@ -37,3 +41,28 @@ def first_line(error: BaseException | None, empty: str | None = None) -> str:
             return f"{line[:_LONG].rstrip()} ..."
         line = line[:end]
     return line.rstrip(".")
+
+
+@contextmanager
+def bad_input(kind: type[OnnxPortError], what: str, hint: str) -> Iterator[None]:
+    """Within it, whatever fails is the fault of what is read: the error is `kind`, and never a bug.
+
+    Around code that reads files of somebody else, here or in a library. Rust code panics with a BaseException.
+
+    Args:
+        kind: the class of the error.
+        what: the beginning of its message: "model.keras cannot be loaded".
+        hint: what to do.
+
+    Raises:
+        OnnxPortError: as it was raised inside, or `kind` for any other exception.
+        KeyboardInterrupt: as it was raised inside.
+    """
+    try:
+        yield
+    except (OnnxPortError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        name = type(error).__name__
+        said = first_line(error)
+        raise kind(f"{what}: {name if said == name else f'{name}: {said}'}.", hint=hint) from error

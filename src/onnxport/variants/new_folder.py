@@ -55,7 +55,13 @@ class NewGraph:
         return file.with_name(f"{file.stem}_{self.ending}.onnx").as_posix()
 
     def component(self, root: Path, verification: Verification, **fields: Any) -> Component:
-        """Its record, once it lies in the folder `root`; `fields` of `Component` replace what the base has."""
+        """Its record, once it lies in the folder `root`; `fields` of `Component` replace what the base has.
+
+        Raises:
+            VerificationError: a weight is not one of the graph that it was made from.
+        """
+        from onnxport.verification.ledger.derived import prove_derived
+
         target = root / self.file
         own: dict[str, Any] = {
             "name": self.name,
@@ -66,6 +72,7 @@ class NewGraph:
             "data_files": tuple(path.relative_to(root).as_posix() for path in data_files(target)),
             "weights_checksum": None,
             "derived_from": self.base.name,
+            "ledger": prove_derived([root / self.base.file], target),
         }
         return replace(self.base, **(own | fields))
 

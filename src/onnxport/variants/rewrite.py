@@ -95,6 +95,7 @@ def _component(
 
 def _add_file(file: Path, step: Rewrite) -> Path:
     from onnxport.runtime.session import OnnxSession
+    from onnxport.verification.ledger.derived import prove_derived
 
     session = OnnxSession(file)
     inputs, outputs = (*session.inputs, *session.optional), session.outputs
@@ -105,6 +106,7 @@ def _add_file(file: Path, step: Rewrite) -> Path:
         step.write([file], [target])
         sizes = [guess_sizes(inputs), guess_sizes(inputs, more=1)]
         _check(GraphUnderTest(file, inputs, outputs, sizes, 100), target, step, None)
+        prove_derived([file], target)
         staging.publish()
     return file.with_name(name)
 

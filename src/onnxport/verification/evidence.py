@@ -49,6 +49,12 @@ class Evidence:
     restrictions: tuple[Restriction, ...] = ()
 
     @property
+    def single_calls(self) -> list[Case]:
+        """All calls whose values are compared."""
+        changes = self.structure.changes if self.structure is not None else ()
+        return [*self.cases, *(change.case for change in changes if change.judged)]
+
+    @property
     def count(self) -> int:
         """Number of sets of inputs."""
         return len(self.cases) + len(self.greedy) + (self.structure is not None)

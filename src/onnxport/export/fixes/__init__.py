@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 
 from onnxport.export.fixes.attention_mask import expand_attention_masks
 from onnxport.export.fixes.one_key_head import one_key_head
+from onnxport.export.fixes.ordered_sets import ordered_sets
+from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
 from onnxport.export.fixes.symbolic_int import symbolic_int
+from onnxport.graph.origins import touched_by
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]] = {
     "symbolic-int": symbolic_int,
     "one-key-head": one_key_head,
+    "ordered-sets": ordered_sets,
+    "recurrent-layers": dynamic_recurrence,
 }
 
 GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
@@ -39,7 +44,12 @@ def apply_graph_fixes(model: onnx_ir.Model) -> tuple[str, ...]:
     Returns:
         Names of the fixes that changed something.
     """
-    return tuple(name for name, fix in GRAPH_FIXES.items() if fix(model))
+    applied = []
+    for name, fix in GRAPH_FIXES.items():
+        with touched_by(name, model):
+            if fix(model):
+                applied.append(name)
+    return tuple(applied)
 
 
 @contextmanager

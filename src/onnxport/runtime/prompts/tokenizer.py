@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.errors import FolderError, UsageError
+from onnxport.formats.json_file import LARGEST, read_bytes
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, Stop
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.generation import generate_tokens
+from onnxport.system.library_errors import bad_input
 
 # Further tokens that are decoded to look for a stop string: special ones have no text, and decoders strip the space
 # of the first.
@@ -28,7 +30,7 @@ class FolderTokenizer:
         folder: has a tokenizer.json.
 
     Raises:
-        FolderError: the file is missing.
+        FolderError: the file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +42,9 @@ class FolderTokenizer:
                 f"{folder} has no tokenizer.json, which is needed to encode texts.",
                 hint="Convert a checkpoint with a tokenizer, or pass token ids to onnxport.runtime.generation.",
             )
-        self.tokenizer = Tokenizer.from_file(str(file))
+        with bad_input(FolderError, f"{file} cannot be read by tokenizers", "Copy it again from the checkpoint."):
+            read_bytes(file, LARGEST)  # its size, before Rust code makes objects of it
+            self.tokenizer = Tokenizer.from_file(str(file))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
@@ -69,7 +73,8 @@ class FolderTokenizer:
             UsageError: no text, or a text without tokens.
         """
         other = replaced or {}
-        made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+        with bad_input(UsageError, "The tokenizer of this folder cannot encode the texts", "Try another text."):
+            made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
         rows = [
             [
                 other.get(token, token) if added else token

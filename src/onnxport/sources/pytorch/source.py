@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, TwoRuns, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
 
@@ -119,6 +119,18 @@ class TorchSource:
         from onnxport.sources.pytorch.measured import TorchRun
 
         return TorchRun(self, inputs)
+
+    def modules(self, inputs: Arrays) -> list[ModuleOutput]:
+        """What each module gave, in the order in which the calls ended."""
+        from onnxport.sources.pytorch.observed import observed_modules
+
+        return observed_modules(self, inputs)
+
+    def operators(self, inputs: Arrays, first: int, last: int) -> list[ModuleOutput]:
+        """What operators gave after call `first` of `modules` ended and before call `last` did."""
+        from onnxport.sources.pytorch.observed import observed_operators
+
+        return observed_operators(self, inputs, first, last)
 
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any:
         """One call of the model (or of `forward` in its place), without a cache."""

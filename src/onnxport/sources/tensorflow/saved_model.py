@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from onnxport.checkpoints.tensorflow_files import reject_reaching_operators
 from onnxport.errors import CheckpointError, OnnxPortError, UsageError, did_you_mean
 from onnxport.sources.base import Declared
 from onnxport.sources.tensorflow.reference_variables import without_reference_variables
 from onnxport.sources.tensorflow.saved_optimizers import register_saved_optimizers
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
-from onnxport.sources.tensorflow.unsafe_operators import reject_unsafe_operators
 from onnxport.system.library_errors import first_line
 
 DEFAULT = "serving_default"
@@ -43,16 +43,17 @@ def saved_model_sources(
         The signatures, `serving_default` first; and notes.
 
     Raises:
-        UntrustedCheckpointError: it has operators that read or write files or call Python, and is not trusted.
+        UntrustedCheckpointError: it has operators that do more than compute, and is not trusted.
         CheckpointError: it cannot be loaded, or has no signature.
         UsageError: it has not the wanted one, or one with inputs that are no plain tensors of numbers.
     """
     tf = tensorflow()
     register_saved_optimizers()
     try:
-        graphs = _graphs(folder)
-        if not trusted:
-            reject_unsafe_operators(folder, graphs)
+        saved = _parsed(folder)
+        graphs = list(saved.meta_graphs)
+        if not trusted:  # again, of what TensorFlow itself has read
+            reject_reaching_operators(folder, saved.SerializeToString())
         loaded = tf.saved_model.load(str(folder), tags=_tags(graphs))
     except OnnxPortError:
         raise
@@ -118,11 +119,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _graphs(folder: Path) -> list[Any]:
-    """The graphs of a SavedModel with their tags; nothing is run."""
+def _parsed(folder: Path) -> Any:
+    """A SavedModel's message; nothing is run."""
     from tensorflow.python.saved_model.loader_impl import parse_saved_model
 
-    return list(parse_saved_model(str(folder)).meta_graphs)
+    return parse_saved_model(str(folder))
 
 
 def _tags(graphs: list[Any]) -> list[str] | None:

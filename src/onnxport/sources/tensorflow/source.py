@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import Arrays, MeasuredRun, Shapes, TwoRuns, named_leaves, numbers_of, wanted_outputs
+from onnxport.sources.base import (
+    Arrays,
+    MeasuredRun,
+    ModuleOutput,
+    Shapes,
+    TwoRuns,
+    named_leaves,
+    numbers_of,
+    wanted_outputs,
+)
 from onnxport.system.requirements import require_tensorflow
 
 # What its C++ code says unasked; it is read when the library is loaded.
@@ -89,6 +98,16 @@ class TensorflowSource:
         from onnxport.sources.tensorflow.measured import TensorflowRun
 
         return TensorflowRun(self, inputs)
+
+    def modules(self, inputs: Arrays) -> list[ModuleOutput]:
+        """What each Keras layer gave, in the order in which the calls ended; a SavedModel has no layers."""
+        from onnxport.sources.tensorflow.observed import observed_layers
+
+        return observed_layers(self, inputs)
+
+    def operators(self, inputs: Arrays, first: int, last: int) -> list[ModuleOutput]:
+        """Nothing: a layer is as near as a TensorFlow model is watched."""
+        return []
 
     def outputs_of(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """The wanted outputs by the names of the graph's outputs: an input that has the same name keeps it."""

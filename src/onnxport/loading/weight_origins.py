@@ -1,0 +1,261 @@
+"""Which tensors of the checkpoint every parameter of a loaded model holds, checked against the checkpoint itself.
+
+The names are derived again with transformers' own rules (`get_model_conversion_mapping`), so that a tensor that was
+loaded under the wrong name is found although the model and every graph made from it agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import VerificationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from onnxport.weights.checkpoint_reader import CheckpointReader
+    from onnxport.weights.lazy import LazyTensor
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a part of a name: of a layer, of an expert
+
+
+@dataclass(frozen=True)
+class WeightOrigins:
+    """What loading a checkpoint gave.
+
+    Attributes:
+        reader: reads the checkpoint by name; None for a model without a checkpoint that can be read in this way.
+        unused: names of tensors of the checkpoint that no parameter holds.
+        computed: by `id`, tensors that loading holds in memory -> the same values as a record of the checkpoint.
+        model: the model as transformers loaded it, without modules around it.
+        missing: parameters that the checkpoint lacks.
+    """
+
+    reader: CheckpointReader | None = None
+    unused: tuple[str, ...] = ()
+    computed: Mapping[int, LazyTensor] = field(default_factory=dict)
+    model: Any = None
+    missing: frozenset[str] = frozenset()
+
+    def again(self) -> WeightOrigins:
+        """The same, found again: a parameter may have been replaced since.
+
+        Raises:
+            VerificationError: as `trace_origins`.
+        """
+        return self if self.reader is None else _traced(self.model, self.reader, self.missing)
+
+
+@dataclass
+class _Expected:
+    """What the names of the checkpoint say.
+
+    Attributes:
+        plain: parameter -> tensors that are loaded into it as they are (several: each under a name of its own).
+        merged: tensor -> the first parameter that it is converted into, together with others.
+        unused: tensors that belong to no parameter.
+    """
+
+    plain: dict[str, list[str]] = field(default_factory=dict)
+    merged: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+
+def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Iterable[str]) -> WeightOrigins:
+    """Check which tensor of the checkpoint every parameter holds.
+
+    Args:
+        model: as transformers loaded it.
+        checkpoint: where it was loaded from.
+        missing: parameters that the checkpoint lacks, or has in another shape.
+
+    Raises:
+        VerificationError: a parameter holds another tensor than the one of its name, or other values.
+    """
+    from onnxport.weights.checkpoint_reader import CheckpointReader
+
+    if checkpoint.weights_format not in ("safetensors", "pickle"):
+        return WeightOrigins()
+    return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
+
+
+def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str]) -> WeightOrigins:
+    from onnxport.weights.lazy import LazyTensor
+
+    own = _tensors_of(model)
+    expected = _expected_names(model, reader.names, own)
+    computed: dict[int, LazyTensor] = {}
+    tied: dict[int, list[str]] = {}
+    for name, origins in expected.plain.items():
+        if name not in absent:
+            tied.setdefault(id(own[name]), []).extend(origins)
+    for name in expected.plain:
+        if name in absent:
+            continue
+        tensor, origins = own[name], tied[id(own[name])]
+        if isinstance(tensor, LazyTensor):
+            _check_plain(name, tensor, origins, reader)
+        else:
+            computed[id(tensor)] = _check_values(name, tensor, origins, reader)
+    _check_merged(own, expected, absent)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent)
+
+
+def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers that a checkpoint may have, by all their names."""
+    found: dict[str, torch.Tensor] = dict(model.state_dict(keep_vars=True))
+    return found
+
+
+def unknown_tensors(model: Any, names: Iterable[str]) -> set[str]:
+    """Those of `names` that no parameter of a transformers model belongs to.
+
+    Args:
+        model: may be on the meta device.
+        names: of tensors of a checkpoint.
+    """
+    return set(_expected_names(model, names, _tensors_of(model)).unused)
+
+
+def _expected_names(model: Any, names: Iterable[str], own: Mapping[str, torch.Tensor]) -> _Expected:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    prefix, table = model.base_model_prefix, dict(own)
+    found = _Expected()
+    for name in sorted(names, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, prefix, table)
+        if target not in own and name in own:
+            target, pattern = rename_source_key(name, [], [], prefix, table)
+        if target not in own:
+            found.unused.append(name)
+        elif pattern is None:
+            found.plain.setdefault(target, []).append(name)
+        else:
+            found.merged[name] = target
+    return found
+
+
+def _check_plain(name: str, tensor: LazyTensor, origins: list[str], reader: CheckpointReader) -> None:
+    """A recorded parameter that is one tensor of the checkpoint, at most cast."""
+    import torch
+
+    from onnxport.weights.lazy import IDENTITIES, leaves
+    from onnxport.weights.origins import Operation
+
+    held = [_leaf_name(leaf) for leaf in leaves(tensor)]
+    if len(held) != 1 or held[0] not in origins:
+        raise _wrong(name, " and ".join(held[:3]) or "nothing", origins[0])
+    allowed = {*IDENTITIES, torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
+    origin = tensor.origin
+    while isinstance(origin, Operation):
+        if origin.operator not in allowed:
+            raise _wrong(name, f"{held[0]} after {origin.operator}", origins[0])
+        origin = origin.args[0].origin
+    for other in origins:
+        values = (reader.tensor(one).to(tensor.dtype) for one in (other, held[0]))
+        if other != held[0] and not _equal(*values):
+            raise VerificationError(
+                f"{name} is one weight of the model and two of the checkpoint, {held[0]} and {other}, which differ. "
+                f"Only {held[0]} was loaded.",
+                hint="Does config.json tie weights (tie_word_embeddings) that were trained apart?",
+            )
+
+
+def _check_values(name: str, tensor: torch.Tensor, origins: list[str], reader: CheckpointReader) -> LazyTensor:
+    """A parameter in memory: its values against those of the checkpoint; their record."""
+    import torch
+
+    from onnxport.weights.lazy import LazyTensor
+    from onnxport.weights.origins import Stored
+
+    for origin in origins:
+        if not _equal(reader.tensor(origin).to(tensor.dtype), tensor.detach()):
+            raise VerificationError(
+                f"The parameter {name} of the loaded model does not have the values of {origin} in the checkpoint.",
+                hint="Report this model.",
+            )
+    first = origins[0]
+    like = torch.empty(reader.shape(first), dtype=reader.dtype(first), device="meta")
+    record = LazyTensor(like, Stored(reader.file(first), first, reader.begin(first) or 0))
+    return record.to(tensor.dtype)  # type: ignore[return-value]
+
+
+def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str]) -> None:
+    """Parameters that are made of several tensors, or of a part of one: which ones, and in which order."""
+    from transformers.core_model_loading import dot_natural_key
+
+    from onnxport.weights.lazy import LazyTensor, leaves
+
+    seen: set[str] = set()
+    for name, tensor in own.items():
+        if name in expected.plain or name in absent or not isinstance(tensor, LazyTensor):
+            continue
+        held = [_leaf_name(leaf) for leaf in leaves(tensor)]
+        seen.update(held)
+        plain = next((target for target, origins in expected.plain.items() if set(held) & set(origins)), None)
+        for origin in held:
+            target = expected.merged.get(origin)
+            if target is None and plain is not None and own[plain] is tensor:
+                continue  # tied
+            if target is None or _NUMBER.findall(target) != _NUMBER.findall(name):
+                raise _wrong(name, origin, f"what belongs to {name}")
+        for group in _by_pattern(held):
+            if group != sorted(group, key=dot_natural_key):
+                raise _wrong(
+                    name, f"{group[0]}, {group[1]} ... in this order", "the same in the order of their numbers"
+                )
+    lazy = any(isinstance(tensor, LazyTensor) for tensor in own.values())
+    left = [origin for origin in expected.merged if origin not in seen]
+    if lazy and left and not absent:
+        # Converted while loading by operators that compute: the values are in memory, and nothing says from where.
+        expected.unused.extend(origin for origin in left if not _in_memory(own.get(expected.merged[origin])))
+
+
+def _in_memory(tensor: torch.Tensor | None) -> bool:
+    from onnxport.weights.lazy import LazyTensor
+
+    return tensor is not None and not isinstance(tensor, LazyTensor)
+
+
+def _by_pattern(names: Iterable[str]) -> Iterator[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_NUMBER.sub("#", name), []).append(name)
+    return iter(groups.values())
+
+
+def _leaf_name(leaf: Any) -> str:
+    """The name of a tensor in the checkpoint; of a pickle the name follows that of the file."""
+    from onnxport.weights.origins import Stored
+
+    return leaf.name if isinstance(leaf, Stored) else str(leaf.name).partition(": ")[2]
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same bytes: NaN is equal to NaN, and -0 is not 0."""
+    import torch
+
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    step = max(1, 2**22 // max(1, one[:1].numel())) if one.dim() else 1
+    for start in range(0, len(one) if one.dim() else 1, step):
+        first, second = (t[start : start + step] if t.dim() else t for t in (one, other))
+        raw = [t.contiguous().reshape(-1).view(torch.uint8) for t in (first, second)]
+        if not torch.equal(*raw):
+            return False
+    return True
+
+
+def _wrong(name: str, held: str, expected: str) -> VerificationError:
+    return VerificationError(
+        f"The parameter {name} of the loaded model holds {held}, and by its name it should hold {expected}.",
+        hint="Report this model.",
+    )

@@ -1,0 +1,1 @@
+"""One HTML file that shows what was converted and what was proved."""

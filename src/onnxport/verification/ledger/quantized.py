@@ -1,0 +1,161 @@
+"""Quantized weights against the weights that they stand for.
+
+value = scale * (integer - zero point), and integer must be the nearest one that there is
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxport.verification.ledger.graph_file import FileTensor
+
+Array = np.ndarray[Any, Any]
+_BLOCK = 32
+_BLOCKS = re.compile(r"(.+)\.q([48])")
+_COLUMNS = "_quantized"
+# Half a step, and what float32 rounds when it divides by the scale.
+_HALF = 0.5 + 1e-3
+# The largest integer of a column that is not zero: a scale that is too large would hide any error.
+_LEAST_LEVEL = 7
+_STRIP_ELEMENTS = 2**21
+
+
+@dataclass(frozen=True)
+class BlockNames:
+    """The tensors of one quantized weight.
+
+    Attributes:
+        base: name of the weight that was quantized.
+        data, scales: its integers and their scales.
+        zeros: zero points, None where they are in the middle.
+        bits: 4 or 8 for blocks of 32 values; None for int8 with a scale for each column.
+    """
+
+    base: str
+    data: FileTensor
+    scales: FileTensor
+    zeros: FileTensor | None = None
+    bits: int | None = None
+
+
+def quantized_parts(tensors: Sequence[FileTensor], known: Mapping[str, FileTensor]) -> dict[str, BlockNames]:
+    """The quantized weights of a graph, by the names of all their tensors.
+
+    Args:
+        tensors: of the graph.
+        known: weights of the graph that it was made from.
+    """
+    named = {tensor.name: tensor for tensor in tensors}
+    found: dict[str, BlockNames] = {}
+    for tensor in tensors:
+        match = _BLOCKS.fullmatch(tensor.name)
+        if match and match[1] in known and f"{match[1]}.scales" in named:
+            parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], None, int(match[2]))
+            found |= {tensor.name: parts, parts.scales.name: parts}
+        base = tensor.name.removesuffix(_COLUMNS)
+        if base != tensor.name and base in known and f"{base}_scale" in named:
+            parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
+            found |= dict.fromkeys((tensor.name, f"{base}_scale", f"{base}_zero_point"), parts)
+    return found
+
+
+def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
+    """(what is wrong, largest error) of a weight in blocks (`com.microsoft::MatMulNBits`)."""
+    assert names.bits is not None
+    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    outputs, inputs = data.shape[0], data.shape[1] * _BLOCK
+    layouts = [one for one in (weight, weight.T) if one.ndim == 2 and one.shape[0] == outputs
+               and -(-one.shape[1] // _BLOCK) == data.shape[1]]  # fmt: skip
+    zero = 1 << (names.bits - 1)
+    fault, error = f"{names.data.name} does not have the shape of {names.base}", float("nan")
+    for rows in layouts:
+        bad, error, first = 0, 0.0, -1
+        step = max(1, _STRIP_ELEMENTS // inputs)
+        for start in range(0, outputs, step):
+            strip = np.zeros((min(step, outputs - start), inputs), np.float32)
+            strip[:, : rows.shape[1]] = rows[start : start + step]
+            blocks = strip.reshape(len(strip), -1, _BLOCK)
+            integers = _unpacked(data[start : start + step], names.bits)
+            scale = scales[start : start + step][..., None].astype(np.float64)
+            wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1))
+            # The value furthest from zero has the lowest integer: the step is as small as it can be.
+            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + 1e-4) + 1e-37
+            wrong |= wide[..., None]
+            error = max(error, float(distance.max(initial=0)))
+            bad += int(wrong.sum())
+            if first < 0 and wrong.any():
+                first = start + int(wrong.any((1, 2)).argmax())
+        if not bad:
+            return None, error
+        fault = f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, from row {first}"
+    return fault, error
+
+
+def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
+    """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis."""
+    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    if weight.shape != data.shape:
+        return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
+    zeros = np.zeros_like(scales, np.int64) if names.zeros is None else names.zeros.array().astype(np.int64)
+    axes = [axis for axis in range(weight.ndim) if scales.size == weight.shape[axis]] if scales.size > 1 else [None]
+    fault, error = f"{names.scales.name} does not fit {names.base}", float("nan")
+    for axis in reversed(axes):
+        bad, first, error = _compare_columns(weight, data, scales.astype(np.float64), zeros, axis)
+        if not bad:
+            return None, error
+        place = [int(index) for index in np.unravel_index(first, weight.shape)]
+        fault = (
+            f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, the first at {place}"
+        )
+    return fault, error
+
+
+def _compare_columns(
+    weight: Array, data: Array, scales: Array, zeros: Array, axis: int | None
+) -> tuple[int, int, float]:  # fmt: skip
+    """(number of elements that are too far away, index of the first, largest error), strip by strip."""
+    limits = int(np.iinfo(data.dtype).min), int(np.iinfo(data.dtype).max)
+    bad, first, error = 0, -1, 0.0
+    count = scales.size if axis is not None else 1
+    level, size = np.zeros(count, np.int64), np.zeros(count)
+    step = max(1, _STRIP_ELEMENTS // max(1, weight[:1].size))
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step) if axis == 0 else slice(None)
+        shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
+        scale, zero = scales[part].reshape(shape), zeros[part].reshape(shape)
+        rows, integers = weight[start : start + step], data[start : start + step].astype(np.int64)
+        wrong, distance = _far(rows, integers, scale, zero, limits)
+        others = tuple(at for at in range(weight.ndim) if at != axis)
+        for held, values in ((level, np.abs(integers - zero)), (size, np.abs(rows))):
+            held[part] = np.maximum(held[part], values.max(others, initial=0))
+        error = max(error, float(distance.max(initial=0)))
+        if wrong.any():
+            first = first if first >= 0 else start * weight[:1].size + int(wrong.reshape(-1).argmax())
+            bad += int(wrong.sum())
+    coarse = (level < _LEAST_LEVEL) & (size > 1e-30)
+    if coarse.any() and not bad:
+        bad, first = int(coarse.sum()), 0
+    return bad, first, error
+
+
+def _far(weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int]) -> tuple[Array, Array]:
+    """(which elements are not the nearest integer, distance of each element from its weight)."""
+    values = (integers.astype(np.float64) - zero) * scale
+    distance = np.abs(values - weight)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.where(scale == 0, zero, weight / scale + zero)
+    off = np.abs(exact - integers) > _HALF
+    off &= ~((integers == limits[0]) & (exact < limits[0])) & ~((integers == limits[1]) & (exact > limits[1]))
+    return off | ((scale == 0) & (np.abs(weight) > 1e-37)), distance
+
+
+def _unpacked(data: Array, bits: int) -> Array:
+    if bits == 8:
+        return data.astype(np.int64)
+    low, high = data & 15, data >> 4
+    return np.stack([low, high], -1).reshape(*data.shape[:-1], -1).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Where does a graph begin to differ from its source?"""

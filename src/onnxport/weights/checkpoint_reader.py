@@ -1,0 +1,147 @@
+"""Read a checkpoint's tensors by their names, apart from the code that loads them.
+
+The ledger of weights compares what was written with what this reads. So nothing here is shared with `stored`, `reading`
+or `formats`: a fault in those must not appear on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onnxport.errors import CheckpointError
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class CheckpointReader:
+    """The tensors of a checkpoint by name, memory-mapped.
+
+    Args:
+        files: its weight files.
+        weights_format: "safetensors" or "pickle"; of other formats no tensor is known.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+
+    Example:
+        >>> reader = CheckpointReader([Path("model.safetensors")], "safetensors")  # doctest: +SKIP
+        >>> reader.tensor("classifier.bias").shape  # doctest: +SKIP
+        torch.Size([2])
+    """
+
+    def __init__(self, files: Sequence[Path], weights_format: str) -> None:
+        self.format = weights_format
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._places: dict[str, _Place] = {}
+        self._pickled: dict[str, tuple[Path, torch.Tensor]] = {}
+        for file in files:
+            if weights_format == "safetensors":
+                self._places |= _places(file)
+            elif weights_format == "pickle":
+                self._pickled |= {name: (file, tensor) for name, tensor in _unpickled(file).items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors, in the order of the files."""
+        return [*self._places, *self._pickled]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places or name in self._pickled
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._places[name].file if name in self._places else self._pickled[name][0]
+
+    def begin(self, name: str) -> int | None:
+        """Offset of a tensor in its file, in bytes; None in a pickle."""
+        return self._places[name].begin if name in self._places else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The sizes of a tensor's axes."""
+        return self._places[name].shape if name in self._places else tuple(self._pickled[name][1].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of a tensor."""
+        return self._places[name].dtype if name in self._places else self._pickled[name][1].dtype
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a tensor."""
+        count = 1
+        for size in self.shape(name):
+            count *= size
+        return count * self.dtype(name).itemsize
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The values of a tensor. Pages of the file are read when they are used, and not kept by this process.
+
+        Raises:
+            CheckpointError: there is no such tensor, or its file has become shorter.
+        """
+        if name in self._pickled:
+            return self._pickled[name][1]
+        place = self._places.get(name)
+        if place is None:
+            raise CheckpointError(f"The checkpoint has no tensor {name!r}.", hint="Was it changed meanwhile?")
+        if place.begin == place.end:
+            return torch.empty(place.shape, dtype=place.dtype)
+        if place.file not in self._maps:
+            with place.file.open("rb") as file:
+                self._maps[place.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        mapped = self._maps[place.file]
+        if place.end > len(mapped):
+            raise CheckpointError(
+                f"{place.file.name} has become shorter while {name} was read.",
+                hint="Do not change the checkpoint while it is converted.",
+            )
+        if place.begin % place.dtype.itemsize:
+            raw = torch.frombuffer(bytearray(mapped[place.begin : place.end]), dtype=place.dtype)
+        else:
+            count = (place.end - place.begin) // place.dtype.itemsize
+            raw = torch.frombuffer(mapped, dtype=place.dtype, offset=place.begin, count=count)
+        return raw.view(place.shape)
+
+
+def _places(file: Path) -> dict[str, _Place]:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        entries: dict[str, Any] = json.loads(opened.read(length))
+    found = {}
+    for name, entry in entries.items():
+        if name == "__metadata__" or entry["dtype"] not in _DTYPES:
+            continue
+        begin, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+        found[name] = _Place(file, _DTYPES[entry["dtype"]], tuple(entry["shape"]), begin, end)
+    return found
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
