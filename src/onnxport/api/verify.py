@@ -231,7 +231,7 @@ def _locate(
 
     name = _part_of(folder.manifest, component, list(evidence))
     source = next(part.source for part in to_export.parts if part.name == name)
-    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    found = find_difference(folder.file(component), source, evidence[name].single_calls, verification)
     return replace(verification, difference=found)
 
 
