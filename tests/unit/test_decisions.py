@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from onnxport.errors import UsageError
-from onnxport.specs import CaseCheck, Verification, compared_sizes
+from onnxport.specs import CaseCheck, Limit, OutputCheck, Restriction, Verification, compared_sizes
 from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case, smallest_cosine
 from onnxport.verification.decisions import agreement
+from onnxport.verification.evidence import Evidence, within_limits
 from onnxport.verification.level import Level, find_level
 from onnxport.verification.thresholds import thresholds
 
@@ -87,3 +88,21 @@ def test_levels() -> None:
     with pytest.raises(UsageError) as caught:
         find_level("standart")
     assert "standart" in caught.value.message and "'standard'" in (caught.value.hint or "")
+
+
+def test_a_graph_that_is_wrong_at_the_smallest_size_alone_is_restricted() -> None:
+    least = Restriction("sequence_length", Limit.AT_LEAST, 5, "the graph gives other numbers at 1")
+    cases = [
+        Case("traced", {"sequence_length": 11}, {}, {}),
+        Case("sequence length 1", {"sequence_length": 1}, {}, {}, limit=least),
+    ]
+    output = OutputCheck("logits", (1,), 0.0, 0.0, 1.0, 0.0, True)
+    checks = [CaseCheck(case.name, case.sizes, (output,), ok=case.limit is None) for case in cases]
+    evidence = Evidence(cases, [], None, "torch")
+    found, restrictions = within_limits(evidence, Verification(False, "", "", 0, 0, tuple(checks)))
+    assert found.passed and restrictions == (least,)
+    assert [case.name for case in found.cases] == ["traced"] and found.compared[0].smallest == 11
+
+    broken = [CaseCheck(check.name, check.sizes, (output,), ok=False) for check in checks]
+    found, restrictions = within_limits(evidence, Verification(False, "", "", 0, 0, tuple(broken)))
+    assert not found.passed and restrictions == () and len(found.cases) == 2
