@@ -174,12 +174,16 @@ def _verify(
     components = []
     with watch.step("verify", "Verify") as step:
         for captured, file, record in zip(graphs, paths, written, strict=True):
-            component = replace(
-                _component(captured, file, root),
-                data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
-                weights_checksum=None if output.single else write_weights(file, record, root),
+            checksum = None if output.single else write_weights(file, record, root)
+            found = verify_captured(captured, file, paths)  # it may restrict the graph
+            components.append(
+                replace(
+                    _component(captured, file, root),
+                    data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
+                    weights_checksum=checksum,
+                    verification=found,
+                )
             )
-            components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
     if output.load_again is not None:
         components = locate_differences(output.load_again, graphs, paths, components, watch)
@@ -202,15 +206,16 @@ def _quantize(
         step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
     digests = hash_files(output.staging.path, digests)
     with watch.step("verify", "Verify int8") as step:
+        found = [verify_captured(one, file, targets, "int8") for one, file in zip(graphs, targets, strict=True)]
         components = [
             replace(
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
                 ledger=prove_derived([file], target),
-                verification=verify_captured(captured, target, targets, "int8"),
+                verification=verification,
             )
-            for captured, file, target in zip(graphs, paths, targets, strict=True)
+            for captured, file, target, verification in zip(graphs, paths, targets, found, strict=True)
         ]
         step.done(_verification_summary(components))
     return components, digests

@@ -25,7 +25,7 @@ from onnxport.graph.quantization.quantize import WEIGHT_ONLY
 from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
-from onnxport.specs import Verification
+from onnxport.specs import Limit, Verification
 from onnxport.system.library_errors import bad_input, first_line
 from onnxport.system.memory import memory_limit
 from onnxport.system.time_limit import time_limit
@@ -181,7 +181,7 @@ def _against(
         to_export = load_model_to_export(resolved, folder.manifest.task, options)
         weights = record_weights(to_export)
         evidence = _record(to_export, folder.manifest)
-        step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
+        step.done(f"{sum(recorded.count for recorded in evidence.values())} sets of inputs")
     sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
     found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
@@ -232,7 +232,7 @@ def _locate(
 
     name = _part_of(folder.manifest, component, list(evidence))
     source = next(part.source for part in to_export.parts if part.name == name)
-    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    found = find_difference(folder.file(component), source, evidence[name].single_calls, verification)
     return replace(verification, difference=found)
 
 
@@ -244,24 +244,27 @@ def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]
     evidence = {}
     for part in to_export.parts:
         known = (manifest.find(part.name) or manifest.components[0]).restrictions
-        evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
+        signature = infer_signature(part.source, part.generator, known)
+        bounds = [r for r in known if r.limit in (Limit.AT_LEAST, Limit.AT_MOST)]
+        evidence[part.name] = record_evidence(part, signature.restricted(bounds))
     return evidence
 
 
 def _compare(folder: Folder, component: Component, evidence: Mapping[str, Evidence]) -> Verification:
     """One graph against what holds for it: the graph that it was made from, or a part of the source model."""
     from onnxport.variants.static_shapes.write import check_again, is_static
-    from onnxport.verification.evidence import verify_graph
+    from onnxport.verification.evidence import verify_graph, within_limits
 
     if component.precision in WEIGHT_ONLY:
         return _against_base(folder, component)
     if is_static(component):
         return check_again(folder, component)
     part = _part_of(folder.manifest, component, list(evidence))
-    return verify_graph(
+    found = verify_graph(
         folder.file(component), evidence[part], component.outputs, precision=component.precision,
         before=[folder.path / file for file in _run_before(folder.manifest, component, part, evidence)],
     )  # fmt: skip
+    return within_limits(evidence[part], found)[0]
 
 
 def _part_of(manifest: Manifest, component: Component, parts: Sequence[str]) -> str:

@@ -88,6 +88,15 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+VerifyLevel = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        metavar="quick|standard|thorough",
+        help="How much is compared with the source model. standard adds the ends of each axis and the thresholds that "
+        "the model names, as far as they cost little; thorough all of them.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
