@@ -67,6 +67,14 @@ def load_part(folder: Path, name: str) -> Any:
         return PreTrainedConfig.from_pretrained(folder, local_files_only=True)
 
 
+def set_sentence_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Change a folder's tokenizer as loading a sentence encoder changes that of the checkpoint."""
+    if (folder / "modules.json").is_file():
+        from onnxport.loading.encoder import tokenizer_settings
+
+        tokenizer_settings(folder, load_part(folder, "config")).apply(tokenizer)
+
+
 def read_tokenizer_file(file: Path) -> str:
     """A tokenizer.json as `describe_part` has it.
 
