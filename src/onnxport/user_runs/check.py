@@ -91,22 +91,8 @@ def _reads_texts(folder: Folder, source: SourceAnswers) -> bool:
 def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> None:
     """Ask the folder."""
     second = _SecondOpinion(folder, source)
-    try:
-        if source.framework == "pt":
-            ask = through_pipeline(folder, source.task)
-        else:
-            ask = through_arrays(folder, source.task, source.parts)
-    except MissingDependencyError:  # a part that the caller gave needs it, no file
-        return
-    except Exception as error:  # whatever a user would see is the finding
-        told = f"The folder cannot be loaded for {source.task.name}: {first_line(error)}"
-        other = second.ask()
-        if other is None:
-            found.differences.append(told)
-            return
-        found.run_time_differences.append(told)
-        ask = other
-    for answered in source.answered:
+    ask = _asked(folder, source, second, found)
+    for answered in source.answered if ask is not None else ():
         try:
             told = difference(answered.answer, ask(answered.call), "result")
         except SizeError:  # which the manifest tells: a restriction of the graph
@@ -125,6 +111,21 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
             found.run_time_differences.append(shown)
         else:
             found.differences.append(shown)
+
+
+def _asked(folder: Folder, source: SourceAnswers, second: _SecondOpinion, found: _Found) -> Ask | None:
+    """How the folder is asked; None if it cannot be."""
+    try:
+        if source.framework == "pt":
+            return through_pipeline(folder, source.task)
+        return through_arrays(folder, source.task, source.parts)
+    except MissingDependencyError:  # a part that the caller gave needs it, no file
+        return None
+    except Exception as error:  # whatever a user would see is the finding
+        told = f"The folder cannot be loaded for {source.task.name}: {first_line(error)}"
+    other = second.ask()
+    (found.differences if other is None else found.run_time_differences).append(told)
+    return other
 
 
 class _SecondOpinion:
