@@ -25,7 +25,7 @@ from onnxport.graph.quantization.quantize import WEIGHT_ONLY
 from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
-from onnxport.specs import Verification
+from onnxport.specs import Limit, Verification
 from onnxport.system.library_errors import bad_input, first_line
 from onnxport.system.memory import memory_limit
 from onnxport.system.time_limit import time_limit
@@ -172,7 +172,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 def _against(
     folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
-) -> dict[str, Verification]:  # fmt: skip
+) -> dict[str, Verification | None]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.verification.ledger.graph_weights import record_weights
@@ -181,10 +181,9 @@ def _against(
         to_export = load_model_to_export(resolved, folder.manifest.task, options)
         weights = record_weights(to_export)
         evidence = _record(to_export, folder.manifest)
-        step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
+        step.done(f"{sum(recorded.count for recorded in evidence.values())} sets of inputs")
     sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
-    _prove_weights(folder, sources, reporter)
-    found = {}
+    found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
             verification = _compare(folder, component, evidence)
@@ -192,6 +191,8 @@ def _against(
                 verification = _locate(folder, component, to_export, evidence, verification)
             found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
+    _require(found)  # an error of the outputs says more than one of a weight
+    _prove_weights(folder, sources, reporter)
     return found
 
 
@@ -201,7 +202,7 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
     Raises:
         VerificationError: a weight is not what it should be.
     """
-    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.again import prove_again, prove_variables_again
     from onnxport.verification.ledger.derived import prove_derived
     from onnxport.verification.ledger.source_weights import SourceWeights
     from onnxport.verification.ledger.summary import ledger_summary
@@ -213,10 +214,12 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
         found = []
         for component in graphs:
             base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            ledger = component.ledger
             if base is not None:
                 found.append(prove_derived([folder.file(base)], folder.file(component)))
-            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
-                found.append(prove_again(folder.file(component), component.ledger, source))
+            elif source is not None and ledger is not None and ledger.from_source:
+                again = prove_again if isinstance(source, SourceWeights) else prove_variables_again
+                found.append(again(folder.file(component), ledger, source))
         step.done(ledger_summary(found))
 
 
@@ -229,7 +232,7 @@ def _locate(
 
     name = _part_of(folder.manifest, component, list(evidence))
     source = next(part.source for part in to_export.parts if part.name == name)
-    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    found = find_difference(folder.file(component), source, evidence[name].single_calls, verification)
     return replace(verification, difference=found)
 
 
@@ -241,24 +244,27 @@ def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]
     evidence = {}
     for part in to_export.parts:
         known = (manifest.find(part.name) or manifest.components[0]).restrictions
-        evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
+        signature = infer_signature(part.source, part.generator, known)
+        bounds = [r for r in known if r.limit in (Limit.AT_LEAST, Limit.AT_MOST)]
+        evidence[part.name] = record_evidence(part, signature.restricted(bounds))
     return evidence
 
 
 def _compare(folder: Folder, component: Component, evidence: Mapping[str, Evidence]) -> Verification:
     """One graph against what holds for it: the graph that it was made from, or a part of the source model."""
     from onnxport.variants.static_shapes.write import check_again, is_static
-    from onnxport.verification.evidence import verify_graph
+    from onnxport.verification.evidence import verify_graph, within_limits
 
     if component.precision in WEIGHT_ONLY:
         return _against_base(folder, component)
     if is_static(component):
         return check_again(folder, component)
     part = _part_of(folder.manifest, component, list(evidence))
-    return verify_graph(
+    found = verify_graph(
         folder.file(component), evidence[part], component.outputs, precision=component.precision,
         before=[folder.path / file for file in _run_before(folder.manifest, component, part, evidence)],
     )  # fmt: skip
+    return within_limits(evidence[part], found)[0]
 
 
 def _part_of(manifest: Manifest, component: Component, parts: Sequence[str]) -> str:
