@@ -31,7 +31,12 @@ def describe(pipeline: Any) -> dict[str, Any]:
 
 
 def parts_of(pipeline: Any) -> dict[str, Any]:
-    """Config, tokenizer, processors and generation settings of a pipeline, without those that it does not have."""
+    """Config, tokenizer, processors and generation settings of a pipeline, without those that it does not have.
+
+    A pipeline of the run time, which has none of transformers' objects, gives none.
+    """
+    if not any(base.__module__.startswith("transformers.") for base in type(pipeline).__mro__):
+        return {}
     model = getattr(pipeline, "model", None)
     found = {name: getattr(pipeline, name, None) for name in PARTS[1:5]}
     found |= {name: getattr(model, name, None) for name in (PARTS[0], PARTS[5])}
