@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.api.publish import Output, publish
+from onnxport.artifact.hashes import require_unchanged
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
@@ -85,6 +86,7 @@ def convert(
     from onnxport.export.opset import choose_opset
     from onnxport.loading.options import load_options
     from onnxport.loading.resolve import resolve_model
+    from onnxport.user_runs.record import record_answers
     from onnxport.verification.level import find_level
 
     # Whatever can be wrong is told before anything is loaded.
@@ -121,10 +123,11 @@ def convert(
         to_export = _load(resolved, pipeline_name, options, watch)
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
+        source = None if output.suffix == ".onnx" else record_answers(to_export)
         graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link, level=level)
         with _stage(output, overwrite) as staging:
             written = Output(output, staging, files, quantize, allow_mismatch, load_again)
-            return publish(written, to_export, graphs, watch)
+            return publish(written, to_export, graphs, source, watch)
 
 
 def _require_task(name: str) -> None:
@@ -212,11 +215,12 @@ def _convert_to_file(
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
         file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+            files = WeightFiles(external, taken=staging.taken)
+            (written,) = write_graphs([captured.graph], [file], output.parent, files, step)
         captured.weights.prove(file)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
-        staging.publish()
+        staging.publish(lambda: require_unchanged(staging.path, written.sha256))
     return verification
 
 

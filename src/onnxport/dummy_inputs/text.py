@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any, ClassVar
 
@@ -42,10 +43,11 @@ class TextInputGenerator:
         batch: str = "batch_size",
         image_processor: Any = None,
     ) -> None:
+        if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer = copy.deepcopy(tokenizer)  # the source's is compared with the folder's
+            tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.config, self.kind, self.accepts, self.batch = tokenizer, config, kind, accepts, batch
         self.image_processor = image_processor
-        if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
         limit = _length_limit(tokenizer, config)
         dims = [DynamicDim(batch, 2, (3, 5)), DynamicDim("sequence_length", 11, (17, 29, 7), limit).clipped()]
         if kind == "choices":

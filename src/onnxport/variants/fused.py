@@ -81,7 +81,7 @@ def _add(folder: Folder) -> Path:
             hint=f"Without --for any graph is optimized: onnxport optimize {folder.path}",
         )
     (graph,) = graphs_from(folder, [base], _ENDING)
-    with new_folder(folder, [graph.file]) as made:
+    with new_folder(folder, [graph.file], new_bytes=base.size_bytes) as made:
         target = made.root / graph.file
         fused = write_fused_decoder(folder.file(base), target, _longest(folder.path))
         made.take_rest()

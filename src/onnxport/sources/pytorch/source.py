@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, TwoRuns, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
+from onnxport.system.time_limit import time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,8 @@ class TorchSource:
     def _run(self, inputs: Arrays) -> Arrays:
         import torch
 
-        with torch.no_grad(), self.threads(inputs):
+        limit = time_limit("run the source model once", self.weight_bytes)
+        with torch.no_grad(), self.threads(inputs), limit:
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
 

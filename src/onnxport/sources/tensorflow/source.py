@@ -24,6 +24,7 @@ from onnxport.sources.base import (
     wanted_outputs,
 )
 from onnxport.system.requirements import require_tensorflow
+from onnxport.system.time_limit import time_limit
 
 # What its C++ code says unasked; it is read when the library is loaded.
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -82,7 +83,8 @@ class TensorflowSource:
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
         tensors = self.tensors(inputs)
-        return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+        with time_limit("run the source model once", self.weight_bytes):
+            return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
 
     def run_twice(self, inputs: Arrays) -> TwoRuns:
         """Two runs in a row."""
