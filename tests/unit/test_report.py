@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from onnxport import report
+from onnxport import write_report
 from onnxport.artifact.folder import write_manifest
 from onnxport.errors import FolderError, OutputError, UsageError
 from onnxport.report.render import render_report
@@ -101,10 +101,10 @@ def test_equal_manifests_give_equal_pages():
 
 
 def test_the_file_lies_beside_the_folder(folder, capsys):
-    written = report(folder)
+    written = write_report(folder)
     assert written == folder.with_name("small.html")
     assert "onnxport" in written.read_text()[:600]
-    assert report(folder) == written  # a report is replaced
+    assert write_report(folder) == written  # a report is replaced
     outcome = run(capsys, "report", folder, "-o", folder.with_name("other.html"))
     assert (outcome.code, outcome.out.strip()) == (0, str(folder.with_name("other.html")))
 
@@ -113,14 +113,14 @@ def test_what_is_not_overwritten(folder):
     mine = folder.with_name("mine.html")
     mine.write_text("<p>mine</p>")
     with pytest.raises(OutputError):
-        report(folder, mine)
+        write_report(folder, mine)
     assert mine.read_text() == "<p>mine</p>"
     with pytest.raises(UsageError):
-        report(folder, folder / "report.html")  # its files are on record
+        write_report(folder, folder / "report.html")  # its files are on record
     with pytest.raises(UsageError):
-        report(folder, folder.with_name("report.txt"))
+        write_report(folder, folder.with_name("report.txt"))
     with pytest.raises(FolderError):
-        report(folder.with_name("absent"))
+        write_report(folder.with_name("absent"))
 
 
 def test_log_scale():

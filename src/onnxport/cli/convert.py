@@ -135,9 +135,9 @@ def _reported(output: Path, report: Path | None) -> Iterator[None]:
 
 
 def _write_report(output: Path, report: Path, manifest: Any, *, published: bool = True) -> None:
-    from onnxport.api.report import write_report
+    from onnxport.api.report import write_page
 
-    write_report(manifest, output, report, published=published)
+    write_page(manifest, output, report, published=published)
 
 
 def _check_target(name: str, output: Path) -> None:
