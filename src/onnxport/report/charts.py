@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnxport.artifact.manifest import Component
 from onnxport.report.scale import LogScale
-from onnxport.report.words import family, number_text, shorten, sizes_text
+from onnxport.report.words import TIMES, family, number_text, shorten, sizes_text
 from onnxport.specs import CaseCheck, ModuleError, OutputCheck, TensorSpec, Verification
 
 _ROWS = 48  # of a chart
@@ -127,7 +127,7 @@ def _share(output: OutputCheck) -> float:
 
 
 def _worst_text(case: CaseCheck) -> str:
-    return f"{number_text(max(map(_share, case.outputs)))}×"
+    return f"{number_text(max(map(_share, case.outputs)))}{TIMES}"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _ports(specs: Sequence[TensorSpec], given: dict[str, str]) -> Iterable[Port]
         groups.setdefault((family(spec.name), _axes(spec)), []).append(spec)
     for (name, axes), members in groups.items():
         shown = name if len(members) > 1 else members[0].name
-        count = f" × {len(members)}" if len(members) > 1 else ""
+        count = f" {TIMES} {len(members)}" if len(members) > 1 else ""
         yield Port(
             shorten(shown, _NAME - len(count)) + count, shorten(axes, _AXES), f"{shown}{count}: {axes}", len(members),
             given.get(members[0].name, ""),

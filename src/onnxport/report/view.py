@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.report.charts import Chart, PartPicture, error_chart, module_chart, part_pictures
-from onnxport.report.words import bytes_text, count_text, number_text, share_text, sizes_text
+from onnxport.report.words import DASH, TIMES, bytes_text, count_text, number_text, share_text, sizes_text
 from onnxport.specs import CaseCheck, ModuleError, OutputCheck, Verification
 
 # Kind of proof of the ledger -> colour and what it means.
@@ -105,7 +105,9 @@ class VariantView:
     ok: bool | None
 
 
-def view_of(manifest: Manifest, name: str, layers: dict[str, Sequence[ModuleError]], *, published: bool) -> dict[str, Any]:
+def view_of(
+    manifest: Manifest, name: str, layers: dict[str, Sequence[ModuleError]], *, published: bool
+) -> dict[str, Any]:
     """The variables of the template.
 
     Args:
@@ -139,7 +141,7 @@ def view_of(manifest: Manifest, name: str, layers: dict[str, Sequence[ModuleErro
         "decided": [one for one in decisions if one is not None],
         "folder_run": run,
         "restrictions": [(c.name, r) for c in manifest.components for r in c.restrictions],
-        "commands": _commands(manifest, name),
+        "commands": _commands(manifest, name, published=published),
     }  # fmt: skip
 
 
@@ -152,7 +154,9 @@ def _tiles(manifest: Manifest, converted: Sequence[Component], checks: Sequence[
         shares = [_of_tolerance(output) for case in cases for output in case.outputs]
         if shares:
             worst = max(shares)
-            tiles.append(Tile(f"{number_text(worst)}×", "of the tolerance at most", "good" if worst <= 1 else "bad"))
+            tiles.append(
+                Tile(f"{number_text(worst)}{TIMES}", "of the tolerance at most", "good" if worst <= 1 else "bad")
+            )
         agreed = [case.decision_agreement for case in cases if case.decision_agreement is not None]
         if agreed:
             kind = next(case.decision for case in cases if case.decision)
@@ -177,8 +181,8 @@ def _facts(manifest: Manifest, converted: Sequence[Component]) -> list[tuple[str
         ("Task", manifest.task),
         ("Framework", frameworks.get(manifest.framework, manifest.framework)),
         ("Opset", ", ".join(map(str, opsets))),
-        ("Compared with", next((c.verification.source for c in converted if c.verification), "–")),
-        ("Run by", next((c.verification.runtime for c in converted if c.verification), "–")),
+        ("Compared with", next((c.verification.source for c in converted if c.verification), DASH)),
+        ("Run by", next((c.verification.runtime for c in converted if c.verification), DASH)),
     ]
 
 
@@ -199,7 +203,7 @@ def _ledger(component: Component) -> LedgerView:
             slices.append(
                 Slice(kind, colour, meaning, bytes_text(found[kind]), round(share * 100, 3), share_text(share))
             )  # fmt: skip
-    proved = share_text(ledger.proved_bytes / total) if ledger.total_bytes else "–"
+    proved = share_text(ledger.proved_bytes / total) if ledger.total_bytes else DASH
     return LedgerView(component.name, bytes_text(ledger.total_bytes), proved, tuple(slices))
 
 
@@ -249,7 +253,7 @@ def _case(case: CaseCheck) -> CaseView:
         decision = f"{share_text(case.decision_agreement)} same {case.decision}"
     rows = tuple(
         (output, number_text(output.source_error), number_text(output.judged_error), number_text(output.tolerance),
-         f"{number_text(_of_tolerance(output))}×")
+         f"{number_text(_of_tolerance(output))}{TIMES}")
         for output in shown[:_OUTPUT_ROWS]
     )  # fmt: skip
     more = len(case.outputs) - len(rows)
@@ -269,14 +273,14 @@ def _variant(component: Component, manifest: Manifest) -> VariantView:
     base = manifest.find(component.derived_from)
     share = component.size_bytes / base.size_bytes if base is not None and base.size_bytes else 1.0
     verification = component.verification
-    error, decision = "–", "–"
+    error, decision = DASH, DASH
     if verification is not None:
         distance = verification.distance
         error = number_text(distance.max_rel_error if distance is not None else verification.max_rel_error)
         agreed = [case.decision_agreement for case in verification.cases if case.decision_agreement is not None]
         if distance is not None and distance.agreement is not None:
             agreed = [distance.agreement]
-        decision = share_text(min(agreed)) if agreed else "–"
+        decision = share_text(min(agreed)) if agreed else DASH
     return VariantView(
         component.name, component.derived_from or "", component.precision, bytes_text(component.size_bytes),
         round(min(share, 1.0) * 100, 2), share_text(min(share, 9.99)), error, decision,
@@ -284,7 +288,7 @@ def _variant(component: Component, manifest: Manifest) -> VariantView:
     )  # fmt: skip
 
 
-def _commands(manifest: Manifest, name: str) -> list[tuple[str, str]]:
+def _commands(manifest: Manifest, name: str, *, published: bool) -> list[tuple[str, str]]:
     source, folder = shlex.quote(manifest.source or "MODEL"), shlex.quote(name)
     task = "" if manifest.task in ("module", "") else f" --task {shlex.quote(manifest.task)}"
     version = manifest.versions.get("onnxport", "")
@@ -292,9 +296,12 @@ def _commands(manifest: Manifest, name: str) -> list[tuple[str, str]]:
     commands = [
         ("Install the version that wrote this folder", install),
         ("Convert the model again", f"onnxport convert {source} {folder}{task}"),
-        ("Check every file, and compare the numbers again", f"onnxport verify {folder} --against {source}"),
     ]
-    if any(component.derived_from for component in manifest.components):
+    if published:
+        commands.append(
+            ("Check every file, and compare the numbers again", f"onnxport verify {folder} --against {source}")
+        )
+    if published and any(component.derived_from for component in manifest.components):
         commands.append(("Compare the variants with their graphs", f"onnxport compare {folder}"))
     return commands
 
