@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ from onnxport.artifact.folder import write_manifest
 from onnxport.errors import FolderError, OutputError, UsageError
 from onnxport.report.render import render_report
 from onnxport.report.scale import LogScale
-from onnxport.report.words import share_text, shorten
+from onnxport.report.words import DASH, TIMES, share_text, shorten
 from tests.unit.cli_runner import run
 from tests.unit.report_samples import ATTACK, failed_manifest, hostile_manifest, sample_manifest
 
@@ -48,7 +49,7 @@ def folder(tmp_path):
 def test_what_is_shown():
     page = Page(render_report(sample_manifest(), "small-t5"))
     for shown in (
-        "Verified", "8 / 8", "T5ForConditionalGeneration", "past_key_values.N.key × 6",
+        "Verified", "8 / 8", "T5ForConditionalGeneration", f"past_key_values.N.key {TIMES} 6",
         "from encoder_model", "61.0 MB", "98.7 %", "at most 512", "LayerNormalization", "1.32.0",
         "onnxport verify small-t5 --against example/small-t5", "decoder.extra.weight",
     ):  # fmt: skip
@@ -93,7 +94,7 @@ def test_headings_tables_and_pictures_have_names():
         if tag == "section":
             assert attributes["aria-labelledby"] in {one.get("id") for _, one in tags}
     levels = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_equal_manifests_give_equal_pages():
@@ -132,7 +133,7 @@ def test_log_scale():
 
 
 def test_shares_are_not_rounded_up():
-    assert (share_text(1.0), share_text(0.99996), share_text(None)) == ("100 %", "99.9 %", "–")
+    assert (share_text(1.0), share_text(0.99996), share_text(None)) == ("100 %", "99.9 %", DASH)
 
 
 def test_shortened_names_keep_both_ends():

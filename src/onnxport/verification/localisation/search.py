@@ -238,7 +238,7 @@ class _Search:
     def _next_operator(
         self, node: Node, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
     ) -> ModuleOutput | None:
-        """The first operator after those that gave what the node reads, which gives something else of the same shape."""
+        """The first operator after those that gave what the node reads, with another result of the same shape."""
         given = [values[name] for name in node.reads if name in values]
         places = [near[name].index for name in node.reads if name in near and near[name].error <= self.equal]
         shapes = {values[name].shape for name in node.outputs if name in values}
