@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 from onnxport import OnnxPortError, convert
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests.tiny import TINY, save
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"
@@ -51,7 +51,7 @@ def main() -> None:
 def _row(name: str, task: str) -> dict:
     row: dict = {"model": name.removesuffix(f"-{task}"), "task": task}
     with tempfile.TemporaryDirectory() as folder:
-        with quiet():
+        with capture_process():
             source = save(name, Path(folder) / "source")
         try:
             conversion = convert(None, source, Path(folder) / "out", pipeline_name=task)

@@ -44,7 +44,7 @@ import transformers
 
 from benchmarks.turns import Times, Work, measure
 from onnxport import convert, optimize, quantize
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 # (name, rows, tokens of the call, past)
@@ -159,7 +159,7 @@ def _convert(layers: int, folder: Path) -> tuple[Any, dict[str, float]]:
         tie_word_embeddings=True, initializer_range=0.05, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    with quiet():
+    with capture_process():
         model = transformers.LlamaForCausalLM(config).eval()
         model.save_pretrained(folder / "m")
     before = time.process_time()

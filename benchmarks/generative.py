@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from onnxport import OnnxPortError, convert
-from onnxport.system.output_capture import quiet
+from onnxport.system.output_capture import capture_process
 from tests import tiny_tokenizers
 from tests.tiny_decoders import DECODERS, save_decoder
 from tests.tiny_encoder_decoders import TABLE, save_encoder_decoder
@@ -68,7 +68,7 @@ def _row(name: str, save: Callable[[Path], Path]) -> dict[str, Any]:
     task = "image-to-text" if name in _IMAGES else "automatic-speech-recognition" if name in _SPEECH else "auto"
     task = "image-text-to-text" if name in IN_TEXT else task
     with tempfile.TemporaryDirectory() as folder:
-        with quiet():
+        with capture_process():
             source = save(Path(folder) / "source")
             own = {"processor": processor_of(name, source)} if name in OWN_PROCESSOR else {}
         try:

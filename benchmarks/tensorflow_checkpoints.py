@@ -108,7 +108,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def _families(words: list[str]) -> None:
     from onnxport.sources.tensorflow.source import tensorflow
-    from onnxport.system.output_capture import quiet
+    from onnxport.system.output_capture import capture_process
 
     tensorflow()
     from transformers.models.auto.modeling_tf_auto import TF_MODEL_MAPPING_NAMES
@@ -118,7 +118,7 @@ def _families(words: list[str]) -> None:
     for family in [*TF_MODEL_MAPPING_NAMES, "encoder-decoder", "vision-encoder-decoder"]:
         if words and not any(word in family for word in words):
             continue
-        with quiet():
+        with capture_process():
             name, result = _family(family)
         rows.append({"family": family, "class": name, "result": result})
         print(f"| {name} | {result} |", flush=True)

@@ -37,24 +37,29 @@ _RESNET = {
     "layer_type": "bottleneck",
 }
 _CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+# Each further stage or layer on free heights and widths takes torch seconds of algebra.
 _SEGFORMER = {
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [8, 16, 24, 32],
-    "num_attention_heads": [1, 2, 2, 4],
-    "sr_ratios": [8, 4, 2, 1],
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "hidden_sizes": [8, 16],
+    "num_attention_heads": [1, 2],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "mlp_ratios": [2, 2],
+    "sr_ratios": [4, 1],
     "decoder_hidden_size": 32,
 }
 _DETR = {
     "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
     "encoder_attention_heads": 8,  # the mask head wants d_model + heads to be a multiple of 8
     "decoder_attention_heads": 8,
     "encoder_ffn_dim": 64,
     "decoder_ffn_dim": 64,
     "num_queries": 6,
     "use_timm_backbone": False,
-    "backbone_config": _RESNET | {"model_type": "resnet", "out_features": _STAGES},
+    "backbone_config": _RESNET | {"model_type": "resnet", "depths": [1, 1, 1, 1], "out_features": _STAGES},
 }
 _MASK_BACKBONE = _SWIN | {
     "model_type": "swin",

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _SHOWN = ("operators", "inputs", "outputs", "opset", "precision", "restrictions", "fixes")
-_INT8 = "quantize int8"
 _FILES = "the layout in the files differs (the same graph, the same numbers)"
 
 
@@ -26,8 +25,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
 
 
 def _model(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    if (_INT8 in old.get("errors", {})) != (_INT8 in new.get("errors", {})):
-        old, new = _without_int8(old), _without_int8(new)
     before, after = old.get("errors", {}), new.get("errors", {})
     for step in sorted({*before, *after}):
         if before.get(step) != after.get(step):
@@ -43,15 +40,6 @@ def _model(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
             yield f"{graph}: is new"
         elif graphs[graph] != found[graph]:
             yield f"{graph}: {'; '.join(_graph(graphs[graph], found[graph]))}"
-
-
-def _without_int8(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Where int8 is close enough on one of two processors, only what both write is compared."""
-    return {
-        "errors": {step: text for step, text in part.get("errors", {}).items() if step != _INT8},
-        "files": [file for file in part.get("files", []) if "_quantized" not in file],
-        "graphs": {file: graph for file, graph in part.get("graphs", {}).items() if "_quantized" not in file},
-    }
 
 
 def _graph(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -161,7 +161,7 @@ _JS = {"target transformers.js": lambda folder: _target(folder, "transformers.js
 _GENAI = {"target genai": lambda folder: _target(folder, "genai")}
 _GENAI_FUSED = {"target genai, fused": lambda folder: _target(folder, "genai", "--component", "model_fused")}
 _ALL_PRECISIONS = _quantize("int8") | _quantize("int4") | _quantize("int8-weights")
-# Written whatever its numbers are: whether they are close enough depends on the processor.
+# Written whatever its numbers are: random weights bear rounding worse than trained ones.
 _INT8 = {"quantize": True, "allow_mismatch": True}
 _STEP = {"batch_size": 1, "sequence_length": 1, "past_sequence_length": 32}
 _WIDE = {"hidden_size": 64}

@@ -11,8 +11,7 @@ outputs and axes, restrictions and repairs (from the manifest); operators; and t
   between processors (AVX2, AVX512): such a graph is reported as "weights differ", and nothing else of it does.
 - `sha256`: of each file. Where it alone differs, the same numbers lie in other places.
 
-Graphs that ONNX Runtime optimized have no hashes: they are made for the processor at hand. Whether an int8 graph
-is close enough to be published depends on it too, and so does the recorded error of `quantize int8`.
+Graphs that ONNX Runtime optimized have no hashes: they are made for the processor at hand.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {"versions": {}, "models": {}}
     kept = {name: part for name, part in record["models"].items() if name in MODELS}
     found: dict[str, Any] = {}
+    count = 0
     for name, part, seconds, traces in _worked(names, given.jobs):
         found[name] = part
         print(f"{len(found):3}/{len(names)}  {seconds:6.1f} s  {name}: {_summary(part)}", flush=True)
@@ -56,22 +56,28 @@ def main(arguments: list[str] | None = None) -> int:
         if given.update:  # at once: what is interrupted goes on with --only
             models = dict(sorted({**kept, **found}.items()))
             RECORD.write_text(_written({"versions": _versions(), "models": models}) + "\n", encoding="utf-8")
+        else:
+            count += _compared({name: kept[name]} if name in kept else {}, {name: part})
     graphs = sum(len(part.get("graphs", {})) for part in found.values())
     print(f"{len(found)} models, {graphs} graphs, {time.monotonic() - started:.0f} s")
-    return 0 if given.update else _compared(record, found, whole=not given.only)
-
-
-def _compared(record: dict[str, Any], found: dict[str, Any], *, whole: bool) -> int:
+    if given.update:
+        return 0
+    if not given.only:  # what the table has no longer
+        count += _compared({name: part for name, part in record["models"].items() if name not in MODELS}, {})
     for package in _PACKAGES:
         was, now = record["versions"].get(package), _versions().get(package)
         if was != now:
             print(f"note: recorded with {package} {was}, this is {now}")
-    old = record["models"] if whole else {name: part for name, part in record["models"].items() if name in found}
-    lines = list(differences(old, found))
+    print(f"{count} differences; if they are meant: make graphs ARGS=--update" if count else "all as recorded")
+    return 1 if count else 0
+
+
+def _compared(old: dict[str, Any], new: dict[str, Any]) -> int:
+    """Print what differs; how many graphs, steps and files that are."""
+    lines = list(differences(old, new))
     for line in lines:
-        print(f"DIFFERS  {line}")
-    print(f"{len(lines)} differences; if they are meant: make graphs ARGS=--update" if lines else "all as recorded")
-    return 1 if lines else 0
+        print(f"DIFFERS  {line}", flush=True)
+    return len(lines)
 
 
 def _worked(names: list[str], jobs: int) -> Iterator[tuple[str, dict[str, Any], float, str]]:

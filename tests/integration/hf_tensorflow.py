@@ -50,19 +50,19 @@ def process(*arguments: str) -> str:
     return done.stdout
 
 
-def make(folder: Path, *names: str) -> None:
-    """Checkpoints of tests/tiny_tensorflow.py in `folder`, with what their classes make of inputs."""
-    process("-m", "tests.tiny_tensorflow", str(folder), *names)
+def made(folder: Path, *names: str) -> dict[str, Any]:
+    """A call that makes checkpoints of tests/tiny_tensorflow.py in `folder`, with what their classes make of inputs."""
+    return {"folder": folder, "names": names}
 
 
 def plain_checkpoints(once: Once) -> Path:
     """A folder with "bert-ner" (tf_model.h5) and "bert-fill-mask" (safetensors that TensorFlow wrote)."""
-    folder, _ = once("tensorflow-checkpoints", lambda folder: make(folder, "bert-ner", "bert-fill-mask"))
+    folder, _ = once("tensorflow-checkpoints", lambda folder: call(made(folder, "bert-ner", "bert-fill-mask")))
     return folder
 
 
 def call(*calls: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of conversions, as tests/tensorflow_conversions.py gives them."""
+    """Results of calls in one process, as tests/tensorflow_conversions.py gives them."""
     plain = [{name: str(value) if isinstance(value, Path) else value for name, value in one.items()} for one in calls]
     found: list[dict[str, Any]] = json.loads(process("-m", "tests.tensorflow_conversions", json.dumps(plain)))
     return found
@@ -91,12 +91,12 @@ class Converted:
 
     @staticmethod
     def _made(folder: Path, tasks: dict[str, str]) -> dict[str, dict[str, Any]]:
-        make(folder, *tasks)
-        results = call(
+        _, *results = call(
+            made(folder, *tasks),
             *(
                 {"model": folder / name, "output": folder / f"{name}-onnx", "pipeline_name": task}
                 for name, task in tasks.items()
-            )
+            ),
         )
         return dict(zip(tasks, results, strict=True))
 

@@ -80,21 +80,16 @@ def full_range(source, target):
     )  # fmt: skip
 
 
-def test_an_int8_file_that_could_be_wrong_elsewhere_fails_too(source, tmp_path):
-    convert(None, source, tmp_path / "g" / "model.onnx", quantize=True)
-    made = tmp_path / "g" / "model-quantized.onnx"
+def test_a_single_graph_and_an_int8_file_that_could_be_wrong_elsewhere(source, tmp_path):
+    convert(None, source, tmp_path / "g" / "my.model.onnx", quantize=True)
+    file, made = tmp_path / "g" / "my.model.onnx", tmp_path / "g" / "my.model-quantized.onnx"
     assert "fit on every processor" in verify(made).notes[0]
-    full_range(tmp_path / "g" / "model.onnx", made)
-    with pytest.raises(VerificationError, match=r"onnxport quantize \S+model\.onnx"):
+    full_range(file, made)
+    with pytest.raises(VerificationError, match=r"onnxport quantize \S+my\.model\.onnx"):
         verify(made)
-    quantize(tmp_path / "g" / "model.onnx")
-    assert verify(made).ok and len(verify(tmp_path / "g" / "model.onnx").notes) == 1
-
-
-def test_on_a_single_graph_the_suffix_goes_before_the_last_extension(source, tmp_path):
-    convert(None, source, tmp_path / "g" / "my.model.onnx")
-    assert quantize(tmp_path / "g" / "my.model.onnx").name == "my.model-quantized.onnx"
-    assert optimize(tmp_path / "g" / "my.model.onnx").name == "my.model-optimized.onnx"
+    assert quantize(file) == made  # the suffix goes before the last extension
+    assert verify(made).ok and len(verify(file).notes) == 1
+    assert optimize(file).name == "my.model-optimized.onnx"
     assert verify(tmp_path / "g" / "my.model-optimized.onnx", against=source).ok
 
 

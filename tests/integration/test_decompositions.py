@@ -1,6 +1,8 @@
-"""The second trace of torch.onnx is left out only where a program can be translated as it is."""
+"""What torch.onnx would do again: its second trace, only where a program needs it, and what it knows."""
 
 from __future__ import annotations
+
+import contextlib
 
 import numpy as np
 import onnxruntime
@@ -10,6 +12,8 @@ from torch.onnx._internal.exporter import _fx_passes, _registration
 
 from onnxport import convert
 from onnxport.export.decompositions import decompose_where_needed, has_translations
+from onnxport.export.operator_table import operator_table
+from onnxport.export.type_promotion import promote_recorded_types
 
 pytestmark = pytest.mark.integration
 
@@ -74,6 +78,54 @@ def test_torch_is_as_it_was():
         assert _fx_passes.decompose_with_registry is not own
         raise ZeroDivisionError
     assert _fx_passes.decompose_with_registry is own
+
+
+class Promotions(torch.nn.Module):
+    """Whole numbers with fractions, two precisions, a mean of half precision, and scalars."""
+
+    def forward(self, x):
+        whole = (x * 3).to(torch.int64)
+        half = torch.softmax(x.half() / 2, -1).mean(-1, keepdim=True)
+        return whole / 2 + half * x.double(), torch.where(whole > 1, whole, 0.5), whole.bool() | (x > 0)
+
+
+def kind_of(value):
+    return (value.dtype, len(value.shape)) if isinstance(value, torch.Tensor) else type(value)
+
+
+def test_casts_are_those_of_a_second_run():
+    from torch.onnx._internal.exporter._fx_passes import insert_type_promotion_nodes
+
+    found = []
+    for patch in (contextlib.nullcontext, promote_recorded_types):
+        program = exported(Promotions())
+        before = len(program.graph.nodes)
+        with patch():
+            insert_type_promotion_nodes(program.graph_module)
+        program.graph_module.recompile()
+        assert len(program.graph.nodes) > before  # there is something to cast
+        found.append((program.graph_module.code, [node.meta.get("val") for node in program.graph.nodes]))
+    (plain, values), (code, others) = found
+    assert code == plain
+    kinds = [
+        [(one.dtype, len(one.shape)) for one in part if isinstance(one, torch.Tensor)] for part in (values, others)
+    ]
+    assert kinds[0] == kinds[1]
+
+
+def test_the_table_of_operators_is_read_once():
+    own = _registration.onnxscript_apis.get_torchlib_ops
+    tables = []
+    for _ in range(2):
+        with operator_table():
+            tables.append(_registration.onnxscript_apis.get_torchlib_ops())
+    assert tables[0] is tables[1]
+    assert [(meta.qualified_name, meta.function) for meta in tables[0]] == [
+        (meta.qualified_name, meta.function) for meta in own()
+    ]
+    with pytest.raises(ZeroDivisionError), operator_table():
+        raise ZeroDivisionError
+    assert _registration.onnxscript_apis.get_torchlib_ops is own
 
 
 @pytest.mark.parametrize("module", [Spellings, SpelledOutputs, InPlace, Untranslated])

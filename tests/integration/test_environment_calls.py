@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from onnxport.api.convert import convert
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.results import Conversion
 from onnxport.cli.console import Console
@@ -37,16 +36,11 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "environment"
 
 
-def _titles(said: str) -> list[str]:
-    """The lines of steps without their times."""
-    return [line.rpartition("  ")[0] for line in said.splitlines()]
-
-
-def test_a_conversion_is_that_of_a_call_in_process(source: Path, stand_in: Path, tmp_path: Path) -> None:
-    there, here = io.StringIO(), io.StringIO()
-    arguments = {"framework": None, "model": source, "output": tmp_path / "there" / "out"}
-    result = call_in("stand-in", "convert", arguments, Console(there))
-    expected = convert(None, source, tmp_path / "here" / "out", reporter=Console(here))
+def test_a_conversion_is_that_of_a_call_in_process(converted: Conversions, stand_in: Path, tmp_path: Path) -> None:
+    here, said = converted("bert-text-classification"), io.StringIO()
+    arguments = {"framework": None, "model": here.source, "output": tmp_path / "there" / "out"}
+    result = call_in("stand-in", "convert", arguments, Console(said))
+    expected = here.conversion
     assert isinstance(result, Conversion)
     assert result.passed
     assert result.path == tmp_path / "there" / "out"
@@ -54,10 +48,9 @@ def test_a_conversion_is_that_of_a_call_in_process(source: Path, stand_in: Path,
     assert [file.name for file in result.files] == [file.name for file in expected.files]
     assert result.timings.keys() == expected.timings.keys()
     assert result.peak_memory_bytes > 10_000_000
-    assert [line.split("  ")[0] for line in _titles(there.getvalue())] == [
-        line.split("  ")[0] for line in _titles(here.getvalue())
-    ]
-    assert "text-classification" in there.getvalue()
+    steps = [line.split("  ")[0].rstrip() for line in said.getvalue().splitlines()]
+    assert all(any(step.endswith(title) for step in steps) for title in ("Load", "Infer shapes", "Publish")), steps
+    assert "text-classification" in said.getvalue()
 
 
 def test_a_folder_that_is_not_the_source_s(converted: Conversions, stand_in: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_pipelines_and_the_command_line(classifier, source, capsys):
         for c in json.loads((classifier / "onnxport.json").read_text())["components"]
         for limit in c["restrictions"]
     }
-    assert "the run time pads" in rules["sequence_length", "fixed at 24"]
+    assert "onnxport pads smaller inputs" in rules["sequence_length", "fixed at 24"]
 
 
 def test_a_size_outside_of_the_restrictions(classifier):

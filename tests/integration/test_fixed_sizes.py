@@ -229,7 +229,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
     assert sorted(names) == ["model", "model_fixed", "model_int8", "model_optimized"]
     assert verify(copy).ok
     shown = run(capsys, "inspect", copy, "--json")
-    assert shown.code == 0 and "a window, unused places on the left" in shown.out and "fixed at 15" in shown.out
+    assert shown.code == 0 and "a static cache, padded on the left" in shown.out and "fixed at 15" in shown.out
     from onnxport.artifact.folder import read_folder
 
     manifest = read_folder(copy)
@@ -238,7 +238,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
 
 
 def test_weights_are_stored_once(tmp_path):
-    source = save_decoder("mixtral", tmp_path / "m", hidden_size=64, tokenizer=tiny_tokenizers.modernbert())
+    source = save_decoder("llama", tmp_path / "m", hidden_size=64, tokenizer=tiny_tokenizers.modernbert())
     convert(None, source, tmp_path / "out", use_external_format=True)
     before = (tmp_path / "out" / "onnx" / "model.onnx_data").read_bytes()
     file = optimize(tmp_path / "out", sizes=SIZES)

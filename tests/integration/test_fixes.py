@@ -24,7 +24,7 @@ GRAPH_CASES = {
 
 def test_every_repair_has_a_case():
     assert set(GRAPH_CASES) == set(fixes.GRAPH_FIXES)
-    assert set(fixes.TRACE_FIXES) == {"symbolic-int", "one-key-head", "recurrent-layers"}
+    assert set(fixes.TRACE_FIXES) == {"symbolic-int", "one-key-head", "ordered-sets", "recurrent-layers"}
 
 
 @pytest.mark.parametrize("fix", GRAPH_CASES)

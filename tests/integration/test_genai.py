@@ -102,12 +102,10 @@ def test_the_folder_is_whole_and_has_its_weights_once(pair):
     assert any("onnxruntime-genai" in note and "same greedy tokens" in note for note in manifest["notes"])
 
 
-def test_large_weights_stay_where_they_are(tmp_path):
-    from onnxport import convert
-    from tests.integration.test_weight_only import save_tied_llama
+def test_large_weights_stay_where_they_are(once, tmp_path):
+    from tests.integration.test_weight_only import converted_tied_llama
 
-    folder = tmp_path / "out"
-    convert(None, save_tied_llama(tmp_path / "m"), folder)
+    folder = shutil.copytree(converted_tied_llama(once)[1], tmp_path / "out")
     small = find_target("genai")(folder).parent / "onnx" / "model_genai.onnx"
     table = [t for t in onnx.load(small, load_external_data=False).graph.initializer if t.dims[:1] == [320]]
     places = [{entry.key: entry.value for entry in t.external_data} for t in table]

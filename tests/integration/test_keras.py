@@ -6,6 +6,7 @@ The sweep has the opsets between the first and the last.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from onnxport import convert, convert_tensorflow, infer_shapes, verify
 from onnxport.artifact.folder import read_folder
+from onnxport.artifact.results import Conversion
 from onnxport.errors import OnnxPortError, UntrustedCheckpointError, UsageError, VerificationError
 from onnxport.runtime.session import OnnxSession
 from tests import tiny_keras
@@ -41,16 +43,35 @@ def _close(found: Any, wanted: Any) -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-5 * max(1.0, float(np.abs(wanted).max())))
 
 
-def test_a_keras_file_with_named_inputs(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Conversion]:
+    """(a text classifier, the folder that its file became, the conversion)"""
+    root = tmp_path_factory.mktemp("text")
     model = tiny_keras.text_classifier()
-    model.save(tmp_path / "model.keras")
-    conversion = convert(None, tmp_path / "model.keras", tmp_path / "out")
+    model.save(root / "model.keras")
+    conversion = convert(None, root / "model.keras", root / "out", use_external_format=True, quantize=True)
+    return model, root / "out", conversion
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """(an image network, the folder with its file as model.keras and what that became as out)"""
+    root = tmp_path_factory.mktemp("image")
+    model = tiny_keras.image_network()
+    model.save(root / "model.keras")
+    assert convert("tf", root / "model.keras", root / "out").passed
+    return model, root
+
+
+def test_a_keras_file_with_named_inputs(text: tuple[Any, Path, Conversion]) -> None:
+    model, folder, conversion = text
     assert conversion.passed
+    assert [component.name for component in conversion.manifest.components] == ["model", "model_quantized"]
     manifest = conversion.manifest
     assert (manifest.framework, manifest.source, manifest.architecture) == ("tf", "model.keras", "Functional")
     assert {"tensorflow", "keras", "tf2onnx"} <= manifest.versions.keys()
     assert "torch" not in manifest.versions
-    inputs, outputs = _specs(tmp_path / "out")
+    inputs, outputs = _specs(folder)
     assert inputs == {
         "ids": ("int32", ("batch_size", "sequence_length")),
         "mask": ("int32", ("batch_size", "sequence_length")),
@@ -63,15 +84,14 @@ def test_a_keras_file_with_named_inputs(tmp_path: Path) -> None:
     ids = rng.integers(0, 50, (4, 23)).astype("int32")  # no size that was probed or verified
     mask = np.ones_like(ids)
     mask[1:, 9:] = 0
-    found, wanted = _run(tmp_path / "out", ids=ids, mask=mask), model({"ids": ids, "mask": mask}, training=False)
+    found, wanted = _run(folder, ids=ids, mask=mask), model({"ids": ids, "mask": mask}, training=False)
     _close(found["scores"], wanted["scores"])
     _close(found["hidden"], wanted["hidden"])
 
 
-def test_the_weights_are_in_the_graph_once_and_no_name_of_tf2onnx_is_left(tmp_path: Path) -> None:
-    model = tiny_keras.text_classifier()
-    convert(None, model, tmp_path / "m.onnx")
-    graph = onnx.load(tmp_path / "m.onnx").graph
+def test_the_weights_are_in_the_graph_once_and_no_name_of_tf2onnx_is_left(text: tuple[Any, Path, Conversion]) -> None:
+    model, folder, _ = text
+    graph = onnx.load(folder / "onnx" / "model.onnx").graph
     assert [value.name for value in graph.input] == ["ids", "mask"]
     assert [value.name for value in graph.output] == ["scores", "hidden"]
     axes = {d.dim_param for v in (*graph.input, *graph.output) for d in v.type.tensor_type.shape.dim if d.dim_param}
@@ -81,14 +101,13 @@ def test_the_weights_are_in_the_graph_once_and_no_name_of_tf2onnx_is_left(tmp_pa
     assert "Erf" in {node.op_type for node in graph.node}
 
 
-def test_images_of_any_size(tmp_path: Path) -> None:
-    model = tiny_keras.image_network()
-    convert("tf", model, tmp_path / "out")
-    inputs, outputs = _specs(tmp_path / "out")
+def test_images_of_any_size(image: tuple[Any, Path]) -> None:
+    model, root = image
+    inputs, outputs = _specs(root / "out")
     assert inputs == {"image": ("float32", ("batch_size", "height", "width", 3))}
     assert outputs == {"scores": ("batch_size", 4)}
-    image = np.random.default_rng(0).standard_normal((3, 77, 59, 3)).astype(np.float32)
-    _close(_run(tmp_path / "out", image=image)["scores"], model(image, training=False))
+    value = np.random.default_rng(0).standard_normal((3, 77, 59, 3)).astype(np.float32)
+    _close(_run(root / "out", image=value)["scores"], model(value, training=False))
 
 
 def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
@@ -156,7 +175,7 @@ def test_sample_inputs_of_a_live_model(tmp_path: Path) -> None:
     _close(_run(tmp_path / "out", ids=ids, mask=mask)["scores"], model({"ids": ids, "mask": mask})["scores"])
 
 
-@pytest.mark.parametrize("opset", sampled([13, 15, 18, 21], 13, 21))
+@pytest.mark.parametrize("opset", sampled([13, 15, 18, 21], 13))
 def test_opsets(tmp_path: Path, opset: int) -> None:
     model = tiny_keras.image_network()
     verification = convert_tensorflow(model, opset, tmp_path / "m.onnx")
@@ -173,30 +192,14 @@ def test_an_old_h5_file_of_a_whole_model(tmp_path: Path) -> None:
     _close(found, model(value, training=False))
 
 
-def test_weights_beside_the_graph_and_the_same_bytes_twice(tmp_path: Path) -> None:
-    model = tiny_keras.text_classifier()
-    for name in ("a", "b"):
-        convert(None, model, tmp_path / name, use_external_format=True)
-    for file in ("model.onnx", "model.onnx_data"):
-        first, second = ((tmp_path / name / "onnx" / file).read_bytes() for name in ("a", "b"))
-        assert first == second and first
-
-
-def test_verify_tells_another_model(tmp_path: Path) -> None:
-    tiny_keras.image_network().save(tmp_path / "model.keras")
-    convert(None, tmp_path / "model.keras", tmp_path / "out")
-    assert verify(tmp_path / "out", tmp_path / "model.keras").ok
+def test_verify_tells_another_model(image: tuple[Any, Path], tmp_path: Path) -> None:
+    _, root = image
+    assert verify(root / "out", root / "model.keras").ok
     other = tiny_keras.image_network()
     other.set_weights([2 * weight for weight in other.get_weights()])
     other.save(tmp_path / "other.keras")
     with pytest.raises(VerificationError, match="disagrees"):
-        verify(tmp_path / "out", tmp_path / "other.keras")
-
-
-def test_quantized_beside_it(tmp_path: Path) -> None:
-    conversion = convert(None, tiny_keras.text_classifier(), tmp_path / "out", quantize=True)
-    assert [component.name for component in conversion.manifest.components] == ["model", "model_quantized"]
-    assert conversion.passed
+        verify(root / "out", tmp_path / "other.keras")
 
 
 class Drawing(keras.layers.Layer):  # type: ignore[misc]
@@ -246,12 +249,9 @@ def test_python_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_class_that_is_not_registered_is_named(tmp_path: Path) -> None:
-    program = (
-        "from onnxport.sources.tensorflow.source import tensorflow; tensorflow(); import keras\n"
-        "class Mine(keras.layers.Layer):\n    def call(self, x): return x * 2\n"
-        f"keras.Sequential([keras.Input((3,)), Mine()]).save({str(tmp_path / 'm.keras')!r})"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    # Of a program that is not here: Keras looks for classes where their module was.
+    mine = type("Mine", (layers.Layer,), {"call": lambda self, x: x * 2, "__module__": "__main__"})
+    keras.Sequential([keras.Input((3,)), mine()]).save(tmp_path / "m.keras")
     error = _refused(tmp_path / "m.keras", tmp_path)
     assert "Mine" in error.message and "convert(None, keras.saving.load_model" in str(error.hint)
 
@@ -282,42 +282,48 @@ def test_a_wrong_framework_or_task_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_infer_shapes(tmp_path: Path) -> None:
-    model = tiny_keras.text_classifier()
+def test_infer_shapes(text: tuple[Any, Path, Conversion]) -> None:
+    model, folder, _ = text
     inputs, outputs, dynamic, sample = infer_shapes(model, "tf")
     assert (inputs, outputs) == (["ids", "mask"], ["scores", "hidden"])
     assert dynamic["ids"] == {0: "batch_size", 1: "sequence_length"}
     assert dynamic["scores"] == {0: "batch_size"}
     assert set(model(sample)) == {"scores", "hidden"}
-    model.save(tmp_path / "m.keras")
-    assert infer_shapes(tmp_path / "m.keras", "tf")[2] == dynamic
+    assert infer_shapes(folder.parent / "model.keras", "tf")[2] == dynamic
 
 
-def test_run_on_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_on_numbers(text: tuple[Any, Path, Conversion], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from onnxport.cli.main import main
 
-    model = tiny_keras.text_classifier()
-    convert(None, model, tmp_path / "out")
+    model, folder, _ = text
     ids = np.arange(10, dtype="int32").reshape(2, 5)
     np.savez(tmp_path / "inputs.npz", ids=ids, mask=np.ones_like(ids))
-    assert main(["run", str(tmp_path / "out"), str(tmp_path / "inputs.npz"), "--json"]) == 0
+    assert main(["run", str(folder), str(tmp_path / "inputs.npz"), "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     _close(np.array(result["output"]["scores"]), model({"ids": ids, "mask": np.ones_like(ids)})["scores"])
     np.save(tmp_path / "ids.npy", ids)
     for wrong, said in (("ids.npy", "one array, but the graph has 2 inputs"), ("A text", "takes arrays (ids, mask)")):
-        assert main(["run", str(tmp_path / "out"), str(tmp_path / wrong)]) == 2
+        assert main(["run", str(folder), str(tmp_path / wrong)]) == 2
         assert said in capsys.readouterr().err
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "onnxport run out inputs.npz" in card and "pipeline(" not in card
 
 
-def test_the_command_line_is_quiet(tmp_path: Path) -> None:
-    tiny_keras.masked_recurrent().save(tmp_path / "m.keras")
-    command = [sys.executable, "-m", "onnxport", "convert", tmp_path / "m.keras", tmp_path / "out", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0
+def test_the_command_line_is_quiet_and_its_bytes_are_those_of_this_process(
+    text: tuple[Any, Path, Conversion], tmp_path: Path
+) -> None:
+    _, folder, _ = text
+    words = [folder.parent / "model.keras", tmp_path / "out", "--use-external-format", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxport", "convert", *words], capture_output=True, text=True,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["framework"] == "tf" and document["passed"]
     lines = done.stderr.splitlines()
     assert lines[0].startswith(("✓ Load", "ok Load"))
     assert not [line for line in lines if "WARNING" in line or "oneDNN" in line or "cuda" in line.lower()]
+    for file in ("model.onnx", "model.onnx_data"):
+        first, second = ((one / "onnx" / file).read_bytes() for one in (folder, tmp_path / "out"))
+        assert first == second and first

@@ -15,11 +15,11 @@ import pytest
 
 from onnxport import convert
 from onnxport.environments.places import HOME_VARIABLE
-from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.errors import CheckpointError
 from onnxport.loading.resolve import HF_TENSORFLOW, resolve_model
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.tensorflow.keras_2 import is_of_keras_2
-from tests.integration.hf_tensorflow import VARIABLE, needs_tensorflow, process
+from tests.integration.hf_tensorflow import VARIABLE, call, needs_tensorflow, process
 from tests.sample import sampled
 from tests.tiny_keras import recurrent
 
@@ -66,19 +66,18 @@ def test_converted_where_keras_2_is(files: Path, tmp_path: Path, monkeypatch: py
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("name", ["code.h5"])
-def test_code_in_them_is_not_run(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(HOME_VARIABLE, os.environ[VARIABLE])
-    with pytest.raises(UntrustedCheckpointError, match="a Lambda layer"):
-        convert(None, files / name, tmp_path / "out")
-    assert convert(None, files / name, tmp_path / "out", trust_remote_code=True).passed
-
-
-@needs_tensorflow
-def test_weights_alone(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(HOME_VARIABLE, os.environ[VARIABLE])
-    with pytest.raises(CheckpointError, match="holds weights alone"):
-        convert(None, files / "only.h5", tmp_path / "out")
+def test_code_in_them_is_not_run_and_weights_alone_are_refused(files: Path, tmp_path: Path) -> None:
+    """Called there, in one process: that files are sent there is tested above."""
+    code, only = files / "code.h5", files / "only.h5"
+    refused, alone, trusted = call(
+        {"model": code, "output": tmp_path / "refused"},
+        {"model": only, "output": tmp_path / "refused"},
+        {"model": code, "output": tmp_path / "out", "trust_remote_code": True},
+    )
+    assert refused["error"] == "UntrustedCheckpointError" and "a Lambda layer" in refused["message"]
+    assert alone["error"] == "CheckpointError" and "holds weights alone" in alone["message"]
+    assert trusted["passed"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def _as_keras_2_writes_it(path: Path) -> Path:

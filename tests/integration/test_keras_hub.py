@@ -1,4 +1,4 @@
-"""Presets of KerasHub, with the head where there is one. A backbone in a `.keras` file is for the sweep."""
+"""Presets of KerasHub, with the head where there is one. A `.keras` file, and Llama, are for the sweep."""
 
 from __future__ import annotations
 
@@ -62,14 +62,16 @@ def test_a_backbone(tmp_path: Path, as_file: bool) -> None:
     _agrees(tmp_path / "out", model, token_ids=99, segment_ids=2)
 
 
-def test_llama_and_gemma(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sampled(["llama", "gemma"], "gemma"))
+def test_decoders(tmp_path: Path, name: str) -> None:
     keras.utils.set_random_seed(0)
     sizes = {"vocabulary_size": 99, "num_layers": 2, "num_query_heads": 4, "hidden_dim": 64, "intermediate_dim": 64}
-    llama = models.LlamaBackbone(num_key_value_heads=2, **sizes)
-    gemma = models.GemmaBackbone(num_key_value_heads=1, head_dim=8, **sizes)
-    for name, model in (("llama", llama), ("gemma", gemma)):
-        convert(None, model, tmp_path / name)
-        _agrees(tmp_path / name, model, token_ids=99)
+    if name == "llama":
+        model = models.LlamaBackbone(num_key_value_heads=2, **sizes)
+    else:
+        model = models.GemmaBackbone(num_key_value_heads=1, head_dim=8, **sizes)
+    convert(None, model, tmp_path / name)
+    _agrees(tmp_path / name, model, token_ids=99)
 
 
 def test_a_task_that_is_not_known_and_weights_that_are_missing(tmp_path: Path) -> None:

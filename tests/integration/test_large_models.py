@@ -40,8 +40,9 @@ def _save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float
     return folder
 
 
-def _llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    return _save(transformers.LlamaModel(transformers.LlamaConfig(**_DECODER)), folder, dtype, max_shard_size="200KB")
+def _llama(folder: Path, dtype: torch.dtype = torch.float32, layers: int = 2) -> Path:
+    config = transformers.LlamaConfig(**_DECODER | {"num_hidden_layers": layers})
+    return _save(transformers.LlamaModel(config), folder, dtype, max_shard_size="200KB")
 
 
 def _moe(folder: Path) -> Path:
@@ -165,7 +166,7 @@ def test_what_does_not_fit_is_refused_before_it_is_tried(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_shards_and_checksums(tmp_path):
+def test_shards_and_checksums_and_an_int8_graph_beside_them(tmp_path):
     source = _llama(tmp_path / "m")
     out = tmp_path / "out"
     convert(None, source, out, pipeline_name="feature-extraction", shard_size=300_000)
@@ -181,6 +182,11 @@ def test_shards_and_checksums(tmp_path):
         stored = transformers.LlamaModel.from_pretrained(source).layers[1].mlp.up_proj.weight.detach().numpy()
     assert content == np.ascontiguousarray(stored.T).tobytes()
     assert str(tmp_path) not in (out / component["weights_checksum"]["file"]).read_text()
+    file = quantize(out)
+    names = [component["name"] for component in json.loads((out / "onnxport.json").read_text())["components"]]
+    assert names == ["model", "model_quantized"]
+    assert file.stat().st_size < 0.5 * sum((out / name).stat().st_size for name in component["data_files"])
+    assert (out / "onnx/model.weights.json").exists()
 
 
 def test_linked_weights_are_not_copied(tmp_path):
@@ -213,20 +219,9 @@ def test_what_cannot_be_linked_is_told(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_folder_with_weights_beside_the_graph_can_be_quantized(tmp_path):
-    source = _llama(tmp_path / "m")
-    out = tmp_path / "out"
-    convert(None, source, out, None, None, True, "feature-extraction")
-    file = quantize(out)
-    names = [component["name"] for component in json.loads((out / "onnxport.json").read_text())["components"]]
-    assert names == ["model", "model_quantized"]
-    assert file.stat().st_size < 0.5 * (out / "onnx/model.onnx_data").stat().st_size
-    assert (out / "onnx/model.weights.json").exists()
-
-
 def test_a_disk_that_does_not_keep_what_it_took(tmp_path, monkeypatch):
     """One bit of a row that no sample reads: only the checksum can tell."""
-    source = _llama(tmp_path / "m")
+    source = _llama(tmp_path / "m", layers=1)
 
     def flip(self: HashedFile, block: memoryview | bytes) -> None:
         wrote(self, block)

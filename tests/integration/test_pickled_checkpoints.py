@@ -58,7 +58,7 @@ def _strided(folder: Path, state: State) -> None:
     torch.save(changed, folder / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize("write", sampled([_sharded, _legacy, _strided], _sharded, _strided))
+@pytest.mark.parametrize("write", sampled([_sharded, _legacy, _strided], _strided))
 def test_conversion(write: Callable[[Path, State], None], saved, source, tmp_path) -> None:
     write(source, saved[1])
     with pytest.raises(UntrustedCheckpointError, match="--allow-pickle"):

@@ -45,12 +45,15 @@ def round_in_blocks(model, bits):
     model.tie_weights()
 
 
+def converted_tied_llama(once):
+    """(the checkpoint, its folder), for all tests of a run"""
+    folder, _ = once("tied-llama", lambda root: convert(None, save_tied_llama(root / "m"), root / "out"))
+    return folder / "m", folder / "out"
+
+
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama")
-    source = save_tied_llama(folder / "m")
-    convert(None, source, folder / "out")
-    return source, folder / "out"
+def llama(once):
+    return converted_tied_llama(once)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxport.artifact.ledger import Ledger, Proof, UnusedTensors, WeightProof
 from onnxport.artifact.manifest import Component, Manifest, WeightsChecksum
 from onnxport.specs import CaseCheck, Limit, OutputCheck, Restriction, TensorSpec, Verification
 
@@ -32,6 +33,15 @@ def make_manifest() -> Manifest:
         size_bytes=438_000_000,
         data_files=("onnx/model.onnx_data", "onnx/model.onnx_data_1"),
         weights_checksum=WeightsChecksum("crc32", 199, 437_000_000, "onnx/model.weights.json"),
+        ledger=Ledger(
+            "checkpoint",
+            {
+                "words": WeightProof(Proof.EXACT, "as is", "model.safetensors: bert.words"),
+                "val_7": WeightProof(Proof.TRANSFORMED, "to float32, transposed 1 0", "model.safetensors: bert.query"),
+            },
+            {"exact": 93_763_584, "transformed": 344_000_000},
+            876_000_000,
+        ),
     )
     return Manifest(
         task="fill-mask",
@@ -42,4 +52,7 @@ def make_manifest() -> Manifest:
         components=(component,),
         files={"onnx/model.onnx": "a" * 64, "config.json": "0123456789abcdef" * 4},
         notes=("no tokenizer in the checkpoint",),
+        unused=UnusedTensors(
+            {"cls.seq_relationship.weight": "part of BertForPreTraining"}, {"bert.pooler.bias": "unused"}
+        ),
     )

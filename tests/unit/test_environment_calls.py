@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +29,7 @@ from onnxport.errors import (
     UsageError,
     VerificationError,
 )
-from onnxport.progress import Silent, Step
+from onnxport.progress import Silent
 from onnxport.specs import Verification
 from onnxport.system.output_capture import capture_process
 from tests.unit.environment_samples import this_python
@@ -68,25 +66,12 @@ def test_an_unexpected_exception_names_itself_and_its_traceback_is_kept(stand_in
     assert "Traceback" in said.getvalue()
 
 
-class Killing(Silent):
-    """Ends the worker at the first step."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        self.folder, self.number = folder, number
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[Step]:
-        os.kill(int((self.folder / "pid").read_text()), self.number)
-        with super().step(title) as step:
-            yield step
-
-
 @pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "memory runs out"), (signal.SIGSEGV, "SIGSEGV")])
-def test_a_crash_is_told(stand_in: Path, tmp_path: Path, number: int, words: str) -> None:
-    # The worker is there to be killed: it waits for a graph that nobody writes.
-    os.mkfifo(tmp_path / "model.onnx")
+def test_a_crash_is_told(stand_in: Path, number: int, words: str) -> None:
+    begin = json.dumps({"event": "begin", "title": "Load"})
+    python_of(folder_of("stand-in")).write_text(f"#!/bin/sh\necho '{begin}'\nkill -{number:d} $$\n", encoding="utf-8")
     with pytest.raises(ManagedEnvironmentError, match=r"before it gave a result\.") as caught:
-        call_in("stand-in", "verify", {"path": tmp_path / "model.onnx"}, Killing(stand_in, number))
+        call_in("stand-in", "verify", {"path": "x"}, Silent())
     assert words in caught.value.message
     assert "stand-in" in caught.value.message
 

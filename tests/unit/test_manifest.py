@@ -126,6 +126,9 @@ def test_wrong_types_are_not_written() -> None:
         (["components", 0, "verification"], [], "`components[0].verification`: expected an object"),
         (["components", 0, "data_files"], "x", "`components[0].data_files`: expected a list"),
         (["components", 0, "weights_checksum"], "x", "`components[0].weights_checksum`: expected an object"),
+        (["components", 0, "ledger", "weights", "words"], "proved", "`components[0].ledger.weights['words']`"),
+        (["components", 0, "ledger", "weights", "words"], 1, "`components[0].ledger.weights['words']`"),
+        (["unused", "checkpoint"], [], "`unused.checkpoint`: expected an object"),
         (["components", 0, "weights_checksum", "count"], None, "`components[0].weights_checksum.count`"),
         (["components", 0, "weights_checksum", "file"], ..., "lacks the field `components[0].weights_checksum.file`"),
         (["components", 0, "colour"], "red", "unknown field `components[0].colour`"),
@@ -260,6 +263,25 @@ def test_paths_that_leave_the_folder(path: str) -> None:
             validate(text)
 
 
+def test_version_2_has_no_ledger() -> None:
+    data = json.loads(to_json(make_manifest())) | {"schema_version": 2}
+    del data["unused"], data["components"][0]["ledger"]
+    manifest = from_json(json.dumps(data))
+    assert manifest.components[0].ledger is None
+    assert manifest.unused is None
+    assert manifest.schema_version == SCHEMA_VERSION
+    validate(to_json(manifest))
+
+
+def test_a_weight_of_the_ledger_is_one_text() -> None:
+    data = json.loads(to_json(make_manifest()))
+    ledger = data["components"][0]["ledger"]
+    assert ledger["weights"]["words"] == "exact | as is | model.safetensors: bert.words"
+    read = from_json(json.dumps(data)).components[0].ledger
+    assert read is not None
+    assert read.proved_bytes == read.total_bytes == 437_763_584
+
+
 def test_every_field_is_in_the_schema() -> None:
     classes = {
         cls.__name__: cls
@@ -296,6 +318,7 @@ PLACES = [
     ["components", 0, "file"], ["components", 0, "operators"], ["schema_version"],
     ["components", 0, "data_files"], ["components", 0, "weights_checksum"], ["components", 0, "derived_from"],
     ["components", 0, "restrictions", 0, "rule"],
+    ["components", 0, "ledger"], ["components", 0, "ledger", "weights", "words"], ["unused"],
 ]  # fmt: skip
 
 

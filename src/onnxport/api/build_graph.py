@@ -77,7 +77,7 @@ def build_graph(
 
     captured = capture(source, signature, opset)
     model, signature = captured.model, captured.signature
-    history = begin_history(model)
+    history = begin_history(model, captured.variables)
     simplify(model, history=history)
     require_opset(model, opset)
     fixes = apply_graph_fixes(model)

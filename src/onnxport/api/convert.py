@@ -208,6 +208,7 @@ def _convert_to_file(
         file = staging.path / output.name
         with Silent().step("write") as step:
             write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+        captured.weights.prove(file)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
         staging.publish()

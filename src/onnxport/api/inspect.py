@@ -143,6 +143,13 @@ def _with_missing(graph: GraphInspection, folder: Path, manifest: Manifest) -> G
     return replace(graph, missing=tuple(file for file in files if not (folder / file).is_file()))
 
 
+def _unreadable(path: Path, reason: str) -> FolderError:
+    return FolderError(
+        f"{path} is not an ONNX file that can be read: {reason}.",
+        hint="Copy or download the file again, or make it again: onnxport convert MODEL OUTPUT",
+    )
+
+
 def _inspect_graph(path: Path) -> GraphInspection:
     if not path.is_file():
         raise FolderError(f"{path} does not exist.", hint="Give a folder that onnxport wrote, or an .onnx file.")
@@ -159,10 +166,10 @@ def _inspect_graph(path: Path) -> GraphInspection:
     try:
         model = ir.load(path)
     except Exception as error:
-        raise FolderError(f"{path} is not an ONNX file that can be read: {first_line(error)}.") from error
+        raise _unreadable(path, first_line(error)) from error
     if not model.graph.outputs or not model.opset_imports:
         # protobuf reads an empty file, and many that are something else, as a message without fields.
-        raise FolderError(f"{path} is not an ONNX file that can be read: it has no graph.")
+        raise _unreadable(path, "it has no graph")
     with bad_input(FolderError, f"{path} cannot be described", "Check it: onnxport verify --strict GRAPH"):
         return _described(path, model, graph_stats(model))
 

@@ -119,18 +119,18 @@ def _write(
 
 def _prove(
     output: Output, graphs: Sequence[CapturedGraph], written: Sequence[WrittenModel], watch: Stopwatch
-) -> list[Ledger | None]:
+) -> list[Ledger]:
     """The weights as they lie on the disk, against the checkpoint."""
     from onnxport.serialization.written_model import check_written
     from onnxport.verification.ledger.summary import ledger_summary
 
-    ledgers: list[Ledger | None] = []
+    ledgers: list[Ledger] = []
     with watch.step("weights", "Weights") as step:
         report = counted(step, sum(record.size_bytes for record in written))
         for captured, record in zip(graphs, written, strict=True):
             check_written(output.folder, record)
             ledgers.append(captured.weights.prove(output.graph_file(captured.name), report))
-        step.done(ledger_summary([ledger for ledger in ledgers if ledger is not None]))
+        step.done(ledger_summary(ledgers))
     return ledgers
 
 

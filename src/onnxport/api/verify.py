@@ -124,7 +124,7 @@ def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[s
     file = folder.file(component)
     with reporter.step(f"Run {component.file}") as step:
         count = _runs(file, component, vocabulary_size(folder.path))
-        step.done(f"{count} sets of sizes")
+        step.done(f"{count} set{'' if count == 1 else 's'} of sizes")
     if component.precision == "int8":
         with reporter.step(f"Bound the sums of {component.file}") as step:
             bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
@@ -177,11 +177,15 @@ def _against(
 ) -> dict[str, Verification]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
+    from onnxport.verification.ledger.graph_weights import record_weights
 
     with reporter.step("Run the source model") as step:
         to_export = load_model_to_export(resolved, folder.manifest.task, options)
+        weights = record_weights(to_export)
         evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
+    sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
+    _prove_weights(folder, sources, reporter)
     found = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
@@ -191,6 +195,31 @@ def _against(
             found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
     return found
+
+
+def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporter) -> None:
+    """The weights of every graph with a ledger, against the source or against the graph that it was made from.
+
+    Raises:
+        VerificationError: a weight is not what it should be.
+    """
+    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.derived import prove_derived
+    from onnxport.verification.ledger.source_weights import SourceWeights
+    from onnxport.verification.ledger.summary import ledger_summary
+
+    graphs = [component for component in folder.manifest.components if component.ledger is not None]
+    if not graphs:
+        return
+    with reporter.step("Weights") as step:
+        found = []
+        for component in graphs:
+            base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            if base is not None:
+                found.append(prove_derived([folder.file(base)], folder.file(component)))
+            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
+                found.append(prove_again(folder.file(component), component.ledger, source))
+        step.done(ledger_summary(found))
 
 
 def _locate(

@@ -103,7 +103,11 @@ def recorded_beside(folder: Folder, component: Component) -> dict[str, str]:
 
 
 def require_sound(
-    file: Path, recorded: Mapping[str, str] | None = None, *, linked: bool = True, accepted: frozenset[str] = frozenset()
+    file: Path,
+    recorded: Mapping[str, str] | None = None,
+    *,
+    linked: bool = True,
+    accepted: frozenset[str] = frozenset(),
 ) -> None:
     """Refuse a graph that must not be run.
 

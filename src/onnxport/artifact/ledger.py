@@ -69,6 +69,11 @@ class Ledger:
     read_bytes: int = 0
 
     @property
+    def from_source(self) -> bool:
+        """Whether it was compared with the checkpoint or the model, not with another graph."""
+        return not self.against.startswith("graph ")
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all weights."""
         return sum(self.bytes.values())

@@ -178,5 +178,32 @@ FloatActivations = Annotated[
     ),
 ]
 
+Jobs = Annotated[
+    str,
+    typer.Argument(metavar="JOBS", help="A file of jobs (.yaml, .json, .jsonl, .csv), or a folder of checkpoints."),
+]
+BatchOutput = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="A folder, or a URL that fsspec knows, such as s3://bucket/zoo.")
+]
+Engine = Annotated[str, typer.Option("--engine", metavar="local|ray", help="local: this machine. ray: a Ray cluster.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Jobs at once. Default: one for each processor, as memory allows."),
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Longest time of a job.")]
+Attempts = Annotated[int, typer.Option("--attempts", min=1, help="How often a job is started that crashes.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="The Ray cluster: auto, or ray://HOST:10001. Default: RAY_ADDRESS, or a new one."),
+]
+FailOn = Annotated[
+    str,
+    typer.Option(
+        "--fail-on",
+        metavar="any|mismatch|never",
+        help="Which jobs make the exit code 1 (outputs differ) or 2 (failed).",
+    ),
+]
+
 EnvironmentName = Annotated[str, typer.Argument(metavar="NAME", help="A name from `onnxport env list`.")]
 Version = Annotated[bool, typer.Option("--version", help="Print the version.")]

@@ -79,7 +79,9 @@ class TextInputGenerator:
         # alone would leave no padding.
         rows = [self._row(size, rng) for size in _lengths(count, length, padded)]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        encoded = self.tokenizer.pad(columns, padding="max_length", max_length=length, return_tensors="np")
+        encoded = self.tokenizer.pad(
+            columns, padding="max_length", max_length=length, return_attention_mask=True, return_tensors="np"
+        )
         arrays = {name: np.asarray(value) for name, value in encoded.items()}
         mask = arrays["attention_mask"]
         if "attention_mask" not in self.tokenizer.model_input_names:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ class Captured:
     Attributes:
         model: the graph, not simplified.
         signature: its actual signature; the exporter may have added restrictions.
+        variables: of TensorFlow, name of a weight -> id of the handle of its variable.
     """
 
     model: onnx_ir.Model
     signature: Signature
+    variables: Mapping[str, int] = field(default_factory=dict)

@@ -34,12 +34,14 @@ class FrozenGraph:
         inputs: names of input tensors, in the order of the function.
         outputs: names of output tensors, in the order of the function.
         weights: tensor name -> values, for inputs that are weights; views of the variables' memory.
+        variables: tensor name -> id of the handle of the variable that it stands for, as TensorFlow's trace says.
     """
 
     graph_def: Any
     inputs: list[str]
     outputs: list[str]
     weights: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    variables: dict[str, int] = field(default_factory=dict)
 
 
 def freeze(function: Any) -> FrozenGraph:
@@ -75,6 +77,10 @@ def freeze(function: Any) -> FrozenGraph:
         graph_def, [name for name in inputs if name not in captured], [t.name for t in function.outputs]
     )
     _constants_to_inputs(frozen, large_constants)
+    for external, internal in function.graph.captures:
+        handle = getattr(external, "_id", None)
+        if handle is not None and external.dtype == tf.resource:
+            frozen.variables[internal.name] = handle
     return frozen
 
 

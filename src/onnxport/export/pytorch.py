@@ -21,8 +21,10 @@ from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import smallest_valid_size
+from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
+from onnxport.export.type_promotion import promote_recorded_types
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
@@ -107,7 +109,8 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     )
     with (
         placeholders(source.model, new_fake_mode()), selected_outputs(source), without_cache(source.model),
-        trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
+        trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(), operator_table(),
+        promote_recorded_types(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)

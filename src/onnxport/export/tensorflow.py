@@ -51,6 +51,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             frozen = freeze(function)
             names = [spec.name for spec in signature.inputs]
             model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
+            variables = {re.sub(r":0$", "", name): handle for name, handle in frozen.variables.items()}
         except ExportError:
             raise
         except Exception as error:  # tf2onnx raises any type
@@ -60,7 +61,7 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
             ) from error
     _declare_inputs(model, signature)
     stabilize_names(model)
-    return Captured(model, signature)
+    return Captured(model, signature, variables)
 
 
 def _trace(source: TensorflowSource, signature: Signature) -> tuple[Any, list[str], Signature]:

@@ -210,7 +210,7 @@ def _insert(decoder: ir.Model, cut: ir.Graph, axes_of: Sequence[_TokenAxes], cac
 
 def _move_nodes(cut: ir.Graph, graph: ir.Graph) -> list[ir.Value]:
     """Move nodes and weights of `cut` to the start of `graph`; return the former outputs of `cut`."""
-    for name, weight in list(cut.initializers.items()):
+    for name, weight in sorted(cut.initializers.items()):  # the extractor keeps them in a set
         cut.initializers.pop(name)
         weight.name = _PREFIX + name
         graph.register_initializer(weight)

@@ -6,7 +6,7 @@ with a weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,7 @@ class WeightHistory:
         norms: by the name of the product's weight.
         made: name of a value -> the node that would compute it.
         layouts: name of an initializer -> (name of the captured one that it was made from, changes of its layout).
+        variables: of TensorFlow, name of a captured initializer -> id of the handle of its variable.
     """
 
     captured: frozenset[str]
@@ -113,6 +114,7 @@ class WeightHistory:
     norms: dict[str, BatchNorm] = field(default_factory=dict)
     made: dict[str, FoldedNode] = field(default_factory=dict)
     layouts: dict[str, tuple[str, tuple[Layout, ...]]] = field(default_factory=dict)
+    variables: Mapping[str, int] = field(default_factory=dict)
 
     def consider(self, node: ir.Node) -> None:
         """Note a node that the optimizer may compute; its result is then a weight of the same name."""
@@ -136,18 +138,19 @@ class WeightHistory:
         self.layouts[new] = source, (*before, layout)
 
 
-def begin_history(model: ir.Model) -> WeightHistory:
+def begin_history(model: ir.Model, variables: Mapping[str, int] | None = None) -> WeightHistory:
     """The history of a graph that has just been captured, with its weights attached.
 
     Args:
         model: the graph.
+        variables: see `WeightHistory`.
     """
     captured = frozenset(str(name) for graph in model.graphs() for name in graph.initializers)
     read = frozenset(
         str(name) for graph in model.graphs() for name, value in graph.initializers.items()
         if value.uses() or value.is_graph_output()
     )  # fmt: skip
-    history = WeightHistory(captured, read, dict(_constants(model)))
+    history = WeightHistory(captured, read, dict(_constants(model)), variables=variables or {})
     for node in model.graph:
         if node.op_type == "BatchNormalization":
             found = _batch_norm(node)

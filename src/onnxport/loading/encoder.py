@@ -53,4 +53,5 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     if max_length is None:
         longest = getattr(loaded.model.config, "max_position_embeddings", None)
         max_length = longest if isinstance(longest, int) else None
-    return LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins), TokenizerSettings(max_length, settings.lower_case)
+    encoded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
+    return encoded, TokenizerSettings(max_length, settings.lower_case)

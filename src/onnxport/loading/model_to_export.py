@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.tensorflow_files import TensorflowFiles
 from onnxport.dummy_inputs import InputGenerator
 from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
 from onnxport.errors import CheckpointError, UsageError
@@ -32,6 +33,7 @@ class ModelToExport:
         origin: the checkpoint's folder, or None for a live model.
         replaced: components that the user chose instead of the checkpoint's.
         allow_unused: parameters that no output depends on were accepted.
+        files: the file or folder of a Keras model or SavedModel.
     """
 
     pipeline: Any
@@ -42,6 +44,7 @@ class ModelToExport:
     notes: tuple[str, ...] = ()
     replaced: frozenset[str] = frozenset()
     allow_unused: bool = False
+    files: TensorflowFiles | None = None
 
     @property
     def weight_origins(self) -> WeightOrigins:
@@ -146,7 +149,7 @@ def _from_tensorflow(resolved: ResolvedModel, task: str, options: LoadOptions) -
         parts, notes = keras_parts(resolved.model, resolved.sample_inputs)
     else:
         parts, notes = file_parts(resolved.files, options.signature, trust_remote_code=options.trust_remote_code)
-    return ModelToExport(None, MODULE, parts, resolved.name, None, notes)
+    return ModelToExport(None, MODULE, parts, resolved.name, None, notes, files=resolved.files)
 
 
 def from_pipeline(

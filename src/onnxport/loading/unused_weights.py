@@ -41,14 +41,14 @@ def judge_unused_weights(
     Raises:
         CheckpointError: some that cannot be explained, and that was not allowed.
     """
-    unused, reader = loaded.origins.unused, loaded.origins.reader
+    unused, reader, model = loaded.origins.unused, loaded.origins.reader, loaded.origins.model
     if not unused or reader is None:
         return {}, ()
-    reasons = dict(_harmless(loaded.model, unused, reader))
+    reasons = dict(_harmless(model, unused, reader))
     left = [name for name in unused if name not in reasons]
     notes: list[str] = []
     if left:
-        heads = _other_classes(loaded.model, checkpoint, left)
+        heads = _other_classes(model, checkpoint, left)
         reasons |= heads
         if heads:
             why = next(iter(heads.values()))
@@ -56,7 +56,7 @@ def judge_unused_weights(
     left = [name for name in unused if name not in reasons]
     if left and not allowed:
         raise CheckpointError(
-            f"{type(loaded.model).__name__} has no parameter for {len(left)} tensors of {checkpoint.source}: "
+            f"{type(model).__name__} has no parameter for {len(left)} tensors of {checkpoint.source}: "
             f"{describe_missing(left)}. What they compute would be missing from the converted model.",
             hint="Choose the task that uses them with `--task`, or convert without them: `--allow-unused-weights`.",
         )

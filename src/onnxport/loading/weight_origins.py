@@ -31,11 +31,23 @@ class WeightOrigins:
         reader: reads the checkpoint by name; None for a model without a checkpoint that can be read in this way.
         unused: names of tensors of the checkpoint that no parameter holds.
         computed: by `id`, tensors that loading holds in memory -> the same values as a record of the checkpoint.
+        model: the model as transformers loaded it, without modules around it.
+        missing: parameters that the checkpoint lacks.
     """
 
     reader: CheckpointReader | None = None
     unused: tuple[str, ...] = ()
     computed: Mapping[int, LazyTensor] = field(default_factory=dict)
+    model: Any = None
+    missing: frozenset[str] = frozenset()
+
+    def again(self) -> WeightOrigins:
+        """The same, found again: a parameter may have been replaced since.
+
+        Raises:
+            VerificationError: as `trace_origins`.
+        """
+        return self if self.reader is None else _traced(self.model, self.reader, self.missing)
 
 
 @dataclass
@@ -65,25 +77,32 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
         VerificationError: a parameter holds another tensor than the one of its name, or other values.
     """
     from onnxport.weights.checkpoint_reader import CheckpointReader
-    from onnxport.weights.lazy import LazyTensor
 
     if checkpoint.weights_format not in ("safetensors", "pickle"):
         return WeightOrigins()
-    reader = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format)
+    return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
+
+
+def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str]) -> WeightOrigins:
+    from onnxport.weights.lazy import LazyTensor
+
     own = _tensors_of(model)
     expected = _expected_names(model, reader.names, own)
-    absent = set(missing)
     computed: dict[int, LazyTensor] = {}
+    tied: dict[int, list[str]] = {}
     for name, origins in expected.plain.items():
+        if name not in absent:
+            tied.setdefault(id(own[name]), []).extend(origins)
+    for name in expected.plain:
         if name in absent:
             continue
-        tensor = own[name]
+        tensor, origins = own[name], tied[id(own[name])]
         if isinstance(tensor, LazyTensor):
             _check_plain(name, tensor, origins, reader)
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
     _check_merged(own, expected, absent)
-    return WeightOrigins(reader, tuple(expected.unused), computed)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent)
 
 
 def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -169,7 +188,7 @@ def _check_values(name: str, tensor: torch.Tensor, origins: list[str], reader: C
     return record.to(tensor.dtype)  # type: ignore[return-value]
 
 
-def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: set[str]) -> None:
+def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str]) -> None:
     """Parameters that are made of several tensors, or of a part of one: which ones, and in which order."""
     from transformers.core_model_loading import dot_natural_key
 
@@ -190,7 +209,9 @@ def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: 
                 raise _wrong(name, origin, f"what belongs to {name}")
         for group in _by_pattern(held):
             if group != sorted(group, key=dot_natural_key):
-                raise _wrong(name, f"{group[0]}, {group[1]} ... in this order", "the same in the order of their numbers")
+                raise _wrong(
+                    name, f"{group[0]}, {group[1]} ... in this order", "the same in the order of their numbers"
+                )
     lazy = any(isinstance(tensor, LazyTensor) for tensor in own.values())
     left = [origin for origin in expected.merged if origin not in seen]
     if lazy and left and not absent:

@@ -13,8 +13,8 @@ from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortErr
 from onnxport.loading.gguf import finish, gguf_config
 from onnxport.loading.options import LoadOptions, torch_dtype
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
-from onnxport.loading.weight_origins import WeightOrigins, trace_origins
 from onnxport.loading.weight_loading import computed_notes, plan_loading
+from onnxport.loading.weight_origins import WeightOrigins, trace_origins
 from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:

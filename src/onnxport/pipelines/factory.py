@@ -54,9 +54,12 @@ def pipeline(
         model: a folder, a model of the hub, a live transformers model, or a folder that onnxport
             wrote, by its path or as `artifact.folder.Folder`: that one runs on ONNX Runtime.
         config: a transformers config, or a folder to read it from, instead of the model's.
-        tokenizer, feature_extractor, image_processor: live objects or folders; the model's by default.
+        tokenizer: a live object, or a folder; the model's by default.
+        feature_extractor: likewise.
+        image_processor: likewise.
         framework: "pt", "tf", or None: found from the checkpoint.
-        revision, token: for a model of the hub.
+        revision: of a model of the hub.
+        token: for a private model of the hub.
         use_fast: accepted for older callers; transformers 5 has only fast tokenizers.
         device: where to run; None leaves the model where it is (the CPU for one that is loaded).
         device_map: passed on to `from_pretrained`.

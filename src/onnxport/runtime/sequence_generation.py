@@ -179,7 +179,10 @@ class TextToTextGenerator(SequenceGenerator):
         """The new text, or a list for a list of texts.
 
         Args:
-            src_lang, tgt_lang: for multilingual translators, in the model's own spelling ("eng_Latn").
+            inputs: a text, or several.
+            src_lang: of a multilingual translator, the language of the texts in the model's own spelling ("eng_Latn").
+            tgt_lang: the language to translate into, likewise.
+            settings: of the generation, by the names of transformers.
 
         Raises:
             UsageError: a text without tokens, a setting or a language that does not exist, or a missing language.

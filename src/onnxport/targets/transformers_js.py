@@ -171,6 +171,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
 
     from onnxport.graph.cross_projection import move_projections
     from onnxport.targets.transformers_js_check import GraphFiles, compare_pairs
+    from onnxport.verification.ledger.derived import prove_derived
 
     parts = [part for part in (pair.encoder, pair.decoder) if part is not None]
     models = [ir.load(folder / part.file) for part in parts]
@@ -179,6 +180,7 @@ def _write(folder: Path, root: Path, pair: _Pair) -> list[Component]:
     _settle_choice(models[-1], required=pair.encoder is None)
     made = [_write_graph(root, part, model) for part, model in zip(parts, models, strict=True)]
     files = [[base / part.file for part in parts] for base in (folder, root)]
+    made = [replace(part, ledger=prove_derived(files[0], root / part.file)) for part in made]
     old, new = (GraphFiles(names[-1], names[0] if pair.encoder is not None else None) for names in files)
     checks = compare_pairs(old, new, verified_sizes(parts[0]), vocabulary_size(folder), pair.decoder.precision)
     if not all(check.passed for check in checks):

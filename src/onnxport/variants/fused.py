@@ -97,11 +97,11 @@ def _add(folder: Folder) -> Path:
 def _restrictions(fused: FusedDecoder) -> Iterator[Restriction]:
     longest = fused.attention.max_tokens
     yield Restriction(
-        "total_sequence_length", Limit.AT_MOST, longest, "masks and positions were compared up to this length"
+        "total_sequence_length", Limit.AT_MOST, longest, "attention masks and positions were verified up to this length"
     )
     yield Restriction(
         "past_sequence_length", Limit.NOTE, "real tokens first",
-        "a row of the cache begins with its first token, not with padding",
+        "each row of the cache begins with its first token; its padding follows",
     )  # fmt: skip
     if fused.attention.windows:
         yield Restriction(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onnxport.export.fixes.attention_mask import expand_attention_masks
 from onnxport.export.fixes.one_key_head import one_key_head
+from onnxport.export.fixes.ordered_sets import ordered_sets
 from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
 from onnxport.export.fixes.symbolic_int import symbolic_int
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]] = {
     "symbolic-int": symbolic_int,
     "one-key-head": one_key_head,
+    "ordered-sets": ordered_sets,
     "recurrent-layers": dynamic_recurrence,
 }
 

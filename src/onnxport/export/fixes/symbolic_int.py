@@ -10,15 +10,14 @@ for lengths that are not shorter than the kernel.
 from __future__ import annotations
 
 import builtins
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.export.fixes.replaced_builtin import replaced_builtin
+
 if TYPE_CHECKING:
     import torch
-
-_PREFIX = "transformers.models."
 
 
 class _IntMeta(type):
@@ -58,13 +57,5 @@ def symbolic_int(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model: the module that is traced.
     """
-    names = {type(part).__module__ for part in model.modules()}
-    modules = [sys.modules[name] for name in sorted(names) if name.startswith(_PREFIX)]
-    patched = [module for module in modules if "int" not in vars(module)]
-    for module in patched:
-        module.int = _Int  # type: ignore[attr-defined]
-    try:
+    with replaced_builtin(model, "int", _Int):
         yield
-    finally:
-        for module in patched:
-            del module.int

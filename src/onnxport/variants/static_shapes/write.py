@@ -180,15 +180,15 @@ def _restrictions(plan: FixedPlan, said: StaticAxes, graph: StaticGraph) -> tupl
     for axis, size in plan.sizes.items():
         reason = "asked for" if axis in plan.given else "follows from the others"
         if axis in said.padded:
-            reason += "; the run time pads what is smaller"
+            reason += "; onnxport pads smaller inputs"
         limits.append(Restriction(axis, Limit.FIXED, size, reason))
     if said.past_axis is not None:
         limits.append(
             Restriction(
                 said.past_axis,
                 Limit.NOTE,
-                "a window, unused places on the left",
-                "attention_mask hides them; the outputs are the last places, and the next call's past",
+                "a static cache, padded on the left",
+                "attention_mask hides the padding; the outputs are the cache of the next call",
             )
         )
     if graph.data_dependent:
@@ -196,8 +196,8 @@ def _restrictions(plan: FixedPlan, said: StaticAxes, graph: StaticGraph) -> tupl
             Restriction(
                 "tensors inside",
                 Limit.NOTE,
-                f"{len(graph.data_dependent)} are not of a fixed size",
-                f"they depend on the values in the inputs: {_some(graph.data_dependent)}",
+                f"{len(graph.data_dependent)} have no static shape",
+                f"their sizes depend on the values of the inputs: {_some(graph.data_dependent)}",
             )
         )
     return tuple(limits)

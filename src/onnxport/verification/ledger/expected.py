@@ -105,7 +105,7 @@ class Expectations:
             values = self._fold(source)
             if values is not None:
                 for layout in layouts:
-                    values = _rearranged_array(values, layout)
+                    values = rearranged_array(values, layout)
                 inputs = [one for one in self.history.made[source].inputs if one is not None]
                 words = ", ".join((self.history.made[source].operator, *(layout.text for layout in layouts)))
                 return ExpectedWeight(Proof.COMPUTED, words, " and ".join(inputs), values.dtype.name, values.shape,
@@ -212,7 +212,8 @@ def rearranged(record: LazyTensor, layouts: Iterable[Layout]) -> LazyTensor:
     return result  # type: ignore[no-any-return]
 
 
-def _rearranged_array(values: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any]:
+def rearranged_array(values: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any]:
+    """An array in another layout."""
     if layout.kind == "transposed":
         return values.transpose(layout.numbers)
     if layout.kind == "reshaped":

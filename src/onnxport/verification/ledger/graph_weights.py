@@ -1,4 +1,4 @@
-"""The weights of the graphs of one model: recorded before the export, expected after it, proved when they are written."""
+"""The weights of a model's graphs: recorded before the export, expected after it, proved in the written files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from onnxport.artifact.ledger import Ledger
 from onnxport.graph.weight_history import WeightHistory
+from onnxport.verification.ledger.source_weights import SourceWeights
 
 if TYPE_CHECKING:
     from onnxport.export.signature import Signature
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.verification.ledger.expected import ExpectedWeight
-    from onnxport.verification.ledger.source_weights import SourceWeights
+    from onnxport.verification.ledger.tensorflow_weights import Variable
 
 
 class FinishedGraph(Protocol):
@@ -31,18 +32,18 @@ class GraphWeights:
 
     Attributes:
         expected: by the name of the initializer.
-        source: reads the checkpoint; None where the source is no PyTorch model.
+        source: reads the checkpoint.
         used: names of the parameters and buffers that the graph holds.
         unused: parameters that no graph of the model holds -> why.
     """
 
-    expected: Mapping[str, ExpectedWeight] = field(default_factory=dict)
-    source: SourceWeights | None = None
+    expected: Mapping[str, ExpectedWeight]
+    source: SourceWeights
     used: frozenset[str] = frozenset()
     unused: Mapping[str, str] = field(default_factory=dict)
 
-    def prove(self, file: Path, advance: Callable[[int], None] | None = None) -> Ledger | None:
-        """Compare the graph that was written to `file`; None where nothing is known of its source.
+    def prove(self, file: Path, advance: Callable[[int], None] | None = None) -> Ledger:
+        """Compare the graph that was written to `file`.
 
         Raises:
             VerificationError: a weight is not what it must be.
@@ -50,27 +51,31 @@ class GraphWeights:
         """
         from onnxport.verification.ledger.prove import prove_weights
 
-        if self.source is None:
-            return None
         return prove_weights(file, self.expected, self.source, advance)
 
 
-def record_weights(to_export: ModelToExport) -> list[SourceWeights | None]:
-    """The weights of each part's source, before anything is run or exported."""
+def record_weights(to_export: ModelToExport) -> list[SourceWeights | Sequence[Variable]]:
+    """The weights of each part's source, before anything is run or exported.
+
+    Raises:
+        VerificationError: a parameter does not hold the tensor of its name.
+    """
     from onnxport.verification.ledger.source_weights import record_source
+    from onnxport.verification.ledger.tensorflow_weights import record_variables
 
     if to_export.source.framework != "pt":
-        return [None] * len(to_export.parts)
+        return [record_variables(cast("Any", part.source).variables, to_export.files) for part in to_export.parts]
+    origins = to_export.weight_origins.again()
     known: dict[int, SourceWeights] = {}
-    for part in to_export.parts:
+    for part in to_export.parts:  # several graphs of one model
         model = cast("Any", part.source).model
         if id(model) not in known:
-            known[id(model)] = record_source(model, to_export.weight_origins)
+            known[id(model)] = record_source(model, origins)
     return [known[id(cast("Any", part.source).model)] for part in to_export.parts]
 
 
 def expect_weights(
-    to_export: ModelToExport, sources: Sequence[SourceWeights | None], graphs: Sequence[FinishedGraph]
+    to_export: ModelToExport, sources: Sequence[SourceWeights | Sequence[Variable]], graphs: Sequence[FinishedGraph]
 ) -> list[GraphWeights]:
     """What the weights of each graph must be.
 
@@ -85,12 +90,14 @@ def expect_weights(
     """
     from onnxport.verification.ledger.expected import Expectations
     from onnxport.verification.ledger.source_weights import unchanged
+    from onnxport.verification.ledger.tensorflow_weights import expect_variables
 
-    found = []
+    found: list[GraphWeights] = []
     checked: set[int] = set()
     for part, source, graph in zip(to_export.parts, sources, graphs, strict=True):
-        if source is None:
-            found.append(GraphWeights())
+        if not isinstance(source, SourceWeights):
+            expected, held = expect_variables(source, graph.model, graph.history)
+            found.append(GraphWeights(expected, SourceWeights({}, {}), frozenset(held)))
             continue
         if id(source) not in checked:
             checked.add(id(source))
@@ -98,8 +105,20 @@ def expect_weights(
         expectations = Expectations(source, graph.history)
         expected = expectations.of_graph(graph.model)
         found.append(GraphWeights(expected, source.without_memory(), frozenset(expectations.used(expected))))
-    unused = _unused(to_export, found, graphs)
+    pytorch = to_export.source.framework == "pt"
+    unused = _unused(to_export, found, graphs) if pytorch else _unused_variables(sources, found)
     return [replace(one, unused=unused) for one in found]
+
+
+def _unused_variables(
+    sources: Sequence[SourceWeights | Sequence[Variable]], weights: Sequence[GraphWeights]
+) -> dict[str, str]:
+    """Variables whose values no graph holds: computed into other weights, or read by no output."""
+    names = {one.name for source in sources if not isinstance(source, SourceWeights) for one in source}
+    held = {name for one in weights for name in one.used}
+    told = {one.origins for graph in weights for one in graph.expected.values()}
+    inside = {name for name in names if any(f"variable {name}" in text.split(" and ") for text in told)}
+    return dict.fromkeys(sorted(names - held - inside), "computed into other weights, or no output depends on it")
 
 
 def _unused(
@@ -111,8 +130,7 @@ def _unused(
     found: dict[str, str] = {}
     models: dict[int, list[int]] = {}
     for number, part in enumerate(to_export.parts):
-        if weights[number].source is not None:
-            models.setdefault(id(cast("Any", part.source).model), []).append(number)
+        models.setdefault(id(cast("Any", part.source).model), []).append(number)
     for numbers in models.values():
         model = cast("Any", to_export.parts[numbers[0]].source).model
         held = {name for number in numbers for name in weights[number].used}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ Advance = Callable[[int], None]
 
 
 def prove_weights(
-    file: Path, expected: Mapping[str, ExpectedWeight], source: SourceWeights, advance: Advance | None = None
-) -> Ledger:
+    file: Path, expected: Mapping[str, ExpectedWeight], source: SourceWeights, advance: Advance | None = None,
+    accepted: Collection[str] = (),
+) -> Ledger:  # fmt: skip
     """Compare the weights of the graph in `file`.
 
     Args:
@@ -34,6 +35,7 @@ def prove_weights(
         expected: what each weight must be, by its name.
         source: reads the checkpoint.
         advance: receives the number of bytes of each weight.
+        accepted: names of weights that need no explanation.
 
     Raises:
         VerificationError: a weight has other values, or nothing explains it; the first ones are named.
@@ -48,7 +50,7 @@ def prove_weights(
         read += size
         entry = expected.get(tensor.name)
         if entry is None:
-            if not is_small(tensor):
+            if not is_small(tensor) and tensor.name not in accepted:
                 wrong.append(f"nothing says where {tensor.name} {list(tensor.shape)} comes from")
             proof = WeightProof(Proof.UNPROVED, "computed by the exporter", "sizes and constants")
         else:
@@ -64,7 +66,8 @@ def prove_weights(
             advance(size)
     if wrong:
         raise wrong_weights(file, wrong)
-    against = "checkpoint" if source.reader is not None else "model in memory"
+    stored = any(entry.proof in (Proof.EXACT, Proof.TRANSFORMED) for entry in expected.values())
+    against = "checkpoint" if source.reader is not None or stored else "model in memory"
     return Ledger(against, dict(sorted(weights.items())), dict(sorted(sizes.items())), read)
 
 

@@ -1,6 +1,6 @@
 """Quantized weights against the weights that they stand for.
 
-    value = scale * (integer - zero point), and integer must be the nearest one that there is
+value = scale * (integer - zero point), and integer must be the nearest one that there is
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def quantized_parts(tensors: Sequence[FileTensor], known: Mapping[str, FileTenso
         base = tensor.name.removesuffix(_COLUMNS)
         if base != tensor.name and base in known and f"{base}_scale" in named:
             parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
-            found |= {name: parts for name in (tensor.name, f"{base}_scale", f"{base}_zero_point")}
+            found |= dict.fromkeys((tensor.name, f"{base}_scale", f"{base}_zero_point"), parts)
     return found
 
 
@@ -103,25 +103,44 @@ def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
     zeros = np.zeros_like(scales, np.int64) if names.zeros is None else names.zeros.array().astype(np.int64)
     axes = [axis for axis in range(weight.ndim) if scales.size == weight.shape[axis]] if scales.size > 1 else [None]
-    limits = int(np.iinfo(data.dtype).min), int(np.iinfo(data.dtype).max)
     fault, error = f"{names.scales.name} does not fit {names.base}", float("nan")
     for axis in reversed(axes):
-        shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
-        scale, zero = scales.astype(np.float64).reshape(shape), zeros.reshape(shape)
-        integers = data.astype(np.int64)
-        wrong, distance = _far(weight, integers, scale, zero, limits)
-        others = tuple(at for at in range(weight.ndim) if at != axis)
-        level, size = np.abs(integers - zero).max(others), np.abs(weight).max(others)
-        wrong |= np.broadcast_to(((level < _LEAST_LEVEL) & (size > 1e-30)).reshape(shape), weight.shape)
-        error = float(distance.max(initial=0))
-        if not wrong.any():
+        bad, first, error = _compare_columns(weight, data, scales.astype(np.float64), zeros, axis)
+        if not bad:
             return None, error
-        place = [int(index) for index in np.unravel_index(int(wrong.reshape(-1).argmax()), wrong.shape)]
+        place = [int(index) for index in np.unravel_index(first, weight.shape)]
         fault = (
-            f"{names.data.name} is not {names.base} quantized: {int(wrong.sum()):,} elements are too far away, the "
-            f"first at {place}"
+            f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, the first at {place}"
         )
     return fault, error
+
+
+def _compare_columns(
+    weight: Array, data: Array, scales: Array, zeros: Array, axis: int | None
+) -> tuple[int, int, float]:  # fmt: skip
+    """(number of elements that are too far away, index of the first, largest error), strip by strip."""
+    limits = int(np.iinfo(data.dtype).min), int(np.iinfo(data.dtype).max)
+    bad, first, error = 0, -1, 0.0
+    count = scales.size if axis is not None else 1
+    level, size = np.zeros(count, np.int64), np.zeros(count)
+    step = max(1, _STRIP_ELEMENTS // max(1, weight[:1].size))
+    for start in range(0, len(weight), step):
+        part = slice(start, start + step) if axis == 0 else slice(None)
+        shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
+        scale, zero = scales[part].reshape(shape), zeros[part].reshape(shape)
+        rows, integers = weight[start : start + step], data[start : start + step].astype(np.int64)
+        wrong, distance = _far(rows, integers, scale, zero, limits)
+        others = tuple(at for at in range(weight.ndim) if at != axis)
+        for held, values in ((level, np.abs(integers - zero)), (size, np.abs(rows))):
+            held[part] = np.maximum(held[part], values.max(others, initial=0))
+        error = max(error, float(distance.max(initial=0)))
+        if wrong.any():
+            first = first if first >= 0 else start * weight[:1].size + int(wrong.reshape(-1).argmax())
+            bad += int(wrong.sum())
+    coarse = (level < _LEAST_LEVEL) & (size > 1e-30)
+    if coarse.any() and not bad:
+        bad, first = int(coarse.sum()), 0
+    return bad, first, error
 
 
 def _far(weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int]) -> tuple[Array, Array]:

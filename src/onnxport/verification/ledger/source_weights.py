@@ -141,7 +141,10 @@ def describe_origins(record: LazyTensor, name: str, reader: CheckpointReader | N
     names = []
     for leaf in leaves(record):
         stored = stored_name(leaf, reader)
-        names.append(f"parameter {name}" if stored is None or reader is None else f"{reader.file(stored).name}: {stored}")
+        if stored is None or reader is None:
+            names.append(f"parameter {name}")
+        else:
+            names.append(f"{reader.file(stored).name}: {stored}")
     quiet = {*IDENTITIES, torch.ops.aten.clone.default}
     words: list[str] = []
     origin: Any = record.origin

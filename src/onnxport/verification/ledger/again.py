@@ -1,0 +1,81 @@
+"""The ledger of a folder, run again: against the checkpoint that it was converted from, or against another one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxport.artifact.ledger import Ledger, Proof, WeightProof
+from onnxport.graph.weight_history import Layout
+from onnxport.verification.ledger.expected import ExpectedWeight, rearranged
+from onnxport.verification.ledger.prove import prove_weights, wrong_weights
+from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins, numpy_type
+
+if TYPE_CHECKING:
+    from onnxport.weights.lazy import LazyTensor
+
+_FROM_SOURCE = (Proof.EXACT, Proof.TRANSFORMED, Proof.SOURCE)
+
+
+def prove_again(file: Path, ledger: Ledger, source: SourceWeights) -> Ledger:
+    """Compare a graph with a source, by the transforms that its ledger records.
+
+    Weights that were computed while the graph was made are not computed again; they are as they were, if the file has
+    its recorded sha256.
+
+    Args:
+        file: the graph.
+        ledger: of the graph, from the manifest.
+        source: of the model to compare with.
+
+    Raises:
+        VerificationError: a weight is not what this source has.
+    """
+    known = _by_origin(source)
+    expected: dict[str, ExpectedWeight] = {}
+    lacking: list[str] = []
+    for name, proof in ledger.weights.items():
+        if proof.proof not in _FROM_SOURCE:
+            continue
+        layouts, loading = _split(proof)
+        record = known.get((proof.origins, loading))
+        if record is None:
+            lacking.append(f"{name} holds {proof.origins}, which this model does not have")
+        else:
+            expected[name] = _expected(proof, rearranged(record, layouts), source)
+    if lacking:
+        raise wrong_weights(file, lacking)
+    others = {name for name, proof in ledger.weights.items() if proof.proof not in _FROM_SOURCE}
+    return prove_weights(file, expected, source, accepted=others)
+
+
+def _by_origin(source: SourceWeights) -> dict[tuple[str, tuple[str, ...]], LazyTensor]:
+    found: dict[tuple[str, tuple[str, ...]], LazyTensor] = {}
+    for name, record in source.records.items():
+        found.setdefault(describe_origins(record, name, source.reader), record)
+    return found
+
+
+def _split(proof: WeightProof) -> tuple[Sequence[Layout], tuple[str, ...]]:
+    """(changes of layout, what loading did) of a transform in words."""
+    layouts: list[Layout] = []
+    loading: list[str] = []
+    for word in proof.transform.split(", "):
+        try:
+            layouts.append(Layout.from_text(word))
+        except ValueError:
+            if word != "as is":
+                loading.append(word)
+    return layouts, tuple(loading)
+
+
+def _expected(proof: WeightProof, record: LazyTensor, source: SourceWeights) -> ExpectedWeight:
+    dtype, shape = numpy_type(record.dtype).name, tuple(int(size) for size in record.shape)
+    if source.in_files(record):
+        return ExpectedWeight(proof.proof, proof.transform, proof.origins, dtype, shape, record=record)
+    digest = hashlib.sha256()
+    for block in source.blocks(record):
+        digest.update(block)
+    return ExpectedWeight(Proof.SOURCE, proof.transform, proof.origins, dtype, shape, sha256=digest.hexdigest())

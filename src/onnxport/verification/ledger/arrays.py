@@ -1,0 +1,146 @@
+"""Find a weight among others by its values: as it is, in another order, packed, or scaled by channel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+_MOST_AXES = 5  # of a weight whose axes are tried in every order
+_SAMPLE = 64
+_RELATIVE = 1e-5  # of a weight that was scaled by channel in float32
+
+
+@dataclass(frozen=True)
+class Named:
+    """A weight that another may have been made of.
+
+    Attributes:
+        name: its name.
+        array: its values; may be mapped from a file.
+    """
+
+    name: str
+    array: Array
+
+
+def equal(one: Array, other: Array) -> bool:
+    """Whether two arrays have the same shape, type and bytes; a sample is compared first."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if not one.ndim:
+        return one.tobytes() == other.tobytes()
+    if one[:1].reshape(-1)[:_SAMPLE].tobytes() != other[:1].reshape(-1)[:_SAMPLE].tobytes():
+        return False
+    step = max(1, 2**21 // max(1, one[:1].size))
+    return all(one[at : at + step].tobytes() == other[at : at + step].tobytes() for at in range(0, len(one), step))
+
+
+def transform_between(found: Array, base: Array) -> str | None:
+    """What makes `found` of `base`, in words; None where nothing simple does."""
+    if found.shape == base.shape and equal(found, base):
+        return "as is"
+    if 2 <= base.ndim <= _MOST_AXES:
+        for order in list(permutations(range(base.ndim)))[1:]:
+            moved = base.transpose(order)
+            if moved.shape == found.shape and equal(found, moved):
+                return " ".join(("transposed", *map(str, order)))
+    if found.shape != base.shape and found.dtype == base.dtype and found.size == base.size:
+        if equal(found.reshape(-1), base.reshape(-1)):
+            return " ".join(("reshaped", *map(str, found.shape)))
+        squeezed = [one.reshape([size for size in one.shape if size > 1]) for one in (found, base)]
+        if (squeezed[0].shape, squeezed[1].shape) != (found.shape, base.shape):
+            inner = transform_between(squeezed[0], squeezed[1])
+            return None if inner is None else " and ".join((inner, " ".join(("reshaped", *map(str, found.shape)))))
+    return None
+
+
+def packed_pieces(whole: Array, known: Sequence[Named]) -> tuple[int, list[str]] | None:
+    """(axis, names) of the weights that lie side by side in `whole`; None where it is not made of them."""
+    for axis in dict.fromkeys((whole.ndim - 1, 0)):
+        names = list(_pieces(np.moveaxis(whole, axis, -1), known, axis))
+        if names:
+            return axis, names
+    return None
+
+
+def _pieces(whole: Array, known: Sequence[Named], axis: int) -> Iterator[str]:
+    found: list[str] = []
+    position = 0
+    while position < whole.shape[-1]:
+        for other in known:
+            if other.array.dtype != whole.dtype or other.array.ndim != whole.ndim or other.array.size < 2:
+                continue
+            piece = np.moveaxis(other.array, axis, -1)
+            width = piece.shape[-1]
+            if piece.shape[:-1] != whole.shape[:-1] or position + width > whole.shape[-1]:
+                continue
+            if equal(whole[..., position : position + width], piece):
+                found.append(other.name)
+                position += width
+                break
+        else:
+            return
+    yield from found
+
+
+def scaled_by_channel(found: Array, base: Array) -> bool:
+    """Whether `found` is `base` with one factor for each index of one axis, up to rounding."""
+    if base.shape != found.shape or base.ndim < 2 or base.dtype.kind != "f" or found.dtype != base.dtype:
+        return False
+    for axis in range(base.ndim):
+        ours, theirs = (np.moveaxis(one, axis, 0).reshape(one.shape[axis], -1) for one in (found, base))
+        largest = np.abs(theirs).argmax(1)
+        rows = np.arange(len(theirs))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = ours[rows, largest] / theirs[rows, largest]
+        if theirs.shape[1] < 2 or not np.isfinite(factors).all():
+            continue
+        if (np.abs(ours - theirs * factors[:, None]) <= _RELATIVE * np.abs(ours).max(1, keepdims=True)).all():
+            return True
+    return False
+
+
+def rows_of(found: Array, known: Sequence[Named]) -> list[str] | None:
+    """Names of the weights whose rows or columns are the rows of `found`, in another order; None where they are not.
+
+    A recurrent layer's gates are stored in another order, and side by side.
+    """
+    flat = found.reshape([size for size in found.shape if size > 1] or [1])
+    if flat.ndim > 2:
+        return None
+    width = flat.shape[-1]
+    if flat.ndim == 1:
+        return _parts_of(flat, known)
+    wanted = {_digest(row) for row in flat}
+    names: list[str] = []
+    left = set(wanted)
+    for other in known:
+        if other.array.dtype != found.dtype or other.array.ndim != 2:
+            continue
+        for matrix in (other.array, other.array.T):
+            if matrix.shape[1] == width and left & (rows := {_digest(row) for row in matrix}):
+                names.append(other.name)
+                left -= rows
+    return names if not left else None
+
+
+def _parts_of(flat: Array, known: Sequence[Named]) -> list[str] | None:
+    """The same for numbers in one row: equal parts of it are parts of the weights."""
+    names = [
+        other.name
+        for other in known
+        if other.array.dtype == flat.dtype and other.array.ndim <= 2 and 1 < other.array.size <= flat.size
+        and set(other.array.reshape(-1).tolist()) <= set(flat.tolist())
+    ]  # fmt: skip
+    held = {value for other in known if other.name in names for value in other.array.reshape(-1).tolist()}
+    return names if names and set(flat.tolist()) <= held | {0.0} else None
+
+
+def _digest(row: Array) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(row).tobytes()).digest()
