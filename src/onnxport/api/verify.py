@@ -174,7 +174,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 def _against(
     folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
-) -> dict[str, Verification]:  # fmt: skip
+) -> dict[str, Verification | None]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.verification.ledger.graph_weights import record_weights
@@ -185,8 +185,7 @@ def _against(
         evidence = _record(to_export, folder.manifest)
         step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
     sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
-    _prove_weights(folder, sources, reporter)
-    found = {}
+    found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
             verification = _compare(folder, component, evidence)
@@ -194,6 +193,8 @@ def _against(
                 verification = _locate(folder, component, to_export, evidence, verification)
             found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
+    _require(found)  # an error of the outputs says more than one of a weight
+    _prove_weights(folder, sources, reporter)
     return found
 
 
@@ -203,7 +204,7 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
     Raises:
         VerificationError: a weight is not what it should be.
     """
-    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.again import prove_again, prove_variables_again
     from onnxport.verification.ledger.derived import prove_derived
     from onnxport.verification.ledger.source_weights import SourceWeights
     from onnxport.verification.ledger.summary import ledger_summary
@@ -215,10 +216,12 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
         found = []
         for component in graphs:
             base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            ledger = component.ledger
             if base is not None:
                 found.append(prove_derived([folder.file(base)], folder.file(component)))
-            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
-                found.append(prove_again(folder.file(component), component.ledger, source))
+            elif source is not None and ledger is not None and ledger.from_source:
+                again = prove_again if isinstance(source, SourceWeights) else prove_variables_again
+                found.append(again(folder.file(component), ledger, source))
         step.done(ledger_summary(found))
 
 

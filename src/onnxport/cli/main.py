@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from onnxport.cli import batch, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
+from onnxport.cli import batch, bench, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.options import Version
 from onnxport.cli.shell import ClosedOutput, Shell
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("convert")(nothing_written()(convert.convert))
+app.command("bench")(bench.bench)
 app.command("batch")(batch.batch)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -178,6 +178,21 @@ FloatActivations = Annotated[
     ),
 ]
 
+Batches = Annotated[str, typer.Option("--batch", metavar="N,...", help="Rows of an input.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        "--length",
+        metavar="N,...",
+        help="Tokens, samples, or pixels of a side. Default: usual ones that the graph takes.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of one operator. Default: ONNX Runtime's choice.")
+]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each graph at each size.")]
+ChartFile = Annotated[Path | None, typer.Option("--chart", metavar="FILE.svg", help="Also draw the times.")]
+
 Jobs = Annotated[
     str,
     typer.Argument(metavar="JOBS", help="A file of jobs (.yaml, .json, .jsonl, .csv), or a folder of checkpoints."),

@@ -21,10 +21,10 @@ from onnxport.checkpoints.weight_files import find_weights
 from onnxport.errors import CheckpointError
 from onnxport.formats.json_file import read_json, read_object
 from onnxport.loading.sentence_layers import SENTENCE, TOKENS, Dense, Normalize, Pooling, SpladePooling
+from onnxport.loading.sentence_settings import CLASSIFIES, transformer_settings
 from onnxport.system.library_errors import first_line
 
 FEATURES = "feature-extraction"
-CLASSIFIES = "sequence-classification"
 # Models of sentence-transformers that are no encoders.
 _OTHER_TASKS = {
     CLASSIFIES: "It scores a pair of texts: `--task text-classification`.",
@@ -190,19 +190,6 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
         bool(settings.get("do_lower_case")),
         tuple(_notes(checkpoint, entries)),
     )
-
-
-def is_sentence_encoder(checkpoint: Checkpoint) -> bool:
-    """Whether the modules of the checkpoint make embeddings; a CrossEncoder scores pairs of texts."""
-    return (
-        checkpoint.is_sentence_transformers and transformer_settings(checkpoint).get("transformer_task") != CLASSIFIES
-    )
-
-
-def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """sentence_bert_config.json: the longest input, lower case, what the transformer is loaded as; {} without it."""
-    file = checkpoint.model_folder / "sentence_bert_config.json"
-    return read_object(file) if file.is_file() else {}
 
 
 def _notes(checkpoint: Checkpoint, entries: list[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
