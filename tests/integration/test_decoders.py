@@ -121,7 +121,7 @@ def test_axes_and_evidence(pair):
     kept = {case.sizes["num_logits"] for name, case in cases.items() if name.endswith("last logits")}
     assert kept == {1, 2}
     greedy = [case for name, case in cases.items() if "greedy" in name]
-    assert len(greedy) == 2 and all(case.ok and case.decision_agreement == 1.0 for case in greedy)
+    assert len(greedy) >= 2 and all(case.ok and case.decision_agreement == 1.0 for case in greedy)
 
 
 def test_a_state_that_is_lost_is_a_mismatch(converted, monkeypatch):

@@ -184,7 +184,7 @@ def test_a_decoder_generates_unless_another_task_is_named(tmp_path: Path) -> Non
     assert conversion.passed and conversion.manifest.task == "text-generation"
     assert "There is no tokenizer in the checkpoint; inputs are generated." in conversion.manifest.notes
     assert not (tmp_path / "out" / "tokenizer.json").exists()
-    assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 2
+    assert sum("greedy" in case.name for case in conversion.manifest.components[0].verification.cases) == 3
 
 
 def test_refusals_on_the_command_line(refused: Callable[..., str], tmp_path: Path) -> None:

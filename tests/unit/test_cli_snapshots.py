@@ -151,7 +151,7 @@ def test_missing_packages() -> None:
     checkpoint(Path("model"))
     converted(Path("converted"))
     block = "sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript']))"
-    commands = [("convert", "model", "out"), ("run", "converted", "x")]
+    commands = [("convert", "model", "out"), ("quantize", "converted")]
     texts = [transcript(words, run_apart(*words, before=block)) for words in commands]
     check_snapshot("missing_packages", "\n".join(texts))
     assert not Path("out").exists()

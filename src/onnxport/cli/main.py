@@ -116,6 +116,15 @@ def _failed(error: BaseException, shell: Shell) -> int:
     return code
 
 
+def ended_early(words: str) -> int:
+    """Tell how the process of a command ended that gave no exit code; returns the one for it."""
+    options = sys.argv[1:]
+    shell = Shell(check=lambda: None, json="--json" in options)
+    hint = "Nothing was published. Run it again with --verbose to see what was printed; use a machine with more memory "
+    shell.fail("ProcessEnded", words, hint + "if it ran out of memory.", _UNEXPECTED)
+    return _UNEXPECTED
+
+
 def _usage(error: BaseException) -> tuple[str, str]:
     """Message and hint of an error that typer found."""
     context = getattr(error, "ctx", None)

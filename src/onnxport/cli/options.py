@@ -27,7 +27,8 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples.",
+        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples. A .txt or "
+        ".jsonl file has one input a line, and so has stdin (-).",
     ),
 ]
 TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai) or transformers.js.")]
@@ -87,6 +88,15 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+VerifyLevel = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        metavar="quick|standard|thorough",
+        help="How much is compared with the source model. standard adds the ends of each axis and the thresholds that "
+        "the model names, as far as they cost little; thorough all of them.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
@@ -144,6 +154,15 @@ Component = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as max_new_tokens=20. May be repeated."),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        metavar="FOLDER",
+        help="Write masks and depth maps as .png, and arrays as .npy, into this folder.",
+        show_default=False,
+    ),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="Each input is a message of the user, or a JSON list of messages.")]
 

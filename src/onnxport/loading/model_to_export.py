@@ -31,7 +31,7 @@ class ModelToExport:
         parts: the graphs that it becomes, in the order in which they run.
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
-        replaced: components that the user chose instead of the checkpoint's.
+        replaced: components that the user chose instead of the checkpoint's; and "config", if it was changed.
         allow_unused: parameters that no output depends on were accepted.
         files: the file or folder of a Keras model or SavedModel.
     """
@@ -114,9 +114,11 @@ def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToEx
     from onnxport.loading.load import load_pipeline
 
     loaded = load_pipeline(resolved, task, replace(options, lazy=True))
-    replaced = frozenset({"tokenizer"} if options.components.get("tokenizer") is not None else ())
+    replaced = {name for name, value in options.components.items() if value is not None}
+    if options.model_kwargs:
+        replaced.add("config")  # these arguments of `from_pretrained` may change it
     origin = loaded.checkpoint.path if loaded.checkpoint else None
-    return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, replaced)
+    return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, frozenset(replaced))
 
 
 def from_pipeline_or_model(nlp: Any, framework: str) -> ModelToExport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
@@ -19,5 +20,14 @@ def is_sentence_encoder(checkpoint: Checkpoint) -> bool:
 
 def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """sentence_bert_config.json: the longest input, lower case, what the transformer is loaded as; {} without it."""
-    file = checkpoint.model_folder / "sentence_bert_config.json"
+    return settings_in(checkpoint.model_folder)
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """sentence_bert_config.json of a folder; {} without it.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    file = folder / "sentence_bert_config.json"
     return read_object(file) if file.is_file() else {}

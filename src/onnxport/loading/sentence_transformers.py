@@ -140,22 +140,18 @@ def _with_signature_of(inner: Any) -> Any:
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """What sentence-transformers' files say beside the modules.
+    """What sentence-transformers' files say.
 
     Attributes:
         layers: the modules after the transformer, in order.
         auto: the auto class of the transformer.
         output: of the transformer, which the first layer reads.
-        max_length: longest input in tokens, longer ones are cut; None if not set.
-        lower_case: texts are lower-cased before tokenization.
         notes: what a user should know.
     """
 
     layers: list[nn.Module]
     auto: str
     output: str
-    max_length: int | None
-    lower_case: bool
     notes: tuple[str, ...] = ()
 
 
@@ -182,14 +178,7 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
     layers = [
         _layer(checkpoint.path, kind, entry, allow_pickle) for kind, entry in entries if kind != "MultiVectorMask"
     ]
-    length = settings.get("max_seq_length")
-    return SentenceSettings(
-        layers,
-        *_HEADS[task],
-        length if isinstance(length, int) else None,
-        bool(settings.get("do_lower_case")),
-        tuple(_notes(checkpoint, entries)),
-    )
+    return SentenceSettings(layers, *_HEADS[task], tuple(_notes(checkpoint, entries)))
 
 
 def _notes(checkpoint: Checkpoint, entries: list[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

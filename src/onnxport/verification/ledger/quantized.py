@@ -121,6 +121,7 @@ def _compare_columns(
     """(number of elements that are too far away, index of the first, largest error), strip by strip."""
     limits = int(np.iinfo(data.dtype).min), int(np.iinfo(data.dtype).max)
     bad, first, error = 0, -1, 0.0
+    scales, zeros = np.atleast_1d(scales), np.atleast_1d(zeros)  # of a whole tensor both may be scalars
     count = scales.size if axis is not None else 1
     level, size = np.zeros(count, np.int64), np.zeros(count)
     step = max(1, _STRIP_ELEMENTS // max(1, weight[:1].size))
