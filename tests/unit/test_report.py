@@ -139,3 +139,28 @@ def test_shares_are_not_rounded_up():
 def test_shortened_names_keep_both_ends():
     assert shorten("past_key_values.11.decoder.key", 20).endswith("er.key")
     assert len(shorten("a" * 99, 20)) == 20
+
+
+def test_answers_side_by_side():
+    from dataclasses import replace
+
+    from onnxport.artifact.manifest import ComparedAnswer, FolderRun
+
+    equal, other = ("'a fine day'", "good 0.91", "good 0.91", True), (ATTACK, "a", ATTACK, False)
+    answers = ComparedAnswer(*equal), ComparedAnswer(*other)
+    run = FolderRun("onnxport.pipeline", 7, False, 1, ("'x': label is 'a' instead of 'b'",), answers)
+    page = Page(render_report(replace(sample_manifest(), folder_run=run), "a"))
+    for shown in ("7 real inputs", "onnxport.pipeline", "'a fine day'", "good 0.91", "Other answers", ATTACK):
+        assert shown in page.text, shown
+    assert len([tag for tag, attributes in page.tags if tag == "tr" and attributes.get("class") == "failed"]) == 1
+
+
+def test_answers_as_text():
+    from onnxport.user_runs.answers import answer_text
+
+    box = {"label": "cat", "score": 0.987654, "box": {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}}
+    assert answer_text([box]) == "cat 0.988 at 1 2 30 40"
+    assert answer_text({"score": 0.5, "start": 3, "end": 9, "answer": "Berlin"}) == "Berlin 0.5"
+    assert answer_text([{"label": str(n), "score": 0.1} for n in range(9)]).endswith("and 6 more")
+    assert answer_text("a" * 500).endswith("...") and len(answer_text("a" * 500)) == 160
+    assert answer_text([]) == "nothing"

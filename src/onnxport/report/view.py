@@ -120,7 +120,6 @@ def view_of(
     known = [check for check in checks if check is not None]
     passed = all(check.passed for check in known) if known else None
     decisions = [case.decision_agreement for check in known for case in check.cases]
-    run = getattr(manifest, "folder_run", None)
     return {
         "manifest": manifest,
         "name": name,
@@ -129,8 +128,8 @@ def view_of(
         "tiles": _tiles(manifest, converted, known),
         "facts": _facts(manifest, converted),
         "parts": part_pictures(converted, [_part_detail(component) for component in converted]),
-        "ledgers": [_ledger(component) for component in manifest.components if getattr(component, "ledger", None)],
-        "unused": _unused(getattr(manifest, "unused", None)),
+        "ledgers": [_ledger(component) for component in manifest.components if component.ledger],
+        "unused": _unused(manifest.unused),
         "graphs": [_graph(component, layers.get(component.name, ())) for component in manifest.components],
         "differences": [
             (component.name, component.verification.difference)
@@ -139,7 +138,7 @@ def view_of(
         ],
         "variants": [_variant(component, manifest) for component in manifest.components if component.derived_from],
         "decided": [one for one in decisions if one is not None],
-        "folder_run": run,
+        "folder_run": manifest.folder_run,
         "restrictions": [(c.name, r) for c in manifest.components for r in c.restrictions],
         "commands": _commands(manifest, name, published=published),
     }  # fmt: skip
@@ -162,7 +161,7 @@ def _tiles(manifest: Manifest, converted: Sequence[Component], checks: Sequence[
             kind = next(case.decision for case in cases if case.decision)
             state = "good" if min(agreed) >= 1 else "plain"
             tiles.append(Tile(share_text(min(agreed)), f"of decisions equal ({kind})", state))
-    ledgers = [ledger for component in converted if (ledger := getattr(component, "ledger", None)) is not None]
+    ledgers = [ledger for component in converted if (ledger := component.ledger) is not None]
     if ledgers:
         total, proved = (sum(getattr(one, field) for one in ledgers) for field in ("total_bytes", "proved_bytes"))
         share = proved / total if total else 1.0
@@ -191,7 +190,7 @@ def _part_detail(component: Component) -> str:
 
 
 def _ledger(component: Component) -> LedgerView:
-    ledger: Any = component.ledger  # type: ignore[attr-defined,unused-ignore]
+    ledger: Any = component.ledger
     total = max(ledger.total_bytes, 1)
     order = [*_PROOFS, *(name for name in ledger.bytes if str(name) not in _PROOFS)]
     found = {str(kind): count for kind, count in ledger.bytes.items()}

@@ -11,10 +11,10 @@ import numpy as np
 
 from onnxport.artifact.assets import changed_copies, copied_files
 from onnxport.artifact.folder import Folder, open_folder
-from onnxport.artifact.manifest import FolderRun
+from onnxport.artifact.manifest import ComparedAnswer, FolderRun
 from onnxport.errors import MissingDependencyError, SizeError
 from onnxport.system.library_errors import first_line
-from onnxport.user_runs.answers import difference
+from onnxport.user_runs.answers import answer_text, difference
 from onnxport.user_runs.folders import through_arrays, through_pipeline
 from onnxport.user_runs.inputs import CONVERSATION
 from onnxport.user_runs.parts import (
@@ -28,6 +28,7 @@ from onnxport.user_runs.parts import (
 from onnxport.user_runs.record import SourceAnswers
 
 Arrays = Mapping[str, np.ndarray]
+_SHOWN = 6  # equal answers that are kept for the report
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class _Found:
     inputs: int = 0
     near_ties: int = 0
     differences: list[str] = field(default_factory=list)
+    answers: list[ComparedAnswer] = field(default_factory=list)
 
 
 def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) -> FolderRun:
@@ -76,7 +78,7 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
-    return FolderRun(through, found.inputs, not differences, found.near_ties, differences)
+    return FolderRun(through, found.inputs, not differences, found.near_ties, differences, tuple(found.answers))
 
 
 def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> Any:
@@ -93,13 +95,18 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> An
         found.differences.append(f"The folder cannot be loaded for {source.task.name}: {first_line(error)}")
         return None
     for answered in source.answered:
+        given: Any = None
         try:
-            told = difference(answered.answer, ask(answered.call), "result")
+            given = ask(answered.call)
+            told = difference(answered.answer, given, "result")
         except SizeError:  # which the manifest tells: a restriction of the graph
             continue
         except Exception as error:
             told = f"the folder fails: {first_line(error)}"
         found.inputs += 1
+        if told is not None or len(found.answers) < _SHOWN:
+            shown = answer_text(answered.answer), "none" if given is None else answer_text(given)
+            found.answers.append(ComparedAnswer(answered.call.shown, *shown, told is None))
         if told is not None and answered.near_tie:
             found.near_ties += 1
         elif told is not None:
