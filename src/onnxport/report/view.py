@@ -119,6 +119,8 @@ def view_of(
     checks = [component.verification for component in converted]
     known = [check for check in checks if check is not None]
     passed = all(check.passed for check in known) if known else None
+    if manifest.folder_run is not None and not manifest.folder_run.equal:
+        passed = False
     decisions = [case.decision_agreement for check in known for case in check.cases]
     return {
         "manifest": manifest,
