@@ -16,13 +16,14 @@ PYTEST := OMP_NUM_THREADS=1 ONNXPORT_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pyt
 # All unit tests, and one conversion with its verification.
 QUICK := tests/unit tests/integration/test_cli_convert.py
 
-.PHONY: help demo environments test quick coverage graphs snapshots lint format docs clean
+.PHONY: help demo environments test quick coverage fuzz graphs snapshots lint format docs clean
 
 help:
 	@echo "make demo    convert a real model, verify it and run it"
 	@echo "make quick   unit tests and one conversion, in less than a minute"
 	@echo "make test    the tests (make test ARGS=tests/unit for some, make test ARGS='-m sweep' for the breadth)"
 	@echo "make coverage  unit tests, and which lines they run"
+	@echo "make fuzz    random damage to every format that is read, 60 s (make fuzz ARGS='--seconds 600')"
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
 	@echo "make snapshots  write again what the command line prints, into tests/snapshots"
 	@echo "make lint    ruff, mypy and the layers of the package"
@@ -42,6 +43,9 @@ quick: .venv/.test-installed
 
 coverage: .venv/.test-installed
 	$(PYTEST) tests/unit --cov --cov-report=term:skip-covered $(ARGS)
+
+fuzz: .venv/.test-installed
+	$(BIN)/python -m tests.attacks.fuzz $(ARGS)
 
 environments: .venv/.environments-created
 

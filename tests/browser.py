@@ -1,9 +1,9 @@
 """A headless Chromium for tests, spoken to over a pipe (Chrome DevTools Protocol); no package beside it is needed.
 
-    with Browser() as browser:
-        page = browser.open(path, width=360, dark=True)
-        page.evaluate("document.title")
-        page.screenshot()
+with Browser() as browser:
+    page = browser.open(path, width=360, dark=True)
+    page.evaluate("document.title")
+    page.screenshot()
 """
 
 from __future__ import annotations

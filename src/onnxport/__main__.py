@@ -6,11 +6,21 @@ import gc
 import os
 import sys
 
-from onnxport.cli.main import main
+from onnxport.cli.main import ended_early, main
+from onnxport.system.supervision import supervised
+
+# Commands that run code of libraries on files of somebody else.
+_WATCHED = frozenset({"convert", "run", "verify", "optimize", "quantize", "target", "compare", "report", "batch"})
 
 
 def program() -> int:
     """Run the command line as a process of its own; returns the exit code."""
+    if _WATCHED.isdisjoint(sys.argv[1:2]):
+        return _command()
+    return supervised(_command, ended_early)
+
+
+def _command() -> int:
     _keep_stdout()
     code = main()
     # Python collects cycles once more before it ends: a second spent on walking torch's objects

@@ -28,6 +28,7 @@ from onnxport.progress import Step
 from onnxport.system.library_errors import first_line
 from onnxport.system.memory import memory_limit
 from onnxport.system.output_capture import capture_process
+from onnxport.system.time_limit import own_process
 
 _ADVANCE_SECONDS = 0.1
 
@@ -143,6 +144,7 @@ def main() -> int:
     # A shell may have handed on an ignored SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     request = json.loads(requests.readline())
+    own_process()
     stop.watch()
     messages.send(_answer(request, messages, stop))
     return 0

@@ -57,6 +57,10 @@ class UsageError(OnnxPortError):
     """An argument that cannot be used: an opset out of range, an unknown flag value."""
 
 
+class SizeError(UsageError):
+    """An input of a size that the graph does not take; the manifest's axes and restrictions say which it does."""
+
+
 class TaskError(UsageError):
     """An unknown task, or one that the model has no head for."""
 
@@ -71,6 +75,20 @@ class UntrustedCheckpointError(CheckpointError):
 
 class MissingDependencyError(OnnxPortError):
     """A framework or library is not installed; the hint is the install command."""
+
+
+class UnknownPreprocessingError(MissingDependencyError):
+    """The inputs of a folder are prepared by a class of transformers that the run time does not have.
+
+    Args:
+        what: names the class, as the subject of a sentence.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} runs with transformers only, which is not installed.",
+            hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
+        )
 
 
 class ManagedEnvironmentError(OnnxPortError):

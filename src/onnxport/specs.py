@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -119,6 +119,8 @@ class OutputCheck:
         source_error: "float64": max |source - source in float64|; "perturbation": by how much the source's outputs
             move. None where that was not measured, and in folders of onnxport 0.1.
         graph_error: "float64": max |onnx - source in float64|; else None.
+        cosine: of graphs with rounded weights or activations, the smallest cosine similarity of a row of the graph's
+            output with that of the source's; None for other graphs, and for rows of few numbers.
     """
 
     name: str
@@ -131,6 +133,7 @@ class OutputCheck:
     method: str = "fixed"
     source_error: float | None = None
     graph_error: float | None = None
+    cosine: float | None = None
 
     @property
     def judged_error(self) -> float:
@@ -147,8 +150,10 @@ class CaseCheck:
     outputs: tuple[OutputCheck, ...]
     decision: str | None = None  # what a user sees: "label", "token", "span", "box", "class map"
     decision_agreement: float | None = None  # share of decisions that are equal, 0 to 1
-    error: str | None = None  # why the case could not be run in ONNX Runtime
+    error: str | None = None  # why the case failed, where no output is beyond its tolerance
     ok: bool = True
+    # Decisions that differ where the source's two candidates are within twice the tolerance: either may win.
+    near_ties: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,33 @@ class Distance:
     decision: str | None = None
     agreement: float | None = None
     greedy_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparedSizes:
+    """The sizes of an input axis between which numbers were compared; beyond them nothing is known.
+
+    Attributes:
+        axis: its name.
+        smallest, largest: of the cases that passed.
+    """
+
+    axis: str
+    smallest: int
+    largest: int
+
+
+def compared_sizes(cases: Iterable[CaseCheck]) -> tuple[ComparedSizes, ...]:
+    """Of each axis, over the cases that passed.
+
+    >>> compared_sizes([CaseCheck("a", {"rows": 1}, ()), CaseCheck("b", {"rows": 5}, ())])
+    (ComparedSizes(axis='rows', smallest=1, largest=5),)
+    """
+    sizes: dict[str, list[int]] = {}
+    for case in cases:
+        for axis, size in case.sizes.items() if case.ok else ():
+            sizes.setdefault(axis, []).append(size)
+    return tuple(ComparedSizes(axis, min(found), max(found)) for axis, found in sizes.items())
 
 
 @dataclass(frozen=True)
@@ -224,7 +256,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """All cases of one graph against its source."""
+    """All cases of one graph against its source.
+
+    Attributes:
+        level: "quick", "standard" or "thorough"; "" in folders of onnxport 0.1, and for graphs that were compared with
+            another graph.
+        compared: for each input axis the sizes between which numbers were compared.
+    """
 
     passed: bool
     source: str  # "torch 2.13.0" ...
@@ -233,7 +271,27 @@ class Verification:
     relative_tolerance: float
     cases: tuple[CaseCheck, ...]
     distance: Distance | None = None  # of rounded weights
+    level: str = ""
+    compared: tuple[ComparedSizes, ...] = ()
     difference: Difference | None = None  # where it begins to differ, if it does and was searched for
+
+    @property
+    def compared_text(self) -> str:
+        """Between which sizes numbers were compared, as a sentence; empty where that is not recorded."""
+        sizes = [f"{c.axis} {c.smallest} to {c.largest}" for c in self.compared]
+        return f"Compared at {', '.join(sizes)}. Other sizes are not verified." if sizes else ""
+
+    @property
+    def limits_text(self) -> str:
+        """The limits of a graph with rounded numbers, as a sentence; empty for others."""
+        found = [o.cosine for c in self.cases for o in c.outputs if o.cosine is not None]
+        if not found:
+            return ""
+        return (
+            f"Limits: each number within {self.absolute_tolerance:g} + {self.relative_tolerance:.0%} of the largest; "
+            f"cosine similarity of each row at least {1 - self.relative_tolerance:g} (smallest: {min(found):.4f}); "
+            "decisions equal, unless the source's lead is within twice the tolerance."
+        )
 
     @property
     def max_abs_error(self) -> float:

@@ -65,7 +65,7 @@ def test_everything_is_verified(tiny):
     assert conversion.manifest.task == "image-text-to-text"
     assert [component.name for component in conversion.manifest.components] == GRAPHS
     checks = [case.name for case in conversion.manifest.components[2].verification.cases]
-    assert sum("greedy" in check for check in checks) == 2, checks
+    assert sum("greedy" in check for check in checks) >= 2, checks
 
 
 def test_weights_are_stored_once(tiny):

@@ -44,7 +44,7 @@ def test_it_is_verified_with_each_weight_once(blip):
     assert conversion.manifest.task == "image-to-text"
     assert [component.name for component in conversion.manifest.components] == ["encoder_model", "decoder_model_merged"]
     checks = [case.name for case in conversion.manifest.components[1].verification.cases]
-    assert sum("greedy" in check for check in checks) == 2, checks
+    assert sum("greedy" in check for check in checks) >= 2, checks
     stored = sum(file.stat().st_size for file in (folder / "onnx").glob("*_data"))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     assert stored <= weights + 50_000

@@ -15,7 +15,7 @@ from onnxport import convert, verify
 from onnxport.errors import VerificationError
 from onnxport.sources.pytorch.source import TorchSource
 from onnxport.specs import CaseCheck, OutputCheck, Verification
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case
 from onnxport.verification.localisation.search import find_difference
 from onnxport.verification.sessions import session_for

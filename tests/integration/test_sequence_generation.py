@@ -210,8 +210,10 @@ def test_errors_of_speech_say_what_to_do(speech, tmp_path):
             generator.tokens(sound, generator.settings(), speech=options)
     with pytest.raises(UsageError, match="needs input_features"):
         generator.tokens({}, generator.settings())
-    with pytest.raises(UsageError, match="cannot run decoder_model_merged"):
-        generator.tokens(sound, generator.settings(max_new_tokens=500))
+    settings = generator.settings(max_new_tokens=500)
+    for beams in (1, 2):
+        with pytest.raises(UsageError, match=f"{settings.positions} positions"):
+            generator.tokens(sound, settings.changed(num_beams=beams))
     save_said(out, {"return_timestamps": True})
     with pytest.raises(UsageError, match="asks for timestamps"):
         SequenceGenerator(out).tokens(sound, generator.settings())

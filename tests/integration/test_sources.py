@@ -82,6 +82,8 @@ def test_nothing_that_a_model_caches_stays_fake(monkeypatch):
     assert not hasattr(model, "shift") and model.scale is None
     expected = model.linear(torch.from_numpy(x)) * model.linear.weight.sum(0) + torch.arange(3.0) * 2
     np.testing.assert_allclose(source.run({"x": x})["output"], expected.detach().numpy(), rtol=1e-6)
+    assert not hasattr(model, "shift") and model.scale is None  # nor does a real run leave anything behind
+    model(torch.from_numpy(x))
     kept = model.shift
     source.shapes({"x": x})
     assert model.shift is kept

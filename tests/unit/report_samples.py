@@ -23,7 +23,9 @@ _BATCH = ("batch_size", "sequence_length")
 
 def sample_manifest() -> Manifest:
     """An encoder-decoder with a quantized encoder."""
-    encoder = _graph("encoder_model", (("input_ids", "int64", _BATCH), ("attention_mask", "int64", _BATCH)), "last_hidden_state")
+    encoder = _graph(
+        "encoder_model", (("input_ids", "int64", _BATCH), ("attention_mask", "int64", _BATCH)), "last_hidden_state"
+    )
     states = [(f"past_key_values.{n}.key", "float32", ("batch_size", 8, "past_sequence_length", 64)) for n in range(6)]
     decoder = _graph(
         "decoder_model_merged",
@@ -51,7 +53,9 @@ def sample_manifest() -> Manifest:
 
 def failed_manifest() -> Manifest:
     """One graph that differs from its source from one module on."""
-    names = [f"bert.encoder.layer.{n}.{part}" for n in range(4) for part in ("attention.self", "intermediate", "output")]
+    names = [
+        f"bert.encoder.layer.{n}.{part}" for n in range(4) for part in ("attention.self", "intermediate", "output")
+    ]
     errors = [2e-7 * (n + 1) if n < 7 else 0.02 * (n - 5) for n in range(len(names))]
     difference = Difference(
         "traced", {"batch_size": 2, "sequence_length": 11}, names[7], "BertIntermediate", "node_gelu_2", "Gelu", "gelu_2",
@@ -63,7 +67,9 @@ def failed_manifest() -> Manifest:
         replace(case, ok=False, outputs=tuple(replace(one, graph_error=0.3, ok=False) for one in case.outputs))
         for case in graph.verification.cases
     )
-    broken = CaseCheck("longer", {"batch_size": 1, "sequence_length": 61}, (), error="missing outputs: logits", ok=False)
+    broken = CaseCheck(
+        "longer", {"batch_size": 1, "sequence_length": 61}, (), error="missing outputs: logits", ok=False
+    )
     verification = replace(graph.verification, passed=False, cases=(*cases, broken), difference=difference)
     return replace(sample_manifest(), components=(replace(graph, verification=verification),), unused=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxport.artifact.ledger import Ledger, Proof, UnusedTensors, WeightProof
-from onnxport.artifact.manifest import Component, Manifest, WeightsChecksum
+from onnxport.artifact.manifest import Component, FolderRun, Manifest, WeightsChecksum
 from onnxport.specs import CaseCheck, Limit, OutputCheck, Restriction, TensorSpec, Verification
 
 
@@ -52,6 +52,7 @@ def make_manifest() -> Manifest:
         components=(component,),
         files={"onnx/model.onnx": "a" * 64, "config.json": "0123456789abcdef" * 4},
         notes=("no tokenizer in the checkpoint",),
+        folder_run=FolderRun("onnxport.pipeline", 6, True, 1),
         unused=UnusedTensors(
             {"cls.seq_relationship.weight": "part of BertForPreTraining"}, {"bert.pooler.bias": "unused"}
         ),

@@ -130,11 +130,19 @@ def test_every_task_has_examples(task: str) -> None:
 def test_what_writes_without_a_framework(task: str, writer: str | None) -> None:
     manifest = dataclasses.replace(make_manifest(), task=task)
     card, bare = render_card(manifest, "out", tokenizer=True), render_card(manifest, "out")
-    assert 'pip install "onnxport[pytorch]"' in bare
-    assert ("pip install onnxport\n" in card) == (writer is not None)
+    assert "pip install onnxport\nonnxport run" in bare and "pip install onnxport\nonnxport run" in card
     for name in [writer] if writer else []:
         module = re.search(rf"from (\S+) import {name}", card)
         assert module and hasattr(importlib.import_module(module[1]), name)
+
+
+@pytest.mark.parametrize(
+    ("task", "extra"),
+    [("object-detection", "images"), ("zero-shot-image-classification", "images"), ("image-text-to-text", "pytorch")],
+)
+def test_the_extra_that_prepares_the_inputs(task: str, extra: str) -> None:
+    card = render_card(dataclasses.replace(make_manifest(), task=task), "out")
+    assert f'pip install "onnxport[{extra}]"\nonnxport run' in card
 
 
 def test_unknown_tasks_have_a_card_too() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from onnxport.cli import calls
 from onnxport.cli.answers import as_document, as_lines
-from onnxport.cli.sound import read_wav, resample
 from onnxport.errors import OnnxPortError, UsageError
+from onnxport.runtime.preprocessing.sounds.wav import read_wav, resample
 from onnxport.tasks import find_task
 
 

@@ -23,7 +23,7 @@ from tests.unit.sample_manifest import make_manifest
 from tests.unit.snapshots import check_snapshot
 
 Capture = pytest.CaptureFixture[str]
-COMMANDS = ("convert", "batch", "run", "verify", "inspect", "optimize", "quantize", "target", "tasks", "env")
+COMMANDS = ("convert", "batch", "bench", "run", "verify", "inspect", "optimize", "quantize", "target", "tasks", "env")
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 # Numbers that differ between machines, and from version to version.
 CHANGING = (
@@ -148,7 +148,7 @@ def test_missing_packages() -> None:
     checkpoint(Path("model"))
     converted(Path("converted"))
     block = "sys.modules.update(dict.fromkeys(['torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript']))"
-    commands = [("convert", "model", "out"), ("run", "converted", "x")]
+    commands = [("convert", "model", "out"), ("quantize", "converted")]
     texts = [transcript(words, run_apart(*words, before=block)) for words in commands]
     check_snapshot("missing_packages", "\n".join(texts))
     assert not Path("out").exists()

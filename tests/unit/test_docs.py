@@ -176,6 +176,14 @@ def test_every_page_has_one_title(page: Path) -> None:
     assert text.startswith("# ")
 
 
+def test_every_preprocessing_class_is_in_its_page() -> None:
+    from onnxport.runtime.preprocessing.images.classes import CLASSES
+    from onnxport.runtime.preprocessing.sounds.extractors import EXTRACTORS
+
+    page = (DOCS / "reference" / "preprocessing.md").read_text("utf-8")
+    assert [name for name in (*CLASSES, *EXTRACTORS) if f"`{name}`" not in page] == []
+
+
 def test_the_generated_parts() -> None:
     generated = {name: make() for name, make in _build().GENERATED.items()}
     used = {name for page in PAGES for name in re.findall(r"<!-- generated: (\w+) -->", page.read_text("utf-8"))}

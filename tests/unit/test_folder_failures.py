@@ -8,10 +8,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
+from onnxport.artifact.data_files import data_name, next_free
 from onnxport.errors import OutputError
 from onnxport.publishing import atomic_rename as moves
 from onnxport.publishing.destination import check_destination, check_file_destination
@@ -243,6 +248,66 @@ def test_overwriting_a_graph_takes_its_old_data_along(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"model.onnx": "new"}
     publish_graph(tmp_path / "model.onnx", "newer", overwrite=True)
     assert tree(tmp_path) == {"model.onnx": "newer", "model.onnx_data": "newer"}
+
+
+def publish_pair(destination: Path, value: float) -> None:
+    """A graph that adds `value`, which is in a data file: a new one each time."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[n] y) { y = Add(x, w) }"""
+    )
+    with stage_file(destination, overwrite=True) as staging:
+        weight = onnx.numpy_helper.from_array(np.full(1, value, np.float32), "w")
+        data = data_name(destination.name, next_free(destination.name, 0, staging.taken))
+        model.graph.initializer.append(weight)
+        onnx.save(model, staging.path / destination.name, save_as_external_data=True, location=data, size_threshold=0)
+        assert (staging.path / data).is_file()
+        staging.publish()
+
+
+def what_it_adds(graph: Path) -> float:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    return float(session.run(None, {"x": np.zeros(1, np.float32)})[0][0])
+
+
+def test_a_crash_at_any_moment_leaves_a_pair_that_works(tmp_path: Path) -> None:
+    """Graph and data are several files: at no moment does a graph find the data of another one."""
+    graph = tmp_path / "model.onnx"
+    seen = set()
+    for step in range(1, 20):
+        for entry in tmp_path.iterdir():
+            entry.unlink()
+        publish_pair(graph, 1.0)
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                kill_before_change(tmp_path, step)
+                publish_pair(graph, 2.0)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found = what_it_adds(graph)
+        seen.add(found)
+        clean_leftovers(graph)
+        assert what_it_adds(graph) in ({1.0, 2.0} if code else {2.0})
+        # One data file, the graph's own.
+        assert len(list(tmp_path.iterdir())) == 2
+        if code == 0:
+            break
+    assert code == 0 and seen == {1.0, 2.0} and step > 3
+
+
+def kill_before_change(root: Path, step: int) -> None:
+    """End this process before its `step`th rename or removal of a file in `root` itself."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in ("os.rename", "os.remove"):
+            places = [Path(os.fsdecode(one)) for one in arguments if isinstance(one, (str, bytes, Path))]
+            count += any(place.parent == root for place in places)
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 def test_failed_graph_leaves_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxport.specs import OutputCheck, TensorSpec
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case, max_error
 from onnxport.verification.rounding import Rounding, measure_rounding, with_shared_noise
 from onnxport.verification.tolerance import fixed_tolerance, measured_tolerance

@@ -11,8 +11,9 @@ from onnxport.export.signature import Signature, infer_signature
 from onnxport.loading.model_to_export import ModelToExport
 from onnxport.specs import Limit, Verification
 from onnxport.system.timing import Stopwatch
-from onnxport.verification.evidence import Evidence, record_evidence, verify_graph
+from onnxport.verification.evidence import Evidence, record_evidence, verify_graph, within_limits
 from onnxport.verification.ledger.graph_weights import GraphWeights, expect_weights, record_weights
+from onnxport.verification.level import Level
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,12 @@ class CapturedGraph:
 
 
 def capture_graphs(
-    to_export: ModelToExport, opset: int, watch: Stopwatch, *, keep_stored: bool = False
+    to_export: ModelToExport,
+    opset: int,
+    watch: Stopwatch,
+    *,
+    keep_stored: bool = False,
+    level: Level = Level.STANDARD,
 ) -> list[CapturedGraph]:
     """The graphs of `to_export`. The reference is computed before the exporter touches the model.
 
@@ -39,6 +45,7 @@ def capture_graphs(
         opset: of the graphs.
         watch: told about the steps.
         keep_stored: as for `build_graph`.
+        level: how much is compared.
 
     Raises:
         ExportError: the model does not run, or cannot be captured.
@@ -49,8 +56,8 @@ def capture_graphs(
         signatures = [infer_signature(part.source, part.generator) for part in parts]
         step.done(_axes_summary(signatures))
     with watch.step("reference", "Run the source model") as step:
-        evidence = [record_evidence(part, signature) for part, signature in zip(parts, signatures, strict=True)]
-        step.done(f"{sum(len(e.cases) + len(e.greedy) for e in evidence)} sets of inputs")
+        evidence = [record_evidence(part, signature, level) for part, signature in zip(parts, signatures, strict=True)]
+        step.done(f"{sum(e.count for e in evidence)} sets of inputs")
     with watch.step("export", f"Export to opset {opset}") as step:
         graphs: list[Graph] = []
         for part, signature in zip(parts, signatures, strict=True):
@@ -60,7 +67,7 @@ def capture_graphs(
         after = graph.signature
         if after.accepted != before.accepted or after.multiples != before.multiples:
             with watch.step("reference", "Run the source model again, at the axes that the export allows"):
-                evidence[index] = record_evidence(parts[index], after)
+                evidence[index] = record_evidence(parts[index], after, level)
     for note in static_axes([graph.signature for graph in graphs]):
         watch.reporter.note(note)
     weights = expect_weights(to_export, sources, graphs)
@@ -82,9 +89,15 @@ def static_axes(signatures: Sequence[Signature]) -> list[str]:
 def verify_captured(
     captured: CapturedGraph, file: Path, files: Sequence[Path], precision: str = "float32"
 ) -> Verification:
-    """Run what was written for `captured` in `file`, one of `files`, which run in this order."""
-    before = tuple(files[: files.index(file)])
-    return verify_graph(file, captured.evidence, captured.graph.signature.outputs, precision=precision, before=before)
+    """Run what was written for `captured` in `file`, one of `files`, which run in this order.
+
+    A restriction that this shows becomes one of the graph's signature.
+    """
+    before, graph = tuple(files[: files.index(file)]), captured.graph
+    found = verify_graph(file, captured.evidence, graph.signature.outputs, precision=precision, before=before)
+    found, restrictions = within_limits(captured.evidence, found)
+    graph.signature = graph.signature.restricted(restrictions)
+    return found
 
 
 def _axes_summary(signatures: Sequence[Signature]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.graph_findings import find_in_folder, refuse, require_sound
 from onnxport.artifact.manifest import MANIFEST_NAME, Component
 from onnxport.errors import FolderError, UsageError, did_you_mean
 from onnxport.formats.graph_file import GraphFile, read_graph_file
@@ -92,8 +93,11 @@ def _open(path: str | Path) -> Folder | Path:
     if path.suffix == ".onnx" and not path.is_dir():
         if not path.is_file():
             raise FolderError(f"{path} does not exist.", hint="onnxport compare FOLDER OTHER_FOLDER")
+        require_sound(path)
         return path
-    return open_folder(path)
+    folder = open_folder(path)
+    refuse(path, find_in_folder(folder))
+    return folder
 
 
 def _pairs(

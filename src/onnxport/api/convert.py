@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.api.publish import Output, publish
+from onnxport.artifact.hashes import require_unchanged
 from onnxport.artifact.results import Conversion
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.quantization.quantize import QUANTIZER_COPIES
@@ -48,6 +49,7 @@ def convert(
     shard_size: int | None = None,
     link_weights: bool = False,
     memory_limit: int | None = None,
+    verify_level: str = "standard",
     reporter: Reporter | None = None,
     **model_kwargs: Any,
 ) -> Conversion:
@@ -70,6 +72,8 @@ def convert(
         shard_size: most bytes of one weights file; one file of any size by default.
         link_weights: link the checkpoint's weight files instead of copying them, and use them as they are.
         memory_limit: most bytes of memory to take; 80 % of what is free by default.
+        verify_level: how much is compared: "quick", "standard" or "thorough". "standard" adds sizes at the ends of
+            each axis and past the thresholds that the model names, as far as they cost little; "thorough" all of them.
         reporter: told about every step; silent by default.
         model_kwargs: `allow_missing_weights`, `allow_unused_weights`, `allow_pickle`, `trust_remote_code`, `revision`,
             `token` and what `from_pretrained` takes; `signature` of a SavedModel.
@@ -82,10 +86,13 @@ def convert(
     from onnxport.export.opset import choose_opset
     from onnxport.loading.options import load_options
     from onnxport.loading.resolve import resolve_model
+    from onnxport.user_runs.record import record_answers
+    from onnxport.verification.level import find_level
 
     # Whatever can be wrong is told before anything is loaded.
     output = Path(output).expanduser()
     _require_task(pipeline_name)
+    level = find_level(verify_level)
     _require_weights_to_quantize(quantize=quantize, link_weights=link_weights)
     _require_destination(output, overwrite=overwrite)
     options = load_options({"tokenizer": tokenizer, **model_kwargs})
@@ -98,7 +105,7 @@ def convert(
                 framework=resolved.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
                 use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
                 quantize=quantize, allow_mismatch=allow_mismatch, shard_size=shard_size,
-                link_weights=link_weights, memory_limit=memory_limit, **model_kwargs,
+                link_weights=link_weights, memory_limit=memory_limit, verify_level=str(level), **model_kwargs,
             ),
             reporter or Silent(),
         )  # fmt: skip
@@ -116,10 +123,11 @@ def convert(
         to_export = _load(resolved, pipeline_name, options, watch)
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
-        graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link)
+        source = None if output.suffix == ".onnx" else record_answers(to_export)
+        graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link, level=level)
         with _stage(output, overwrite) as staging:
             written = Output(output, staging, files, quantize, allow_mismatch, load_again)
-            return publish(written, to_export, graphs, watch)
+            return publish(written, to_export, graphs, source, watch)
 
 
 def _require_task(name: str) -> None:
@@ -207,11 +215,12 @@ def _convert_to_file(
         (captured,) = capture_graphs(to_export, opset, Stopwatch(Silent()))
         file = staging.path / output.name
         with Silent().step("write") as step:
-            write_graphs([captured.graph], [file], output.parent, WeightFiles(external), step)
+            files = WeightFiles(external, taken=staging.taken)
+            (written,) = write_graphs([captured.graph], [file], output.parent, files, step)
         captured.weights.prove(file)
         verification = verify_captured(captured, file, [file])
         require_agreement(verification)
-        staging.publish()
+        staging.publish(lambda: require_unchanged(staging.path, written.sha256))
     return verification
 
 

@@ -92,6 +92,11 @@ def inspect(path: str | Path) -> Inspection:
         manifest = read_folder(path)
     except FolderError as error:
         raise _with_graphs_named(path, error) from error
+    with bad_input(FolderError, f"{path} cannot be described", f"Check it: onnxport verify {path}"):
+        return _inspect_folder(path, manifest)
+
+
+def _inspect_folder(path: Path, manifest: Manifest) -> Inspection:
     graphs = tuple(_from_component(component, manifest) for component in manifest.components)
     names = [*manifest.files, "onnxport.json"]
     size = sum((path / name).stat().st_size for name in names if (path / name).is_file())

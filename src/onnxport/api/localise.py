@@ -55,4 +55,4 @@ def _locate(
     if isinstance(model, Exception):
         return Difference("", {}, note=f"the model could not be loaded again: {first_line(model)}")
     part = next(part for part in model.parts if part.name == captured.name)
-    return find_difference(file, part.source, captured.evidence.cases, verification, captured.graph.origins)
+    return find_difference(file, part.source, captured.evidence.single_calls, verification, captured.graph.origins)

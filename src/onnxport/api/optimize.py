@@ -7,14 +7,17 @@ a single graph a further file is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
+from onnxport.serialization.written_model import WrittenModel
+from onnxport.system.requirements import require_graph_tools
 from onnxport.variants.rewrite import Rewrite, add_variant
+
+_BITS = 32  # of a weight that was not quantized
 
 
 @nothing_written()
@@ -35,7 +38,9 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
             axis or a size that cannot be made static.
         VerificationError: the outputs of a new graph differ from those of the graph that it was made from. Nothing
             was written.
+        MissingDependencyError: the packages that change graphs are not installed.
     """
+    require_graph_tools()
     if sizes is not None:
         from onnxport.variants.static_shapes.write import fix_sizes
 
@@ -49,7 +54,7 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
         from onnxport.variants.fused import optimize_for
 
         return optimize_for(Path(path).expanduser(), for_)
-    return add_variant(Path(path).expanduser(), Rewrite("optimized", "float32", _one_by_one(optimize_graph)))
+    return add_variant(Path(path).expanduser(), Rewrite("optimized", "float32", _optimize, size=1.0))
 
 
 @nothing_written()
@@ -72,7 +77,9 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
             (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
+        MissingDependencyError: the packages that change graphs are not installed.
     """
+    require_graph_tools()
     row = find_precision(precision)
     bits = row.bits
     if bits is None:
@@ -81,17 +88,22 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
                 "Dynamic int8 always quantizes activations.",
                 hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
             )
-        step = Rewrite(row.suffix, precision, _one_by_one(quantize_dynamic))
+        step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
     else:
-        rounded = partial(write_weight_only, bits=bits, float_activations=float_activations)
+
+        def rounded(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
+            return write_weight_only(sources, targets, bits, float_activations=float_activations, taken=taken)
+
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
-        step = Rewrite(row.suffix, precision, rounded, hint, fused_too=True)
+        step = Rewrite(row.suffix, precision, rounded, bits / _BITS, hint, fused_too=True)
     return add_variant(Path(path).expanduser(), step)
 
 
-def _one_by_one(write: Callable[[Path, Path], None]) -> Callable[[Sequence[Path], Sequence[Path]], None]:
-    def all_of_them(sources: Sequence[Path], targets: Sequence[Path]) -> None:
-        for source, target in zip(sources, targets, strict=True):
-            write(source, target)
+def _optimize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        optimize_graph(source, target, taken)
 
-    return all_of_them
+
+def _quantize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        quantize_dynamic(source, target)  # one file

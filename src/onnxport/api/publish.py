@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport._version import __version__
+from onnxport.api.staged_folder import run_staged
 from onnxport.artifact.folder import write_manifest
+from onnxport.artifact.hashes import hash_files, require_unchanged
 from onnxport.artifact.ledger import UnusedTensors
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.results import Conversion
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from onnxport.artifact.ledger import Ledger
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.serialization.written_model import WrittenModel
+    from onnxport.user_runs.record import SourceAnswers
 
 
 GRAPH_FOLDER = "onnx"
@@ -69,30 +73,46 @@ class Output:
         return self.folder / (self.path.name if self.single else f"{name}.onnx")
 
 
-def publish(output: Output, to_export: ModelToExport, graphs: list[CapturedGraph], watch: Stopwatch) -> Conversion:
-    """Write the graphs, verify them where they were written, and put everything in place.
+def publish(
+    output: Output,
+    to_export: ModelToExport,
+    graphs: list[CapturedGraph],
+    source: SourceAnswers | None,
+    watch: Stopwatch,
+) -> Conversion:
+    """Write the graphs, verify them where they were written, run the folder, and put everything in place.
+
+    Args:
+        output: where to.
+        to_export: is released.
+        graphs: what was captured of it.
+        source: what a folder is compared with; None for a graph file, beside which nothing is published.
+        watch: told about the steps.
 
     Raises:
-        VerificationError: a graph's outputs differ from the source's.
-        OutputError: the output cannot be written.
+        VerificationError: a graph's outputs differ from the source's, or the folder gives other results.
+        OutputError: the output cannot be written, or a file is not as it was written.
     """
-    manifest = _manifest_of(to_export, graphs)
-    written = _write(output, to_export, graphs, watch)
+    manifest, root = _manifest_of(to_export, graphs), output.staging.path
+    written, digests = _write(output, to_export, graphs, watch)
     for captured in graphs:
         captured.graph.release()  # the weights are on disk now, and the session needs the memory
     to_export.release()
     ledgers = _prove(output, graphs, written, watch)
     components = _verify(output, graphs, written, watch)
     components = [replace(one, ledger=ledger) for one, ledger in zip(components, ledgers, strict=True)]
+    digests = hash_files(root, digests)
     manifest = replace(manifest, components=tuple(components))
     _require(manifest, output.allow_mismatch)
     if output.quantize:
-        manifest = replace(manifest, components=(*components, *_quantize(output, graphs, watch)))
+        made, digests = _quantize(output, graphs, digests, watch)
+        manifest = replace(manifest, components=(*components, *made))
         _require(manifest, output.allow_mismatch)
+    if source is not None:
+        manifest = run_staged(root, manifest, source, graphs, watch, allow_mismatch=output.allow_mismatch)
+        digests = digests | _write_card(output, manifest)
     with watch.step("publish", "Publish") as step:
-        if not output.single:
-            manifest = _write_manifest(output, manifest, written)
-        published = output.staging.publish()
+        published, manifest = _seal_and_publish(output, manifest, digests)
         step.done(str(output.path))
     final = published if output.single else tuple(output.path / name for name in (*manifest.files, MANIFEST_NAME))
     return Conversion(output.path, manifest, final, watch.wall, watch.cpu, peak_memory_bytes())
@@ -100,21 +120,28 @@ def publish(output: Output, to_export: ModelToExport, graphs: list[CapturedGraph
 
 def _write(
     output: Output, to_export: ModelToExport, graphs: Sequence[CapturedGraph], watch: Stopwatch
-) -> list[WrittenModel]:
-    """The graphs, and in a folder what belongs to the model beside them."""
+) -> tuple[list[WrittenModel], dict[str, str]]:
+    """The graphs, and in a folder what belongs to the model beside them; path -> sha256 of all these files."""
     from onnxport.artifact.assets import write_assets
+    from onnxport.loading.fast_tokenizer import write_tokenizer_json
 
     paths = [output.graph_file(captured.name) for captured in graphs]
     with watch.step("write", "Write") as step:
-        written = write_graphs(
-            [captured.graph for captured in graphs], paths, output.final_folder, output.files, step
-        )  # fmt: skip
+        files = replace(output.files, taken=output.staging.taken)
+        written = write_graphs([captured.graph for captured in graphs], paths, output.final_folder, files, step)
         if not output.single and to_export.pipeline is not None:
             write_assets(
                 to_export.pipeline, to_export.origin, output.staging.path, to_export.replaced, to_export.generation
             )  # fmt: skip
+            write_tokenizer_json(getattr(to_export.pipeline, "tokenizer", None), output.staging.path)
         step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
-    return written
+    root = output.staging.path
+    hashed = {
+        (output.folder / name).relative_to(root).as_posix(): value
+        for record in written
+        for name, value in record.sha256.items()
+    }
+    return written, hash_files(root, hashed)
 
 
 def _prove(
@@ -147,20 +174,26 @@ def _verify(
     components = []
     with watch.step("verify", "Verify") as step:
         for captured, file, record in zip(graphs, paths, written, strict=True):
-            component = replace(
-                _component(captured, file, root),
-                data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
-                weights_checksum=None if output.single else write_weights(file, record, root),
+            checksum = None if output.single else write_weights(file, record, root)
+            found = verify_captured(captured, file, paths)  # it may restrict the graph
+            components.append(
+                replace(
+                    _component(captured, file, root),
+                    data_files=tuple(data.relative_to(root).as_posix() for data in record.files[1:]),
+                    weights_checksum=checksum,
+                    verification=found,
+                )
             )
-            components.append(replace(component, verification=verify_captured(captured, file, paths)))
         step.done(_verification_summary(components))
     if output.load_again is not None:
         components = locate_differences(output.load_again, graphs, paths, components, watch)
     return components
 
 
-def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch) -> list[Component]:
-    """A dynamically quantized int8 graph for each graph, against the source."""
+def _quantize(
+    output: Output, graphs: Sequence[CapturedGraph], digests: dict[str, str], watch: Stopwatch
+) -> tuple[list[Component], dict[str, str]]:
+    """A dynamically quantized int8 graph for each graph, against the source; `digests` with those of its files."""
     from onnxport.api.capture import verify_captured
     from onnxport.graph.quantization.quantize import quantize_dynamic, quantized_name
     from onnxport.verification.ledger.derived import prove_derived
@@ -171,30 +204,50 @@ def _quantize(output: Output, graphs: Sequence[CapturedGraph], watch: Stopwatch)
         for file, target in zip(paths, targets, strict=True):
             quantize_dynamic(file, target)
         step.done(f"{sum(target.stat().st_size for target in targets) / 1e6:.1f} MB")
+    digests = hash_files(output.staging.path, digests)
     with watch.step("verify", "Verify int8") as step:
+        found = [verify_captured(one, file, targets, "int8") for one, file in zip(graphs, targets, strict=True)]
         components = [
             replace(
                 _component(captured, target, output.staging.path, "int8"),
                 name=f"{captured.name}{_QUANTIZED}",
                 derived_from=captured.name,
                 ledger=prove_derived([file], target),
-                verification=verify_captured(captured, target, targets, "int8"),
+                verification=verification,
             )
-            for captured, file, target in zip(graphs, paths, targets, strict=True)
+            for captured, file, target, verification in zip(graphs, paths, targets, found, strict=True)
         ]
         step.done(_verification_summary(components))
-    return components
+    return components, digests
 
 
-def _write_manifest(output: Output, manifest: Manifest, written: Sequence[WrittenModel]) -> Manifest:
-    """The card and onnxport.json; the manifest with the sha256 of every file."""
+def _write_card(output: Output, manifest: Manifest) -> dict[str, str]:
+    """The model card; its path -> sha256."""
     from onnxport.artifact.card import CARD_NAME, render_card
 
     root = output.staging.path
-    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file())
-    (root / CARD_NAME).write_text(card, encoding="utf-8")
-    known = {f"{GRAPH_FOLDER}/{name}": value for record in written for name, value in record.sha256.items()}
-    return write_manifest(root, manifest, known)
+    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file()).encode()
+    (root / CARD_NAME).write_bytes(card)
+    return {CARD_NAME: hashlib.sha256(card).hexdigest()}
+
+
+def _seal_and_publish(
+    output: Output, manifest: Manifest, digests: dict[str, str]
+) -> tuple[tuple[Path, ...], Manifest]:  # fmt: skip
+    """Read every file again, write the manifest of a folder, and put everything in place.
+
+    Args:
+        digests: path -> sha256 of the files that must be as they were written.
+    """
+    root, sealed = output.staging.path, [manifest]
+
+    def seal() -> None:
+        if output.single:
+            require_unchanged(root, digests)
+        else:
+            sealed.append(write_manifest(root, manifest, digests))
+
+    return output.staging.publish(seal), sealed[-1]
 
 
 def _require(manifest: Manifest, allow_mismatch: bool) -> None:

@@ -60,7 +60,11 @@ def report_file(folder: Path, output: str | Path | None) -> Path:
         UsageError: the path does not end in .html, or is in the folder, whose files are all on record.
         OutputError: there is something else than a report.
     """
-    target = Path(output).expanduser() if output is not None else folder.absolute().with_name(f"{folder.absolute().name}.html")
+    target = (
+        Path(output).expanduser()
+        if output is not None
+        else folder.absolute().with_name(f"{folder.absolute().name}.html")
+    )
     if target.suffix not in (".html", ".htm"):
         raise UsageError(f"{target} does not end in .html.", hint=f"onnxport report {folder} -o {target}.html")
     if folder.resolve() in target.resolve().parents:
@@ -95,7 +99,9 @@ def write_report(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}.", hint="Give another file with -o.") from error
+        raise OutputError(
+            f"{target} cannot be written: {error.strerror}.", hint="Give another file with -o."
+        ) from error
 
 
 def _head(file: Path) -> str:

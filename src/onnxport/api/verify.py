@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
-from onnxport.artifact.graph_findings import Finding, find_faults, find_in_folder
+from onnxport.artifact.graph_findings import Finding, find_faults, find_in_folder, refuse
 from onnxport.artifact.hashes import check_files
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.artifact.results import VerifiedFolder
@@ -24,9 +25,12 @@ from onnxport.graph.quantization.quantize import WEIGHT_ONLY
 from onnxport.loading.options import LoadOptions, load_options
 from onnxport.loading.resolve import ResolvedModel, resolve_model
 from onnxport.progress import Reporter, Silent
-from onnxport.specs import Verification
-from onnxport.system.library_errors import first_line
+from onnxport.specs import Limit, Verification
+from onnxport.system.library_errors import bad_input, first_line
 from onnxport.system.memory import memory_limit
+from onnxport.system.time_limit import time_limit
+
+_AGAIN = "Copy or download it again, or convert again with `onnxport convert`."
 
 if TYPE_CHECKING:
     from onnxport.loading.model_to_export import ModelToExport
@@ -70,18 +74,21 @@ def verify(
     if against is not None:
         resolved = resolve_model(against, folder.manifest.framework if folder else None, options, sample_inputs)
         if resolved.environment is not None:
-            arguments = dict(path=path, against=against, task=task, **model_kwargs)
+            arguments = dict(path=path, against=against, task=task, strict=strict, **model_kwargs)
             return call_in(resolved.environment, "verify", arguments, reporter)  # type: ignore[no-any-return]
     if bare:
-        _require_no_findings(path, find_faults(path) if path.is_file() else [], strict=strict)
-        return _verify_file(path, resolved, task, reporter, options)
-    with reporter.step("Check files") as step:
-        folder = folder or open_folder(path)
-        check_files(path, folder.manifest)
-        _require_no_findings(path, find_in_folder(folder), strict=strict)
-        step.done(f"{len(folder.manifest.files)} files as recorded")
+        refuse(path, find_faults(path) if path.is_file() else [], strict=strict)
+        with bad_input(FolderError, f"{path} cannot be checked", _AGAIN):
+            return _verify_file(path, resolved, task, reporter, options)
+    with bad_input(FolderError, f"{path} cannot be checked", _AGAIN):
+        with reporter.step("Check files") as step:
+            folder = folder or open_folder(path)
+            check_files(path, folder.manifest)
+            refuse(path, find_in_folder(folder), strict=strict)
+            step.done(f"{len(folder.manifest.files)} files as recorded")
+        with memory_limit():
+            notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
     with memory_limit():
-        notes = [note for component in folder.manifest.components for note in _run(folder, component, reporter)]
         found: dict[str, Verification | None] = {component.name: None for component in folder.manifest.components}
         if resolved is not None:
             found |= _against(folder, resolved, reporter, options)
@@ -102,16 +109,6 @@ def findings(path: str | Path) -> list[Finding]:
             raise FolderError(f"{path} does not exist.", hint="Give a folder that onnxport wrote, or an .onnx file.")
         return find_faults(path)
     return find_in_folder(open_folder(path))
-
-
-def _require_no_findings(path: Path, found: list[Finding], *, strict: bool) -> None:
-    bad = [finding for finding in found if finding.refused or strict]
-    if bad:
-        shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
-        raise FolderError(
-            f"{path} is not sound: {shown}. Nothing was run.",
-            hint=f"Do not use it. `onnxport verify --strict {path}` lists all that was found.",
-        )
 
 
 def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[str]:
@@ -149,14 +146,20 @@ def _bound_sums(file: Path, hint: str) -> str | None:
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
-    from onnxport.runtime.session import OnnxSession
+    from onnxport.runtime.session import OnnxSession, require_same_type
 
     session = OnnxSession(file)
+    own = {spec.name: spec for spec in (*session.inputs, *session.optional, *session.outputs)}
+    for spec in (*component.inputs, *component.outputs):
+        if spec.name not in own:
+            raise FolderError(f"{file.name} has no input or output {spec.name!r}, which the manifest declares.")
+        require_same_type(spec, own[spec.name])
     sizes = verified_sizes(component)
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)
         try:
-            outputs = session.run(arrays)
+            with time_limit(f"run {file.name} once", graph_bytes(file)):
+                outputs = session.run(arrays)
         except Exception as error:
             raise FolderError(f"{file.name} does not run at {case}: {first_line(error)}.") from error
         for spec in component.outputs:
@@ -174,7 +177,7 @@ def _runs(file: Path, component: Component, vocabulary: int) -> int:
 
 def _against(
     folder: Folder, resolved: ResolvedModel, reporter: Reporter, options: LoadOptions
-) -> dict[str, Verification]:  # fmt: skip
+) -> dict[str, Verification | None]:  # fmt: skip
     """Every graph of the folder compared with the source model, or with the graph that it was made from."""
     from onnxport.loading.model_to_export import load_model_to_export
     from onnxport.verification.ledger.graph_weights import record_weights
@@ -183,10 +186,9 @@ def _against(
         to_export = load_model_to_export(resolved, folder.manifest.task, options)
         weights = record_weights(to_export)
         evidence = _record(to_export, folder.manifest)
-        step.done(f"{sum(len(recorded.cases) + len(recorded.greedy) for recorded in evidence.values())} sets of inputs")
+        step.done(f"{sum(recorded.count for recorded in evidence.values())} sets of inputs")
     sources = dict(zip((part.name for part in to_export.parts), weights, strict=True))
-    _prove_weights(folder, sources, reporter)
-    found = {}
+    found: dict[str, Verification | None] = {}
     for component in folder.manifest.components:
         with reporter.step(f"Compare {component.file}") as step:
             verification = _compare(folder, component, evidence)
@@ -194,6 +196,8 @@ def _against(
                 verification = _locate(folder, component, to_export, evidence, verification)
             found[component.name] = verification
             step.done(f"largest error {verification.max_abs_error:.2g}")
+    _require(found)  # an error of the outputs says more than one of a weight
+    _prove_weights(folder, sources, reporter)
     return found
 
 
@@ -203,7 +207,7 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
     Raises:
         VerificationError: a weight is not what it should be.
     """
-    from onnxport.verification.ledger.again import prove_again
+    from onnxport.verification.ledger.again import prove_again, prove_variables_again
     from onnxport.verification.ledger.derived import prove_derived
     from onnxport.verification.ledger.source_weights import SourceWeights
     from onnxport.verification.ledger.summary import ledger_summary
@@ -215,10 +219,12 @@ def _prove_weights(folder: Folder, sources: Mapping[str, Any], reporter: Reporte
         found = []
         for component in graphs:
             base, source = folder.manifest.find(component.derived_from), sources.get(component.name)
+            ledger = component.ledger
             if base is not None:
                 found.append(prove_derived([folder.file(base)], folder.file(component)))
-            elif isinstance(source, SourceWeights) and component.ledger is not None and component.ledger.from_source:
-                found.append(prove_again(folder.file(component), component.ledger, source))
+            elif source is not None and ledger is not None and ledger.from_source:
+                again = prove_again if isinstance(source, SourceWeights) else prove_variables_again
+                found.append(again(folder.file(component), ledger, source))
         step.done(ledger_summary(found))
 
 
@@ -231,7 +237,7 @@ def _locate(
 
     name = _part_of(folder.manifest, component, list(evidence))
     source = next(part.source for part in to_export.parts if part.name == name)
-    found = find_difference(folder.file(component), source, evidence[name].cases, verification)
+    found = find_difference(folder.file(component), source, evidence[name].single_calls, verification)
     return replace(verification, difference=found)
 
 
@@ -243,24 +249,27 @@ def _record(to_export: ModelToExport, manifest: Manifest) -> dict[str, Evidence]
     evidence = {}
     for part in to_export.parts:
         known = (manifest.find(part.name) or manifest.components[0]).restrictions
-        evidence[part.name] = record_evidence(part, infer_signature(part.source, part.generator, known))
+        signature = infer_signature(part.source, part.generator, known)
+        bounds = [r for r in known if r.limit in (Limit.AT_LEAST, Limit.AT_MOST)]
+        evidence[part.name] = record_evidence(part, signature.restricted(bounds))
     return evidence
 
 
 def _compare(folder: Folder, component: Component, evidence: Mapping[str, Evidence]) -> Verification:
     """One graph against what holds for it: the graph that it was made from, or a part of the source model."""
     from onnxport.variants.static_shapes.write import check_again, is_static
-    from onnxport.verification.evidence import verify_graph
+    from onnxport.verification.evidence import verify_graph, within_limits
 
     if component.precision in WEIGHT_ONLY:
         return _against_base(folder, component)
     if is_static(component):
         return check_again(folder, component)
     part = _part_of(folder.manifest, component, list(evidence))
-    return verify_graph(
+    found = verify_graph(
         folder.file(component), evidence[part], component.outputs, precision=component.precision,
         before=[folder.path / file for file in _run_before(folder.manifest, component, part, evidence)],
     )  # fmt: skip
+    return within_limits(evidence[part], found)[0]
 
 
 def _part_of(manifest: Manifest, component: Component, parts: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ the loader's version; what it lacks is written by the pipeline's own components.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.links import require_inside
+from onnxport.errors import OnnxPortError
 from onnxport.formats.json_file import read_object
 
 _GENERATION = "generation_config.json"
@@ -39,6 +41,7 @@ _FILES = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
+_CONFIG_PART = "config"
 _COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 
 
@@ -54,20 +57,18 @@ def write_assets(
     Args:
         pipeline: the pipeline.
         origin: the checkpoint's folder, or None for a live model.
-        replaced: components that the user chose in place of the checkpoint's ("tokenizer"): none of
-            its files are copied then, the components write their own.
+        replaced: what the user chose in place of the checkpoint's; see `copied_files`. The pipeline's parts write
+            the files that are not copied.
         generation: goes into generation_config.json, in the place of what is there.
 
     Raises:
         UntrustedCheckpointError: one of the files is a link out of the checkpoint.
     """
-    if origin is not None and not replaced:
-        for name in _FILES:
-            if (origin / name).is_file():
-                _copy(origin / name, origin, folder / name)
-        for config in sorted(origin.glob("[0-9]*_*/config.json")):  # sentence-transformers' pooling and dense
-            (folder / config.parent.name).mkdir(exist_ok=True)
-            _copy(config, origin, folder / config.parent.name / config.name)
+    if origin is not None:
+        for name in copied_files(origin, replaced):
+            (folder / name).parent.mkdir(exist_ok=True)
+            require_inside(origin / name, origin)
+            shutil.copyfile(origin / name, folder / name)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         _save_components(pipeline, Path(scratch))
         for file in sorted(Path(scratch).rglob("*.*")):
@@ -81,9 +82,52 @@ def write_assets(
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
 
 
-def _copy(file: Path, origin: Path, target: Path) -> None:
-    require_inside(file, origin)
-    shutil.copyfile(file, target)
+def copied_files(origin: Path, replaced: frozenset[str] = frozenset()) -> list[str]:
+    """Names of the files of a checkpoint that belong into the folder, relative and "/" separated.
+
+    Args:
+        origin: the checkpoint's folder.
+        replaced: what the user chose in place of the checkpoint's. "config": not its config.json; a component
+            ("tokenizer", "image_processor", ...): none of its files.
+    """
+    if replaced - {_CONFIG_PART}:
+        return []
+    names = [name for name in _FILES if (origin / name).is_file()]
+    modules = sorted(origin.glob("[0-9]*_*/config.json"))  # sentence-transformers' pooling and dense
+    names = [name for name in names if name != "config.json" or _CONFIG_PART not in replaced]
+    return [*names, *(path.relative_to(origin).as_posix() for path in modules)]
+
+
+def changed_copies(
+    origin: Path, folder: Path, replaced: frozenset[str], generation: Mapping[str, Any]
+) -> list[str]:  # fmt: skip
+    """The files that should be copies of the checkpoint's and are not, each with what is wrong with it.
+
+    Args:
+        origin: the checkpoint's folder.
+        folder: what `write_assets` wrote into.
+        replaced, generation: as for `write_assets`; these settings may differ in generation_config.json.
+
+    Raises:
+        OSError: a file of the checkpoint cannot be read.
+    """
+    wrong = []
+    for name in copied_files(origin, replaced):
+        if not (folder / name).is_file():
+            wrong.append(f"{name} is missing")
+        elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (
+            name == _GENERATION and _has_settings(origin / name, folder / name, generation)
+        ):
+            wrong.append(f"{name} is not that of the checkpoint")
+    return wrong
+
+
+def _has_settings(original: Path, written: Path, generation: Mapping[str, Any]) -> bool:
+    """Whether a file of settings is `original` with these settings in it."""
+    try:
+        return read_object(written) == {**read_object(original), **generation}
+    except OnnxPortError:
+        return False
 
 
 def _save_components(pipeline: Any, folder: Path) -> None:

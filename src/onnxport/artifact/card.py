@@ -107,12 +107,22 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
         "shell_folder": shlex.quote(folder),
         "shell_example": example,
         "python_arguments": call.python,
+        "extra": _extra(manifest),
         "writer": _writer(manifest) if tokenizer else None,
         "graph_path": f"{folder}/{main.file}",
         "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
         "javascript": javascript,
         "static": [c.name for c in manifest.components if c.name == f"{c.derived_from}{_STATIC}"],
     }
+
+
+def _extra(manifest: Manifest) -> str:
+    """The extra that prepares the inputs of the folder's task; "" for the base install."""
+    try:
+        kind = find_task(manifest.task).kind
+    except TaskError:
+        return "pytorch"
+    return {"image": "images", "image+texts": "images", "image-in-text": "pytorch"}.get(kind, "")
 
 
 def _writer(manifest: Manifest) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ transformers.js looks for exactly these with `use_external_data_format: N`.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from onnxport.artifact.manifest import DATA_SUFFIX
@@ -14,6 +15,13 @@ from onnxport.artifact.manifest import DATA_SUFFIX
 def data_name(graph: str, number: int) -> str:
     """Name of data file `number`, counted from 0, of the graph file called `graph`."""
     return f"{graph}{DATA_SUFFIX}" + (f"_{number}" if number else "")
+
+
+def next_free(graph: str, number: int, taken: Collection[str]) -> int:
+    """The first number from `number` on whose data file of `graph` has none of the names in `taken`."""
+    while data_name(graph, number) in taken:
+        number += 1
+    return number
 
 
 def graph_bytes(graph: Path) -> int:

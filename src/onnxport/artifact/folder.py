@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxport.artifact.hashes import check_inside, hash_files
+from onnxport.artifact.hashes import check_inside, require_unchanged
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.artifact.manifest_json import from_json, to_json
-from onnxport.errors import CheckpointError, FolderError, did_you_mean
+from onnxport.errors import CheckpointError, FolderError, OutputError, did_you_mean
 from onnxport.formats.json_file import read_bytes
 from onnxport.system.library_errors import bad_input
 
@@ -88,22 +88,36 @@ def read_folder(path: Path) -> Manifest:
     return manifest
 
 
-def write_manifest(root: Path, manifest: Manifest, known: Mapping[str, str] | None = None) -> Manifest:
-    """Write `onnxport.json` as the last file of the folder `root`.
+def write_manifest(root: Path, manifest: Manifest, written: Mapping[str, str] | None = None) -> Manifest:
+    """Read and hash all files of the folder `root`, and write `onnxport.json` as the last one.
 
     Args:
         root: the folder.
         manifest: its `files` are ignored.
-        known: path in the folder to sha256, of files that were hashed while they were written (`WrittenModel.sha256`
-            with the folder of the graph before each name): they are not read again.
+        written: path in the folder to sha256, of files that were hashed while or after they were written
+            (`WrittenModel.sha256` with the folder of the graph before each name).
 
     Returns:
-        The manifest with `files` set to the sha256 of everything in the folder.
+        The manifest with `files` set to the sha256 of everything in the folder, as it was read.
 
     Raises:
         FolderError: there is a link or a special file in the folder.
+        OutputError: a file is not as it was written.
         OSError: the folder cannot be read or written.
     """
-    complete = dataclasses.replace(manifest, files=hash_files(root, known))
-    (root / MANIFEST_NAME).write_text(to_json(complete), encoding="utf-8", newline="\n")
+    complete = dataclasses.replace(manifest, files=require_unchanged(root, written or {}))
+    text = to_json(complete)
+    (root / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
+    if (root / MANIFEST_NAME).read_bytes() != text.encode():
+        raise OutputError(f"{MANIFEST_NAME} is not as it was written.", hint="The disk or the memory may be faulty.")
     return complete
+
+
+def write_draft(root: Path, manifest: Manifest) -> None:
+    """Write an `onnxport.json` without hashes, so that the folder can be opened before it is complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = dataclasses.replace(manifest, files={})
+    (root / MANIFEST_NAME).write_text(to_json(draft), encoding="utf-8", newline="\n")

@@ -16,7 +16,7 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _TYPES: dict[int, tuple[int, tuple[str, ...]]] = {
     13: (64, ("uint64_data",)), 14: (64, ("float_data",)), 15: (128, ("double_data",)), 16: (16, ("int32_data",)),
     17: (8, ("int32_data",)), 18: (8, ("int32_data",)), 19: (8, ("int32_data",)), 20: (8, ("int32_data",)),
     21: (4, ("int32_data",)), 22: (4, ("int32_data",)), 23: (4, ("int32_data",)), 24: (8, ("int32_data",)),
-    25: (2, ("int32_data",)), 26: (2, ("int32_data",)),
+    25: (2, ("int32_data",)), 26: (2, ("int32_data",)), 27: (6, ("int32_data",)), 28: (6, ("int32_data",)),
 }  # fmt: skip
 _STRING, _COMPLEX = 8, (14, 15)
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
@@ -44,7 +44,7 @@ _DOMAINS = frozenset({
 })  # fmt: skip
 _MOST_NODES = 2_000_000  # with functions put in the places of their calls
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_SHOWN = 5
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,31 @@ def require_sound(
         FolderError: names what was found, with its codes.
     """
     faults = find_faults(file, recorded, linked=linked)
-    found = [finding for finding in faults if finding.refused and finding.code not in accepted]
-    if found and found[0].code == "OX001":
+    refuse(file, [finding for finding in faults if finding.code not in accepted])
+
+
+def refuse(path: Path, found: Sequence[Finding], *, strict: bool = False) -> None:
+    """Raise an error if there are findings that matter.
+
+    Args:
+        path: the folder or graph, for the message.
+        found: the findings.
+        strict: all of them matter.
+
+    Raises:
+        FolderError: names the first ones, with their codes.
+    """
+    bad = [finding for finding in found if finding.refused or strict]
+    if bad and bad[0].code == "OX001":
         raise FolderError(
-            f"{file.name} is {found[0].message} ({found[0].code}). It was not run.",
+            f"{bad[0].file} is {bad[0].message} (OX001). It was not run.",
             hint="Copy it again, or convert the model again.",
         )
-    if found:
-        shown = "; ".join(f"{finding.code} {finding.message}" for finding in found[:_SHOWN])
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    if bad:
+        shown = "; ".join(map(str, bad[:_SHOWN])) + (f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise FolderError(
-            f"{file.name} is not a sound ONNX graph: {shown}{more}. It was not run.",
-            hint=f"Do not use it. `onnxport verify --strict {file}` lists all that was found.",
+            f"{path.name} is not sound: {shown}. It was not run.",
+            hint=f"Do not use it. `onnxport verify --strict {path}` lists all that was found.",
         )
 
 
@@ -147,6 +160,8 @@ def find_faults(file: Path, recorded: Mapping[str, str] | None = None, *, linked
     Raises:
         OSError: it cannot be read.
     """
+    if not file.is_file():  # opening a pipe would wait for who writes into it
+        return [Finding("OX001", file.name, "no file")]
     try:
         with file.open("rb") as opened:
             if os.fstat(opened.fileno()).st_size == 0:

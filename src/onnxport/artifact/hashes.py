@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxport.artifact.manifest import MANIFEST_NAME, Manifest
 from onnxport.artifact.manifest_json import check_relative_path, named_paths
-from onnxport.errors import FolderError
+from onnxport.errors import FolderError, OutputError
 
 _LINK_HINT = "Copy the files themselves; when downloading, use a plain folder (local_dir=...), not a cache of links."
 
@@ -64,6 +64,31 @@ def hash_files(root: Path, known: Mapping[str, str] | None = None) -> dict[str, 
     """
     known = known or {}
     return {path: known.get(path) or _sha256(root / path) for path in walk_files(root) if path != MANIFEST_NAME}
+
+
+def require_unchanged(root: Path, written: Mapping[str, str]) -> dict[str, str]:
+    """Read every file of a folder again, and compare it with what was written.
+
+    Args:
+        root: the folder, which is complete but for its manifest.
+        written: path to sha256 of files, computed while or right after they were written.
+
+    Returns:
+        Path to sha256 of every file, as `hash_files` gives it.
+
+    Raises:
+        OutputError: names the first file that is not as it was written.
+        OSError: a file cannot be read.
+    """
+    found = hash_files(root)
+    for path, digest in written.items():
+        if found.get(path) != digest:
+            what = "is not as it was written" if path in found else "has disappeared since it was written"
+            raise OutputError(
+                f"{path} {what}: sha256 {found.get(path, 'of nothing')[:12]} instead of {digest[:12]}.",
+                hint="Is the disk or the memory faulty, or did another program change the file? Run the command again.",
+            )
+    return found
 
 
 def check_files(root: Path, manifest: Manifest) -> None:

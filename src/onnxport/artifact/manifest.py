@@ -55,6 +55,19 @@ class Component:
 
 
 @dataclass(frozen=True)
+class FolderRun:
+    """The folder, loaded as a user loads it, against the source pipeline."""
+
+    through: str  # what ran it: "onnxport.pipeline", "onnxport.runtime.session.OnnxSession"
+    inputs: int  # number of inputs that both answered
+    equal: bool  # every answer, and every value of configs, tokenizer and processors
+    near_ties: int = 0  # answers that differ in a choice that is too close for rounding; they count as equal
+    differences: tuple[str, ...] = ()
+    # Of onnxport.pipeline alone: transformers' pipeline over this folder gives what the source gives.
+    run_time_differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of `onnxport.json`."""
 
@@ -67,6 +80,7 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256 hex digest
     notes: tuple[str, ...] = ()  # what a user must know: "no tokenizer in the checkpoint"
     unused: UnusedTensors | None = None  # of the checkpoint and the model, what no graph holds
+    folder_run: FolderRun | None = None
     schema_version: int = SCHEMA_VERSION
 
     def find(self, name: str | None) -> Component | None:

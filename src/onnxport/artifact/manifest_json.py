@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 _Order = Callable[[Any], list[Any]]
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_NAME = 255  # bytes; Linux, macOS and Windows have no longer names
 _RULED = ("axis", "rule", "reason")  # the fields of a restriction in JSON, all of them texts
 _HINT = "Restore the file from where the folder came from, or convert again with `onnxport convert`."
 
@@ -124,11 +125,16 @@ def check_relative_path(path: str, where: str) -> None:
         where: the field it stands in, for the message.
 
     Raises:
-        FolderError: empty, absolute, with a drive, a backslash, or a "." or ".." part.
+        FolderError: empty, absolute, with a drive, a backslash, a "." or ".." part, or one that no system can have.
     """
-    if not path or any(part in ("", ".", "..") for part in path.split("/")) or re.search(r"[\\:\0]", path):
+    if (
+        any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME for part in path.split("/"))
+        or not path
+        or any(part in ("", ".", "..") for part in path.split("/"))
+        or re.search(r"[\\:\0]", path)
+    ):
         raise FolderError(
-            f"The manifest names {path!r} at `{where}`, which is not a path inside the folder. Nothing was read.",
+            f"The manifest names {path[:200]!r} at `{where}`, which is not a path inside the folder. Nothing was read.",
             hint="Do not use this folder: a manifest written by onnxport names only files in its own folder.",
         )
 

@@ -30,7 +30,9 @@ class Conversion:
 
     @property
     def passed(self) -> bool:
-        """Whether every component agrees with its source; False only with `allow_mismatch`."""
+        """Whether every component and the folder agree with the source; False only with `allow_mismatch`."""
+        if self.manifest.folder_run is not None and not self.manifest.folder_run.equal:
+            return False
         checks = [component.verification for component in self.manifest.components]
         return all(check is not None and check.passed for check in checks)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,38 @@ def calls_for(task: Task, inputs: Sequence[str], pipeline: Any) -> list[Call]:
     return _BY_TASK.get(task.name, _BY_KIND.get(task.kind, _texts))(task, list(inputs), pipeline)
 
 
+def record_call(task: Task, record: Mapping[str, Any], pipeline: Any) -> Call:
+    """The call for an input that is a JSON object, such as {"text": "A text.", "candidate_labels": ["a", "b"]}.
+
+    Raises:
+        UsageError: no key names the input.
+    """
+    shown = json.dumps(record, ensure_ascii=False)
+    if task.name in _TAKES_OBJECTS:
+        return Call(shown, (dict(record),))
+    main = next((name for name in _MAIN if name in record), None)
+    if main is None:
+        raise UsageError(f"{shown} has no input for {task.name}.", hint=f"Give one of the keys {', '.join(_MAIN)}.")
+    rest = {name: value for name, value in record.items() if name != main}
+    value = record[main]
+    if isinstance(value, str) and main not in _TEXTS:
+        [call] = _BY_KIND.get(_FILES_OF.get(task.kind, task.kind), _texts)(task, [value], pipeline)
+        return Call(shown, call.arguments, rest)
+    return Call(shown, (value,), rest)
+
+
 def _texts(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(text, (text,)) for text in inputs]
+
+
+def _texts_or_pairs(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """Texts; of a model with one label, such as a reranker, a query and the documents that it is compared with."""
+    config = getattr(getattr(pipeline, "model", None), "config", None)
+    labels = getattr(config, "labels", None) or getattr(config, "id2label", None) or ()
+    if len(labels) != 1 or len(inputs) < 2:
+        return _texts(task, inputs, pipeline)
+    query = inputs[0]
+    return [Call(document, ({"text": query, "text_pair": document},)) for document in inputs[1:]]
 
 
 def _images(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
@@ -43,7 +74,7 @@ def _images(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
 
 
 def _sounds(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
-    from onnxport.cli.sound import read_wav
+    from onnxport.runtime.preprocessing.sounds.wav import read_wav
 
     rate = getattr(pipeline.feature_extractor, "sampling_rate", None)
     if rate is None:
@@ -98,15 +129,9 @@ def read_image(name: str) -> Any:
     Raises:
         UsageError: no such file, or not an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from onnxport.runtime.preprocessing.images.load import load_image
 
-    if not Path(name).is_file():
-        raise UsageError(f"There is no file {name!r}.", hint="Give an image file, such as photo.png.")
-    try:
-        with Image.open(name) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name} cannot be read as an image: {error}.", hint="Give a PNG or JPEG file.") from error
+    return load_image(Path(name))
 
 
 def _expect(task: Task, right: bool) -> None:
@@ -116,6 +141,7 @@ def _expect(task: Task, right: bool) -> None:
 
 _BY_KIND = {"text": _texts, "image": _images, "audio": _sounds}
 _BY_TASK = {
+    "text-classification": _texts_or_pairs,
     "question-answering": _pair("question", "context"),
     "next-sentence-prediction": _pair("text", "text_pair"),
     "zero-shot-classification": _labelled(str),
@@ -123,3 +149,9 @@ _BY_TASK = {
     "multiple-choice": _choices,
     "image-text-to-text": _image_text,
 }
+# Tasks whose pipelines take an object as it is.
+_TAKES_OBJECTS = ("text-classification", "question-answering", "next-sentence-prediction", "multiple-choice")
+# The key of a JSON object that is the input; the others are arguments of the call.
+_TEXTS = ("text", "sequence", "inputs", "input")
+_MAIN = (*_TEXTS, "image", "audio", "file")
+_FILES_OF = {"image+texts": "image"}

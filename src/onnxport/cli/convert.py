@@ -32,6 +32,7 @@ def convert(
     link_weights: options.LinkWeights = False,
     memory_limit: options.MemoryLimit = None,
     quantize: options.Quantize = False,
+    verify_level: options.VerifyLevel = "standard",
     target: options.Target = None,
     report: options.Report = None,
     signature: options.Signature = None,
@@ -78,7 +79,7 @@ def convert(
 
 _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
-    "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision",
+    "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "verify_level",
 )  # fmt: skip
 _ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights")  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}

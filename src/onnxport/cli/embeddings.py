@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,33 @@ _FIRST = 6
 
 @dataclass(frozen=True)
 class Embedded:
-    """One text: the shapes of all outputs, and its sentence embedding if the graph has one."""
+    """One text: the outputs of the graph, their shapes, and its sentence embedding if there is one."""
 
     text: str
     shapes: dict[str, list[int]]
     embedding: NDArray[np.float32] | None
+    outputs: dict[str, NDArray[Any]]
 
 
-def embed(pipeline: Any, texts: Sequence[str]) -> list[Embedded]:
-    """Run a feature-extraction pipeline's model on every text, and keep all outputs."""
+def embed(pipeline: Any, texts: Sequence[str], settings: Mapping[str, Any]) -> list[Embedded]:
+    """Run a feature-extraction pipeline on every text, and keep all outputs.
+
+    Args:
+        pipeline: without a framework, or transformers'.
+        texts: the texts.
+        settings: arguments of the call. Long texts are cut unless `truncation` is False.
+    """
     found = []
     for text in texts:
-        # `pipeline(text)` would return the first output only.
-        outputs = pipeline.forward(pipeline.preprocess(text, truncation=True))
-        arrays = {name: np.asarray(value) for name, value in outputs.items()}
+        arguments = {"truncation": True, **settings}
+        if hasattr(pipeline, "outputs"):
+            arrays = pipeline.outputs(text, **arguments)
+        else:  # its call would return the first output only
+            outputs = pipeline.forward(pipeline.preprocess(text, **arguments))
+            arrays = {name: np.asarray(value) for name, value in outputs.items()}
         sentence = arrays.get("sentence_embedding")
         shapes = {name: list(array.shape) for name, array in arrays.items()}
-        found.append(Embedded(text, shapes, None if sentence is None else sentence[0]))
+        found.append(Embedded(text, shapes, None if sentence is None else sentence[0], arrays))
     return found
 
 
@@ -65,4 +75,5 @@ def lines(found: Sequence[Embedded]) -> list[str]:
 
 def document(found: Sequence[Embedded]) -> dict[str, Any]:
     """The document for --json, with the whole vectors."""
-    return {"results": list(found), "similarities": similarities(found)}
+    results = [{"text": item.text, "shapes": item.shapes, "embedding": item.embedding} for item in found]
+    return {"results": results, "similarities": similarities(found)}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from onnxport.cli import batch, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
+from onnxport.cli import batch, bench, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.options import Version
 from onnxport.cli.shell import ClosedOutput, Shell
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("convert")(nothing_written()(convert.convert))
+app.command("bench")(bench.bench)
 app.command("batch")(batch.batch)
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
@@ -113,6 +114,15 @@ def _failed(error: BaseException, shell: Shell) -> int:
     except ClosedOutput:
         return _CLOSED
     return code
+
+
+def ended_early(words: str) -> int:
+    """Tell how the process of a command ended that gave no exit code; returns the one for it."""
+    options = sys.argv[1:]
+    shell = Shell(check=lambda: None, json="--json" in options)
+    hint = "Nothing was published. Run it again with --verbose to see what was printed; use a machine with more memory "
+    shell.fail("ProcessEnded", words, hint + "if it ran out of memory.", _UNEXPECTED)
+    return _UNEXPECTED
 
 
 def _usage(error: BaseException) -> tuple[str, str]:

@@ -27,7 +27,8 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples.",
+        help="A text, an image or WAV file, or an .npz file of arrays. `onnxport tasks` shows examples. A .txt or "
+        ".jsonl file has one input a line, and so has stdin (-).",
     ),
 ]
 TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai) or transformers.js.")]
@@ -87,6 +88,15 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+VerifyLevel = Annotated[
+    str,
+    typer.Option(
+        "--verify",
+        metavar="quick|standard|thorough",
+        help="How much is compared with the source model. standard adds the ends of each axis and the thresholds that "
+        "the model names, as far as they cost little; thorough all of them.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
@@ -145,6 +155,15 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as max_new_tokens=20. May be repeated."),
 ]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        metavar="FOLDER",
+        help="Write masks and depth maps as .png, and arrays as .npy, into this folder.",
+        show_default=False,
+    ),
+]
 Chat = Annotated[bool, typer.Option("--chat", help="Each input is a message of the user, or a JSON list of messages.")]
 
 Processor = Annotated[
@@ -177,6 +196,21 @@ FloatActivations = Annotated[
         help="With int4 and int8-weights: keep activations in float32, which is more accurate and slower.",
     ),
 ]
+
+Batches = Annotated[str, typer.Option("--batch", metavar="N,...", help="Rows of an input.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        "--length",
+        metavar="N,...",
+        help="Tokens, samples, or pixels of a side. Default: usual ones that the graph takes.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of one operator. Default: ONNX Runtime's choice.")
+]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each graph at each size.")]
+ChartFile = Annotated[Path | None, typer.Option("--chart", metavar="FILE.svg", help="Also draw the times.")]
 
 Jobs = Annotated[
     str,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from onnxport.cli import options
+from onnxport.cli.line_inputs import is_lines
 from onnxport.cli.options import Json, Verbose
-from onnxport.cli.shell import shell_of
-from onnxport.errors import FolderError, MissingDependencyError, UsageError
+from onnxport.cli.shell import Shell, shell_of
+from onnxport.errors import FolderError, UsageError
 from onnxport.system.library_errors import bad_input
 from onnxport.tasks import MODULE, Task, find_task
 
@@ -29,6 +30,7 @@ class _Request:
         component: name of the graph.
         settings: arguments of the call, such as max_new_tokens.
         chat: the inputs are messages.
+        save: folder for images and arrays of the answers, or None.
     """
 
     folder: Folder
@@ -36,6 +38,7 @@ class _Request:
     inputs: Sequence[str]
     settings: dict[str, Any]
     chat: bool
+    save: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def run(
     task: options.Task = None,
     settings: options.Settings = None,
     chat: options.Chat = False,
+    save: options.Save = None,
     memory_limit: options.MemoryLimit = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -64,8 +68,10 @@ def run(
         from onnxport.artifact.folder import open_folder
         from onnxport.cli.generate import settings_of
 
-        request = _Request(open_folder(folder), component, inputs, settings_of(settings or ()), chat)
+        request = _Request(open_folder(folder), component, inputs, settings_of(settings or ()), chat, save)
         recorded = request.folder.manifest.task
+        if recorded != MODULE.name and is_lines(inputs):
+            return _run_lines(find_task(task or recorded), request, shell)
         if recorded == MODULE.name:
             name, answer = MODULE.name, _run_arrays(request)
         else:
@@ -110,24 +116,40 @@ def _run_texts(task: Task, request: _Request) -> _Answer:
     return _Answer({"results": results}, "\n".join(texts))
 
 
+def _run_lines(task: Task, request: _Request, shell: Shell) -> int:
+    """Of lines in a file or on stdin: a JSON document for each."""
+    from onnxport.cli.run_lines import run_lines
+
+    if request.chat or request.save is not None:
+        raise UsageError("--chat and --save take inputs one by one.", hint="Leave them out, or give the inputs.")
+    run_lines(task, _load(request.folder, request.component, task.name), request.inputs[0], request.settings, shell)
+    return 0
+
+
 def _run_embeddings(task: Task, request: _Request) -> _Answer:
     from onnxport.cli import embeddings
+    from onnxport.cli.save import Saver
 
-    if request.settings:
-        raise UsageError("feature-extraction has no settings.", hint="Leave --set out.")
     pipeline = _load(request.folder, request.component, task.name)
-    found = _answering(embeddings.embed, pipeline, request.inputs)
+    found = _answering(embeddings.embed, pipeline, request.inputs, request.settings)
+    if request.save is not None:
+        for number, item in enumerate(found):
+            Saver(request.save).save(item.outputs, str(number))
     return _Answer(embeddings.document(found), "\n".join(embeddings.lines(found)))
 
 
 def _run_pipeline(task: Task, request: _Request) -> _Answer:
-    """Of any other model, with transformers' pipeline for the task."""
+    """Of any other model, with the pipeline of the task."""
     from onnxport.cli.answers import as_document, as_lines
     from onnxport.cli.calls import calls_for
+    from onnxport.cli.save import Saver
 
     pipeline = _load(request.folder, request.component, task.name)
     calls = calls_for(task, request.inputs, pipeline)
     answers = [_answering(pipeline, *call.arguments, **{**call.keywords, **request.settings}) for call in calls]
+    if request.save is not None:
+        saver = Saver(request.save)
+        answers = [saver.save(answer, str(number)) for number, answer in enumerate(answers)]
     results = [{"input": c.shown, "output": as_document(a)} for c, a in zip(calls, answers, strict=True)]
     return _Answer({"results": results}, _text(calls, [as_lines(answer) for answer in answers]))
 
@@ -136,25 +158,12 @@ def _load(folder: Folder, component: str, task: str) -> Any:
     """The pipeline for a folder, with the graph that was asked for.
 
     Raises:
-        MissingDependencyError: the packages that prepare the inputs are not installed.
+        UnknownPreprocessingError: transformers, which prepares the inputs, is not installed.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{' and '.join(missing)} must be installed to prepare the inputs of {task}.",
-            hint='pip install "onnxport[pytorch]"; onnxport.runtime.session.OnnxSession runs the graph without it.',
-        )
     with bad_input(FolderError, f"{folder.path} cannot be loaded", f"onnxport verify {folder.path}"):
-        from onnxport.pipelines.factory import pipeline
+        from onnxport.pipelines.converted import open_converted
 
-        if component == "model":
-            return pipeline(task, model=folder)
-        from onnxport.pipelines.onnx.load import load_onnx_model
-
-        model = load_onnx_model(folder, component)
-        # transformers looks for tokenizer and processor where the model was loaded from.
-        model.config._name_or_path = str(folder.path)
-        return pipeline(task, model=model)
+        return open_converted(folder, task, component=component)
 
 
 def _answering(function: Any, *arguments: Any, **keywords: Any) -> Any:

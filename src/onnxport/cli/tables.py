@@ -52,6 +52,8 @@ def verification_table(name: str, verification: Verification) -> Table:
             row += [_agreement(case) if number == 0 else ""] if decision else []
             good = check.ok if check else case.ok
             table.add_row(*row, "yes" if good else "NO", style=None if good else "red")
+    table.caption = "\n".join(filter(None, (verification.compared_text, verification.limits_text))) or None
+    table.caption_justify = "left"
     return table
 
 
@@ -185,8 +187,6 @@ def _table(
 
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE, show_header=header)
     for column in columns:
-        justify: Literal["left", "right"] = (
-            "right" if column in right or column.startswith("same ") else "left"
-        )
+        justify: Literal["left", "right"] = "right" if column in right or column.startswith("same ") else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column in narrow)
     return table

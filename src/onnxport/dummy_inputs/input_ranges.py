@@ -24,7 +24,7 @@ AxisKey = tuple[str, int]
 
 
 def accepted_integers(generator: DeclaredInputGenerator, spec: Declared, run: RunModel) -> IntegerRange:
-    """Return the integers that the model accepts in all entries of an input, with limits that are powers of two or 0.
+    """Return the integers that the model accepts in all entries of an input; the lower limit is a power of two or 0.
 
     An index into another input is limited by the length of that input, so the smallest sizes are tried too.
 
@@ -62,6 +62,7 @@ def _integer_range(generator: DeclaredInputGenerator, spec: Declared, run: RunMo
     highest = 1
     while highest < min(INTEGER_LIMIT, kind.max) and accepts(2 * highest - 1):
         highest *= 2
+    highest = _exact_limit(accepts, highest, min(2 * highest, INTEGER_LIMIT, kind.max))
     zero = highest == 1 or accepts(0)
     if kind.min == 0 or not accepts(-1):
         return IntegerRange(0, highest, zero)
@@ -69,6 +70,14 @@ def _integer_range(generator: DeclaredInputGenerator, spec: Declared, run: RunMo
     while -lowest < highest and accepts(2 * lowest):
         lowest = -highest if lowest == -1 and accepts(-highest) else 2 * lowest
     return IntegerRange(lowest, highest, zero)
+
+
+def _exact_limit(accepts: Callable[[int], bool], highest: int, beyond: int) -> int:
+    """Return the smallest number that is refused, between a limit that was accepted and one that was not."""
+    while beyond - highest > 1:
+        middle = (highest + beyond) // 2
+        highest, beyond = (middle, beyond) if accepts(middle - 1) else (highest, middle)
+    return highest
 
 
 def infer_tied_axes(generator: DeclaredInputGenerator, run: RunModel) -> dict[AxisKey, str]:

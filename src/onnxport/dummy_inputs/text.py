@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any, ClassVar
 
@@ -42,10 +43,11 @@ class TextInputGenerator:
         batch: str = "batch_size",
         image_processor: Any = None,
     ) -> None:
+        if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
+            tokenizer = copy.deepcopy(tokenizer)  # the source's is compared with the folder's
+            tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer, self.config, self.kind, self.accepts, self.batch = tokenizer, config, kind, accepts, batch
         self.image_processor = image_processor
-        if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
         limit = _length_limit(tokenizer, config)
         dims = [DynamicDim(batch, 2, (3, 5)), DynamicDim("sequence_length", 11, (17, 29, 7), limit).clipped()]
         if kind == "choices":
@@ -92,6 +94,8 @@ class TextInputGenerator:
     def _row(self, length: int, rng: np.random.Generator) -> dict[str, list[Any]]:
         """Return one row of exactly `length` tokens: each word is at least one token, so there are enough words."""
         options: dict[str, Any] = {"truncation": True, "max_length": length, "return_attention_mask": True}
+        if length < self.tokenizer.num_special_tokens_to_add(pair=self.kind != "text"):
+            options["add_special_tokens"] = False  # they are never cut
         words = [str(word) for word in rng.choice(WORDS, size=max(length, 1))]
         if "boxes" in inspect.signature(type(self.tokenizer).__call__).parameters:
             encoded = self.tokenizer(words, boxes=_boxes(1, len(words), rng)[0].tolist(), **options)
@@ -105,18 +109,31 @@ class TextInputGenerator:
         return dict(encoded)
 
     def _with_random_ids(self, arrays: Arrays, mask: np.ndarray, rng: np.random.Generator) -> Arrays:
-        """Replace ordinary tokens of odd rows by random ids, so that the whole vocabulary is used."""
+        """Replace ordinary tokens of odd rows, and of a single row, by random ids, from the whole vocabulary.
+
+        The second half of these rows is of another token type, whatever the task, if the model has types.
+        """
         ids = arrays["input_ids"].copy()
         special = np.isin(ids, self.tokenizer.all_special_ids)
-        ordinary = np.setdiff1d(np.arange(min(len(self.tokenizer), _vocabulary(self.config))), _special(self.tokenizer))
+        ordinary = np.setdiff1d(
+            np.arange(min(len(self.tokenizer), vocabulary_of(self.config))), special_tokens(self.tokenizer)
+        )
         if len(ordinary):
-            odd = (np.arange(len(ids)) % 2 == 1)[:, None] & ~special & (mask == 1)
+            odd = _odd(len(ids)) & ~special & (mask == 1)
             ids[odd] = rng.choice(ordinary, size=int(odd.sum()))
         arrays["input_ids"] = ids
+        self._vary_types(arrays)
         return arrays
 
+    def _vary_types(self, arrays: Arrays) -> None:
+        """Make the second half of odd rows, and of a single row, the second of a pair."""
+        types = arrays.get("token_type_ids")
+        if types is not None and types.ndim == 2 and _token_types(self.config) > 1:
+            second = np.arange(types.shape[1]) >= (types.shape[1] + 1) // 2
+            arrays["token_type_ids"] = np.where(_odd(len(types)) & second, 1, types)
+
     def _random(self, count: int, length: int, rng: np.random.Generator, padded: bool) -> Arrays:
-        high = _vocabulary(self.config)
+        high = vocabulary_of(self.config)
         arrays = {"input_ids": rng.integers(min(5, high - 1), high, (count, length), dtype=np.int64)}
         mask = np.zeros((count, length), np.int64)
         for row, size in enumerate(_lengths(count, length, padded)):
@@ -125,8 +142,9 @@ class TextInputGenerator:
         if pad is not None:
             arrays["input_ids"][mask == 0] = pad
         arrays["attention_mask"] = mask
-        if (getattr(self.config, "type_vocab_size", 0) or 0) > 1:
+        if _token_types(self.config) > 1:
             arrays["token_type_ids"] = np.zeros((count, length), np.int64)
+        self._vary_types(arrays)
         return arrays
 
     def _document_image(self, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -147,13 +165,35 @@ def _length_limit(tokenizer: Any, config: Any) -> int | None:
     return min(known) if known else None
 
 
-def _vocabulary(config: Any) -> int:
+def vocabulary_of(config: Any) -> int:
+    """Return the number of tokens of a model.
+
+    Args:
+        config: its config.
+    """
     text_config = getattr(config, "text_config", None) or config
     return int(getattr(text_config, "vocab_size", None) or 100)
 
 
-def _special(tokenizer: Any) -> np.ndarray:
+def special_tokens(tokenizer: Any) -> np.ndarray:
+    """Return the ids of special and added tokens.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+    """
     return np.asarray(sorted(set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)), np.int64)
+
+
+def _token_types(config: Any) -> int:
+    """Return the number of token types; 0 where the model has none, or several per token (TAPAS)."""
+    text_config = getattr(config, "text_config", None) or config
+    types = getattr(text_config, "type_vocab_size", None)
+    return types if isinstance(types, int) else 0
+
+
+def _odd(rows: int) -> np.ndarray:
+    """Return (rows, 1): true for odd rows, and for a single row."""
+    return np.asarray((np.arange(rows) % 2 == 1) | (rows == 1))[:, None]
 
 
 def _lengths(count: int, length: int, padded: bool) -> list[int]:

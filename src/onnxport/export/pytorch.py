@@ -25,6 +25,7 @@ from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
 from onnxport.export.type_promotion import promote_recorded_types
+from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
@@ -108,9 +109,9 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
         optimize=False,  # placeholders of one shape are equal: folding or merging them would be wrong
     )
     with (
-        placeholders(source.model, new_fake_mode()), selected_outputs(source), without_cache(source.model),
-        trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(), operator_table(),
-        promote_recorded_types(),
+        state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source),
+        without_cache(source.model), trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
+        operator_table(), promote_recorded_types(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxport.axes import Observation, fit
@@ -67,6 +67,16 @@ class Signature:
             arrays: inputs by name.
         """
         return axis_values(self.inputs, arrays)
+
+    def restricted(self, restrictions: Sequence[Restriction]) -> Signature:
+        """Return the signature with further restrictions; they replace those of the same kind on the same axis.
+
+        Args:
+            restrictions: rules for the sizes of axes.
+        """
+        ruled = {(r.axis, r.limit) for r in restrictions if r.limit is not Limit.NOTE}
+        kept = [r for r in self.restrictions if (r.axis, r.limit) not in ruled and r not in restrictions]
+        return replace(self, restrictions=(*kept, *restrictions))
 
 
 @dataclass

@@ -26,6 +26,7 @@ from onnxport.sources.base import Arrays
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
 from onnxport.system.library_errors import first_line
+from onnxport.system.time_limit import time_limit
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -50,7 +51,8 @@ def capture_tensorflow(source: TensorflowSource, signature: Signature, opset: in
         try:
             frozen = freeze(function)
             names = [spec.name for spec in signature.inputs]
-            model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
+            with time_limit("convert the model with tf2onnx, which computes constants", 10 * source.weight_bytes):
+                model = _convert(frozen, names, outputs, min(opset, NEWEST_TENSORFLOW), source.architecture)
             variables = {re.sub(r":0$", "", name): handle for name, handle in frozen.variables.items()}
         except ExportError:
             raise

@@ -24,6 +24,7 @@ Arrays = dict[str, np.ndarray]
 _GRID = "image_grid_thw"  # the patch grid of an image: frames, rows, columns
 _MERGED_SIDE = 2  # patches are merged in squares of this side
 
+_MOST_SIZES = 12  # the basic ones come first, then the ends of axes, which cost more
 _MOST_BYTES = 2**31  # of all inputs of a run; a decoder's cache of 64 layers and 2,000 tokens takes half of it
 _DEFAULT_SIZES = {"batch_size": 2, "sequence_length": 11, "height": 224, "width": 224, "num_samples": 16000}
 
@@ -41,7 +42,7 @@ def verified_sizes(component: Component) -> list[dict[str, int]]:
     needed = _axis_names(component.inputs)  # cases of generation have other sizes
     usable = [dict(case.sizes) for case in cases if case.ok and needed <= case.sizes.keys()]
     distinct = {tuple(sorted(sizes.items())): sizes for sizes in usable}
-    return list(distinct.values()) or [guess_sizes(component.inputs)]
+    return list(distinct.values())[:_MOST_SIZES] or [guess_sizes(component.inputs)]
 
 
 def guess_sizes(inputs: Sequence[TensorSpec], more: int = 0) -> dict[str, int]:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxport.artifact.data_files import graph_bytes
+from onnxport.artifact.data_files import data_files, data_name, graph_bytes, next_free
+from onnxport.publishing.destination import full_disk_told
 from onnxport.system.memory import require_memory
 
 # ONNX Runtime holds the weights of the source and of the optimized graph.
 _COPIES = 2
 
 
-def optimize_graph(source: Path, target: Path) -> None:
+def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset()) -> None:
     """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
 
     The level is "extended", not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
     or wrong on another one.
 
     Args:
-        source: a graph file; its weights may be in a `_data` file beside it.
-        target: the file to write, with a `_data` file beside it if the source has one.
+        source: a graph file; its weights may be in data files beside it.
+        target: the file to write, with a data file beside it if the source has one.
+        taken: names that the data file may not have.
 
     Raises:
         MemoryLimitError: the weights do not fit in memory.
+        OSError: the disk is full.
     """
     import onnxruntime
 
@@ -34,9 +37,9 @@ def optimize_graph(source: Path, target: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    if source.with_name(source.name + "_data").exists():
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", target.name + "_data"
-        )
+    if data_files(source):
+        data = data_name(target.name, next_free(target.name, 0, taken))
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    with full_disk_told(target):
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])

@@ -30,11 +30,13 @@ class WeightFiles:
         external: store them in a file beside the graph, also below 2 GB.
         shard_bytes: largest size of one weights file in bytes; None is one file of any size.
         link: use the checkpoint's files, linked and unchanged, instead of a copy.
+        taken: names that no file of weights may have: those of the graph that is replaced. It uses them until then.
     """
 
     external: bool = False
     shard_bytes: int | None = None
     link: bool = False
+    taken: frozenset[str] = frozenset()
 
 
 def write_graphs(
@@ -107,7 +109,7 @@ def write_graph(
     from onnxport.serialization.onnxfile import needs_external, streamed_tensors, write_cost, write_model
 
     model, shards = graph.model, files.shard_bytes
-    link = link_names(streamed_tensors(model), destination) if files.link else shared
+    link = link_names(streamed_tensors(model), destination, files.taken) if files.link else shared
     if files.link and not link:
         raise UsageError(
             "--link-weights has no effect: every weight is cast, transposed or computed, or is not in a safetensors "
@@ -119,4 +121,6 @@ def write_graph(
     check_free_space(destination, cost.written)
     file.parent.mkdir(exist_ok=True)
     report = counted(step, cost.reported)
-    return write_model(model, file, external=external, shard_bytes=shards, link=link, reporter_bytes=report)
+    return write_model(
+        model, file, external=external, shard_bytes=shards, link=link, reporter_bytes=report, taken=files.taken
+    )

@@ -26,11 +26,10 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     """
     cls = options.pipeline_class or spec.load_class()
     if spec.task == "feature-extraction" and checkpoint.is_sentence_transformers:
-        from onnxport.loading.encoder import load_encoder
+        from onnxport.loading.encoder import TRUNCATED, load_encoder
 
         loaded, tokenizer_settings = load_encoder(checkpoint, options)
-        arguments = {"tokenize_kwargs": {"truncation": True}, **options.pipeline_arguments}
-        options = replace(options, pipeline_arguments=arguments)
+        options = replace(options, pipeline_arguments={**TRUNCATED, **options.pipeline_arguments})
     else:
         loaded, tokenizer_settings = load_model(checkpoint.model_folder, checkpoint, spec.auto, options), None
     folder: Path | None = checkpoint.model_folder

@@ -75,16 +75,10 @@ def load_components(
         UntrustedCheckpointError: one needs code from the checkpoint.
         MissingDependencyError: one needs a library that is not installed.
     """
-    loaders: dict[str, Callable[[Path, bool], Any]] = {
-        "tokenizer": _load_tokenizer,
-        "image_processor": _load_image_processor,
-        "feature_extractor": _load_feature_extractor,
-        "processor": _load_processor,
-    }
     loaded: dict[str, Any] = {}
     notes: list[str] = []
     complete = True
-    for name, loader in loaders.items():
+    for name, loader in LOADERS.items():
         wanted = getattr(pipeline_class, f"_load_{name}")  # True: must have; None: may have; False: never
         value = given.get(name)
         if isinstance(value, (str, Path)):
@@ -194,3 +188,12 @@ def _install_hint(error: ImportError) -> str:
     known = ("torchvision", "timm", "sentencepiece", "pillow", "torchaudio", "librosa", "scipy", "tiktoken")
     missing = [library for library in known if library in str(error).lower()]
     return f"pip install {' '.join(missing)}" if missing else f"pip install {error.name or 'the library it names'}"
+
+
+# Name of a component -> what loads it from a folder, and whether code of the checkpoint may run.
+LOADERS: dict[str, Callable[[Path, bool], Any]] = {
+    "tokenizer": _load_tokenizer,
+    "image_processor": _load_image_processor,
+    "feature_extractor": _load_feature_extractor,
+    "processor": _load_processor,
+}

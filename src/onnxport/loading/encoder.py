@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.loading.options import LoadOptions
+from onnxport.loading.sentence_settings import settings_in
 from onnxport.loading.weights import LoadedModel, load_model
+
+# Arguments of the pipeline of a sentence encoder.
+TRUNCATED: dict[str, Any] = {"tokenize_kwargs": {"truncation": True}}
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,17 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     missing = tuple(f"transformer.{name}" for name in loaded.missing)
     shapes = {f"transformer.{name}": text for name, text in (loaded.shapes or {}).items()}
     notes = (*loaded.notes, *settings.notes)
-    max_length = settings.max_length
-    if max_length is None:
-        longest = getattr(loaded.model.config, "max_position_embeddings", None)
-        max_length = longest if isinstance(longest, int) else None
-    encoded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
-    return encoded, TokenizerSettings(max_length, settings.lower_case)
+    encoder_loaded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
+    return encoder_loaded, tokenizer_settings(checkpoint.model_folder, loaded.model.config)
+
+
+def tokenizer_settings(folder: Path, config: Any) -> TokenizerSettings:
+    """What sentence_bert_config.json in `folder` sets on a tokenizer; without a length, the positions of the model.
+
+    Raises:
+        CheckpointError: the file is no JSON object.
+    """
+    said = settings_in(folder)
+    lengths = (said.get("max_seq_length"), getattr(config, "max_position_embeddings", None))
+    longest = next((length for length in lengths if isinstance(length, int)), None)
+    return TokenizerSettings(longest, bool(said.get("do_lower_case")))

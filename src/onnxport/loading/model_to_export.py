@@ -19,6 +19,7 @@ from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
 from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
 from onnxport.system.library_errors import bad_input
+from onnxport.system.time_limit import time_limit
 from onnxport.tasks import MODULE, Task
 
 
@@ -31,7 +32,7 @@ class ModelToExport:
         parts: the graphs that it becomes, in the order in which they run.
         name: what the user called the model; never an absolute path.
         origin: the checkpoint's folder, or None for a live model.
-        replaced: components that the user chose instead of the checkpoint's.
+        replaced: components that the user chose instead of the checkpoint's; and "config", if it was changed.
         allow_unused: parameters that no output depends on were accepted.
         files: the file or folder of a Keras model or SavedModel.
     """
@@ -102,7 +103,9 @@ def load_model_to_export(
     if resolved.checkpoint is None and resolved.files is None:
         return _load(resolved, task, options)
     hint = "Copy or download it again; --verbose shows where loading failed."
-    with bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
+    files = resolved.checkpoint or resolved.files
+    limit = time_limit(f"load {resolved.name}", files.total_bytes if files is not None else 0)
+    with limit, bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
         return _load(resolved, task, options)
 
 
@@ -114,9 +117,11 @@ def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToEx
     from onnxport.loading.load import load_pipeline
 
     loaded = load_pipeline(resolved, task, replace(options, lazy=True))
-    replaced = frozenset({"tokenizer"} if options.components.get("tokenizer") is not None else ())
+    replaced = {name for name, value in options.components.items() if value is not None}
+    if options.model_kwargs:
+        replaced.add("config")  # these arguments of `from_pretrained` may change it
     origin = loaded.checkpoint.path if loaded.checkpoint else None
-    return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, replaced)
+    return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, frozenset(replaced))
 
 
 def from_pipeline_or_model(nlp: Any, framework: str) -> ModelToExport:

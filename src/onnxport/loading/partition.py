@@ -133,10 +133,13 @@ def source_of(pipeline: Any, framework: str) -> TorchSource:
 def generator_of(pipeline: Any, source: TorchSource) -> InputGenerator:
     """What makes the inputs of the model of a pipeline."""
     from onnxport.dummy_inputs.decoder import DecoderInputGenerator
+    from onnxport.loading.extra_inputs import extra_inputs
     from onnxport.loading.recurrence import goes_on
     from onnxport.sources.pytorch.decoder import DecoderSource
 
     states = getattr(source, "states", ())
+    if not isinstance(source, DecoderSource):
+        source.extra_inputs = extra_inputs(source, lambda: generator_for(pipeline, task_of(pipeline), None))
     generator = generator_for(pipeline, task_of(pipeline), source.accepts(), states)
     recurrent = any(state.growing is None for state in states)
     if recurrent and isinstance(generator, DecoderInputGenerator) and isinstance(source, DecoderSource):

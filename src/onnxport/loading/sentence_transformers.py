@@ -21,10 +21,10 @@ from onnxport.checkpoints.weight_files import find_weights
 from onnxport.errors import CheckpointError
 from onnxport.formats.json_file import read_json, read_object
 from onnxport.loading.sentence_layers import SENTENCE, TOKENS, Dense, Normalize, Pooling, SpladePooling
+from onnxport.loading.sentence_settings import CLASSIFIES, transformer_settings
 from onnxport.system.library_errors import first_line
 
 FEATURES = "feature-extraction"
-CLASSIFIES = "sequence-classification"
 # Models of sentence-transformers that are no encoders.
 _OTHER_TASKS = {
     CLASSIFIES: "It scores a pair of texts: `--task text-classification`.",
@@ -140,22 +140,18 @@ def _with_signature_of(inner: Any) -> Any:
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """What sentence-transformers' files say beside the modules.
+    """What sentence-transformers' files say.
 
     Attributes:
         layers: the modules after the transformer, in order.
         auto: the auto class of the transformer.
         output: of the transformer, which the first layer reads.
-        max_length: longest input in tokens, longer ones are cut; None if not set.
-        lower_case: texts are lower-cased before tokenization.
         notes: what a user should know.
     """
 
     layers: list[nn.Module]
     auto: str
     output: str
-    max_length: int | None
-    lower_case: bool
     notes: tuple[str, ...] = ()
 
 
@@ -182,27 +178,7 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
     layers = [
         _layer(checkpoint.path, kind, entry, allow_pickle) for kind, entry in entries if kind != "MultiVectorMask"
     ]
-    length = settings.get("max_seq_length")
-    return SentenceSettings(
-        layers,
-        *_HEADS[task],
-        length if isinstance(length, int) else None,
-        bool(settings.get("do_lower_case")),
-        tuple(_notes(checkpoint, entries)),
-    )
-
-
-def is_sentence_encoder(checkpoint: Checkpoint) -> bool:
-    """Whether the modules of the checkpoint make embeddings; a CrossEncoder scores pairs of texts."""
-    return (
-        checkpoint.is_sentence_transformers and transformer_settings(checkpoint).get("transformer_task") != CLASSIFIES
-    )
-
-
-def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """sentence_bert_config.json: the longest input, lower case, what the transformer is loaded as; {} without it."""
-    file = checkpoint.model_folder / "sentence_bert_config.json"
-    return read_object(file) if file.is_file() else {}
+    return SentenceSettings(layers, *_HEADS[task], tuple(_notes(checkpoint, entries)))
 
 
 def _notes(checkpoint: Checkpoint, entries: list[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

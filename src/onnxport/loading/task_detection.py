@@ -12,6 +12,7 @@ from typing import Any
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError
 from onnxport.loading.model_classes import class_named, class_names
+from onnxport.loading.sentence_settings import is_sentence_encoder
 from onnxport.loading.transformers_version import is_newer, unknown_type_hint, upgrade_hint, written_by
 from onnxport.tasks import TASKS, Task, find_task
 
@@ -44,8 +45,6 @@ class Identity:
 
 def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, framework: str = "pt") -> Identity:
     """The identity of a checkpoint on disk."""
-    from onnxport.loading.sentence_transformers import is_sentence_encoder
-
     auto_map = checkpoint.config.get("auto_map") if trust_remote_code else None
     remote = tuple(map(str, auto_map)) if isinstance(auto_map, dict) else ()
     return Identity(

@@ -10,15 +10,12 @@ from typing import Any
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.errors import UsageError
-from onnxport.loading.assembly import make_pipeline
-from onnxport.loading.components import load_components
 from onnxport.loading.load import AUTO, load_pipeline
-from onnxport.loading.options import LoadOptions, load_options
-from onnxport.loading.parts import record_loading
+from onnxport.loading.options import load_options
 from onnxport.loading.registry import find_spec
 from onnxport.loading.resolve import check_framework, resolve_model
+from onnxport.pipelines.converted import open_converted
 from onnxport.system.requirements import require_pytorch
-from onnxport.tasks import find_task
 
 # Of the keyword arguments: those for loading. The rest goes to the pipeline class.
 _FOR_LOADING = ("processor", "dtype", "allow_pickle", "allow_missing_weights")
@@ -88,7 +85,7 @@ def pipeline(
     if isinstance(model, (str, Path)) and (Path(model).expanduser() / MANIFEST_NAME).is_file():
         model = open_folder(model)
     if isinstance(model, Folder):
-        return _open_converted(task, model, options)
+        return open_converted(model, None if task == AUTO else task, options)
     resolved = resolve_model(model, framework, options)
     return load_pipeline(resolved, task or AUTO, options).pipeline
 
@@ -106,26 +103,3 @@ def _usual_model(task: str | None) -> str:
     if spec.default_model is None:
         raise UsageError(f"There is no usual model for {spec.task}.", hint="Give one: pipeline(task, model=...)")
     return spec.default_model
-
-
-def _open_converted(task: str | None, folder: Folder, options: LoadOptions) -> Any:
-    """A pipeline that runs a converted folder on ONNX Runtime.
-
-    Raises:
-        FolderError: the folder is damaged.
-        MissingDependencyError: torch or transformers, which prepare the inputs, is not installed.
-    """
-    require_pytorch()
-    spec = find_spec(str(task)) if task not in (None, AUTO) else None
-    if find_task(spec.task if spec is not None and spec.row else folder.manifest.task).kind == "decoder":
-        from onnxport.pipelines.onnx.text_generation import ConvertedTextGeneration
-
-        return ConvertedTextGeneration(folder)
-    from onnxport.pipelines.onnx.load import load_onnx_model
-
-    model = load_onnx_model(folder)
-    spec = spec or find_spec(model.manifest.task)
-    cls = options.pipeline_class or spec.load_class()
-    components = load_components(folder.path, cls, dict(options.components), trust_remote_code=False)
-    pipeline = make_pipeline(spec, model, components, cls, options)
-    return record_loading(pipeline, spec.task, notes=(*model.manifest.notes, *components.notes))

@@ -14,7 +14,8 @@ from transformers.pipelines.base import ChunkPipeline
 
 from onnxport.errors import UsageError
 from onnxport.pipelines.inputs import accepted_inputs
-from onnxport.pipelines.spans import Window, best_spans
+from onnxport.runtime.tasks.question_answering import checked_example, pair_up
+from onnxport.runtime.tasks.spans import Window, best_spans
 
 _MAX_TOKENS = 384  # what the usual models were trained on, however long they can read
 _OVERLAP = 128
@@ -87,10 +88,10 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         if question is not None or context is not None:
             if inputs is not None or question is None or context is None:
                 raise UsageError("Give both question= and context=, or a dict with both.")
-            inputs = _pair_up(question, context)
+            inputs = pair_up(question, context)
         if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-            return super().__call__([_example(item) for item in inputs], **kwargs)
-        return super().__call__(_example(inputs), **kwargs)
+            return super().__call__([checked_example(item) for item in inputs], **kwargs)
+        return super().__call__(checked_example(inputs), **kwargs)
 
     def preprocess(
         self,
@@ -106,7 +107,8 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             raise UsageError(f"{type(tokenizer).__name__} does not tell where its tokens lie in the text.")
         question = self._cut_question(example["question"], max_question_len)
         # Room for context in a window: what question and special tokens leave of it.
-        taken = len(tokenizer(question, "", add_special_tokens=True)["input_ids"])
+        taken = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+        taken += tokenizer.num_special_tokens_to_add(pair=True)
         length = max_seq_len or min(_MAX_TOKENS, self._longest_input())
         room = length - taken
         if room < 1:
@@ -199,25 +201,3 @@ def _row(values: Sequence[int]) -> Any:
     import torch
 
     return torch.tensor([values], dtype=torch.int64)
-
-
-def _pair_up(question: str | Sequence[str], context: str | Sequence[str]) -> Any:
-    questions = [question] if isinstance(question, str) else list(question)
-    contexts = [context] if isinstance(context, str) else list(context)
-    if len(questions) != len(contexts) and 1 not in (len(questions), len(contexts)):
-        raise UsageError(f"{len(questions)} questions and {len(contexts)} contexts cannot be paired.")
-    size = max(len(questions), len(contexts))
-    questions = questions * size if len(questions) == 1 else questions
-    contexts = contexts * size if len(contexts) == 1 else contexts
-    pairs = [{"question": one, "context": other} for one, other in zip(questions, contexts, strict=True)]
-    return pairs[0] if isinstance(question, str) and isinstance(context, str) else pairs
-
-
-def _example(item: Any) -> dict[str, str]:
-    """A dict with a question and a context that are not empty."""
-    if not isinstance(item, Mapping) or not {"question", "context"} <= set(item):
-        raise UsageError("Question answering needs a question and a context.", hint="nlp(question=..., context=...)")
-    for name in ("question", "context"):
-        if not isinstance(item[name], str) or not item[name].strip():
-            raise UsageError(f"The {name} is empty." if isinstance(item[name], str) else f"The {name} is no text.")
-    return {"question": item["question"], "context": item["context"]}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from onnxport.artifact.hashes import walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME
-from onnxport.errors import FolderError, OutputError
+from onnxport.errors import FolderError, OnnxPortError, OutputError
 from onnxport.publishing.leftovers import is_staging_name
 
 _SMALL_FILES_BYTES = 2**20
@@ -132,6 +132,25 @@ def write_errors(path: Path) -> Iterator[None]:
         if (mapped := output_error(path, error)) is None:
             raise
         raise mapped from error
+
+
+@contextmanager
+def full_disk_told(file: Path) -> Iterator[None]:
+    """Turn whatever a library raises while the disk of `file` is full into the OSError that says so.
+
+    Libraries in C++ report a failed write as an error of their own, or read what they could not write as broken.
+
+    Raises:
+        OSError: ENOSPC, with the name of `file`.
+    """
+    try:
+        yield
+    except (OSError, OnnxPortError):
+        raise
+    except Exception as error:
+        if shutil.disk_usage(file.parent).free < _SMALL_FILES_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise
 
 
 def output_error(path: Path, error: OSError) -> OutputError | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -54,14 +55,23 @@ class Staging:
         self._made: list[Path] = []
 
     @property
+    def taken(self) -> frozenset[str]:
+        """Names that no data file may have: none, a folder is exchanged as a whole."""
+        return frozenset()
+
+    @property
     def path(self) -> Path:
         """The folder to write into."""
         if self._path is None:
             raise RuntimeError("the staging folder exists only within its `with` block")
         return self._path
 
-    def publish(self) -> tuple[Path, ...]:
+    def publish(self, seal: Callable[[], object] | None = None) -> tuple[Path, ...]:
         """Put everything in place; the end of the block then has nothing to remove.
+
+        Args:
+            seal: the last step before the rename, when all other files are on the disk: reads and hashes them, and
+                writes the manifest. Nothing is changed after it.
 
         Returns:
             What is in place: the folder, or the files with the graph first.
@@ -73,6 +83,9 @@ class Staging:
             raise RuntimeError("already published")
         try:
             sync_tree(self.path)
+            if seal is not None:
+                seal()
+                sync_tree(self.path)
             result = self._publish()
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
@@ -163,8 +176,14 @@ class Staging:
 class FileStaging(Staging):
     """As `Staging`, for a graph file and its data files.
 
-    The files in `path` go into the destination's folder. One of them must have the destination's name.
+    The files in `path` go into the destination's folder. One of them must have the destination's name. Data files
+    need names that are not `taken`: so the graph that is replaced keeps its own until the new graph is renamed over it.
     """
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Names of the data files beside the graph that is replaced."""
+        return frozenset(path.name for path in data_files(self.destination))
 
     def _check(self) -> None:
         check_file_destination(self.destination, overwrite=self.overwrite)

@@ -105,7 +105,9 @@ class VariantView:
     ok: bool | None
 
 
-def view_of(manifest: Manifest, name: str, layers: dict[str, Sequence[ModuleError]], *, published: bool) -> dict[str, Any]:
+def view_of(
+    manifest: Manifest, name: str, layers: dict[str, Sequence[ModuleError]], *, published: bool
+) -> dict[str, Any]:
     """The variables of the template.
 
     Args:

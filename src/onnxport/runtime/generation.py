@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -87,7 +88,8 @@ def generate_tokens(
             return
         seen[:, length] = tokens
         length += 1
-        logits = decoder.step(progress, tokens[:, None])
+        with _told_by_positions(settings, prompt):
+            logits = decoder.step(progress, tokens[:, None])
 
 
 def generate(
@@ -116,8 +118,31 @@ def generate(
     if settings.num_beams > 1:
         from onnxport.runtime.decoding.beam_search import search
 
-        return search(decoder, prompt, settings, chunk, stop)
+        with _told_by_positions(settings, prompt):
+            return search(decoder, prompt, settings, chunk, stop)
     answers = Answers(len(prompt.ids) * settings.num_return_sequences, settings.eos_token_id, stop)
     for _ in generate_tokens(decoder, prompt, settings, chunk, answers=answers):
         pass
     return answers.rows
+
+
+@contextmanager
+def _told_by_positions(settings: GenerationSettings, prompt: Prompt) -> Iterator[None]:
+    """Within it, a graph that fails beyond the model's positions is an error that says so.
+
+    Some models run further than config.json says, so that is no error before the graph fails.
+
+    Raises:
+        UsageError: as raised inside, or the number of positions in its place.
+    """
+    try:
+        yield
+    except UsageError as error:
+        length, positions = prompt.ids.shape[1], settings.positions
+        if positions is None or settings.longest(length) <= positions:
+            raise
+        raise UsageError(
+            f"The model has {positions} positions; a prompt of {length} tokens and an answer of "
+            f"{settings.longest(length) - length} take more.",
+            hint=f"max_new_tokens={max(positions - length, 1)}",
+        ) from error

@@ -23,6 +23,7 @@ from onnxport.runtime.decoding.settings import (
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.generation import generate
 from onnxport.runtime.graph_choice import choose_graphs
+from onnxport.runtime.preprocessing.tokenizer_config import read_tokenizer_config
 from onnxport.runtime.prompts.languages import Languages
 from onnxport.runtime.prompts.tokenizer import FolderTokenizer
 from onnxport.runtime.prompts.whisper import SpeechOptions, has_speech_prompt, speech_prompt
@@ -171,6 +172,7 @@ class TextToTextGenerator(SequenceGenerator):
         self.prefix, own = _task_settings(opened)
         self.generation_config |= own
         self._texts = FolderTokenizer(self.folder)
+        self.longest_input = read_tokenizer_config(self.folder, self._texts.tokenizer).max_length
         self.languages = Languages(self.folder, self._texts.tokenizer)
 
     def __call__(  # type: ignore[override]
@@ -182,7 +184,8 @@ class TextToTextGenerator(SequenceGenerator):
             inputs: a text, or several.
             src_lang: of a multilingual translator, the language of the texts in the model's own spelling ("eng_Latn").
             tgt_lang: the language to translate into, likewise.
-            settings: of the generation, by the names of transformers.
+            settings: of the generation, by the names of transformers; and `truncation=True` cuts a text to the
+                tokenizer's limit.
 
         Raises:
             UsageError: a text without tokens, a setting or a language that does not exist, or a missing language.
@@ -203,11 +206,13 @@ class TextToTextGenerator(SequenceGenerator):
     def _encode_texts(
         self, texts: Sequence[str], src_lang: str | None, tgt_lang: str | None, settings: Mapping[str, Any]
     ) -> tuple[dict[str, Any], GenerationSettings]:
-        chosen, known = self.settings(self.defaults, **settings), self.languages
+        given = dict(settings)
+        longest = self.longest_input if given.pop("truncation", False) else None
+        chosen, known = self.settings(self.defaults, **given), self.languages
         first = known.first_token(tgt_lang, chosen.forced_bos_token_id, chosen.decoder_start_token_id)
         chosen = chosen.changed(forced_bos_token_id=first)
         prefixed, replaced = [self.prefix + text for text in texts], known.source_replacements(src_lang)
-        ids, mask = self.texts.encode(prefixed, chosen.pad_token_id, "right", replaced=replaced)
+        ids, mask = self.texts.encode(prefixed, chosen.pad_token_id, "right", replaced=replaced, longest=longest)
         return {"input_ids": ids, "attention_mask": mask}, chosen
 
 

@@ -18,7 +18,7 @@ from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.graph_findings import recorded_beside, require_sound
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
-from onnxport.errors import FolderError, UsageError, did_you_mean
+from onnxport.errors import FolderError, SizeError, UsageError, did_you_mean
 from onnxport.runtime.mapped_weights import graph_without_weights
 from onnxport.runtime.static_axes import StaticAxes, read_static_axes
 from onnxport.specs import Restriction, TensorSpec
@@ -183,13 +183,13 @@ def check_sizes(
         for place, (axis, size) in enumerate(zip(spec.axes, shape, strict=True)):
             if isinstance(axis, int):
                 if size != axis:
-                    raise UsageError(
+                    raise SizeError(
                         f"Axis {place} of {spec.name} is {size}, the graph takes only {axis}.", hint=_SHOW_AXES
                     )
             elif not axis.isidentifier():
                 composed.append((f"axis {place} of {spec.name}", axis, size))
             elif sizes.setdefault(axis, size) != size:
-                raise UsageError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.", hint=_SHOW_AXES)
+                raise SizeError(f"{axis} is {sizes[axis]} in {seen[axis]} but {size} in {spec.name}.", hint=_SHOW_AXES)
             else:
                 seen.setdefault(axis, spec.name)
     for place_name, expression, size in composed:
@@ -198,7 +198,7 @@ def check_sizes(
         except (KeyError, ValueError):
             continue  # it has a name that is no axis of an input
         if expected_size != size:
-            raise UsageError(f"{place_name} is {size}, it must be {expression} = {expected_size}.", hint=_SHOW_AXES)
+            raise SizeError(f"{place_name} is {size}, it must be {expression} = {expected_size}.", hint=_SHOW_AXES)
     for restriction in restrictions:
         check_restriction(restriction, sizes)
     return sizes
@@ -208,7 +208,7 @@ def check_restriction(restriction: Restriction, sizes: Mapping[str, int]) -> Non
     """Raises UsageError: the size of an axis breaks the restriction."""
     if not restriction.holds(sizes):
         axis = restriction.axis
-        raise UsageError(
+        raise SizeError(
             f"{axis} is {sizes[axis]}, it must be {restriction.rule} ({restriction.reason}).", hint=_SHOW_AXES
         )
 
@@ -222,7 +222,11 @@ def _graph_file(folder_or_file: str | Path | Folder) -> Path | None:
 
 
 def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself."""
+    """Specs in the order of the graph's inputs or outputs: those of the manifest, or else of the graph itself.
+
+    Raises:
+        FolderError: they have another type or number of axes than those of the graph.
+    """
     known = {spec.name: spec for spec in recorded}
     specs = []
     for argument in arguments:
@@ -232,8 +236,25 @@ def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[Te
             for place, axis in enumerate(argument.shape)
         )
         made = TensorSpec(argument.name, _NUMPY_TYPES.get(element, element), axes)
-        specs.append(known.get(argument.name, made))
+        spec = known.get(argument.name, made)
+        require_same_type(spec, made)
+        specs.append(spec)
     return tuple(specs)
+
+
+def require_same_type(recorded: TensorSpec, own: TensorSpec) -> None:
+    """Whether the manifest says of a tensor what the graph says.
+
+    Raises:
+        FolderError: another type or number of axes.
+    """
+    known = own.dtype in _NUMPY_TYPES.values()
+    if known and (recorded.dtype, len(recorded.axes)) != (own.dtype, len(own.axes)):
+        raise FolderError(
+            f"The manifest says that {recorded.name} is {recorded.dtype} with {len(recorded.axes)} axes, and the graph "
+            f"itself has {own.dtype} with {len(own.axes)}.",
+            hint="Do not use this folder: onnxport does not write such a manifest.",
+        )
 
 
 def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxport.artifact.data_files import data_name
+from onnxport.artifact.data_files import data_name, next_free
 from onnxport.serialization.tensor_bytes import StreamsBytes
 
 if TYPE_CHECKING:
@@ -40,7 +40,12 @@ class DataRange:
 
 
 def lay_out(
-    graph: str, tensors: Iterable[ir.TensorProtocol], *, shard_bytes: int | None, link: Mapping[Path, str]
+    graph: str,
+    tensors: Iterable[ir.TensorProtocol],
+    *,
+    shard_bytes: int | None,
+    link: Mapping[Path, str],
+    taken: Collection[str] = (),
 ) -> list[DataRange]:
     """The places of `tensors`, in their order.
 
@@ -51,9 +56,10 @@ def lay_out(
             None is one file. A weight is never split.
         link: resolved path of a checkpoint's file to the name that it has beside the graph.
             Weights stored in these files stay there.
+        taken: names that no new data file may have.
     """
-    taken = set(link.values())
-    number = _next_free(graph, 0, taken)
+    taken = {*taken, *link.values()}
+    number = next_free(graph, 0, taken)
     end = 0
     places = []
     for tensor in tensors:
@@ -63,7 +69,7 @@ def lay_out(
             continue
         start = _aligned(end, tensor.nbytes)
         if shard_bytes is not None and end and start + tensor.nbytes > shard_bytes:
-            number, start = _next_free(graph, number + 1, taken), 0
+            number, start = next_free(graph, number + 1, taken), 0
         place = DataRange(data_name(graph, number), start, tensor.nbytes)
         places.append(place)
         end = place.end
@@ -80,7 +86,9 @@ def linked_name(tensor: ir.TensorProtocol, link: Mapping[Path, str]) -> str | No
     return link.get(Path(tensor.path).resolve())
 
 
-def link_names(tensors: Iterable[ir.TensorProtocol], graph: Path) -> dict[Path, str]:
+def link_names(
+    tensors: Iterable[ir.TensorProtocol], graph: Path, taken: Collection[str] = ()
+) -> dict[Path, str]:  # fmt: skip
     """The `link` of `write_model` for every file that holds weights as they are, in the order of their first use.
 
     A file that already lies in the folder of `graph` keeps its name; others get those of data files.
@@ -88,6 +96,7 @@ def link_names(tensors: Iterable[ir.TensorProtocol], graph: Path) -> dict[Path, 
     Args:
         tensors: the weights; those that are not in files are passed over.
         graph: the graph file at its final place, not in a staging folder.
+        taken: names that no further file may have.
     """
     import onnx_ir as ir
 
@@ -97,14 +106,8 @@ def link_names(tensors: Iterable[ir.TensorProtocol], graph: Path) -> dict[Path, 
     names: dict[Path, str] = {path: path.name for path in paths if path.parent == folder}
     for path in paths:
         if path not in names:
-            names[path] = data_name(graph.name, _next_free(graph.name, 0, set(names.values())))
+            names[path] = data_name(graph.name, next_free(graph.name, 0, {*taken, *names.values()}))
     return {path: names[path] for path in paths}
-
-
-def _next_free(graph: str, number: int, taken: set[str]) -> int:
-    while data_name(graph, number) in taken:
-        number += 1
-    return number
 
 
 def _aligned(offset: int, length: int) -> int:

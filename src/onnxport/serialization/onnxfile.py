@@ -14,7 +14,7 @@ passes once: on its way it is hashed for the file and summed for its weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -65,6 +65,7 @@ def write_model(
     reporter_bytes: Report | None = None,
     shard_bytes: int | None = None,
     link: Mapping[Path, str] | None = None,
+    taken: Collection[str] = (),
 ) -> WrittenModel:
     """Write `model` to `path`; equal models give equal bytes.
 
@@ -81,6 +82,7 @@ def write_model(
             longer than this. A weight is never split; a larger one has a file of its own.
         link: with `external`: a checkpoint's file to its name beside the graph (`layout.link_names`
             makes one). Weights stored in it as they are are not copied; the file is linked instead.
+        taken: with `external`: names that no data file may have.
 
     Returns:
         The files with their hashes, and the weights with their places and checksums.
@@ -102,7 +104,7 @@ def write_model(
         )
     try:
         if external:
-            writer.external(shard_bytes, links)
+            writer.external(shard_bytes, links, taken)
         else:
             writer.embedded()
     except BaseException:
@@ -165,12 +167,12 @@ class _Writer:
         self.sha256: dict[str, str] = {}
         self.records: list[WeightRecord] = []
 
-    def external(self, shard_bytes: int | None, links: Mapping[Path, str]) -> None:
+    def external(self, shard_bytes: int | None, links: Mapping[Path, str], taken: Collection[str]) -> None:
         """Data files first, then the graph; no data file when no weight is large enough for one."""
         import onnx_ir as ir
 
         values = _all_streamed(self.model)
-        places = lay_out(self.path.name, _tensors(values), shard_bytes=shard_bytes, link=links)
+        places = lay_out(self.path.name, _tensors(values), shard_bytes=shard_bytes, link=links, taken=taken)
         items = list(zip(values, places, strict=True))
         self.data = [self.path.with_name(name) for name in dict.fromkeys(place.file for place in places)]
         linked = {place.file: source for source, name in links.items() for place in places if place.file == name}

@@ -23,9 +23,11 @@ class MeasuredRun(Protocol):
 
     Attributes:
         outputs: as `Source.run` gives them.
+        changed: names of what the run changed in the model's state, which was put back.
     """
 
     outputs: Arrays
+    changed: tuple[str, ...]
 
     def in_float64(self) -> Arrays:
         """The outputs from the same inputs and weights, computed in float64.
@@ -42,6 +44,20 @@ class MeasuredRun(Protocol):
             Exception: that is not possible; of any type.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TwoRuns:
+    """Two runs of a source on the same inputs.
+
+    Attributes:
+        first, second: outputs; the second run found the state that the first left behind.
+        changed: names of what they changed in the model's state, as far as that is known.
+    """
+
+    first: Arrays
+    second: Arrays
+    changed: tuple[str, ...]
 
 
 class Source(Protocol):
@@ -81,6 +97,14 @@ class Source(Protocol):
 
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed for real."""
+        ...
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row, the second in the state that the first left behind."""
+        ...
+
+    def named_sizes(self) -> dict[int, str]:
+        """Whole numbers that the model's config, attributes and code name, and where."""
         ...
 
     def measured(self, inputs: Arrays) -> MeasuredRun:
@@ -179,6 +203,26 @@ def named_leaves(result: object, is_tensor: Callable[[object], bool], prefix: st
     elif isinstance(result, (tuple, list)):
         for index, value in enumerate(result):
             yield from named_leaves(value, is_tensor, f"{prefix}.{index}" if prefix else f"output_{index}")
+
+
+def numbers_of(values: object, name: str = "", depth: int = 4) -> Iterator[tuple[int, str]]:
+    """(number, name) of the whole numbers in a config, and in the dicts, lists and configs in it.
+
+    >>> list(numbers_of({"window": 64, "layers": [1, 2], "tied": True}))
+    [(64, 'window'), (1, 'layers'), (2, 'layers')]
+    """
+    if isinstance(values, int) and not isinstance(values, bool):
+        yield values, name
+    elif not depth:
+        return
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from numbers_of(value, str(key), depth - 1)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from numbers_of(value, name, depth - 1)
+    elif hasattr(values, "to_dict"):
+        yield from numbers_of(vars(values), name, depth - 1)
 
 
 def wanted_outputs(tensors: dict[str, Any], outputs: Sequence[str], architecture: str) -> dict[str, Any]:

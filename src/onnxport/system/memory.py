@@ -100,6 +100,14 @@ def anonymous_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     return None
 
 
+def resident_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Return the memory of this process that is in RAM, mapped files included, in bytes; 0 if it is not reported."""
+    for line in _lines(status):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def available_bytes(root: Path = Path("/")) -> int | None:
     """Return the memory that this process can still use, in bytes; None if the system does not report it.
 

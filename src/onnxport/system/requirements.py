@@ -17,6 +17,20 @@ def require_pytorch() -> None:
     _require(("torch", "transformers"), "a PyTorch model", "pytorch")
 
 
+def require_graph_tools() -> None:
+    """Check that the packages that change graphs are installed.
+
+    Raises:
+        MissingDependencyError: one is not installed.
+    """
+    missing = [name for name in ("onnx", "onnx_ir", "onnxscript") if not is_installed(name)]
+    if missing:
+        raise MissingDependencyError(
+            f"Writing a graph needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed.",
+            hint='pip install "onnxport[pytorch]"',
+        )
+
+
 def require_tensorflow() -> None:
     """Check that tensorflow and tf2onnx are installed.
 
@@ -34,7 +48,7 @@ def require_transformers_tensorflow() -> None:
             installed.
     """
     version = _version("transformers")
-    lacks = [name for name in ("tensorflow", "tf_keras", "tf2onnx") if not _is_installed(name)]
+    lacks = [name for name in ("tensorflow", "tf_keras", "tf2onnx") if not is_installed(name)]
     if version is None or int(version.partition(".")[0]) >= 5:
         what = "transformers is not installed" if version is None else f"transformers {version} has no TF classes"
     elif lacks:
@@ -55,7 +69,7 @@ def _version(package: str) -> str | None:
 
 
 def _require(modules: tuple[str, ...], what: str, extra: str) -> None:
-    missing = [name for name in modules if not _is_installed(name)]
+    missing = [name for name in modules if not is_installed(name)]
     if missing:
         raise MissingDependencyError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, but the model is {what}.",
@@ -63,7 +77,8 @@ def _require(modules: tuple[str, ...], what: str, extra: str) -> None:
         )
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether a module can be imported."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # already imported, but without a spec

@@ -68,6 +68,7 @@ def write_genai(folder: str | Path, component: str = "model") -> Path:
         version = _compare(made.root, Decoder(session), graph, config)
         notes = tuple(note for note in opened.manifest.notes if not note.startswith(_NOTE))
         note = f"{_NOTE} {version} writes the same greedy tokens with {graph.file} as onnxruntime"
+        made.hash_written()
         made.publish(replace(opened.manifest, notes=(*notes, note)))
     return opened.path / CONFIG_NAME
 

@@ -77,7 +77,9 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
         )
     source, output = open_folder(folder), Path(output).expanduser()
     pairs = _pairs(source)
-    with new_folder(source, [part.file for part in source.manifest.components], output) as made:
+    own = [part.file for part in source.manifest.components]
+    new_bytes = sum(part.size_bytes for pair in pairs for part in (pair.decoder, pair.encoder) if part is not None)
+    with new_folder(source, own, output, new_bytes=new_bytes) as made:
         written: dict[str, Component] = {}
         for pair in pairs:
             for part in _write(source.path, made.root, pair):
@@ -86,6 +88,8 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
         notes = (*source.manifest.notes, *_notes(pairs))
         manifest = replace(source.manifest, components=tuple(written.values()), notes=notes)
         _write_settings(made.root, manifest)
+        made.replaced(_CONFIG)
+        made.hash_written()
         made.publish(manifest)
     return output
 

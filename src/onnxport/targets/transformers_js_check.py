@@ -13,7 +13,7 @@ from onnxport.runtime.decoder import Decoder, Progress
 from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck, Verification
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case, verification_of
 from onnxport.verification.tolerance import TOLERANCES
 

@@ -25,7 +25,7 @@ from onnxport.variants.new_folder import graphs_from, new_folder, with_component
 if TYPE_CHECKING:
     from onnxport.graph.fusion.fused_decoder import FusedDecoder
     from onnxport.runtime.session import OnnxSession
-    from onnxport.verification.cases import Case
+    from onnxport.verification.case import Case
 
 PROCESSORS = ("cpu",)
 _BASE, _ENDING = "model", "fused"
@@ -81,7 +81,7 @@ def _add(folder: Folder) -> Path:
             hint=f"Without --for any graph is optimized: onnxport optimize {folder.path}",
         )
     (graph,) = graphs_from(folder, [base], _ENDING)
-    with new_folder(folder, [graph.file]) as made:
+    with new_folder(folder, [graph.file], new_bytes=base.size_bytes) as made:
         target = made.root / graph.file
         fused = write_fused_decoder(folder.file(base), target, _longest(folder.path))
         made.take_rest()
@@ -165,7 +165,7 @@ def compare_fused(reference: Path, target: Path, base: Component, fused: FusedDe
 
 
 def _cases(session: OnnxSession, fused: FusedDecoder, vocabulary: int) -> Iterator[Case]:
-    from onnxport.verification.cases import Case
+    from onnxport.verification.case import Case
     from onnxport.verification.decoder_pair import left_padded
 
     calls = [*_CALLS, *((2, 3, window + more, False) for window in fused.attention.windows for more in (-2, 5))]

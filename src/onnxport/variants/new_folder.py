@@ -15,17 +15,19 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxport.artifact.card import replace_card
+from onnxport.artifact.card import CARD_NAME, replace_card
 from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import Folder, write_manifest
-from onnxport.artifact.hashes import check_files, walk_files
+from onnxport.artifact.graph_findings import find_in_folder, refuse
+from onnxport.artifact.hashes import check_files, hash_files, walk_files
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import FolderError
 from onnxport.graph.stats import file_operators
+from onnxport.publishing.destination import check_free_space
 from onnxport.publishing.staging import Staging, stage
 from onnxport.serialization.weights_file import weights_path
 from onnxport.specs import Verification
@@ -105,12 +107,14 @@ class NewFolder:
         staging: where it is made.
         own: paths of its own files, which are not taken from the source; "/" separated.
         link: link what is taken instead of copying it.
+        digests: path to sha256 of files that must be the same when the folder is published.
     """
 
     source: Folder
     staging: Staging
     own: frozenset[str]
     link: bool
+    digests: dict[str, str] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -120,37 +124,63 @@ class NewFolder:
     def take_rest(self) -> None:
         """Take over the source's other files.
 
-        Only after the graphs are written: onnx refuses to read weights once they have a second name.
+        Only after the graphs are written: onnx refuses to read weights once they have a second name. What was written
+        until now must not change any more.
 
         Raises:
             OSError: a file cannot be linked or copied.
         """
+        self.hash_written()
         for relative in walk_files(self.source.path):
             if relative not in self.own and not (self.root / relative).exists():
                 _take(self.source.path / relative, self.root / relative, link=self.link)
+                self.digests[relative] = self.source.manifest.files[relative]
+
+    def replaced(self, relative: str) -> None:
+        """Say that a file that was taken has been written anew."""
+        self.digests.pop(relative, None)
+
+    def hash_written(self) -> None:
+        """Hash what was written since the last call. From now on a change of it is an error.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        self.digests.update(hash_files(self.root, self.digests))
 
     def publish(self, manifest: Manifest) -> None:
-        """Write card and manifest, and put the folder in place."""
+        """Write the card, read every file again, write the manifest, and put the folder in place.
+
+        Raises:
+            OutputError: a file is not as it was written, or the destination cannot be written.
+        """
+        self.replaced(CARD_NAME)
         replace_card(self.root, manifest, self.staging.destination.resolve().name)
-        write_manifest(self.root, manifest)
-        self.staging.publish()
+        self.hash_written()
+        self.staging.publish(lambda: write_manifest(self.root, manifest, self.digests))
 
 
 @contextmanager
-def new_folder(source: Folder, own: Collection[str], output: Path | None = None) -> Iterator[NewFolder]:
+def new_folder(
+    source: Folder, own: Collection[str], output: Path | None = None, *, new_bytes: int = 0
+) -> Iterator[NewFolder]:
     """Begin a folder beside its destination.
 
     Args:
-        source: is checked first: every file must be as onnxport wrote it.
+        source: is checked first: every file must be as onnxport wrote it, and every graph sound.
         own: paths that will be written, "/" separated; of a graph the files of its weights belong to it. What the
             source has of that name is not taken.
         output: the new folder, which must not exist or be empty; None replaces the source.
+        new_bytes: about the size of the files that will be written.
 
     Raises:
         FolderError: the source is damaged.
-        OutputError: the destination cannot be written.
+        OutputError: the destination cannot be written, or there is no space.
     """
+    copied = 0 if output is None else _bytes_of(source, own)
+    check_free_space(output or source.path, new_bytes, copied)
     check_files(source.path, source.manifest)
+    refuse(source.path, find_in_folder(source))
     stale = {MANIFEST_NAME, *own}
     for graph in (source.path / path for path in own if path.endswith(".onnx")):
         beside = (*data_files(graph), weights_path(graph))
@@ -166,6 +196,12 @@ def with_components(manifest: Manifest, made: Sequence[Component]) -> Manifest:
     names = {component.name for component in made}
     kept = (component for component in manifest.components if component.name not in names)
     return replace(manifest, components=(*kept, *made))
+
+
+def _bytes_of(source: Folder, own: Collection[str]) -> int:
+    """Size of the files that are copied from the source."""
+    copied = (source.path / path for path in source.manifest.files if path not in own)
+    return sum(path.stat().st_size for path in copied if path.is_file())
 
 
 def _take(source: Path, target: Path, *, link: bool) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.artifact.hashes import hash_files, require_unchanged
 from onnxport.artifact.manifest import Component
 from onnxport.errors import VerificationError
 from onnxport.graph.inputs import guess_sizes
 from onnxport.graph.quantization.quantize import PRECISIONS
+from onnxport.publishing.destination import check_free_space
 from onnxport.publishing.staging import stage_file
 from onnxport.serialization.weights_file import write_weights
 from onnxport.serialization.written_model import WrittenModel
@@ -28,14 +31,17 @@ class Rewrite:
     Attributes:
         suffix: of the new graphs' names.
         precision: row of `verification.compare.TOLERANCES`.
-        write: from float32 graphs, a file for each; what was written, where that is known.
+        write: from float32 graphs, a file for each, with data files whose names are not among the third argument; what
+            was written, where that is known.
+        size: of the new weights, at least, as a part of the old ones.
         hint: what to do when the outputs differ too much.
         fused_too: also done to a decoder that is fused for a processor.
     """
 
     suffix: str
     precision: str
-    write: Callable[[Sequence[Path], Sequence[Path]], list[WrittenModel] | None]
+    write: Callable[[Sequence[Path], Sequence[Path], frozenset[str]], list[WrittenModel] | None]
+    size: float
     hint: str = ""
     fused_too: bool = False
 
@@ -59,9 +65,10 @@ def add_variant(path: Path, step: Rewrite) -> Path:
 def _add_components(folder: Folder, step: Rewrite) -> Path:
     bases = weight_only_bases(folder.manifest) if step.fused_too else converted_components(folder.manifest)
     new = graphs_from(folder, bases, step.suffix)
-    with new_folder(folder, [graph.file for graph in new]) as made:
+    new_bytes = round(step.size * sum(base.size_bytes for base in bases))
+    with new_folder(folder, [graph.file for graph in new], new_bytes=new_bytes) as made:
         targets = [made.root / graph.file for graph in new]
-        written = step.write([folder.file(base) for base in bases], targets)
+        written = step.write([folder.file(base) for base in bases], targets, frozenset())
         made.take_rest()
         inside = replace(folder, path=made.root)
         components = [
@@ -101,13 +108,15 @@ def _add_file(file: Path, step: Rewrite) -> Path:
     inputs, outputs = (*session.inputs, *session.optional), session.outputs
     del session
     name = f"{file.stem}-{step.suffix}{file.suffix}"
+    check_free_space(file, round(step.size * graph_bytes(file)))
     with stage_file(file.with_name(name), overwrite=True) as staging:
         target = staging.path / name
-        step.write([file], [target])
+        step.write([file], [target], staging.taken)
+        digests = hash_files(staging.path)
         sizes = [guess_sizes(inputs), guess_sizes(inputs, more=1)]
         _check(GraphUnderTest(file, inputs, outputs, sizes, 100), target, step, None)
         prove_derived([file], target)
-        staging.publish()
+        staging.publish(lambda: require_unchanged(staging.path, digests))
     return file.with_name(name)
 
 

@@ -19,10 +19,15 @@ from onnxport.dummy_inputs.base import Arrays, Sizes
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.system.library_errors import first_line
 from onnxport.tensor_names import NUM_LOGITS, NUM_LOGITS_TO_KEEP
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
+from onnxport.verification.decisions import agreement
 from onnxport.verification.rounding import FIXED, FLOAT64, Rounding
 from onnxport.verification.sessions import session_for
-from onnxport.verification.tolerance import TOLERANCES, fixed_tolerance, measured_tolerance, pieces, scale_of
+from onnxport.verification.structure import NAME, Structure, differences, without_rounding
+from onnxport.verification.tolerance import LARGEST, TOLERANCES, fixed_tolerance, measured_tolerance, pieces, scale_of
+
+_ROUNDED = 0.1  # tolerances of graphs with rounded numbers are wider
+_FEW = 8  # numbers
 
 LOAD = "load"  # the case of a graph that ONNX Runtime refuses
 
@@ -35,6 +40,7 @@ def compare(
     outputs: Sequence[TensorSpec],
     source: str,
     precision: str = "float32",
+    structure: Structure | None = None,
 ) -> Verification:
     """Run the graph at `path` on every case and compare each output with the source's.
 
@@ -45,6 +51,7 @@ def compare(
         outputs: their axes as declared; an output whose shape differs from it fails.
         source: name and version of what the cases were recorded with.
         precision: row of `TOLERANCES`.
+        structure: how the source's outputs move when its inputs are changed.
     """
     from onnxport.runtime.cache.packed_rows import read_packed_rows, run_packed, zero_padding
 
@@ -71,7 +78,10 @@ def compare(
 
     if precision != "float32":
         cases = [replace(case, rounding=None) for case in cases]
+        structure = structure and without_rounding(structure)
     checks = [check_case(call, case, decision, outputs, *tolerance) for case in cases]
+    if structure is not None and call is run:
+        checks += check_structure(run, structure, decision, outputs, precision)
     return verification_of(checks, source, tolerance, mapped=session.maps_weights)
 
 
@@ -151,12 +161,52 @@ def check_case(
             checks.append(_check_output(name, wanted, found[name], case.rounding, (absolute, relative)))
     if faults:
         return CaseCheck(case.name, case.sizes, tuple(checks), error=faults[0], ok=False)
-    agreement = None
-    if decision and all(found[name].shape == value.shape for name, value in case.outputs.items()):
-        agreement = _agreement(decide(decision, case.outputs, case.inputs), decide(decision, found, case.inputs))
     ok = all(check.ok for check in checks)
-    shown = decision if agreement is not None else None
-    return CaseCheck(case.name, case.sizes, tuple(checks), shown, agreement, None, ok)
+    allowed = {check.name: check.tolerance for check in checks}
+    decided = agreement(decision, case.outputs, found, case.inputs, allowed) if decision else None
+    if decided is None:
+        return CaseCheck(case.name, case.sizes, tuple(checks), None, None, None, ok)
+    error = None
+    if decided.wrong and ok:
+        error = (
+            f"{decided.wrong} of the decisions ({decision}) differ, though the source's leads by up to "
+            f"{decided.widest:.3g}"
+        )
+    return CaseCheck(
+        case.name, case.sizes, tuple(checks), decision, decided.share, error, ok and not decided.wrong, decided.ties
+    )  # fmt: skip
+
+
+def check_structure(
+    run: Callable[[Arrays], Arrays],
+    structure: Structure,
+    decision: str | None,
+    specs: Sequence[TensorSpec],
+    precision: str,
+) -> list[CaseCheck]:
+    """Whether what moves the source's outputs moves the graph's, and nothing else does.
+
+    Values are compared too. Integer products have one scale for a whole batch: in a graph with them each row moves the
+    others a little, and values alone are compared.
+    """
+    try:
+        base = run(structure.base.inputs)
+        found = [run(change.case.inputs) for change in structure.changes]
+    except Exception as error:  # whatever the run time says is the finding
+        return [CaseCheck(NAME, structure.base.sizes, (), error=first_line(error), ok=False)]
+    checks = []
+    for change, outputs in zip(structure.changes, found, strict=True):
+        check = CaseCheck(change.case.name, change.case.sizes, ())
+        if change.judged:
+            check = check_case(lambda _, known=outputs: known, change.case, decision, specs, *TOLERANCES[precision])  # type: ignore[misc]
+        faults = differences(structure, change, base, outputs, specs) if precision == "float32" else []
+        if faults and check.ok:
+            check = replace(check, error=faults[0], ok=False)
+        if change.judged or not check.ok:
+            checks.append(check)
+    if not checks:
+        checks = [CaseCheck(NAME, structure.base.sizes, ())]
+    return checks
 
 
 def _other_form(
@@ -188,7 +238,27 @@ def _check_output(
     tolerance = absolute + share * scale if wanted.dtype.kind == "f" else 0.0
     if wanted.dtype == np.float16:  # rounded at the end, if not before
         tolerance = max(tolerance, fixed_tolerance("float16", scale))
-    return OutputCheck(name, found.shape, error, relative, scale, tolerance, bool(error <= tolerance), FIXED)
+    ok, cosine = bool(error <= tolerance), None
+    if share >= _ROUNDED:
+        cosine = smallest_cosine(wanted, found)
+        ok = ok and (cosine is None or cosine >= 1 - share)
+    return OutputCheck(name, found.shape, error, relative, scale, tolerance, ok, FIXED, cosine=cosine)
+
+
+def smallest_cosine(wanted: np.ndarray, found: np.ndarray) -> float | None:
+    """Of rows of two arrays; None for rows of few numbers, whose direction is a matter of signs.
+
+    >>> smallest_cosine(np.eye(2, 16, dtype=np.float32), np.ones((2, 16), np.float32))
+    0.25
+    """
+    if wanted.dtype.kind != "f" or wanted.ndim < 2 or wanted.size < _FEW * len(wanted):
+        return None
+    one, other = (value.reshape(len(value), -1).astype(np.float64) for value in (wanted, found))
+    real = np.isfinite(one) & np.isfinite(other) & (np.abs(one) < LARGEST)
+    one, other = np.where(real, one, 0), np.where(real, other, 0)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosines = np.divide((one * other).sum(1), lengths, out=np.ones(len(one)), where=lengths > 0)
+    return float(cosines.min(initial=1.0))
 
 
 def max_error(wanted: np.ndarray, found: np.ndarray, moved: np.ndarray | None = None) -> float:
@@ -219,28 +289,3 @@ def _shape_as_declared(shape: tuple[int, ...], spec: TensorSpec, sizes: Sizes) -
         except KeyError:
             continue  # an axis of its own, without an expression
     return True
-
-
-def decide(decision: str, outputs: Arrays, inputs: Arrays) -> np.ndarray | None:
-    """What a user sees: integers to compare for equality. None when the outputs do not hold it."""
-    logits = outputs.get("logits", outputs.get("class_queries_logits"))
-    match decision:
-        case "label" | "box" if logits is not None:
-            return logits.argmax(-1) if logits.shape[-1] > 1 else (logits > 0).astype(np.int64)
-        case "token" if logits is not None:
-            tokens = logits.argmax(-1)
-            mask = inputs.get("attention_mask")
-            return np.where(mask == 1, tokens, -1) if mask is not None and mask.shape == tokens.shape else tokens
-        case "span" if "start_logits" in outputs:
-            return np.stack([outputs["start_logits"].argmax(-1), outputs["end_logits"].argmax(-1)])
-        case "class map" if logits is not None:
-            return np.asarray(logits.argmax(1))
-        case "nearest text" if "logits_per_image" in outputs:
-            return np.asarray(outputs["logits_per_image"].argmax(-1))
-    return None
-
-
-def _agreement(wanted: np.ndarray | None, found: np.ndarray | None) -> float | None:
-    if wanted is None or found is None or wanted.size == 0:
-        return None
-    return float((wanted == found).mean())

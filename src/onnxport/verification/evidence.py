@@ -13,10 +13,14 @@ from onnxport.errors import VerificationError
 from onnxport.export.signature import Signature
 from onnxport.loading.parts import Part
 from onnxport.sources.base import Generates
-from onnxport.specs import OutputCheck, TensorSpec, Verification
-from onnxport.verification.cases import Case, record
+from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification, compared_sizes
+from onnxport.tensor_names import NUM_LOGITS
+from onnxport.verification.case import Case
+from onnxport.verification.cases import record
 from onnxport.verification.compare import LOAD, compare
 from onnxport.verification.greedy import GreedyCase, check_greedy, record_greedy
+from onnxport.verification.level import Level
+from onnxport.verification.structure import Structure
 from onnxport.verification.tolerance import TOLERANCES
 
 
@@ -30,6 +34,9 @@ class Evidence:
         decision: what a user sees in the outputs (`Task.decision`).
         source: name and version of what ran.
         precision: what it computes in, a row of `tolerance.TOLERANCES`.
+        level: how much was recorded.
+        structure: how the source's outputs move when its inputs are changed.
+        restrictions: found while the source ran.
     """
 
     cases: list[Case]
@@ -37,19 +44,38 @@ class Evidence:
     decision: str | None
     source: str
     precision: str = "float32"
+    level: Level = Level.STANDARD
+    structure: Structure | None = None
+    restrictions: tuple[Restriction, ...] = ()
+
+    @property
+    def single_calls(self) -> list[Case]:
+        """All calls whose values are compared."""
+        changes = self.structure.changes if self.structure is not None else ()
+        return [*self.cases, *(change.case for change in changes if change.judged)]
+
+    @property
+    def count(self) -> int:
+        """Number of sets of inputs."""
+        return len(self.cases) + len(self.greedy) + (self.structure is not None)
 
 
-def record_evidence(part: Part, signature: Signature) -> Evidence:
+def record_evidence(part: Part, signature: Signature, level: Level = Level.STANDARD) -> Evidence:
     """Run the source in float32 and in float64, where that is possible.
+
+    Args:
+        level: how much is compared.
 
     Raises:
         ExportError: as `cases.record`.
     """
     source = part.source
-    cases = record(source, signature)
-    greedy = record_greedy(source, signature.generator) if isinstance(source, Generates) else []
-    precision = getattr(source, "precision", "float32")
-    return Evidence(cases, greedy, part.decision, f"{source.version} ({source.architecture})", precision)
+    found = record(source, signature, level)
+    greedy = record_greedy(source, signature.generator, level) if isinstance(source, Generates) else []
+    return Evidence(
+        found.cases, greedy, part.decision, f"{source.version} ({source.architecture})",
+        getattr(source, "precision", "float32"), level, found.structure, found.restrictions,
+    )  # fmt: skip
 
 
 def verify_graph(
@@ -69,12 +95,43 @@ def verify_graph(
     """
     precision = evidence.precision if precision == "float32" else precision
     found = compare(
-        file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source, precision=precision
-    )
+        file, evidence.cases, decision=evidence.decision, outputs=outputs, source=evidence.source,
+        precision=precision, structure=evidence.structure,
+    )  # fmt: skip
     checks = check_greedy(evidence.greedy, file, before, TOLERANCES[precision]) if evidence.greedy else ()
     return replace(
-        found, cases=(*found.cases, *checks), passed=found.passed and all(check.ok for check in checks)
+        found,
+        cases=(*found.cases, *checks),
+        passed=found.passed and all(check.ok for check in checks),
+        level=str(evidence.level),
+        compared=compared_sizes(_single(found.cases)),
+    )
+
+
+def within_limits(evidence: Evidence, verification: Verification) -> tuple[Verification, tuple[Restriction, ...]]:
+    """Restrict a graph that is wrong only where a restriction is the answer (`Case.limit`).
+
+    Returns:
+        The verification without the cases beyond the restrictions, and these.
+    """
+    limits = {case.name: case.limit for case in evidence.cases if case.limit is not None}
+    failed = [case for case in verification.cases if not case.ok]
+    found = tuple(dict.fromkeys(limits[case.name] for case in failed if case.name in limits))
+    if not found or any(case.name not in limits for case in failed):
+        return verification, evidence.restrictions
+    kept = tuple(case for case in verification.cases if case.ok)
+    return replace(verification, cases=kept, passed=True, compared=compared_sizes(_single(kept))), (
+        *evidence.restrictions, *found,
     )  # fmt: skip
+
+
+def _single(cases: Sequence[CaseCheck]) -> list[CaseCheck]:
+    """Those of single calls, with sizes of input axes alone: a generation has other sizes."""
+    return [
+        replace(case, sizes={axis: size for axis, size in case.sizes.items() if axis != NUM_LOGITS})
+        for case in cases
+        if case.outputs
+    ]
 
 
 def require_agreement(verification: Verification, *, allow_mismatch: bool = False) -> None:

@@ -9,7 +9,7 @@ from onnxport.dummy_inputs.base import Arrays, Sizes
 from onnxport.graph.inputs import random_inputs
 from onnxport.specs import CaseCheck, TensorSpec
 from onnxport.system.library_errors import first_line
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case
 from onnxport.verification.sessions import session_for
 

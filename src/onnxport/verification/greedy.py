@@ -9,6 +9,7 @@ decoder over what the encoder's graph gave; of a model with images in its text a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,7 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.specs import CaseCheck
 from onnxport.system.library_errors import first_line
 from onnxport.system.threads import worth_threads
+from onnxport.verification.level import Level
 
 if TYPE_CHECKING:
     from onnxport.sources.base import Generates
@@ -35,6 +37,8 @@ _FEW_TOKENS = 8
 _MANY_BYTES = 2**32
 # (name, rows, tokens of the longest prompt, tokens a call of the graph)
 _RUNS = (("one row, prompt at once", 1, 9, 9), ("padded rows, prompt in chunks", 3, 11, 4))
+# Beyond the usual lengths of single calls, and beyond a window of 64.
+_LONG = ("long prompt in chunks", 1, 83, 37)
 
 
 class _Prompter(Protocol):
@@ -68,17 +72,26 @@ class GreedyCase:
     image_token: int | None = None
 
 
-def record_greedy(source: Generates, generator: InputGenerator) -> list[GreedyCase]:
+def record_greedy(source: Generates, generator: InputGenerator, level: Level = Level.STANDARD) -> list[GreedyCase]:
     """Let the source generate from prompts of its sampler."""
     steps = _TOKENS if source.weight_bytes < _MANY_BYTES else _FEW_TOKENS
     prompter: _Prompter = unrestricted(generator)  # type: ignore[assignment]  # that of a decoder has prompts
     cases = []
     for name, rows, length, chunk in _RUNS:
-        prompt = prompter.prompt(rows, length)
-        tokens, margins, scale = source.generate(prompt, steps)
-        name = f"{steps} greedy tokens, {name}"
-        cases.append(GreedyCase(name, chunk, prompt, tokens, margins, scale, source.image_token))
+        cases.append(_generated(source, prompter.prompt(rows, length), steps, (name, chunk)))
+    if level is not Level.QUICK and steps == _TOKENS:
+        name, rows, length, chunk = _LONG
+        with suppress(Exception):  # it is beyond the largest number of positions
+            cases.append(_generated(source, prompter.prompt(rows, length), _FEW_TOKENS, (name, chunk)))
     return cases
+
+
+def _generated(source: Generates, prompt: Arrays, steps: int, about: tuple[str, int]) -> GreedyCase:
+    name, chunk = about
+    tokens, margins, scale = source.generate(prompt, steps)
+    return GreedyCase(
+        f"{steps} greedy tokens, {name}", chunk, prompt, tokens, margins, scale, source.image_token
+    )  # fmt: skip
 
 
 def check_greedy(

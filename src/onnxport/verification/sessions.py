@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxport.artifact.data_files import graph_bytes
-from onnxport.dummy_inputs.base import Arrays
 from onnxport.system.threads import worth_threads
-from onnxport.tensor_names import is_past
+from onnxport.verification.case import elements
 
 if TYPE_CHECKING:
     from onnxport.runtime.session import OnnxSession
-    from onnxport.verification.cases import Case
+    from onnxport.verification.case import Case
 
 
 def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
@@ -29,11 +28,6 @@ def session_for(path: Path, cases: Sequence[Case] = ()) -> OnnxSession:
 
     size = graph_bytes(path)
     # Weights of eight bits or four are more parameters than this says, and the quicker read.
-    work = size / 4 * max((_elements(case.inputs) for case in cases), default=0)
+    work = size / 4 * max((elements(case.inputs) for case in cases), default=0)
     threads = None if not cases or worth_threads(size, work) else 1
     return OnnxSession(path, threads=threads)
-
-
-def _elements(inputs: Arrays) -> int:
-    """Of the largest input that passes through the weights: a past does not."""
-    return max((value.size for name, value in inputs.items() if not is_past(name)), default=0)

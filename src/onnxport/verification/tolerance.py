@@ -38,7 +38,7 @@ TOLERANCES: dict[str, tuple[float, float]] = {
 }
 
 FACTOR, FLOOR, SMALLEST = 4.0, 16.0, 1e-7
-_UNIT = 2.0**-24  # half a unit in the last place: the rounding error of one float32 operation
+UNIT = 2.0**-24  # half a unit in the last place: the rounding error of one float32 operation
 _PIECE = 2**20  # elements
 # Numbers beyond it stand for "masked" (the lowest float of a type).
 LARGEST = 1e30
@@ -56,7 +56,7 @@ def measured_tolerance(noise: float, scale: float) -> float:
     >>> f"{measured_tolerance(noise=5e-7, scale=3.0):.1e}"
     '5.0e-06'
     """
-    return min(FACTOR * noise + FLOOR * _UNIT * scale + SMALLEST, fixed_tolerance("float16", scale))
+    return min(FACTOR * noise + FLOOR * UNIT * scale + SMALLEST, fixed_tolerance("float16", scale))
 
 
 def scale_of(output: np.ndarray) -> float:

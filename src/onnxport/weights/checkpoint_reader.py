@@ -97,7 +97,7 @@ class CheckpointReader:
         count = 1
         for size in self.shape(name):
             count *= size
-        return count * self.dtype(name).itemsize
+        return count * int(self.dtype(name).itemsize)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The values of a tensor. Pages of the file are read when they are used, and not kept by this process.

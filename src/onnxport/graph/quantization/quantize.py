@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.data_files import graph_bytes
+from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.errors import UsageError, did_you_mean
+from onnxport.publishing.destination import full_disk_told
 from onnxport.system.memory import require_memory
 
 if TYPE_CHECKING:
@@ -91,6 +95,7 @@ def quantize_dynamic(source: Path, target: Path) -> None:
 
     Raises:
         MemoryLimitError: the weights do not fit in memory.
+        OSError: `target` cannot be written.
         VerificationError: a weight of the quantizer is outside of these ranges; `target` must not be used.
     """
     require_memory(
@@ -104,21 +109,48 @@ def quantize_dynamic(source: Path, target: Path) -> None:
     from onnxport.graph.quantization.weight_ranges import find_weight_ranges
 
     ranges = find_weight_ranges(source)
-    quantize(
-        str(source),
-        str(target),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,  # for weights without an own range
-        op_types_to_quantize=["MatMul", "Gemm", *([] if ranges.table_products else ["Gather"])],
-        nodes_to_exclude=list(ranges.excluded_nodes),
-        extra_options={"TensorQuantOverrides": ranges.overrides},
-    )
+    with own_copy(source, target.parent) as copy, full_disk_told(target):
+        quantize(
+            str(copy),
+            str(target),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # for weights without an own range
+            op_types_to_quantize=["MatMul", "Gemm", *([] if ranges.table_products else ["Gather"])],
+            nodes_to_exclude=list(ranges.excluded_nodes),
+            extra_options={"TensorQuantOverrides": ranges.overrides},
+        )
     require_exact_sums(target, "Report this model.", "Nothing was written.")
 
 
+@contextmanager
+def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
+    """The graph in a temporary folder in `folder`: ONNX Runtime's quantizer writes a file beside the graph it reads.
+
+    That file would stay in the user's folder if the process is killed. The graph is linked; weights beside it are
+    copied, because onnx reads no linked ones.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".quantizing-") as name:
+        copy = Path(name) / graph.name
+        try:
+            copy.hardlink_to(graph)
+        except OSError:  # no links on this file system, or between these
+            shutil.copyfile(graph, copy)
+        for data in data_files(graph):
+            shutil.copyfile(data, copy.with_name(data.name))
+        yield copy
+
+
 def write_weight_only(
-    sources: Sequence[Path], targets: Sequence[Path], bits: int, *, float_activations: bool = False
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    bits: int,
+    *,
+    float_activations: bool = False,
+    taken: frozenset[str] = frozenset(),
 ) -> list[WrittenModel]:
     """Write graphs of one folder with weights of 4 or 8 bits in blocks; weights that they share are stored once.
 
@@ -129,12 +161,12 @@ def write_weight_only(
         targets: a file for each graph, in one folder.
         bits: bits of a weight, 4 or 8.
         float_activations: compute products with float32 activations instead of 8-bit ones.
+        taken: names that no data file may have.
 
     Raises:
         UsageError: a graph has no weight that can be quantized.
         OutputError: there is not enough space.
     """
-    from onnxport.artifact.data_files import data_files
     from onnxport.graph.quantization.weight_only import (
         FLOAT_ACTIVATIONS,
         INT8_ACTIVATIONS,
@@ -159,4 +191,4 @@ def write_weight_only(
         strip(graph.model)
     external = any(data_files(source) for source in sources)
     with Silent().step("write") as step:
-        return write_graphs(graphs, targets, targets[0], WeightFiles(external=external), step)
+        return write_graphs(graphs, targets, targets[0], WeightFiles(external=external, taken=taken), step)

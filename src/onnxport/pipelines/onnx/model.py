@@ -17,7 +17,7 @@ from onnxport.specs import TensorSpec
 
 # Inputs that preprocessing often leaves out: they are ones or zeros of the shape of another input.
 _ONES = {"attention_mask": "input_ids", "pixel_mask": "pixel_values", "pixel_attention_mask": "pixel_values"}
-_ZEROS = {"token_type_ids": "input_ids"}
+_ZEROS = {"token_type_ids": "input_ids", "bbox": "input_ids"}
 _MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 
 
@@ -81,7 +81,9 @@ class OnnxModel:
                 raise UsageError(f"The input {spec.name!r} of the graph is missing.", hint=f"Pass {spec.name}=...")
             # A mask of pixels has no channels: (batch, channels, height, width) to (batch, height, width).
             shape = [like.shape[0], *like.shape[2:]] if _ONES.get(spec.name) == "pixel_values" else like.shape
-            value = torch.full(tuple(shape), int(spec.name in _ONES))
+            # Boxes have four numbers for each token.
+            sides = [axis for axis in spec.axes[len(shape) :] if isinstance(axis, int)]
+            value = torch.full((*shape, *sides), int(spec.name in _ONES))
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         return array.astype(spec.dtype, copy=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxport.errors import FolderError, UsageError
-from onnxport.formats.json_file import LARGEST, read_bytes
+from onnxport.errors import UsageError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, Stop
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.generation import generate_tokens
+from onnxport.runtime.tokenizer_file import read_tokenizer
 from onnxport.system.library_errors import bad_input
 
 # Further tokens that are decoded to look for a stop string: special ones have no text, and decoders strip the space
@@ -34,17 +35,8 @@ class FolderTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise FolderError(
-                f"{folder} has no tokenizer.json, which is needed to encode texts.",
-                hint="Convert a checkpoint with a tokenizer, or pass token ids to onnxport.runtime.generation.",
-            )
-        with bad_input(FolderError, f"{file} cannot be read by tokenizers", "Copy it again from the checkpoint."):
-            read_bytes(file, LARGEST)  # its size, before Rust code makes objects of it
-            self.tokenizer = Tokenizer.from_file(str(file))
+        self.tokenizer = read_tokenizer(folder)
+        self._lock = threading.Lock()  # truncation is a state of the tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
@@ -56,6 +48,7 @@ class FolderTokenizer:
         *,
         special: bool = True,
         replaced: Mapping[int, int] | None = None,
+        longest: int | None = None,
     ) -> tuple[Ids, Ids]:
         """Encode texts as rows of equal length.
 
@@ -65,6 +58,7 @@ class FolderTokenizer:
             side: where padding goes.
             special: add the tokenizer's special tokens.
             replaced: special token that the tokenizer adds -> token in its place.
+            longest: tokens to which a text is cut, with its special tokens; None cuts nothing.
 
         Returns:
             Ids and mask, (rows, tokens) int64; the mask is 0 where a token is padding.
@@ -74,7 +68,7 @@ class FolderTokenizer:
         """
         other = replaced or {}
         with bad_input(UsageError, "The tokenizer of this folder cannot encode the texts", "Try another text."):
-            made = [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+            made = self._encodings(texts, special, longest)
         rows = [
             [
                 other.get(token, token) if added else token
@@ -94,6 +88,15 @@ class FolderTokenizer:
             place = slice(length - len(row), None) if side == "left" else slice(len(row))
             ids[number, place], mask[number, place] = row, 1
         return ids, mask
+
+    def _encodings(self, texts: Sequence[str], special: bool, longest: int | None) -> list[Any]:
+        with self._lock:
+            if longest is not None:
+                self.tokenizer.enable_truncation(longest)
+            try:
+                return [self.tokenizer.encode(text, add_special_tokens=special) for text in texts]
+            finally:
+                self.tokenizer.no_truncation()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
 from onnxport.tensor_names import is_past
@@ -84,7 +85,7 @@ class DecoderSource(TorchSource):
         model: Any = self.model
         own, model.generation_config = model.generation_config, settings
         try:
-            with torch.no_grad(), self.weights_kept(), self.threads(prompt):
+            with state_kept(model), torch.no_grad(), self.weights_kept(), self.threads(prompt):
                 # Not the model's own method: Whisper's cuts sound into pieces and looks for time stamps.
                 return GenerationMixin.generate(
                     model, **self.tensors(prompt), generation_config=settings, return_dict_in_generate=True,
@@ -122,7 +123,7 @@ class DecoderSource(TorchSource):
             with suppress(Exception):  # a model that looks at values is run for real
                 result = self._fake_call(lambda given: self.model(**given, use_cache=True), ids)
             if result is None:
-                with torch.no_grad(), self.weights_kept():
+                with state_kept(self.model), torch.no_grad(), self.weights_kept():
                     result = self.model(**ids, use_cache=True)
             caches.append(result.get(self._cache_name))
         return find_states(caches[0], caches[1], self.architecture)

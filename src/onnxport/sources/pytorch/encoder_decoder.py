@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.errors import ExportError
 from onnxport.sources.base import Arrays, first_token
 from onnxport.sources.pytorch.decoder import DecoderSource
+from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource
 from onnxport.sources.states import State, build_cache, find_states, read_cache
 
@@ -113,7 +114,7 @@ class EncoderSource(TorchSource):
                 lambda given: self._read(self.model, given, tokens), self.tensors(sample)
             )
             return found
-        with torch.no_grad(), self.weights_kept():
+        with state_kept(self.model), torch.no_grad(), self.weights_kept():
             return self._read(self.model, self.tensors(sample), tokens)
 
 

@@ -23,7 +23,7 @@ class _Model(Protocol):
 
     model: torch.nn.Module
 
-    def run(self, inputs: Arrays) -> Arrays: ...
+    def run_noting(self, inputs: Arrays) -> tuple[Arrays, tuple[str, ...]]: ...
     def threads(self, inputs: Arrays) -> AbstractContextManager[None]: ...
     def tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]: ...
     def invoke(self, forward: Callable[..., Any], tensors: Mapping[str, torch.Tensor]) -> Any: ...
@@ -35,13 +35,14 @@ class TorchRun:
 
     Attributes:
         outputs: in float32, as the model gives them.
+        changed: names of what the model changed in its own state.
     """
 
     def __init__(self, source: _Model, inputs: Arrays) -> None:
         self._source, self._inputs = source, inputs
         self._decisions = Decisions()
         with self._decisions.recorded():
-            self.outputs = source.run(inputs)
+            self.outputs, self.changed = source.run_noting(inputs)
 
     def in_float64(self) -> Arrays:
         """The outputs with all floats in float64, from the weights as they are, with the decisions of the first run.

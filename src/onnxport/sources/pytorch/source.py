@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, TwoRuns, named_leaves, wanted_outputs
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.system.threads import HEAVY_WORK, worth_threads
+from onnxport.system.time_limit import time_limit
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,8 @@ class TorchSource:
         self.architecture = architecture or type(model).__name__
         self.parameters = sum(p.numel() for p in model.parameters())
         self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        # Names that only `**kwargs` of the forward takes, but that change what it gives.
+        self.extra_inputs: tuple[str, ...] = ()
         self._fake_mode: Any = None
         self._needs_values = False
 
@@ -74,13 +77,42 @@ class TorchSource:
         """Names of the forward's parameters, or None when it takes any (`**kwargs` alone)."""
         parameters = inspect.signature(self.model.forward).parameters.values()
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        return frozenset(names) if names else None
+        return frozenset(names | set(self.extra_inputs)) if names else None
+
+    def takes_more(self) -> bool:
+        """Whether the forward also takes names that it does not list (`**kwargs`)."""
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.model.forward).parameters.values())
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The wanted outputs for `inputs`, computed for real, as numpy arrays."""
+        """The wanted outputs for `inputs`, computed for real, as numpy arrays.
+
+        Whatever the model changes in its own state is put back, so that no run depends on those before it.
+        """
+        return self.run_noting(inputs)[0]
+
+    def run_noting(self, inputs: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+        """As `run`; and names of what the model changed in its own state."""
+        with state_kept(self.model) as changes:
+            outputs = self._run(inputs)
+        return outputs, tuple(changes.names)
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row, the second in the state that the first left behind."""
+        with state_kept(self.model) as changes:
+            first, second = ({name: v.copy() for name, v in self._run(inputs).items()} for _ in range(2))
+        return TwoRuns(first, second, tuple(changes.names))
+
+    def named_sizes(self) -> dict[int, str]:
+        """Whole numbers that the model's config, attributes and code name, and where."""
+        from onnxport.sources.pytorch.named_sizes import named_sizes
+
+        return named_sizes(self.model)
+
+    def _run(self, inputs: Arrays) -> Arrays:
         import torch
 
-        with torch.no_grad(), self.threads(inputs):
+        limit = time_limit("run the source model once", self.weight_bytes)
+        with torch.no_grad(), self.threads(inputs), limit:
             result = self.invoke(self.model, self.tensors(inputs))
         return {name: tensor.numpy() for name, tensor in self.select(result).items()}
 
@@ -163,7 +195,7 @@ class TorchSource:
             if heavy:
                 self._fake_run(inputs)
             else:
-                with torch.no_grad(), _threads_for(heavy=False):
+                with state_kept(self.model), torch.no_grad(), _threads_for(heavy=False):
                     self.invoke(self.model, self.tensors(inputs))
         return tuple(names)
 
@@ -244,6 +276,14 @@ def without_cache(model: torch.nn.Module) -> Iterator[None]:
         config.use_cache = True
 
 
+def _listing(signature: inspect.Signature, names: Sequence[str]) -> inspect.Signature:
+    """The signature with `names` as parameters of their own, before `**kwargs`."""
+    own = list(signature.parameters.values())
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
+    last = [p for p in own if p.kind is p.VAR_KEYWORD]
+    return signature.replace(parameters=[*(p for p in own if p not in last), *more, *last])
+
+
 @contextmanager
 def selected_outputs(source: TorchSource) -> Iterator[None]:
     """The model's forward returns only the wanted tensors, flat and named, as the exporter reads them."""
@@ -253,7 +293,7 @@ def selected_outputs(source: TorchSource) -> Iterator[None]:
         named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
         return source.select(source.invoke(original, named))
 
-    forward.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    forward.__signature__ = _listing(inspect.signature(original), source.extra_inputs)  # type: ignore[attr-defined]
     source.model.forward = forward
     try:
         yield

@@ -28,7 +28,10 @@ class TensorflowRun:
 
     Attributes:
         outputs: as the model gives them.
+        changed: nothing: a traced function keeps its state in variables.
     """
+
+    changed: tuple[str, ...] = ()
 
     def __init__(self, source: _Model, inputs: Arrays) -> None:
         self._source, self._inputs = source, inputs

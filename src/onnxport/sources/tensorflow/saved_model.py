@@ -16,6 +16,7 @@ from onnxport.sources.tensorflow.reference_variables import without_reference_va
 from onnxport.sources.tensorflow.saved_optimizers import register_saved_optimizers
 from onnxport.sources.tensorflow.source import TensorflowSource, tensorflow
 from onnxport.system.library_errors import first_line
+from onnxport.system.time_limit import time_limit
 
 DEFAULT = "serving_default"
 
@@ -54,7 +55,8 @@ def saved_model_sources(
         graphs = list(saved.meta_graphs)
         if not trusted:  # again, of what TensorFlow itself has read
             reject_reaching_operators(folder, saved.SerializeToString())
-        loaded = tf.saved_model.load(str(folder), tags=_tags(graphs))
+        with time_limit(f"load {folder.name}", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())):
+            loaded = tf.saved_model.load(str(folder), tags=_tags(graphs))
     except OnnxPortError:
         raise
     except Exception as error:  # of any type, about anything in the folder

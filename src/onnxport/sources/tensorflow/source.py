@@ -13,8 +13,18 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import ExportError
-from onnxport.sources.base import Arrays, MeasuredRun, ModuleOutput, Shapes, named_leaves, wanted_outputs
+from onnxport.sources.base import (
+    Arrays,
+    MeasuredRun,
+    ModuleOutput,
+    Shapes,
+    TwoRuns,
+    named_leaves,
+    numbers_of,
+    wanted_outputs,
+)
 from onnxport.system.requirements import require_tensorflow
+from onnxport.system.time_limit import time_limit
 
 # What its C++ code says unasked; it is read when the library is loaded.
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -73,7 +83,17 @@ class TensorflowSource:
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
         tensors = self.tensors(inputs)
-        return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+        with time_limit("run the source model once", self.weight_bytes):
+            return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
+
+    def run_twice(self, inputs: Arrays) -> TwoRuns:
+        """Two runs in a row."""
+        return TwoRuns(self.run(inputs), self.run(inputs), ())
+
+    def named_sizes(self) -> dict[int, str]:
+        """Whole numbers that the config of a model of transformers names, and where; of other models nothing."""
+        config = getattr(getattr(self, "model", None), "config", None)
+        return dict(numbers_of(vars(config))) if hasattr(config, "to_dict") else {}
 
     def measured(self, inputs: Arrays) -> MeasuredRun:
         """A run that can be repeated with more rounding."""

@@ -85,13 +85,16 @@ def _add(folder: Folder, sizes: Mapping[str, int]) -> Path:
         raise UsageError("--sizes is empty.", hint=example_command(str(folder.path), bases))
     plans = plan_sizes(bases, sizes, str(folder.path)) if bases else []
     new = graphs_from(folder, [plan.component for plan in plans], SUFFIX)
-    with new_folder(folder, [graph.file for graph in new]) as made:
+    # Weights beside a graph are those of the new one too.
+    new_bytes = sum(base.size_bytes for base in bases if not base.data_files)
+    with new_folder(folder, [graph.file for graph in new], new_bytes=new_bytes) as made:
         attempts = [_attempts(folder.path, plan) for plan in plans]
         made.take_rest()
         components = [
             _write(made.root, folder.manifest, plan, graph, graphs)
             for plan, graph, graphs in zip(plans, new, attempts, strict=True)
         ]
+        made.hash_written()
         made.publish(with_components(folder.manifest, components))
     return folder.path / new[-1].file
 

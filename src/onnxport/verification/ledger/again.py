@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.graph.weight_history import Layout
-from onnxport.verification.ledger.expected import ExpectedWeight, rearranged
+from onnxport.verification.ledger.expected import ExpectedWeight, rearranged, rearranged_array
 from onnxport.verification.ledger.prove import prove_weights, wrong_weights
 from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins, numpy_type
 
 if TYPE_CHECKING:
+    from onnxport.verification.ledger.tensorflow_weights import Variable
     from onnxport.weights.lazy import LazyTensor
 
 _FROM_SOURCE = (Proof.EXACT, Proof.TRANSFORMED, Proof.SOURCE)
@@ -49,6 +52,40 @@ def prove_again(file: Path, ledger: Ledger, source: SourceWeights) -> Ledger:
         raise wrong_weights(file, lacking)
     others = {name for name, proof in ledger.weights.items() if proof.proof not in _FROM_SOURCE}
     return prove_weights(file, expected, source, accepted=others)
+
+
+def prove_variables_again(file: Path, ledger: Ledger, variables: Sequence[Variable]) -> Ledger:
+    """The same for a model of TensorFlow: weights that are one variable, in another layout.
+
+    Args:
+        file: the graph.
+        ledger: of the graph, from the manifest.
+        variables: of the model to compare with.
+
+    Raises:
+        VerificationError: a weight is not what this model has.
+    """
+    known = {one.stored or f"variable {one.name}": one for one in variables}
+    known |= {f"variable {one.name}": one for one in variables}
+    expected: dict[str, ExpectedWeight] = {}
+    lacking: list[str] = []
+    for name, proof in ledger.weights.items():
+        layouts, rest = _split(proof)
+        if proof.proof not in _FROM_SOURCE or rest:
+            continue
+        variable = known.get(proof.origins)
+        if variable is None:
+            lacking.append(f"{name} holds {proof.origins}, which this model does not have")
+            continue
+        values = variable.array
+        for layout in layouts:
+            values = rearranged_array(values, layout)
+        digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+        expected[name] = ExpectedWeight(proof.proof, proof.transform, proof.origins, values.dtype.name, values.shape,
+                                        sha256=digest)  # fmt: skip
+    if lacking:
+        raise wrong_weights(file, lacking)
+    return prove_weights(file, expected, SourceWeights({}, {}), accepted=ledger.weights.keys() - expected.keys())
 
 
 def _by_origin(source: SourceWeights) -> dict[tuple[str, tuple[str, ...]], LazyTensor]:

@@ -98,10 +98,12 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
 
 def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
     """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis."""
-    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    weight, data, scales = base.array(), names.data.array(), names.scales.array().reshape(-1)
     if weight.shape != data.shape:
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
-    zeros = np.zeros_like(scales, np.int64) if names.zeros is None else names.zeros.array().astype(np.int64)
+    zeros = np.zeros(scales.shape, np.int64)
+    if names.zeros is not None:
+        zeros = names.zeros.array().reshape(-1).astype(np.int64)
     axes = [axis for axis in range(weight.ndim) if scales.size == weight.shape[axis]] if scales.size > 1 else [None]
     fault, error = f"{names.scales.name} does not fit {names.base}", float("nan")
     for axis in reversed(axes):
@@ -121,6 +123,7 @@ def _compare_columns(
     """(number of elements that are too far away, index of the first, largest error), strip by strip."""
     limits = int(np.iinfo(data.dtype).min), int(np.iinfo(data.dtype).max)
     bad, first, error = 0, -1, 0.0
+    scales, zeros = np.atleast_1d(scales), np.atleast_1d(zeros)  # of a whole tensor both may be scalars
     count = scales.size if axis is not None else 1
     level, size = np.zeros(count, np.int64), np.zeros(count)
     step = max(1, _STRIP_ELEMENTS // max(1, weight[:1].size))

@@ -21,7 +21,7 @@ from onnxport.runtime.graph_values import graph_values
 from onnxport.sources.base import Arrays, ModuleOutput, Observable, Source
 from onnxport.specs import CaseCheck, Difference, ModuleError, Verification
 from onnxport.system.library_errors import first_line
-from onnxport.verification.cases import Case
+from onnxport.verification.case import Case
 from onnxport.verification.localisation.matching import Match, References, is_telling, relative_error
 from onnxport.verification.localisation.region import Region
 

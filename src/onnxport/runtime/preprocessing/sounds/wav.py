@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import wave
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,27 @@ _CROSSINGS = 32
 _BLOCK = 4096  # output samples at a time, to limit memory
 
 
-def read_wav(path: Path, rate: int) -> NDArray[np.float32]:
-    """Samples of the WAV file `path` in [-1, 1], all channels averaged, at `rate` per second.
+def read_wav(path: Path | BinaryIO, rate: int) -> NDArray[np.float32]:
+    """Samples of the WAV file `path`, or of an open one, in [-1, 1], all channels averaged, at `rate` per second.
 
     Raises:
         UsageError: no such file, or not PCM of 8, 16, 24 or 32 bits.
     """
-    if not path.is_file():
+    name = path if isinstance(path, Path) else "The sound"
+    if isinstance(path, Path) and not path.is_file():
         raise UsageError(f"There is no file {str(path)!r}.", hint="Give an existing WAV file.")
     try:
-        with wave.open(str(path), "rb") as file:
+        with wave.open(str(path) if isinstance(path, Path) else path, "rb") as file:
             width, channels, own_rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             data = file.readframes(file.getnframes())
     except (wave.Error, EOFError, OSError) as error:
         raise UsageError(
-            f"{path} cannot be read as sound: {str(error) or 'it ends too early'}.",
+            f"{name} cannot be read as sound: {str(error) or 'it ends too early'}.",
             hint=f"Convert it to 16-bit PCM, for example: ffmpeg -i {path} -c:a pcm_s16le sound.wav",
         ) from error
     frames = _decode(data[: len(data) - len(data) % (width * channels)], width).reshape(-1, channels)
     if not len(frames):
-        raise UsageError(f"{path} has no samples.", hint="Give a WAV file that is not empty.")
+        raise UsageError(f"{name} has no samples.", hint="Give a WAV file that is not empty.")
     return resample(frames.mean(axis=1), own_rate, rate)
 
 

@@ -1,0 +1,1 @@
+"""Images as the arrays that a graph takes, with numpy and pillow."""

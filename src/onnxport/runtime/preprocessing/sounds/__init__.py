@@ -1,0 +1,1 @@
+"""Sounds as the arrays that a graph takes."""

@@ -1,0 +1,1 @@
+"""Pipelines of converted folders without a framework: the calls, arguments and results of transformers' pipelines."""

@@ -1,0 +1,118 @@
+"""Texts about images and sounds, by encoder-decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onnxport.artifact.folder import Folder
+from onnxport.errors import UsageError
+from onnxport.runtime.preprocessing.images.load import load_image
+from onnxport.runtime.preprocessing.images.processor import read_image_processor
+from onnxport.runtime.preprocessing.sounds.extractors import read_feature_extractor
+from onnxport.runtime.preprocessing.sounds.load import load_sound
+from onnxport.runtime.prompts.whisper_languages import language_code
+from onnxport.runtime.sequence_generation import SequenceGenerator
+
+# The defaults of transformers' pipelines, for models without settings of their own.
+_IMAGE_TO_TEXT = {"max_new_tokens": 256}
+_SPEECH_TO_TEXT = {"max_new_tokens": 256, "num_beams": 5}
+_WITHOUT_EFFECT = ("batch_size", "num_workers", "ignore_warning")
+
+
+class _SequencePipeline:
+    """What the two have in common: a generator, defaults of the call, and lists of inputs.
+
+    Args:
+        folder: with the graphs of an encoder-decoder.
+        component: "model", or "model_quantized" for the variants with that suffix.
+        task: its name.
+        settings: defaults of the arguments of a call.
+    """
+
+    def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
+        self.generator = SequenceGenerator(folder, component)
+        self.settings = settings
+
+    def _chosen(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        given = {**self.settings, **settings}
+        further = given.pop("generate_kwargs", None) or {}
+        return {name: value for name, value in {**given, **further}.items() if name not in _WITHOUT_EFFECT}
+
+    def _texts(self, inputs: Mapping[str, Any], defaults: Mapping[str, Any], given: dict[str, Any]) -> list[str]:
+        """The texts for one input."""
+        language, task = given.pop("language", None), given.pop("task", None)
+        chosen = {name: value for name, value in defaults.items() if not self._has(name) and name not in given}
+        if "max_length" in given:
+            chosen.pop("max_new_tokens", None)
+        batch = {name: array[None] for name, array in inputs.items()}
+        [answer] = self.generator(batch, language=language_code(language), task=task, **{**chosen, **given})
+        return [answer] if isinstance(answer, str) else list(answer)
+
+    def _has(self, name: str) -> bool:
+        """Whether the folder has a setting, or one that takes its place."""
+        known = self.generator.generation_config
+        return name in known or (name == "max_new_tokens" and "max_length" in known)
+
+
+class ImageToText(_SequencePipeline):
+    """`pipeline("photo.png")` returns [{"generated_text": str}].
+
+    An image is a path, an address or a PIL image; a list of them returns a list. Other arguments are those of
+    `onnxport.runtime.decoding.settings.GenerationSettings`.
+
+    Raises:
+        FolderError: the folder has no image processor.
+        UnknownPreprocessingError: an image processor that needs transformers.
+    """
+
+    def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        self.images = read_image_processor(folder.path)
+        super().__init__(folder, component, task, **settings)
+
+    def __call__(
+        self, inputs: Any, prompt: str | None = None, timeout: float | None = None, **settings: Any
+    ) -> list[Any]:
+        """The texts about an image, or about each of a list.
+
+        Raises:
+            UsageError: a prompt, which these models do not take; an image or a setting that cannot be used.
+        """
+        if prompt is not None:
+            raise UsageError("The model writes about an image without a prompt.", hint="Leave prompt out.")
+        if isinstance(inputs, (list, tuple)):
+            return [self(one, timeout=timeout, **settings) for one in inputs]
+        arrays = self.images(load_image(inputs, timeout))
+        return [{"generated_text": text} for text in self._texts(arrays, _IMAGE_TO_TEXT, self._chosen(settings))]
+
+
+class SpeechToText(_SequencePipeline):
+    """`pipeline("speech.wav")` returns {"text": str}.
+
+    A sound is a path, bytes of a file, an array at the model's sampling rate, or {"raw": array, "sampling_rate": int};
+    a list of them returns a list. `language` and `task` are for models with several. Other arguments are those of
+    `onnxport.runtime.decoding.settings.GenerationSettings`, also as `generate_kwargs={...}`.
+
+    Raises:
+        FolderError: the folder has no feature extractor.
+        UnknownPreprocessingError: a feature extractor that needs transformers.
+    """
+
+    def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        self.feature_extractor = read_feature_extractor(folder.path)
+        super().__init__(folder, component, task, **settings)
+
+    def __call__(self, inputs: Any, return_timestamps: Any = None, **settings: Any) -> Any:
+        """The words of a recording, or of each of a list.
+
+        Raises:
+            UsageError: timestamps or chunks, which are not supported; a sound or a setting that cannot be used.
+        """
+        chosen = self._chosen(settings)
+        if return_timestamps or chosen.pop("chunk_length_s", None):
+            raise UsageError("Timestamps and chunks are not supported.", hint="Cut the recording into shorter ones.")
+        if isinstance(inputs, (list, tuple)):
+            return [self(one, **settings) for one in inputs]
+        arrays = self.feature_extractor(load_sound(inputs, self.feature_extractor.sampling_rate))
+        return {"text": self._texts(arrays, _SPEECH_TO_TEXT, chosen)[0]}
