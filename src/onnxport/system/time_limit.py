@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +18,7 @@ from onnxport.system.supervision import channel
 _BASE_SECONDS = 900.0
 _BYTES_PER_SECOND = 10e6
 _VARIABLE = "ONNXPORT_TIME_LIMIT"
+_STDERR = 2  # of a worker: the file that its caller reads back
 
 _owned = False
 _armed = False
@@ -49,7 +49,7 @@ def time_limit(what: str, weight_bytes: int = 0) -> Iterator[None]:
     channel.state(f"at most {seconds:.0f} s to {what}; the variable {_VARIABLE} sets another limit")
     _armed = True
     try:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ if _owned else _nowhere())
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR if _owned else _nowhere())
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
