@@ -74,7 +74,7 @@ def _linked(folder: Path) -> Path:
 
 INPUTS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "sizes-of-gigabytes": ("memory", _axes("batch_size", sizes={"batch_size": 2**31})),
-    "static-axes-of-gigabytes": ("memory", _axes(2**16, 2**16)),
+    "static-axes-of-gigabytes": ("memory", _axes(2**31)),
     "size-of-many-digits": ("", _axes("batch_size", sizes={"batch_size": 10**30})),
     "negative-size": ("size", _axes("batch_size", sizes={"batch_size": -5})),
     "axis-of-another-name": ("", _axes("other * 2")),
