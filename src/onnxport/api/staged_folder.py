@@ -56,4 +56,6 @@ def run_staged(
 
 def _summary(found: FolderRun) -> str:
     count = f"{found.inputs} inputs, " if found.inputs else ""
-    return f"{count}{'same results as the source pipeline' if found.equal else 'DIFFERS from the source pipeline'}"
+    result = "same results as the source pipeline" if found.equal else "DIFFERS from the source pipeline"
+    own = len(found.run_time_differences)
+    return f"{count}{result}" + (f" ({own} with the pipeline of transformers alone)" if own else "")
