@@ -95,7 +95,9 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
     """Ask the folder."""
     second = _SecondOpinion(folder, source)
     ask = _asked(folder, source, second, found)
-    for answered in source.answered if ask is not None else ():
+    if ask is None:
+        return
+    for answered in source.answered:
         made: Any = None
         try:
             made = ask(answered.call)
