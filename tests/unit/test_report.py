@@ -148,9 +148,9 @@ def test_answers_side_by_side():
 
     equal, other = ("'a fine day'", "good 0.91", "good 0.91", True), (ATTACK, "a", ATTACK, False)
     answers = ComparedAnswer(*equal), ComparedAnswer(*other)
-    run = FolderRun("onnxport.pipeline", 7, False, 1, ("'x': label is 'a' instead of 'b'",), answers)
+    run = FolderRun("onnxport.pipeline", 7, False, 1, ("'x': label is 'a' instead of 'b'",), ("slower",), answers)
     page = Page(render_report(replace(sample_manifest(), folder_run=run), "a"))
-    for shown in ("7 real inputs", "onnxport.pipeline", "good 0.91", "Other answers", "Differs from", ATTACK):
+    for shown in ("7 real inputs", "onnxport.pipeline", "good 0.91", "Other answers", "slower", "Differs from", ATTACK):
         assert shown in page.text, shown
     assert len([tag for tag, attributes in page.tags if tag == "tr" and attributes.get("class") == "failed"]) == 1
 

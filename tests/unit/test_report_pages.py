@@ -19,7 +19,7 @@ OPEN = "document.querySelectorAll('details').forEach(one => one.open = true)"
 STICKING_OUT = """
 [...document.querySelectorAll('body *')].filter(one => {
   if (one.closest('.scroll') && !one.matches('.scroll')) return false;
-  if (one.closest('svg') && !one.matches('svg')) return false;
+  if (one.parentElement.closest('svg')) return false;
   const box = one.getBoundingClientRect();
   return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
 }).map(one => one.tagName + '.' + one.getAttribute('class'))

@@ -95,11 +95,13 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
     """Ask the folder."""
     second = _SecondOpinion(folder, source)
     ask = _asked(folder, source, second, found)
-    for answered in source.answered if ask is not None else ():
-        given: Any = None
+    if ask is None:
+        return
+    for answered in source.answered:
+        made: Any = None
         try:
-            given = ask(answered.call)
-            told = _told(source, answered, given)
+            made = ask(answered.call)
+            told = _told(source, answered, made)
         except SizeError:  # which the manifest tells: a restriction of the graph
             continue
         except Exception as error:
@@ -108,7 +110,7 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
                 continue  # a setting that the run time does not have
         found.inputs += 1
         if told is not None or len(found.answers) < _SHOWN:
-            texts = answer_text(answered.answer), "none" if given is None else answer_text(given)
+            texts = answer_text(answered.answer), "none" if made is None else answer_text(made)
             found.answers.append(ComparedAnswer(answered.call.shown, *texts, told is None))
         if told is None:
             continue
@@ -122,7 +124,7 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
 
 
 def _told(source: SourceAnswers, answered: Answered, made: Any) -> str | None:
-    """How the answer differs from the source's."""
+    """How the answer `made` differs from the source's."""
     expected = answered.answer
     if source.task.name == "feature-extraction" and isinstance(expected, dict) and isinstance(made, dict):
         # The graph may have fewer outputs than the model: those that depend on missing weights are left out.
