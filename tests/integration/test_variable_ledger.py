@@ -11,7 +11,6 @@ from onnxport.graph.array_weight import ArrayWeight
 from onnxport.loading.model_to_export import load_model_to_export
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.resolve import resolve_model
-from onnxport.verification.ledger.arrays import Named, packed_pieces, rows_of, scaled_by_channel, transform_between
 from onnxport.verification.ledger.graph_weights import record_weights
 
 pytestmark = pytest.mark.integration
@@ -103,38 +102,3 @@ def test_a_changed_variable_is_named(tmp_path, monkeypatch):
     with pytest.raises(VerificationError) as caught:
         onnxport.convert("tf", _wide(), tmp_path / "out")
     assert "/kernel" in caught.value.message
-
-
-def _random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
-
-
-def test_what_makes_one_weight_of_another():
-    kernel = _random(3, 3, 4, 8)
-    assert transform_between(kernel, kernel) == "as is"
-    assert transform_between(kernel.transpose(3, 2, 0, 1), kernel) == "transposed 3 2 0 1"
-    assert transform_between(kernel.reshape(9, 32), kernel) == "reshaped 9 32"
-    assert transform_between(_random(5, 6).T[:, :, None], _random(5, 6)) == "transposed 1 0 and reshaped 6 5 1"
-    assert transform_between(-kernel, kernel) is None
-
-
-def test_packed_and_scaled_weights():
-    parts = [Named(name, _random(4, width) + number) for number, (name, width) in enumerate((("q", 3), ("k", 5)))]
-    whole = np.concatenate([one.array for one in parts], 1)
-    assert packed_pieces(whole, parts) == (1, ["q", "k"])
-    whole[0, 0] += 1
-    assert packed_pieces(whole, parts) is None
-    kernel, factors = _random(8, 4, 3), np.linspace(0.5, 2, 8, dtype=np.float32)[:, None, None]
-    assert scaled_by_channel(kernel * factors, kernel)
-    changed = kernel * factors
-    changed[2, 1, 1] *= 1.01
-    assert not scaled_by_channel(changed, kernel)
-
-
-def test_rows_in_another_order():
-    kernel = Named("kernel", _random(3, 16))  # (inputs, 4 gates of 4 units)
-    gates = kernel.array.T.reshape(4, 4, 3)[[0, 3, 1, 2]].reshape(1, 16, 3)
-    assert rows_of(gates, [kernel]) == ["kernel"]
-    changed = gates.copy()
-    changed[0, 5, 2] += 1e-3
-    assert rows_of(changed, [kernel]) is None

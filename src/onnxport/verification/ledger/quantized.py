@@ -98,10 +98,12 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
 
 def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
     """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis."""
-    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    weight, data, scales = base.array(), names.data.array(), names.scales.array().reshape(-1)
     if weight.shape != data.shape:
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
-    zeros = np.zeros_like(scales, np.int64) if names.zeros is None else names.zeros.array().astype(np.int64)
+    zeros = np.zeros(scales.shape, np.int64)
+    if names.zeros is not None:
+        zeros = names.zeros.array().reshape(-1).astype(np.int64)
     axes = [axis for axis in range(weight.ndim) if scales.size == weight.shape[axis]] if scales.size > 1 else [None]
     fault, error = f"{names.scales.name} does not fit {names.base}", float("nan")
     for axis in reversed(axes):
