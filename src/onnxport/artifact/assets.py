@@ -99,20 +99,27 @@ def copied_files(origin: Path, replaced: frozenset[str] = frozenset()) -> list[s
 
 
 def changed_copies(
-    origin: Path, folder: Path, replaced: frozenset[str], generation: Mapping[str, Any]
-) -> list[str]:  # fmt: skip
+    origin: Path,
+    folder: Path,
+    replaced: frozenset[str],
+    generation: Mapping[str, Any],
+    corrected: frozenset[str] = frozenset(),
+) -> list[str]:
     """The files that should be copies of the checkpoint's and are not, each with what is wrong with it.
 
     Args:
         origin: the checkpoint's folder.
         folder: what `write_assets` wrote into.
         replaced, generation: as for `write_assets`; these settings may differ in generation_config.json.
+        corrected: files that may differ.
 
     Raises:
         OSError: a file of the checkpoint cannot be read.
     """
     wrong = []
     for name in copied_files(origin, replaced):
+        if name in corrected:
+            continue
         if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
         elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (

@@ -19,7 +19,7 @@ from onnxport.specs import TensorSpec
 # Inputs that preprocessing may leave out: ones or zeros of the shape of another input.
 _ONES = {"attention_mask": ("input_ids", "input_values"), "pixel_mask": ("pixel_values",),
          "pixel_attention_mask": ("pixel_values",)}  # fmt: skip
-_ZEROS = {"token_type_ids": ("input_ids",)}
+_ZEROS = {"token_type_ids": ("input_ids",), "bbox": ("input_ids",)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TaskModel:
 
         Args:
             rows: arrays by the names of the graph's inputs, without the axis of the batch. Other arrays are ignored;
-                a mask that is missing is ones, and token types that are missing are zeros.
+                a mask that is missing is ones, and token types and boxes that are missing are zeros.
             padding: how rows of different lengths are put together.
             batch_size: most rows in one call of the graph. Rows of similar length share a call.
 
@@ -117,7 +117,9 @@ class TaskModel:
                 continue
             # A mask of pixels has no channels: (batch, channels, height, width) to (batch, height, width).
             shape = (like.shape[0], *like.shape[2:]) if name.startswith("pixel") else like.shape
-            made[name] = np.full(shape, int(name in _ONES), np.dtype(spec.dtype))
+            # Boxes have four numbers for each token.
+            sides = [axis for axis in spec.axes[len(shape) :] if isinstance(axis, int)]
+            made[name] = np.full((*shape, *sides), int(name in _ONES), np.dtype(spec.dtype))
         return made
 
     def _without_padding(self, name: str, value: NDArray[Any], length: int, side: str) -> NDArray[Any]:
