@@ -95,7 +95,9 @@ def _fault_jobs(given: argparse.Namespace, known: dict[str, Result], lines: Path
 def _is_done(known: dict[str, Result], fault: Fault) -> bool:
     """Whether there is a result, and of a published fault also what it changed."""
     result = known.get(fault.name)
-    return result is not None and (result.outcome != "MISSED" or bool(result.effect))
+    if result is None or result.outcome in ("broken", "timeout"):
+        return False
+    return result.outcome != "MISSED" or bool(result.effect)
 
 
 def _sound_jobs(

@@ -18,7 +18,10 @@ from onnxport.system.output_capture import capture_process
 
 
 def carried_out(call: dict[str, Any]) -> dict[str, Any]:
-    """The result of one call."""
+    """The result of one call, as in a process of its own."""
+    import tf_keras
+
+    tf_keras.backend.clear_session()  # it numbers the models of a process, and the names of their weights with them
     if "names" in call:
         from tests import tiny_tensorflow
 

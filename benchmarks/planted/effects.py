@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ def effect(fault: Fault, sound: Path, published: Path) -> dict[str, Any]:
     """
     found = {"fault": fault.name}
     differ = sorted(_differing(sound, published))
-    files = [name for name in differ if not name.endswith((".onnx", "_data", ".weights.json"))]
-    graphs = [name for name in differ if name not in files]
+    graphs = [name for name in differ if name.endswith((".onnx", "_data", ".weights.json"))]
+    files = [name for name in differ if name not in (*graphs, "onnxport.json")]
     told = f"differ: {', '.join(differ)}" if differ else "all files are equal"
     if refusal := _refused(published):
         return {**found, "outcome": "found later", "effect": f"verify: {refusal}; {told}"}
@@ -38,6 +38,9 @@ def effect(fault: Fault, sound: Path, published: Path) -> dict[str, Any]:
     ]  # fmt: skip
     if files or moved or (graphs and fault.stage in ("disk", "verified", "staged")):
         return {**found, "effect": "; ".join([told, *moved])}
+    if graphs and "onnxport.json" in differ:
+        said = f"{told}, and the manifest rules out the sizes at which outputs differ"
+        return {**found, "outcome": "restricted", "effect": said}
     if graphs:
         return {**found, "outcome": "no effect", "effect": f"{told}, and no output differs by more than rounding"}
     return {**found, "outcome": "no effect", "effect": told}
@@ -112,7 +115,10 @@ def _moved(sound: Path, published: Path, name: str) -> str:
     if shapes[0] != shapes[1]:
         return f"{name} has other inputs"
     worst, where = 0.0, ""
+    holds = _restrictions(roots[1], name)
     for inputs, label in _inputs(sessions[0], roots[0]):
+        if not holds(sessions[0], inputs):
+            continue
         try:
             wanted = sessions[0].run(None, inputs)
         except Exception:  # sizes that this model does not take
@@ -129,6 +135,27 @@ def _moved(sound: Path, published: Path, name: str) -> str:
             if far > worst:
                 worst, where = far, label
     return f"{name}: outputs move by {worst:.1e} of their scale at {where}" if worst > _ROUNDING else ""
+
+
+def _restrictions(published: Path, name: str) -> Callable[[Any, dict[str, np.ndarray]], bool]:
+    """Whether a graph's manifest allows the sizes of these inputs."""
+    from onnxport.specs import Restriction
+
+    try:
+        content = json.loads((published / "onnxport.json").read_text(encoding="utf-8"))
+        component = next(one for one in content["components"] if one["file"] == name)
+        rules = [Restriction.from_rule(one["axis"], one["rule"], "") for one in component["restrictions"]]
+    except (OSError, ValueError, KeyError, StopIteration):
+        rules = []
+
+    def holds(session: Any, inputs: dict[str, np.ndarray]) -> bool:
+        sizes = {
+            str(axis): size for spec in session.get_inputs()
+            for axis, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
+        }  # fmt: skip
+        return all(rule.holds(sizes) for rule in rules)
+
+    return holds
 
 
 def _inputs(session: Any, root: Path) -> Iterator[tuple[dict[str, np.ndarray], str]]:

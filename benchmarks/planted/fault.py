@@ -65,6 +65,7 @@ class Result:
 
     Attributes:
         outcome: "caught", "MISSED" (published), "no effect" (published, and nothing that a user has differs),
+            "restricted" (published, and the manifest rules out the sizes at which outputs differ),
             "found later" (published, but `onnxport verify` refuses the folder), "broken" (the fault could not be
             planted, or the harness failed), "timeout"; of a sound conversion "sound" or "FALSE ALARM".
         by: the class of the error that stopped it, and its exit code.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.planted.fault import Result
 
-_ORDER = ("MISSED", "FALSE ALARM", "found later", "broken", "timeout", "no effect", "caught", "sound")
+_ORDER = ("MISSED", "FALSE ALARM", "found later", "broken", "timeout", "restricted", "no effect", "caught", "sound")
 
 
 def print_report(results: Sequence[Result]) -> None:

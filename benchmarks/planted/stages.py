@@ -72,7 +72,7 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
     at = conversion._at
     yield onnxport.loading.model_to_export, "load_model_to_export", _after(lambda made: _loaded(conversion, made))
     if hasattr(onnxport.loading.weights, "trace_origins"):
-        yield onnxport.loading.weights, "trace_origins", _before(lambda model, *_: at("loading", model))
+        yield onnxport.loading.weights, "trace_origins", _before(lambda model: at("loading", model))
     yield onnxport.api.capture, "build_graph", _building(conversion)
     yield onnxport.api.publish, "write_graphs", _written(conversion)
     yield onnxport.artifact.assets, "write_assets", _copied(conversion)
@@ -112,12 +112,14 @@ def _after(look: Callable[[Any], None]) -> Wrap:
     return wrap
 
 
-def _before(look: Callable[..., None]) -> Wrap:
+def _before(look: Callable[[Any], None]) -> Wrap:
+    """For a function whose first argument is looked at."""
+
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
-        def call(*arguments: Any, **named: Any) -> Any:
-            look(*arguments)
-            return function(*arguments, **named)
+        def call(first: Any, *arguments: Any, **named: Any) -> Any:
+            look(first)
+            return function(first, *arguments, **named)
 
         return call
 

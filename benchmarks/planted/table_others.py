@@ -25,7 +25,8 @@ _VIT: list[Row] = [
     ("rescale factor 1/256", "copied", files.values(_PROCESSOR, rescale_factor=1 / 256)),
     ("labels exchanged", "copied", files.document("config.json", files.swapped_labels)),
     ("rows from number 6 on mixed", "graph", graph.insert(_PIXELS, graph.rows_mixed(6))),
-    ("pixels above 2.5 clipped", "graph", graph.insert(_PIXELS, graph.clipped(2.5))),
+    ("bright pixels clipped", "graph", graph.insert(_PIXELS, graph.clipped(0.9))),
+    ("pixels beyond the processor's range clipped", "graph", graph.insert(_PIXELS, graph.clipped(2.5))),
     ("preprocessor flipped before the rename", "staged", files.letter(_PROCESSOR, b"image_mean", b"image_meam")),
 ]
 _RESNET: list[Row] = [

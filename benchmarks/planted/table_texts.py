@@ -149,8 +149,7 @@ _XLM: list[Row] = [
 _MODERN: list[Row] = [
     ("window one wider", "graph", graph.insert(graph.input_of("LessOrEqual", 1, 0, "abs"), graph.plus(1, "int64"))),
     ("window one narrower in the exporter's model", "exporter",
-     module.attribute("ModernBertAttention", "sliding_window",
-                                                                         lambda w: w - 1 if w else w, None)),
+     module.setting("local_attention", lambda width: width - 2)),
     ("window ignored", "graph", graph.insert(graph.input_of("LessOrEqual", 1, 0, "abs"), graph.plus(10000, "int64"))),
     ("rotary theta of local layers", "graph", weight.alter("sliding_attention_inv_freq", weight.element((2,), 1.01))),
     ("rotary frequency of global layers", "graph",

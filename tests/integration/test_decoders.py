@@ -130,16 +130,15 @@ def test_a_state_that_is_lost_is_a_mismatch(converted, monkeypatch):
     tokens of a generation go wrong, the greedy tokens do."""
     from onnxport.runtime.cache import growing
 
-    right = growing.present_name
+    tiny, right = converted("llama", TOKENIZED), growing.present_name
     monkeypatch.setattr(growing, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
-    tiny = converted("llama", TOKENIZED)
     with pytest.raises(VerificationError, match=r"parts at token \d+ of 32"):
         verify(tiny.folder, tiny.source)
 
 
 def test_a_recurrence_that_begins_again_takes_one_token_a_call(tmp_path):
     """Mamba ignores its states in a call of several tokens; prompts and padded rows are right all the same."""
-    # Its tokenizer gives no mask unless it is asked to.
+    # The tokenizer adds two tokens to a text, and a call takes one.
     source = save_decoder("mamba", tmp_path / "m", tokenizer=tiny_tokenizers.modernbert())
     conversion = convert(None, source, tmp_path / "out")
     (component,) = conversion.manifest.components

@@ -52,7 +52,7 @@ def make_manifest() -> Manifest:
         components=(component,),
         files={"onnx/model.onnx": "a" * 64, "config.json": "0123456789abcdef" * 4},
         notes=("no tokenizer in the checkpoint",),
-        folder_run=FolderRun("onnxport.pipeline", 6, True, 1, ()),
+        folder_run=FolderRun("onnxport.pipeline", 6, True, 1),
         unused=UnusedTensors(
             {"cls.seq_relationship.weight": "part of BertForPreTraining"}, {"bert.pooler.bias": "unused"}
         ),

@@ -44,14 +44,18 @@ def run_staged(
         step.done(_summary(found))
     if not found.equal and not allow_mismatch:
         more = f" {len(found.differences) - 1} more differences." if len(found.differences) > 1 else ""
-        raise VerificationError(
+        error = VerificationError(
             f"The folder does not give what the source pipeline gives. {found.differences[0]}.{more}",
             hint="Were files of the checkpoint changed meanwhile? Run the command again; --allow-mismatch "
             "(allow_mismatch=True) publishes the folder as it is.",
         )
+        error.manifest = replace(manifest, folder_run=found)
+        raise error
     return replace(manifest, folder_run=found)
 
 
 def _summary(found: FolderRun) -> str:
     count = f"{found.inputs} inputs, " if found.inputs else ""
-    return f"{count}{'same results as the source pipeline' if found.equal else 'DIFFERS from the source pipeline'}"
+    result = "same results as the source pipeline" if found.equal else "DIFFERS from the source pipeline"
+    own = len(found.run_time_differences)
+    return f"{count}{result}" + (f" ({own} with the pipeline of transformers alone)" if own else "")

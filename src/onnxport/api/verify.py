@@ -146,9 +146,14 @@ def _bound_sums(file: Path, hint: str) -> str | None:
 
 
 def _runs(file: Path, component: Component, vocabulary: int) -> int:
-    from onnxport.runtime.session import OnnxSession
+    from onnxport.runtime.session import OnnxSession, require_same_type
 
     session = OnnxSession(file)
+    own = {spec.name: spec for spec in (*session.inputs, *session.optional, *session.outputs)}
+    for spec in (*component.inputs, *component.outputs):
+        if spec.name not in own:
+            raise FolderError(f"{file.name} has no input or output {spec.name!r}, which the manifest declares.")
+        require_same_type(spec, own[spec.name])
     sizes = verified_sizes(component)
     for number, case in enumerate(sizes):
         arrays = random_inputs(component.inputs, case, vocabulary, number)

@@ -160,6 +160,8 @@ def find_faults(file: Path, recorded: Mapping[str, str] | None = None, *, linked
     Raises:
         OSError: it cannot be read.
     """
+    if not file.is_file():  # opening a pipe would wait for who writes into it
+        return [Finding("OX001", file.name, "no file")]
     try:
         with file.open("rb") as opened:
             if os.fstat(opened.fileno()).st_size == 0:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+_PANIC = "PanicException"  # of pyo3, which no module exports
+
+
 class ClosedOutput(Exception):
     """Nobody reads stdout any more (`onnxport tasks | head`)."""
 
@@ -96,6 +99,8 @@ class Shell:
         elif not expected:
             message = f"{type(error).__name__}: {first_line(error, 'no message')}"
             hint = "This is a bug in onnxport" + ("." if self.verbose else "; run again with --verbose.")
+            if type(error).__name__ == _PANIC:
+                hint = "A library written in Rust failed on the input. Copy or download the files again."
         if isinstance(error, VerificationError) and error.verification is not None:
             from onnxport.cli.tables import verification_table
             from onnxport.verification.localisation.describe import difference_lines

@@ -94,6 +94,8 @@ class TextInputGenerator:
     def _row(self, length: int, rng: np.random.Generator) -> dict[str, list[Any]]:
         """Return one row of exactly `length` tokens: each word is at least one token, so there are enough words."""
         options: dict[str, Any] = {"truncation": True, "max_length": length, "return_attention_mask": True}
+        if length < self.tokenizer.num_special_tokens_to_add(pair=self.kind != "text"):
+            options["add_special_tokens"] = False  # they are never cut
         words = [str(word) for word in rng.choice(WORDS, size=max(length, 1))]
         if "boxes" in inspect.signature(type(self.tokenizer).__call__).parameters:
             encoded = self.tokenizer(words, boxes=_boxes(1, len(words), rng)[0].tolist(), **options)

@@ -132,6 +132,8 @@ def _equivalents() -> dict[Any, Replace]:
         aten.view.default: _to_view,
         aten.__and__.Tensor: named(aten.bitwise_and.Tensor),
         aten.__or__.Tensor: named(aten.bitwise_or.Tensor),
+        aten.min.other: named(aten.minimum.default),
+        aten.max.other: named(aten.maximum.default),
         aten.contiguous.default: _to_clone,
         aten.to.dtype: _to_cast,
         aten.to.dtype_layout: _to_cast,

@@ -19,6 +19,7 @@ from onnxport.loading.resolve import ModelKind, ResolvedModel, resolve_model
 from onnxport.loading.weight_origins import WeightOrigins
 from onnxport.sources.base import Source
 from onnxport.system.library_errors import bad_input
+from onnxport.system.time_limit import time_limit
 from onnxport.tasks import MODULE, Task
 
 
@@ -102,7 +103,9 @@ def load_model_to_export(
     if resolved.checkpoint is None and resolved.files is None:
         return _load(resolved, task, options)
     hint = "Copy or download it again; --verbose shows where loading failed."
-    with bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
+    files = resolved.checkpoint or resolved.files
+    limit = time_limit(f"load {resolved.name}", files.total_bytes if files is not None else 0)
+    with limit, bad_input(CheckpointError, f"{resolved.name} cannot be loaded", hint):
         return _load(resolved, task, options)
 
 

@@ -237,14 +237,24 @@ def _specs(arguments: Iterable[Any], recorded: Iterable[TensorSpec]) -> tuple[Te
         )
         made = TensorSpec(argument.name, _NUMPY_TYPES.get(element, element), axes)
         spec = known.get(argument.name, made)
-        if element in _NUMPY_TYPES and (spec.dtype, len(spec.axes)) != (made.dtype, len(made.axes)):
-            raise FolderError(
-                f"The manifest says that {spec.name} is {spec.dtype} with {len(spec.axes)} axes, and the graph itself "
-                f"has {made.dtype} with {len(made.axes)}.",
-                hint="Do not use this folder: onnxport does not write such a manifest.",
-            )
+        require_same_type(spec, made)
         specs.append(spec)
     return tuple(specs)
+
+
+def require_same_type(recorded: TensorSpec, own: TensorSpec) -> None:
+    """Whether the manifest says of a tensor what the graph says.
+
+    Raises:
+        FolderError: another type or number of axes.
+    """
+    known = own.dtype in _NUMPY_TYPES.values()
+    if known and (recorded.dtype, len(recorded.axes)) != (own.dtype, len(own.axes)):
+        raise FolderError(
+            f"The manifest says that {recorded.name} is {recorded.dtype} with {len(recorded.axes)} axes, and the graph "
+            f"itself has {own.dtype} with {len(own.axes)}.",
+            hint="Do not use this folder: onnxport does not write such a manifest.",
+        )
 
 
 def _as_array(value: Any, spec: TensorSpec) -> NDArray[Any]:

@@ -11,23 +11,24 @@ import numpy as np
 
 from onnxport.artifact.assets import changed_copies, copied_files
 from onnxport.artifact.folder import Folder, open_folder
-from onnxport.artifact.manifest import FolderRun
-from onnxport.errors import MissingDependencyError, SizeError
+from onnxport.artifact.manifest import ComparedAnswer, FolderRun
+from onnxport.errors import MissingDependencyError, SizeError, UsageError
 from onnxport.system.library_errors import first_line
-from onnxport.user_runs.answers import difference
-from onnxport.user_runs.folders import through_arrays, through_pipeline
+from onnxport.user_runs.answers import answer_text, difference
+from onnxport.user_runs.folders import Ask, through_arrays, through_pipeline, through_transformers
 from onnxport.user_runs.inputs import CONVERSATION
 from onnxport.user_runs.parts import (
     TOKENIZER_FILE,
     describe_part,
     first_difference,
     load_part,
-    parts_of,
     read_tokenizer_file,
+    set_sentence_tokenizer,
 )
-from onnxport.user_runs.record import SourceAnswers
+from onnxport.user_runs.record import Answered, SourceAnswers
 
 Arrays = Mapping[str, np.ndarray]
+_SHOWN = 6  # equal answers that are kept for the report
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class _Found:
     inputs: int = 0
     near_ties: int = 0
     differences: list[str] = field(default_factory=list)
+    run_time_differences: list[str] = field(default_factory=list)
+    answers: list[ComparedAnswer] = field(default_factory=list)
 
 
 def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) -> FolderRun:
@@ -62,49 +65,114 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         recorded: calls of graphs, for a source that has no tokenizer or processor: then the folder's user has arrays.
     """
     folder, found = open_folder(root), _Found()
-    pipeline: Any = None
     through = "onnxport.pipeline" if source.framework == "pt" else "onnxport.runtime"
-    if source.answered:
-        pipeline = _compare_answers(folder, source, found)
+    if source.answered and _reads_texts(folder, source):
+        _compare_answers(folder, source, found)
     if not found.inputs:
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
         found.differences += changed_copies(source.origin, root, source.replaced, source.generation)
-    found.differences += _parts_differ(folder, source, pipeline)
+    found.differences += _parts_differ(folder, source)
     found.differences += _tokenizer_file_differs(root, source)
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
-    return FolderRun(through, found.inputs, not differences, found.near_ties, differences)
+    return FolderRun(
+        through, found.inputs, not differences, found.near_ties, differences, tuple(found.run_time_differences),
+        tuple(found.answers),
+    )  # fmt: skip
 
 
-def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> Any:
-    """Ask the folder; the pipeline that was asked, if it was one."""
-    pipeline: Any = None
-    try:
-        if source.framework == "pt":
-            ask, pipeline = through_pipeline(folder, source.task)
-        else:
-            ask = through_arrays(folder, source.task, source.parts)
-    except MissingDependencyError:  # a part that the caller gave needs it, no file
-        return None
-    except Exception as error:  # whatever a user would see is the finding
-        found.differences.append(f"The folder cannot be loaded for {source.task.name}: {first_line(error)}")
-        return None
-    for answered in source.answered:
+def _reads_texts(folder: Folder, source: SourceAnswers) -> bool:
+    """Whether the run time can encode texts: a tokenizer of Python code has no tokenizer.json, and a note says so."""
+    by_itself = source.task.kind == "decoder" or (source.framework == "tf" and source.task.kind == "text")
+    fast = TOKENIZER_FILE in source.parts.get("tokenizer", {})
+    return fast or not by_itself or (folder.path / TOKENIZER_FILE).is_file()
+
+
+def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> None:
+    """Ask the folder."""
+    second = _SecondOpinion(folder, source)
+    ask = _asked(folder, source, second, found)
+    for answered in source.answered if ask is not None else ():
+        given: Any = None
         try:
-            told = difference(answered.answer, ask(answered.call), "result")
+            given = ask(answered.call)
+            told = _told(source, answered, given)
         except SizeError:  # which the manifest tells: a restriction of the graph
             continue
         except Exception as error:
             told = f"the folder fails: {first_line(error)}"
+            if isinstance(error, UsageError) and not second.possible:
+                continue  # a setting that the run time does not have
         found.inputs += 1
-        if told is not None and answered.near_tie:
+        if told is not None or len(found.answers) < _SHOWN:
+            texts = answer_text(answered.answer), "none" if given is None else answer_text(given)
+            found.answers.append(ComparedAnswer(answered.call.shown, *texts, told is None))
+        if told is None:
+            continue
+        shown = f"{answered.call.shown}: {told}"
+        if answered.near_tie:
             found.near_ties += 1
-        elif told is not None:
-            found.differences.append(f"{answered.call.shown}: {told}")
-    return pipeline
+        elif second.agrees(answered):
+            found.run_time_differences.append(shown)
+        else:
+            found.differences.append(shown)
+
+
+def _told(source: SourceAnswers, answered: Answered, made: Any) -> str | None:
+    """How the answer differs from the source's."""
+    expected = answered.answer
+    if source.task.name == "feature-extraction" and isinstance(expected, dict) and isinstance(made, dict):
+        # The graph may have fewer outputs than the model: those that depend on missing weights are left out.
+        expected = {name: value for name, value in expected.items() if name in made} or expected
+    return difference(expected, made, "result")
+
+
+def _asked(folder: Folder, source: SourceAnswers, second: _SecondOpinion, found: _Found) -> Ask | None:
+    """How the folder is asked; None if it cannot be."""
+    try:
+        if source.framework == "pt":
+            return through_pipeline(folder, source.task)
+        return through_arrays(folder, source.task, source.parts)
+    except MissingDependencyError:  # a part that the caller gave needs it, no file
+        return None
+    except Exception as error:  # whatever a user would see is the finding
+        told = f"The folder cannot be loaded for {source.task.name}: {first_line(error)}"
+    other = second.ask()
+    (found.differences if other is None else found.run_time_differences).append(told)
+    return other
+
+
+class _SecondOpinion:
+    """transformers' pipeline over the same folder: tells a fault of the folder from a limit of the run time."""
+
+    def __init__(self, folder: Folder, source: SourceAnswers) -> None:
+        self._folder, self._source = folder, source
+        self.possible = source.framework == "pt" and source.task.kind != "decoder"
+        self._ask: Ask | None = None
+
+    def ask(self) -> Ask | None:
+        """That pipeline; None if it cannot be loaded."""
+        if self._ask is None and self.possible:
+            try:
+                self._ask = through_transformers(self._folder, self._source.task)
+            except Exception:  # whatever transformers makes of a broken file
+                self.possible = False
+        return self._ask
+
+    def agrees(self, answered: Answered) -> bool:
+        """Whether that pipeline gives what the source gave."""
+        ask = self.ask()
+        if ask is None:
+            return False
+        try:
+            return _told(self._source, answered, ask(answered.call)) is None
+        except SizeError:
+            return True
+        except Exception:
+            return False
 
 
 def _compare_arrays(folder: Folder, recorded: Sequence[Recorded], found: _Found) -> None:
@@ -126,13 +194,12 @@ def _compare_arrays(folder: Folder, recorded: Sequence[Recorded], found: _Found)
             found.differences.append(f"{call.component}, {call.name}: {told}")
 
 
-def _parts_differ(folder: Folder, source: SourceAnswers, pipeline: Any) -> Iterator[str]:
-    """The folder's configs, tokenizer and processors, as its pipeline loaded them, against the source's."""
-    loaded = {} if pipeline is None else parts_of(pipeline)
+def _parts_differ(folder: Folder, source: SourceAnswers) -> Iterator[str]:
+    """The folder's configs, tokenizer and processors, loaded again, against the source's."""
     for name, described in source.parts.items():
         expected = described
         try:
-            part = loaded.get(name) or load_part(folder.path, name)
+            part = load_part(folder.path, name)
         except ImportError:
             continue
         except Exception as error:  # whatever transformers makes of a broken file
@@ -141,9 +208,11 @@ def _parts_differ(folder: Folder, source: SourceAnswers, pipeline: Any) -> Itera
         if part is None:
             yield f"the folder has no {name}"
             continue
+        if name == "tokenizer" and source.task.name == "feature-extraction":
+            set_sentence_tokenizer(folder.path, part)
         values = describe_part(name, part)
-        if name == "tokenizer" and name not in loaded:
-            # Some pipelines choose the side; the files of the checkpoint say it too, and are compared.
+        if name == "tokenizer" and source.task.kind == "decoder":
+            # transformers' pipeline chooses the side; the files of the checkpoint say it too, and are compared.
             expected, values = ({**one, "padding_side": None} for one in (expected, values))
         told = first_difference(expected, values, name)
         if told is not None:
@@ -158,7 +227,7 @@ def _tokenizer_file_differs(root: Path, source: SourceAnswers) -> Iterator[str]:
     expected = source.parts.get("tokenizer", {}).get(TOKENIZER_FILE)
     file = root / TOKENIZER_FILE
     copied = source.origin is not None and TOKENIZER_FILE in copied_files(source.origin, source.replaced)
-    if expected is None or copied or not file.is_file():
+    if expected is None or copied:
         return
     try:
         told = first_difference(expected, read_tokenizer_file(file), TOKENIZER_FILE)

@@ -18,8 +18,8 @@ from onnxport.user_runs.sources import ask_pipeline
 Ask = Callable[[Call], Any]
 
 
-def through_pipeline(folder: Folder, task: Task) -> tuple[Ask, Any]:
-    """Through `onnxport.pipeline`; also that pipeline.
+def through_pipeline(folder: Folder, task: Task) -> Ask:
+    """Through `onnxport.pipeline`, which needs no framework for most tasks.
 
     Raises:
         Exception: what a user would see if the folder cannot be loaded.
@@ -27,7 +27,19 @@ def through_pipeline(folder: Folder, task: Task) -> tuple[Ask, Any]:
     from onnxport.pipelines.factory import pipeline
 
     loaded = pipeline(task.name, model=folder)
-    return (lambda call: ask_pipeline(loaded, task, call)), loaded
+    return lambda call: ask_pipeline(loaded, task, call)
+
+
+def through_transformers(folder: Folder, task: Task) -> Ask:
+    """Through transformers' pipeline for the task, around the folder's graphs.
+
+    Raises:
+        Exception: what transformers raises for files that it cannot load.
+    """
+    from onnxport.pipelines.onnx.pipeline import open_with_transformers
+
+    loaded = open_with_transformers(folder, task.name)
+    return lambda call: ask_pipeline(loaded, task, call)
 
 
 def through_arrays(folder: Folder, task: Task, parts: Mapping[str, Any]) -> Ask:

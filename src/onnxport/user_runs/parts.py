@@ -31,12 +31,7 @@ def describe(pipeline: Any) -> dict[str, Any]:
 
 
 def parts_of(pipeline: Any) -> dict[str, Any]:
-    """Config, tokenizer, processors and generation settings of a pipeline, without those that it does not have.
-
-    A pipeline of the run time, which has none of transformers' objects, gives none.
-    """
-    if not any(base.__module__.startswith("transformers.") for base in type(pipeline).__mro__):
-        return {}
+    """Config, tokenizer, processors and generation settings of a source's pipeline, without those that it lacks."""
     model = getattr(pipeline, "model", None)
     found = {name: getattr(pipeline, name, None) for name in PARTS[1:5]}
     found |= {name: getattr(model, name, None) for name in (PARTS[0], PARTS[5])}
@@ -70,6 +65,14 @@ def load_part(folder: Path, name: str) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError):  # a model type that transformers does not have
         return PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+
+
+def set_sentence_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Change a folder's tokenizer as loading a sentence encoder changes that of the checkpoint."""
+    if (folder / "modules.json").is_file():
+        from onnxport.loading.encoder import tokenizer_settings
+
+        tokenizer_settings(folder, load_part(folder, "config")).apply(tokenizer)
 
 
 def read_tokenizer_file(file: Path) -> str:

@@ -25,6 +25,8 @@ Ask = Callable[[Call], tuple[Any, bool]]
 def ask_pipeline(pipeline: Any, task: Task, call: Call) -> Any:
     """The answer of a pipeline as a plain value; of feature-extraction all outputs by name, as `onnxport run` gives."""
     arguments, keywords = copy.deepcopy((call.arguments, call.keywords))  # pipelines take them apart
+    if hasattr(pipeline, "outputs"):  # a pipeline of onnxport.runtime
+        return plain(pipeline.outputs(*arguments, **keywords))
     if task.name == "feature-extraction":
         outputs = pipeline.forward(pipeline.preprocess(*arguments, **keywords))
         return plain({name: value for name, value in dict(outputs).items() if hasattr(value, "shape")})

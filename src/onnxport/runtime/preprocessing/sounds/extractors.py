@@ -181,9 +181,7 @@ class StackedBands(_KaldiBands):
 
 EXTRACTORS: dict[str, type[FeatureExtractor]] = {
     cls.name: cls
-    for cls in (
-        Waveform, SpeechT5Waveform, WhisperSpectrogram, PatchSpectrogram, SpeechToTextBands, StackedBands
-    )
+    for cls in (Waveform, SpeechT5Waveform, WhisperSpectrogram, PatchSpectrogram, SpeechToTextBands, StackedBands)
 }
 
 
