@@ -20,6 +20,8 @@ def test_what_makes_one_weight_of_another():
     assert transform_between(kernel.transpose(3, 2, 0, 1), kernel) == "transposed 3 2 0 1"
     assert transform_between(kernel.reshape(9, 32), kernel) == "reshaped 9 32"
     assert transform_between(_random(5, 6).T[:, :, None], _random(5, 6)) == "transposed 1 0 and reshaped 6 5 1"
+    heads = _random(16, 2, 4)  # of an attention in Keras: inputs, heads, features
+    assert transform_between(heads.reshape(16, 8).T, heads) == "transposed 1 2 0 and reshaped 8 16"
     assert transform_between(-kernel, kernel) is None
 
 

@@ -42,22 +42,27 @@ def equal(one: Array, other: Array) -> bool:
 
 
 def transform_between(found: Array, base: Array) -> str | None:
-    """What makes `found` of `base`, in words; None where nothing simple does."""
+    """What makes `found` of `base`, in words: another order of axes, then another shape; None where nothing does."""
+    if found.dtype != base.dtype or found.size != base.size:
+        return None
     if found.shape == base.shape and equal(found, base):
         return "as is"
-    if 2 <= base.ndim <= _MOST_AXES:
-        for order in list(permutations(range(base.ndim)))[1:]:
-            moved = base.transpose(order)
-            if moved.shape == found.shape and equal(found, moved):
-                return " ".join(("transposed", *map(str, order)))
-    if found.shape != base.shape and found.dtype == base.dtype and found.size == base.size:
-        if equal(found.reshape(-1), base.reshape(-1)):
-            return " ".join(("reshaped", *map(str, found.shape)))
-        squeezed = [one.reshape([size for size in one.shape if size > 1]) for one in (found, base)]
-        if (squeezed[0].shape, squeezed[1].shape) != (found.shape, base.shape):
-            inner = transform_between(squeezed[0], squeezed[1])
-            return None if inner is None else " and ".join((inner, " ".join(("reshaped", *map(str, found.shape)))))
+    orders = permutations(range(base.ndim)) if base.ndim <= _MOST_AXES else iter([tuple(range(base.ndim))])
+    sample = _first(found)
+    for order in orders:
+        moved = base.transpose(order)
+        if _first(moved) != sample or not equal(found, moved.reshape(found.shape)):
+            continue
+        words = [] if order == tuple(range(base.ndim)) else [" ".join(("transposed", *map(str, order)))]
+        words += [] if moved.shape == found.shape else [" ".join(("reshaped", *map(str, found.shape)))]
+        return " and ".join(words)
     return None
+
+
+def _first(array: Array) -> bytes:
+    """The first elements in C order, without copying the rest."""
+    places = np.unravel_index(np.arange(min(_SAMPLE, array.size)), array.shape) if array.ndim else ()
+    return array[places].tobytes()
 
 
 def packed_pieces(whole: Array, known: Sequence[Named]) -> tuple[int, list[str]] | None:

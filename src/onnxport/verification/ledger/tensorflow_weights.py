@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from onnxport.checkpoints.tensorflow_files import TensorflowFiles
 
 _SMALL = 64
+_ALIKE = 1e-2  # of the spread of a variable's values
 _EPSILON_SPREAD = 1e-3  # relative, of the epsilon that a folded normalization seems to have
 
 
@@ -174,7 +175,7 @@ class _Search:
         if found is not None:
             proof, words, names = found
             return _expected(array, proof, words, " and ".join(f"variable {one}" for one in names))
-        alike = next((one for one in lost if one.array.size == array.size and array.size > _SMALL), None)
+        alike = next((one for one in lost if _looks_like(array, one.array)), None)
         if alike is not None:
             raise VerificationError(
                 f"The weight {name} {list(array.shape)} of the graph is none of the model's variables, and the graph "
@@ -182,6 +183,14 @@ class _Search:
                 hint="Report this model.",
             )
         return _expected(array, Proof.UNPROVED, "computed by TensorFlow", f"constant {name}")
+
+
+def _looks_like(array: Array, variable: Array) -> bool:
+    """Whether most values are those of the variable or near to them, in any order: a damaged or rounded copy."""
+    if array.size != variable.size or array.size <= _SMALL or variable.dtype.kind != "f":
+        return False
+    found, wanted = (np.sort(one, axis=None).astype(np.float64) for one in (array, variable))
+    return bool(np.median(np.abs(found - wanted)) <= _ALIKE * max(float(wanted.std()), 1e-12))
 
 
 def _explained(
