@@ -99,14 +99,19 @@ def copied_files(origin: Path, replaced: frozenset[str] = frozenset()) -> list[s
 
 
 def changed_copies(
-    origin: Path, folder: Path, replaced: frozenset[str], generation: Mapping[str, Any]
-) -> list[str]:  # fmt: skip
+    origin: Path,
+    folder: Path,
+    replaced: frozenset[str],
+    generation: Mapping[str, Any],
+    rewritten: Mapping[str, str] | None = None,
+) -> list[str]:
     """The files that should be copies of the checkpoint's and are not, each with what is wrong with it.
 
     Args:
         origin: the checkpoint's folder.
         folder: what `write_assets` wrote into.
         replaced, generation: as for `write_assets`; these settings may differ in generation_config.json.
+        rewritten: name -> the text of a file that is no copy.
 
     Raises:
         OSError: a file of the checkpoint cannot be read.
@@ -115,6 +120,9 @@ def changed_copies(
     for name in copied_files(origin, replaced):
         if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
+        elif rewritten is not None and name in rewritten:
+            if (folder / name).read_bytes() != rewritten[name].encode():
+                wrong.append(f"{name} is not as it was written")
         elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (
             name == _GENERATION and _has_settings(origin / name, folder / name, generation)
         ):

@@ -72,7 +72,8 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
-        found.differences += changed_copies(source.origin, root, source.replaced, source.generation)
+        rewritten = {} if source.tokenizer_file is None else {TOKENIZER_FILE: source.tokenizer_file}
+        found.differences += changed_copies(source.origin, root, source.replaced, source.generation, rewritten)
     found.differences += _parts_differ(folder, source)
     found.differences += _tokenizer_file_differs(root, source)
     if source.prompt is not None:
