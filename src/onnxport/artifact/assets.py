@@ -103,7 +103,7 @@ def changed_copies(
     folder: Path,
     replaced: frozenset[str],
     generation: Mapping[str, Any],
-    corrected: frozenset[str] = frozenset(),
+    rewritten: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The files that should be copies of the checkpoint's and are not, each with what is wrong with it.
 
@@ -111,17 +111,18 @@ def changed_copies(
         origin: the checkpoint's folder.
         folder: what `write_assets` wrote into.
         replaced, generation: as for `write_assets`; these settings may differ in generation_config.json.
-        corrected: files that may differ.
+        rewritten: name -> the text of a file that is no copy.
 
     Raises:
         OSError: a file of the checkpoint cannot be read.
     """
     wrong = []
     for name in copied_files(origin, replaced):
-        if name in corrected:
-            continue
         if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
+        elif rewritten is not None and name in rewritten:
+            if (folder / name).read_bytes() != rewritten[name].encode():
+                wrong.append(f"{name} is not as it was written")
         elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (
             name == _GENERATION and _has_settings(origin / name, folder / name, generation)
         ):

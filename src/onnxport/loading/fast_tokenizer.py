@@ -37,12 +37,12 @@ def write_tokenizer_json(tokenizer: Any, folder: Path) -> None:
         folder: has a tokenizer.json already if the checkpoint or the tokenizer has one.
     """
     file = folder / "tokenizer.json"
-    made = _corrected(tokenizer, file) if file.exists() else tokenizer_json(tokenizer)
+    made = corrected_json(tokenizer, file) if file.exists() else tokenizer_json(tokenizer)
     if made is not None:
         file.write_text(made, encoding="utf-8")
 
 
-def _corrected(tokenizer: Any, file: Path) -> str | None:
+def corrected_json(tokenizer: Any, file: Path) -> str | None:
     """The tokenizer's own description, if the tokens of the file differ from its tokens; None if all is well."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -72,7 +72,8 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         through = "onnxport.runtime.session.OnnxSession"
         _compare_arrays(folder, recorded, found)
     if source.origin is not None:
-        found.differences += _changed_copies(root, source, source.origin)
+        rewritten = {} if source.tokenizer_file is None else {TOKENIZER_FILE: source.tokenizer_file}
+        found.differences += changed_copies(source.origin, root, source.replaced, source.generation, rewritten)
     found.differences += _parts_differ(folder, source)
     found.differences += _tokenizer_file_differs(root, source)
     if source.prompt is not None:
@@ -221,30 +222,15 @@ def _parts_differ(folder: Folder, source: SourceAnswers) -> Iterator[str]:
             yield told
 
 
-def _changed_copies(root: Path, source: SourceAnswers, origin: Path) -> list[str]:
-    """The copies that are not those of the checkpoint; a tokenizer.json may be corrected to be the source's."""
-    changed = changed_copies(origin, root, source.replaced, source.generation)
-    described = TOKENIZER_FILE in source.parts.get("tokenizer", {}) and (root / TOKENIZER_FILE).is_file()
-    if not changed or not described or list(_tokenizer_file_told(root, source)):
-        return changed
-    return changed_copies(origin, root, source.replaced, source.generation, frozenset([TOKENIZER_FILE]))
-
-
 def _tokenizer_file_differs(root: Path, source: SourceAnswers) -> Iterator[str]:
     """tokenizer.json as the `tokenizers` package reads it, where it was written anew.
 
     transformers makes some parts of a tokenizer again, whatever the file says; users without transformers do not.
     """
-    copied = source.origin is not None and TOKENIZER_FILE in copied_files(source.origin, source.replaced)
-    if not copied:
-        yield from _tokenizer_file_told(root, source)
-
-
-def _tokenizer_file_told(root: Path, source: SourceAnswers) -> Iterator[str]:
-    """Where tokenizer.json differs from the source's tokenizer; nothing for a tokenizer without such a file."""
     expected = source.parts.get("tokenizer", {}).get(TOKENIZER_FILE)
     file = root / TOKENIZER_FILE
-    if expected is None:
+    copied = source.origin is not None and TOKENIZER_FILE in copied_files(source.origin, source.replaced)
+    if expected is None or copied:
         return
     try:
         told = first_difference(expected, read_tokenizer_file(file), TOKENIZER_FILE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.tasks import Task
 from onnxport.user_runs.inputs import CONVERSATION, Call, calls_for, shortened
-from onnxport.user_runs.parts import describe
+from onnxport.user_runs.parts import TOKENIZER_FILE, describe
 from onnxport.user_runs.sources import Ask, source_of, undisturbed
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class SourceAnswers:
         origin: the checkpoint's folder, whose files are copied; None where there is none.
         replaced: what the user chose in place of the checkpoint's.
         generation: settings that go into generation_config.json in the place of the checkpoint's.
+        tokenizer_file: the tokenizer.json that the folder gets in the place of the checkpoint's, whose tokens are other
+            ones than the tokenizer's; None where it is a copy.
         prompt: what the chat template makes of a conversation; None without one.
     """
 
@@ -54,6 +56,7 @@ class SourceAnswers:
     replaced: frozenset[str] = frozenset()
     generation: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    tokenizer_file: str | None = None
 
 
 def record_answers(to_export: ModelToExport) -> SourceAnswers:
@@ -80,6 +83,7 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
     return SourceAnswers(
         task, framework, answered, parts, to_export.origin, to_export.replaced, to_export.generation,
         _prompt(getattr(pipeline, "tokenizer", None)) if task.kind == "decoder" else None,
+        _corrected(pipeline, to_export.origin),
     )  # fmt: skip
 
 
@@ -89,6 +93,13 @@ def _answered(ask: Ask, call: Call) -> Answered | None:
     except Exception:  # models and tokenizers refuse inputs with any exception
         return None
     return Answered(call, answer, near_tie)
+
+
+def _corrected(pipeline: Any, origin: Path | None) -> str | None:
+    from onnxport.loading.fast_tokenizer import corrected_json
+
+    file = origin / TOKENIZER_FILE if origin is not None else None
+    return corrected_json(getattr(pipeline, "tokenizer", None), file) if file is not None and file.is_file() else None
 
 
 def _prompt(tokenizer: Any) -> str | None:
