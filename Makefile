@@ -25,7 +25,7 @@ help:
 	@echo "make coverage  unit tests, and which lines they run"
 	@echo "make fuzz    random damage to every format that is read, 60 s (make fuzz ARGS='--seconds 600')"
 	@echo "make graphs  compare the graphs of tiny models with the record (make graphs ARGS=--update writes it)"
-	@echo "make snapshots  write again what the command line prints, into tests/snapshots"
+	@echo "make snapshots  write again what the command line prints and how reports look, into tests/"
 	@echo "make lint    ruff, mypy and the layers of the package"
 	@echo "make format  let ruff format the code"
 	@echo "make docs    the documentation site, in build/site"
@@ -53,7 +53,7 @@ graphs: .venv/.test-installed
 	$(BIN)/python -m tests.graphs.record $(ARGS)
 
 snapshots: .venv/.test-installed
-	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/unit/test_cli_snapshots.py
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/unit/test_cli_snapshots.py tests/unit/test_report_pages.py
 
 lint: .venv/.test-installed
 	$(BIN)/ruff check .

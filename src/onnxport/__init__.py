@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxport.api.convert import convert, convert_pytorch, convert_tensorflow
     from onnxport.api.infer_shapes import infer_shapes
     from onnxport.api.optimize import optimize, quantize
-    from onnxport.api.report import report
+    from onnxport.api.report import write_report
     from onnxport.api.verify import verify
     from onnxport.artifact.results import Conversion
     from onnxport.loading.load import load_graph_from_args
@@ -36,8 +36,8 @@ __all__ = [
     "optimize",
     "pipeline",
     "quantize",
-    "report",
     "verify",
+    "write_report",
 ]
 
 _PLACES = {
@@ -51,8 +51,8 @@ _PLACES = {
     "optimize": "onnxport.api.optimize",
     "pipeline": "onnxport.pipelines.factory",
     "quantize": "onnxport.api.optimize",
-    "report": "onnxport.api.report",
     "verify": "onnxport.api.verify",
+    "write_report": "onnxport.api.report",
 }
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "pictures"
-_CELL = 20  # pixels
+_REDUCED = 2  # recorded at half the size
+_CELL = 10  # pixels of the reduced picture
 _BLUR = 2  # cells to each side: lines of text may move by as much
 _MEAN, _CELLS, _HEIGHT = 6.0, 0.06, 0.12
 
@@ -24,7 +25,7 @@ def check_picture(name: str, png: bytes) -> None:
     """Compare a picture with the recorded one; UPDATE_SNAPSHOTS=1 records it."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = Image.open(io.BytesIO(png)).convert("RGB").reduce(_REDUCED)
     file = FOLDER / f"{name}.png"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         FOLDER.mkdir(exist_ok=True)
@@ -33,7 +34,7 @@ def check_picture(name: str, png: bytes) -> None:
     assert recorded.width == image.width
     tall = abs(recorded.height - image.height) / recorded.height
     if tall > _HEIGHT:
-        pytest.fail(f"{name} is {image.height} pixels high, recorded are {recorded.height}")
+        pytest.fail(f"{name} is {image.height} pixels high, and the recorded one {recorded.height}")
     far = difference(np.asarray(image), np.asarray(recorded))
     assert far.mean() < _MEAN, f"{name}: cells differ by {far.mean():.1f} of 255 on average"
     assert (far > 40).mean() < _CELLS, f"{name}: {(far > 40).mean():.1%} of the cells differ"

@@ -15,7 +15,7 @@ from onnxport import compare
 from onnxport.artifact.folder import read_folder, write_manifest
 from onnxport.errors import FolderError, UsageError
 from onnxport.specs import TensorSpec
-from tests.unit.cli_runner import run
+from tests.unit.cli_runner import run, run_apart
 from tests.unit.sample_manifest import make_manifest
 
 WIDTH = 16
@@ -159,6 +159,18 @@ def test_exit_codes(tmp_path, capsys):
     assert run(capsys, "compare", one, tmp_path / "absent").code == 2
     assert run(capsys, "compare", one).code == 2  # no graph was made from another one
     assert run(capsys, "compare", one, other, "--graphs", "model", "modle").code == 2
+
+
+def test_the_base_install_is_enough(tmp_path):
+    """Without the packages of any extra."""
+    one = folder_of(tmp_path / "a", model_of(weights()))
+    other = folder_of(tmp_path / "b", model_of(weights(), activation="Elu"))
+    missing = "torch onnx onnx_ir onnxscript transformers tensorflow tf2onnx jinja2 PIL safetensors huggingface_hub"
+    outcome = run_apart(
+        "compare", one, other, "--json", before=f"sys.modules.update(dict.fromkeys({missing.split()!r}))"
+    )  # fmt: skip
+    assert outcome.code == 1, outcome.err
+    assert outcome.document["graphs"][0]["layers"]
 
 
 def test_what_cannot_be_compared(tmp_path):

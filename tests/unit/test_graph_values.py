@@ -52,7 +52,7 @@ def save(path, **options):
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_nodes_and_weights_are_those_that_onnx_reads(tmp_path, beside):
-    options = dict(save_as_external_data=True, location="model.onnx_data", size_threshold=0) if beside else {}
+    options = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 0} if beside else {}
     path = save(tmp_path / "model.onnx", **options)
     model, found = onnx.load(path), read_graph_file(path)
     assert [(n.name, n.op_type, [*n.input], [*n.output]) for n in model.graph.node] == [

@@ -15,6 +15,7 @@ NAMES = {
     "Conversion",
     "OnnxPortError",
     "__version__",
+    "compare",
     "convert",
     "convert_pytorch",
     "convert_tensorflow",
@@ -24,6 +25,7 @@ NAMES = {
     "pipeline",
     "quantize",
     "verify",
+    "write_report",
 }
 
 

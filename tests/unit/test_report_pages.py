@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing is asked for, nothing sticks out, everything can be read, it looks as recorded."""
+"""The report in a browser: nothing is asked for, nothing sticks out, all can be read, and it looks as recorded."""
 
 from __future__ import annotations
 

@@ -187,6 +187,7 @@ def _alone(first: Folder | Path, second: Folder | Path) -> list[str]:
 
 
 def _compare_graphs(a: _Graph, b: _Graph) -> GraphComparison:
+    sessions = _session(a), _session(b)  # which also refuse graphs that must not be read
     one, other = read_graph_file(a.file), read_graph_file(b.file)
     precision = max((a.component.precision, b.component.precision), key=_coarseness)
     same, weights = compare_weights(one, other)
@@ -196,7 +197,7 @@ def _compare_graphs(a: _Graph, b: _Graph) -> GraphComparison:
     task = next((task for task in TASKS if manifest is not None and task.name == manifest.task), None)
     vocabulary = min((vocabulary_size(s.folder.path) for s in (a, b) if s.folder), default=_DEFAULT_VOCABULARY)
     inputs = shared_inputs(a.component, b.component, vocabulary)
-    cases = compare_numbers((_session(a), _session(b)), inputs, precision, task.decision if task else None)
+    cases = compare_numbers(sessions, inputs, precision, task.decision if task else None)
     layers, notes = [], []
     usable = [i for i, case in zip(inputs, cases, strict=True) if case.error is None]
     if usable and one.nodes:

@@ -1,4 +1,4 @@
-"""`report`: a folder as one HTML file that can be sent to a colleague."""
+"""`write_report`: a folder as one HTML file that can be sent to a colleague."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD = 1000  # characters in which a report says what it is
 
 
 @nothing_written()
-def report(
+def write_report(
     folder: str | Path, output: str | Path | None = None, *, layers: bool = False, reporter: Reporter | None = None
 ) -> Path:
     """Write an HTML file that shows what the folder holds and what was proved about it.
@@ -38,7 +38,7 @@ def report(
         MissingDependencyError: jinja2 is not installed.
 
     Example:
-        >>> report("out/bert", "bert.html")  # doctest: +SKIP
+        >>> write_report("out/bert", "bert.html")  # doctest: +SKIP
         PosixPath('bert.html')
     """
     reporter = reporter or Silent()
@@ -48,7 +48,7 @@ def report(
     if layers and any(component.derived_from for component in opened.manifest.components):
         errors = _layers(opened.path, reporter)
     with reporter.step("Write the report") as step:
-        write_report(opened.manifest, opened.path, target, errors)
+        write_page(opened.manifest, opened.path, target, errors)
         step.done(f"{target.stat().st_size / 1e3:.0f} kB")
     return target
 
@@ -77,7 +77,7 @@ def report_file(folder: Path, output: str | Path | None) -> Path:
     return target
 
 
-def write_report(
+def write_page(
     manifest: Manifest,
     folder: Path,
     target: Path,

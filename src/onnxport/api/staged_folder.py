@@ -44,11 +44,13 @@ def run_staged(
         step.done(_summary(found))
     if not found.equal and not allow_mismatch:
         more = f" {len(found.differences) - 1} more differences." if len(found.differences) > 1 else ""
-        raise VerificationError(
+        error = VerificationError(
             f"The folder does not give what the source pipeline gives. {found.differences[0]}.{more}",
             hint="Were files of the checkpoint changed meanwhile? Run the command again; --allow-mismatch "
             "(allow_mismatch=True) publishes the folder as it is.",
         )
+        error.manifest = replace(manifest, folder_run=found)
+        raise error
     return replace(manifest, folder_run=found)
 
 

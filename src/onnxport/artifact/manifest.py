@@ -55,6 +55,16 @@ class Component:
 
 
 @dataclass(frozen=True)
+class ComparedAnswer:
+    """What the source and the folder answered to one input, as text for people."""
+
+    input: str
+    source: str
+    folder: str
+    equal: bool
+
+
+@dataclass(frozen=True)
 class FolderRun:
     """The folder, loaded as a user loads it, against the source pipeline."""
 
@@ -65,6 +75,7 @@ class FolderRun:
     differences: tuple[str, ...] = ()
     # Of onnxport.pipeline alone: transformers' pipeline over this folder gives what the source gives.
     run_time_differences: tuple[str, ...] = ()
+    answers: tuple[ComparedAnswer, ...] = ()  # to the first inputs, and all that differ
 
 
 @dataclass(frozen=True)

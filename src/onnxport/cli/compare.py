@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _First = Annotated[Path, typer.Argument(metavar="A", help="A folder that onnxport wrote, or an .onnx file.")]
 _Second = Annotated[
     Path | None,
-    typer.Argument(metavar="[B]", help="Another one. Default: graphs of A, each with the one it was made from."),
+    typer.Argument(metavar="B", help="Another one. Default: graphs of A, each with the one it was made from."),
 ]
 _Graphs = Annotated[
     tuple[str, str] | None,

@@ -59,6 +59,8 @@ def _weights(graph: GraphComparison) -> Table:
     title = f"weights: {graph.same_weights} equal, {graph.same_elements:,} elements"
     table = new_table(title, ["weight", "layer", "how", "shape", "max rel change"], right=("max rel change",))
     shown = sorted((w for w in graph.weights if w.how != "renamed"), key=lambda weight: -(weight.error or 0))
+    if not shown:
+        table.add_row("none differs", "", "", "", "")
     for weight in shown[:_SHOWN]:
         table.add_row(*_weight_cells(weight))
     if len(shown) > _SHOWN:

@@ -136,9 +136,9 @@ def _reported(output: Path, report: Path | None) -> Iterator[None]:
 
 
 def _write_report(output: Path, report: Path, manifest: Any, *, published: bool = True) -> None:
-    from onnxport.api.report import write_report
+    from onnxport.api.report import write_page
 
-    write_report(manifest, output, report, published=published)
+    write_page(manifest, output, report, published=published)
 
 
 def _check_target(name: str, output: Path) -> None:
@@ -181,10 +181,13 @@ def _model_and_output(paths: list[str], model: str | None) -> tuple[str, Path]:
 
 def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
     from onnxport.cli.tables import verification_table
+    from onnxport.verification.localisation.describe import difference_lines
 
     for component in conversion.manifest.components:
         if component.verification is not None:
             shell.console.print(verification_table(component.name, component.verification))
+            if component.verification.difference is not None:
+                shell.tell("\n".join(difference_lines(component.verification.difference)))
     if not conversion.passed:
         shell.tell("warning: the outputs differ; the folder was written because of --allow-mismatch")
     if shell.json:

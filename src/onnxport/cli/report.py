@@ -32,10 +32,10 @@ def report(
     Parts, axes, weights, errors, variants, operators and commands, in one file that loads nothing. Prints its path.
     """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose)
-    from onnxport.api.report import report as write
+    from onnxport.api.report import write_report
 
     with shell.working() as reporter:
-        written = write(folder, output, layers=layers, reporter=reporter)
+        written = write_report(folder, output, layers=layers, reporter=reporter)
     if shell.json:
         shell.write_json({"report": str(written)})
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnxport.artifact.manifest import Component
 from onnxport.report.scale import LogScale
-from onnxport.report.words import family, number_text, shorten, sizes_text
+from onnxport.report.words import TIMES, family, number_text, shorten, sizes_text
 from onnxport.specs import CaseCheck, ModuleError, OutputCheck, TensorSpec, Verification
 
 _ROWS = 48  # of a chart
@@ -96,14 +96,19 @@ def module_chart(modules: Sequence[ModuleError], label: str, *, against_source: 
     start = max(0, min(at - _ROWS // 3, len(modules) - _ROWS)) if len(modules) > _ROWS else 0
     shown = modules[start : start + _ROWS]
     scale = LogScale.around([module.error for module in shown], low=-7, high=0)
-    first = modules[at].error
+    before = modules[at - 1].error if at else 0.0
+    # Between what was before the step and after it, as orders of magnitude.
+    limit = math.sqrt(max(before, 1e-9) * max(modules[at].error, 1e-6))
+
+    def kind(place: int) -> str:
+        return "bad" if against_source and place >= at and modules[place].error > limit else "plain"
+
     rows = tuple(
         Row(
             shorten(module.module or "the model itself", 64), module.kind, number_text(module.error),
-            (Mark(scale.place(module.error), "bad" if against_source and module.error >= first > 1e-6 else "plain",
-                  f"{module.module} ({module.kind}): {number_text(module.error)}"),),
+            (Mark(scale.place(module.error), kind(place), f"{module.module}: {number_text(module.error)}"),),
         )
-        for module in shown
+        for place, module in enumerate(shown, start)
     )  # fmt: skip
     summary = f"{label}: the error grows most at {modules[at].module or 'the model itself'}."
     return Chart(rows, tuple(scale.ticks()), None, len(modules) - len(shown), summary)
@@ -127,7 +132,7 @@ def _share(output: OutputCheck) -> float:
 
 
 def _worst_text(case: CaseCheck) -> str:
-    return f"{number_text(max(map(_share, case.outputs)))}×"
+    return f"{number_text(max(map(_share, case.outputs)))}{TIMES}"
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ def _ports(specs: Sequence[TensorSpec], given: dict[str, str]) -> Iterable[Port]
         groups.setdefault((family(spec.name), _axes(spec)), []).append(spec)
     for (name, axes), members in groups.items():
         shown = name if len(members) > 1 else members[0].name
-        count = f" × {len(members)}" if len(members) > 1 else ""
+        count = f" {TIMES} {len(members)}" if len(members) > 1 else ""
         yield Port(
             shorten(shown, _NAME - len(count)) + count, shorten(axes, _AXES), f"{shown}{count}: {axes}", len(members),
             given.get(members[0].name, ""),

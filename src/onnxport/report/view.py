@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.report.charts import Chart, PartPicture, error_chart, module_chart, part_pictures
-from onnxport.report.words import bytes_text, count_text, number_text, share_text, sizes_text
+from onnxport.report.words import DASH, TIMES, bytes_text, count_text, number_text, share_text, sizes_text
 from onnxport.specs import CaseCheck, ModuleError, OutputCheck, Verification
 
 # Kind of proof of the ledger -> colour and what it means.
@@ -119,8 +119,9 @@ def view_of(
     checks = [component.verification for component in converted]
     known = [check for check in checks if check is not None]
     passed = all(check.passed for check in known) if known else None
+    if manifest.folder_run is not None and not manifest.folder_run.equal:
+        passed = False
     decisions = [case.decision_agreement for check in known for case in check.cases]
-    run = getattr(manifest, "folder_run", None)
     return {
         "manifest": manifest,
         "name": name,
@@ -129,8 +130,8 @@ def view_of(
         "tiles": _tiles(manifest, converted, known),
         "facts": _facts(manifest, converted),
         "parts": part_pictures(converted, [_part_detail(component) for component in converted]),
-        "ledgers": [_ledger(component) for component in manifest.components if getattr(component, "ledger", None)],
-        "unused": _unused(getattr(manifest, "unused", None)),
+        "ledgers": [_ledger(component) for component in manifest.components if component.ledger],
+        "unused": _unused(manifest.unused),
         "graphs": [_graph(component, layers.get(component.name, ())) for component in manifest.components],
         "differences": [
             (component.name, component.verification.difference)
@@ -139,9 +140,9 @@ def view_of(
         ],
         "variants": [_variant(component, manifest) for component in manifest.components if component.derived_from],
         "decided": [one for one in decisions if one is not None],
-        "folder_run": run,
+        "folder_run": manifest.folder_run,
         "restrictions": [(c.name, r) for c in manifest.components for r in c.restrictions],
-        "commands": _commands(manifest, name),
+        "commands": _commands(manifest, name, published=published),
     }  # fmt: skip
 
 
@@ -154,13 +155,15 @@ def _tiles(manifest: Manifest, converted: Sequence[Component], checks: Sequence[
         shares = [_of_tolerance(output) for case in cases for output in case.outputs]
         if shares:
             worst = max(shares)
-            tiles.append(Tile(f"{number_text(worst)}×", "of the tolerance at most", "good" if worst <= 1 else "bad"))
+            tiles.append(
+                Tile(f"{number_text(worst)}{TIMES}", "of the tolerance at most", "good" if worst <= 1 else "bad")
+            )
         agreed = [case.decision_agreement for case in cases if case.decision_agreement is not None]
         if agreed:
             kind = next(case.decision for case in cases if case.decision)
             state = "good" if min(agreed) >= 1 else "plain"
             tiles.append(Tile(share_text(min(agreed)), f"of decisions equal ({kind})", state))
-    ledgers = [ledger for component in converted if (ledger := getattr(component, "ledger", None)) is not None]
+    ledgers = [ledger for component in converted if (ledger := component.ledger) is not None]
     if ledgers:
         total, proved = (sum(getattr(one, field) for one in ledgers) for field in ("total_bytes", "proved_bytes"))
         share = proved / total if total else 1.0
@@ -179,8 +182,8 @@ def _facts(manifest: Manifest, converted: Sequence[Component]) -> list[tuple[str
         ("Task", manifest.task),
         ("Framework", frameworks.get(manifest.framework, manifest.framework)),
         ("Opset", ", ".join(map(str, opsets))),
-        ("Compared with", next((c.verification.source for c in converted if c.verification), "–")),
-        ("Run by", next((c.verification.runtime for c in converted if c.verification), "–")),
+        ("Compared with", next((c.verification.source for c in converted if c.verification), DASH)),
+        ("Run by", next((c.verification.runtime for c in converted if c.verification), DASH)),
     ]
 
 
@@ -189,7 +192,7 @@ def _part_detail(component: Component) -> str:
 
 
 def _ledger(component: Component) -> LedgerView:
-    ledger: Any = component.ledger  # type: ignore[attr-defined,unused-ignore]
+    ledger: Any = component.ledger
     total = max(ledger.total_bytes, 1)
     order = [*_PROOFS, *(name for name in ledger.bytes if str(name) not in _PROOFS)]
     found = {str(kind): count for kind, count in ledger.bytes.items()}
@@ -201,7 +204,7 @@ def _ledger(component: Component) -> LedgerView:
             slices.append(
                 Slice(kind, colour, meaning, bytes_text(found[kind]), round(share * 100, 3), share_text(share))
             )  # fmt: skip
-    proved = share_text(ledger.proved_bytes / total) if ledger.total_bytes else "–"
+    proved = share_text(ledger.proved_bytes / total) if ledger.total_bytes else DASH
     return LedgerView(component.name, bytes_text(ledger.total_bytes), proved, tuple(slices))
 
 
@@ -251,7 +254,7 @@ def _case(case: CaseCheck) -> CaseView:
         decision = f"{share_text(case.decision_agreement)} same {case.decision}"
     rows = tuple(
         (output, number_text(output.source_error), number_text(output.judged_error), number_text(output.tolerance),
-         f"{number_text(_of_tolerance(output))}×")
+         f"{number_text(_of_tolerance(output))}{TIMES}")
         for output in shown[:_OUTPUT_ROWS]
     )  # fmt: skip
     more = len(case.outputs) - len(rows)
@@ -271,14 +274,14 @@ def _variant(component: Component, manifest: Manifest) -> VariantView:
     base = manifest.find(component.derived_from)
     share = component.size_bytes / base.size_bytes if base is not None and base.size_bytes else 1.0
     verification = component.verification
-    error, decision = "–", "–"
+    error, decision = DASH, DASH
     if verification is not None:
         distance = verification.distance
         error = number_text(distance.max_rel_error if distance is not None else verification.max_rel_error)
         agreed = [case.decision_agreement for case in verification.cases if case.decision_agreement is not None]
         if distance is not None and distance.agreement is not None:
             agreed = [distance.agreement]
-        decision = share_text(min(agreed)) if agreed else "–"
+        decision = share_text(min(agreed)) if agreed else DASH
     return VariantView(
         component.name, component.derived_from or "", component.precision, bytes_text(component.size_bytes),
         round(min(share, 1.0) * 100, 2), share_text(min(share, 9.99)), error, decision,
@@ -286,7 +289,7 @@ def _variant(component: Component, manifest: Manifest) -> VariantView:
     )  # fmt: skip
 
 
-def _commands(manifest: Manifest, name: str) -> list[tuple[str, str]]:
+def _commands(manifest: Manifest, name: str, *, published: bool) -> list[tuple[str, str]]:
     source, folder = shlex.quote(manifest.source or "MODEL"), shlex.quote(name)
     task = "" if manifest.task in ("module", "") else f" --task {shlex.quote(manifest.task)}"
     version = manifest.versions.get("onnxport", "")
@@ -294,9 +297,12 @@ def _commands(manifest: Manifest, name: str) -> list[tuple[str, str]]:
     commands = [
         ("Install the version that wrote this folder", install),
         ("Convert the model again", f"onnxport convert {source} {folder}{task}"),
-        ("Check every file, and compare the numbers again", f"onnxport verify {folder} --against {source}"),
     ]
-    if any(component.derived_from for component in manifest.components):
+    if published:
+        commands.append(
+            ("Check every file, and compare the numbers again", f"onnxport verify {folder} --against {source}")
+        )
+    if published and any(component.derived_from for component in manifest.components):
         commands.append(("Compare the variants with their graphs", f"onnxport compare {folder}"))
     return commands
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import re
 
+DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 _NUMBER = re.compile(r"\d+")
 
 
 def number_text(value: float | None) -> str:
-    """Three digits: "3.2e-07", "0.0125", "12.5"; a dash for None."""
+    """Two or three digits: "3.2e-07", "0.0125", "12.5", "50,000"; a dash for None."""
     if value is None:
-        return "–"
+        return DASH
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):
         return "infinite"
     if value == 0:
         return "0"
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"
 
 
 def bytes_text(count: int) -> str:
@@ -40,7 +43,7 @@ def count_text(count: int) -> str:
 def share_text(share: float | None) -> str:
     """A share in percent, never rounded up to 100 %."""
     if share is None or math.isnan(share):
-        return "–"
+        return DASH
     percent = share * 100
     return "100 %" if share >= 1 else f"{math.floor(percent * 10) / 10:.1f} %"
 

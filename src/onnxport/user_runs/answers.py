@@ -12,6 +12,9 @@ import numpy as np
 _ABSOLUTE, _RELATIVE = 1e-3, 1e-2
 _PIXELS = 0.01  # share of an image's pixels that may differ: edges between classes are near ties
 _SCORES = ("score", "scores")
+# What of an answer a person reads, in this order; the rest are places and token ids.
+_WORDS = ("label", "word", "answer", "token_str", "generated_text", "translation_text", "summary_text", "text", "score")
+_CANDIDATES, _TEXT = 3, 160  # that are shown; characters
 
 
 def plain(answer: Any) -> Any:
@@ -166,3 +169,31 @@ def _told(where: str, expected: Any, found: Any) -> str:
 def _short(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def answer_text(answer: Any) -> str:
+    """A plain answer as a short text for people.
+
+    Example:
+        >>> answer_text([{"label": "good", "score": 0.91234}, {"label": "bad", "score": 0.08766}])
+        'good 0.912, bad 0.0877'
+    """
+    text = _text(answer)
+    return text if len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."
+
+
+def _text(answer: Any) -> str:
+    if isinstance(answer, dict):
+        if "box" in answer:
+            corners = answer["box"].values() if isinstance(answer["box"], dict) else answer["box"]
+            rest = {key: value for key, value in answer.items() if key != "box"}
+            return f"{_text(rest)} at {' '.join(map(_text, corners))}"
+        known = [answer[key] for key in _WORDS if answer.get(key) is not None]
+        return " ".join(_text(value) for value in known or answer.values())
+    if isinstance(answer, (list, tuple)):
+        more = [f"and {len(answer) - _CANDIDATES} more"] if len(answer) > _CANDIDATES else []
+        return ", ".join([*(_text(one) for one in answer[:_CANDIDATES]), *more]) or "nothing"
+    if isinstance(answer, np.ndarray):
+        first = " ".join(_text(value) for value in answer.reshape(-1)[:_CANDIDATES].tolist())
+        return f"{answer.dtype} {' x '.join(map(str, answer.shape))}: {first} ..."
+    return f"{answer:.3g}" if _is_float(answer) else str(answer)

@@ -11,10 +11,10 @@ import numpy as np
 
 from onnxport.artifact.assets import changed_copies, copied_files
 from onnxport.artifact.folder import Folder, open_folder
-from onnxport.artifact.manifest import FolderRun
+from onnxport.artifact.manifest import ComparedAnswer, FolderRun
 from onnxport.errors import MissingDependencyError, SizeError, UsageError
 from onnxport.system.library_errors import first_line
-from onnxport.user_runs.answers import difference
+from onnxport.user_runs.answers import answer_text, difference
 from onnxport.user_runs.folders import Ask, through_arrays, through_pipeline, through_transformers
 from onnxport.user_runs.inputs import CONVERSATION
 from onnxport.user_runs.parts import (
@@ -28,6 +28,7 @@ from onnxport.user_runs.parts import (
 from onnxport.user_runs.record import Answered, SourceAnswers
 
 Arrays = Mapping[str, np.ndarray]
+_SHOWN = 6  # equal answers that are kept for the report
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class _Found:
     near_ties: int = 0
     differences: list[str] = field(default_factory=list)
     run_time_differences: list[str] = field(default_factory=list)
+    answers: list[ComparedAnswer] = field(default_factory=list)
 
 
 def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) -> FolderRun:
@@ -77,8 +79,9 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
     return FolderRun(
-        through, found.inputs, not differences, found.near_ties, differences, tuple(found.run_time_differences)
-    )
+        through, found.inputs, not differences, found.near_ties, differences, tuple(found.run_time_differences),
+        tuple(found.answers),
+    )  # fmt: skip
 
 
 def _reads_texts(folder: Folder, source: SourceAnswers) -> bool:
@@ -93,8 +96,10 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
     second = _SecondOpinion(folder, source)
     ask = _asked(folder, source, second, found)
     for answered in source.answered if ask is not None else ():
+        given: Any = None
         try:
-            told = _told(source, answered, ask)
+            given = ask(answered.call)
+            told = _told(source, answered, given)
         except SizeError:  # which the manifest tells: a restriction of the graph
             continue
         except Exception as error:
@@ -102,6 +107,9 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
             if isinstance(error, UsageError) and not second.possible:
                 continue  # a setting that the run time does not have
         found.inputs += 1
+        if told is not None or len(found.answers) < _SHOWN:
+            texts = answer_text(answered.answer), "none" if given is None else answer_text(given)
+            found.answers.append(ComparedAnswer(answered.call.shown, *texts, told is None))
         if told is None:
             continue
         shown = f"{answered.call.shown}: {told}"
@@ -113,9 +121,9 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
             found.differences.append(shown)
 
 
-def _told(source: SourceAnswers, answered: Answered, ask: Ask) -> str | None:
+def _told(source: SourceAnswers, answered: Answered, made: Any) -> str | None:
     """How the answer differs from the source's."""
-    expected, made = answered.answer, ask(answered.call)
+    expected = answered.answer
     if source.task.name == "feature-extraction" and isinstance(expected, dict) and isinstance(made, dict):
         # The graph may have fewer outputs than the model: those that depend on missing weights are left out.
         expected = {name: value for name, value in expected.items() if name in made} or expected
@@ -160,7 +168,7 @@ class _SecondOpinion:
         if ask is None:
             return False
         try:
-            return _told(self._source, answered, ask) is None
+            return _told(self._source, answered, ask(answered.call)) is None
         except SizeError:
             return True
         except Exception:

@@ -14,9 +14,9 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.specs import TensorSpec
 from onnxport.system.library_errors import first_line
 from onnxport.verification.compare import max_error
-from onnxport.verification.decisions import decide
 from onnxport.verification.comparison.layers import Arrays, cosine
 from onnxport.verification.comparison.result import CaseComparison, OutputComparison
+from onnxport.verification.decisions import decide
 from onnxport.verification.tolerance import fixed_tolerance, scale_of
 
 _CASES = 4

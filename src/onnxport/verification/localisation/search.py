@@ -80,6 +80,14 @@ def _smallest(cases: Sequence[Case], verification: Verification) -> tuple[Case, 
 
 
 class _Search:
+    """One search in one case.
+
+    Attributes:
+        wrong: outputs that are beyond their tolerance.
+        equal: values with a smaller relative error are equal.
+        kinds: path of a module of the source -> its class.
+    """
+
     def __init__(
         self, file: Path, source: Source, case: Case, check: CaseCheck, origins: Mapping[str, NodeOrigin]
     ) -> None:
@@ -88,6 +96,7 @@ class _Search:
         self.region = Region(self.graph)
         self.wrong = [output.name for output in check.outputs if not output.ok]
         self.equal = _equal_below(check)
+        self.kinds: dict[str, str] = {}
 
     def run(self) -> Difference:
         if not isinstance(self.source, Observable):
@@ -118,7 +127,10 @@ class _Search:
         return self._finding(suspects, values, found, right, operators, calls[last], errors)
 
     def _values(self) -> Arrays:
-        names = [name for node in self.graph.nodes for name in node.outputs if name]
+        """All values of the graph, but those that are computed from weights alone: they are as large as weights."""
+        weights = self.graph.weights
+        computed = [node for node in self.graph.nodes if not node.reads or any(n not in weights for n in node.reads)]
+        names = [name for node in computed for name in node.outputs if name]
         values: Arrays = {}
         for group in graph_values(self.file, self.case.inputs, names):
             values |= group
@@ -238,7 +250,7 @@ class _Search:
     def _next_operator(
         self, node: Node, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
     ) -> ModuleOutput | None:
-        """The first operator after those that gave what the node reads, which gives something else of the same shape."""
+        """The first operator after those that gave what the node reads, with another result of the same shape."""
         given = [values[name] for name in node.reads if name in values]
         places = [near[name].index for name in node.reads if name in near and near[name].error <= self.equal]
         shapes = {values[name].shape for name in node.outputs if name in values}
