@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,20 +200,6 @@ def letter_of_weight(name: str) -> Callable[[Written], None]:
         raise NothingToPlantError(f"no {name} in the graph")
 
     return plant
-
-
-def flipped_padding(written: Written) -> None:
-    """A byte between two weights, which no weight reads."""
-    model = written.models[0]
-    path = model.files[1]
-    used = sorted((one.offset, one.offset + one.length) for one in model.weights if one.file == path.name)
-    content = bytearray(path.read_bytes())
-    for (_, end), (begin, _) in pairwise(used):
-        if begin > end:
-            content[end] ^= 1
-            path.write_bytes(content)
-            return
-    raise NothingToPlantError("no padding between weights")
 
 
 def exchanged_offsets(written: Written) -> None:

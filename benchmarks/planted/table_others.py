@@ -60,7 +60,7 @@ _SEGFORMER: list[Row] = [
 ]  # fmt: skip
 _CLIP: list[Row] = [
     ("logit scale x 1.0002", "graph", weight.alter("logit_scale|exp", weight.element((), 1.0002))),
-    ("position 60 of the text x 1.01", "graph", weight.alter("text_model.*position_embedding", weight.row(60))),
+    ("last position of the text x 1.01", "graph", weight.alter("text_model.*position_embedding", weight.row(-1))),
     ("last token of a text by number", "graph", graph.insert(graph.graph_input("input_ids"), graph.clamped(150))),
     ("projection of images transposed", "graph", weight.alter("visual_projection", weight.transposed)),
     ("crop in preprocessor_config.json", "copied", files.values(_PROCESSOR, do_center_crop=False)),

@@ -113,9 +113,9 @@ def differences(
     for spec in specs:
         name = spec.name
         if name not in change.case.outputs or any(
-            one[name].shape != structure.base.outputs[name].shape for one in (base, changed)
+            name not in one or one[name].shape != structure.base.outputs[name].shape for one in (base, changed)
         ):
-            continue
+            continue  # an output that is missing or has another shape is the finding of every case
         noise = _noise(structure, name)
         source = _moved(structure.base.outputs[name], change.case.outputs[name], spec)
         graph = _moved(base[name], changed[name], spec)
