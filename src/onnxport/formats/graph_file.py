@@ -143,7 +143,10 @@ def _model(data: mmap.mmap, path: Path) -> GraphFile:
                 opset = parts[2].value if 2 in parts else 0
     if graph is None:
         raise ValueError("no graph")
-    inputs, outputs, nodes, weights = [], [], [], {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    nodes: list[Node] = []
+    weights: dict[str, Weight] = {}
     for field in read_fields(data, graph.content, graph.end):
         if field.number == 1:
             nodes.append(_node(data, field))
@@ -156,7 +159,9 @@ def _model(data: mmap.mmap, path: Path) -> GraphFile:
 
 
 def _node(data: mmap.mmap, node: WireField) -> Node:
-    inputs, outputs, captured = [], [], []
+    inputs: list[str] = []
+    outputs: list[str] = []
+    captured: list[str] = []
     name = operator = domain = ""
     for field in read_fields(data, node.content, node.end):
         if field.number == 1:

@@ -185,7 +185,8 @@ def _check_values(name: str, tensor: torch.Tensor, origins: list[str], reader: C
     first = origins[0]
     like = torch.empty(reader.shape(first), dtype=reader.dtype(first), device="meta")
     record = LazyTensor(like, Stored(reader.file(first), first, reader.begin(first) or 0))
-    return record.to(tensor.dtype)  # type: ignore[return-value]
+    cast: LazyTensor = record.to(tensor.dtype)  # type: ignore[assignment]
+    return cast
 
 
 def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str]) -> None:

@@ -56,9 +56,10 @@ def render_report(
         "sizes": sizes_text,
     }
     context = view_of(manifest, name, dict(layers or {}), published=published)
-    return environment.get_template("report.html.j2").render(
+    page: str = environment.get_template("report.html.j2").render(
         context, style=template("style.css"), generator=GENERATOR
     )  # fmt: skip
+    return page
 
 
 def require_templates() -> Any:

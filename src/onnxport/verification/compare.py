@@ -166,14 +166,14 @@ def check_case(
     decided = agreement(decision, case.outputs, found, case.inputs, allowed) if decision else None
     if decided is None:
         return CaseCheck(case.name, case.sizes, tuple(checks), None, None, None, ok)
-    error = None
+    fault = None
     if decided.wrong and ok:
-        error = (
+        fault = (
             f"{decided.wrong} of the decisions ({decision}) differ, though the source's leads by up to "
             f"{decided.widest:.3g}"
         )
     return CaseCheck(
-        case.name, case.sizes, tuple(checks), decision, decided.share, error, ok and not decided.wrong, decided.ties
+        case.name, case.sizes, tuple(checks), decision, decided.share, fault, ok and not decided.wrong, decided.ties
     )  # fmt: skip
 
 

@@ -73,7 +73,8 @@ def agreement(
 def _names(decision: str, outputs: Arrays) -> list[str]:
     match decision:
         case "label" | "box" | "token" | "class map":
-            return [name for name in ("logits", "class_queries_logits") if name in outputs][:1]
+            known: tuple[str, ...] = ("logits", "class_queries_logits")
+            return [name for name in known if name in outputs][:1]
         case "span":
             return ["start_logits", "end_logits"] if "start_logits" in outputs else []
         case "nearest text":
@@ -89,7 +90,7 @@ def _scores(decision: str, outputs: Arrays) -> list[np.ndarray]:
 
 def _best(scores: np.ndarray) -> np.ndarray:
     if scores.shape[-1] == 1:  # one score is for or against
-        return (scores > 0).astype(np.int64)
+        return np.asarray(scores > 0, np.int64)
     return np.asarray(scores.argmax(-1))
 
 
@@ -100,7 +101,7 @@ def _choices(scores: list[np.ndarray], chosen: np.ndarray) -> list[np.ndarray]:
 def _lead(scores: np.ndarray, other: np.ndarray) -> np.ndarray:
     """By how much the best candidate leads another one."""
     if scores.shape[-1] == 1:
-        return np.abs(scores)
+        return np.asarray(np.abs(scores))
     other = np.maximum(other, 0)  # hidden places are -1 in both
     return np.asarray(scores.max(-1) - np.take_along_axis(scores, other[..., None], -1)[..., 0])
 

@@ -73,7 +73,8 @@ def _other(first: Arrays, second: Arrays, case: Case) -> str | None:
         if value.shape != other.shape:
             return name
         scale = scale_of(value)
-        noise = float(np.abs(case.rounding.moved[name]).max(initial=0)) if _has(case, name) else None
+        moved = case.rounding.moved.get(name) if case.rounding is not None else None
+        noise = None if moved is None else float(np.abs(moved).max(initial=0))
         allowed = fixed_tolerance("float32", scale) if noise is None else measured_tolerance(noise, scale)
         with np.errstate(invalid="ignore"):
             far = np.abs(other.astype(np.float64) - value)
@@ -81,7 +82,3 @@ def _other(first: Arrays, second: Arrays, case: Case) -> str | None:
         if not np.all(same | (far <= (allowed if value.dtype.kind == "f" else 0))):
             return name
     return None
-
-
-def _has(case: Case, name: str) -> bool:
-    return case.rounding is not None and name in case.rounding.moved

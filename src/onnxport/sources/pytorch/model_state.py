@@ -124,7 +124,7 @@ def _containers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
         attributes = vars(module)
         yield prefix, attributes
         for key, value in attributes.items():
-            if _may_hold(type(value)) and key not in _HOOKS:
+            if _may_hold(value.__class__) and key not in _HOOKS:
                 yield from _held(f"{prefix}{key}", value, seen, _DEPTH)
 
 
@@ -137,7 +137,7 @@ def _held(name: str, value: Any, seen: set[int], depth: int) -> Iterator[tuple[s
     yield name, value
     if not name.endswith((_PARAMETERS, _MODULES)):
         for key, entry in _entries(value):
-            if _may_hold(type(entry)):
+            if _may_hold(entry.__class__):
                 yield from _held(f"{name}.{key}", entry, seen, depth - 1)
 
 

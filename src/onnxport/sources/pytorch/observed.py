@@ -103,7 +103,8 @@ def _plain() -> AbstractContextManager[Any]:
     """Attention as its steps, so that what lies between them can be seen."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel(SDPBackend.MATH)
+    found: AbstractContextManager[Any] = sdpa_kernel(SDPBackend.MATH)
+    return found
 
 
 class _Recorder(TorchDispatchMode):

@@ -16,7 +16,7 @@ from onnxport.verification.ledger.prove import prove_weights, wrong_weights
 from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins, numpy_type
 
 if TYPE_CHECKING:
-    from onnxport.verification.ledger.tensorflow_weights import Variable
+    from onnxport.verification.ledger.variable import Variable
     from onnxport.weights.lazy import LazyTensor
 
 _FROM_SOURCE = (Proof.EXACT, Proof.TRANSFORMED, Proof.SOURCE)
@@ -114,5 +114,5 @@ def _expected(proof: WeightProof, record: LazyTensor, source: SourceWeights) -> 
         return ExpectedWeight(proof.proof, proof.transform, proof.origins, dtype, shape, record=record)
     digest = hashlib.sha256()
     for block in source.blocks(record):
-        digest.update(block)
+        digest.update(block.tobytes())
     return ExpectedWeight(Proof.SOURCE, proof.transform, proof.origins, dtype, shape, sha256=digest.hexdigest())

@@ -149,7 +149,7 @@ class Expectations:
             return ExpectedWeight(proof, transform, origins, dtype, shape, record=record)
         digest = hashlib.sha256()
         for block in self.source.blocks(record):
-            digest.update(block)
+            digest.update(block.tobytes())
         return ExpectedWeight(Proof.SOURCE, transform, origins, dtype, shape, sha256=digest.hexdigest())
 
     def _folded_norms(self, model: ir.Model) -> dict[str, ExpectedWeight]:
@@ -236,7 +236,8 @@ def folded_norm(source: SourceWeights, norm: BatchNorm, *, is_bias: bool) -> np.
     factor = scale / np.sqrt(variance + norm.epsilon)
     if is_bias:
         bias = source.array(source.records[norm.bias]) if norm.bias in source.records else np.zeros_like(mean)
-        return ((bias - mean) * factor + shift).astype(mean.dtype)
+        found: np.ndarray[Any, Any] = ((bias - mean) * factor + shift).astype(mean.dtype)
+        return found
     weight = source.array(source.records[norm.weight])
     along = [-1 if axis == norm.axis else 1 for axis in range(weight.ndim)]
     return (weight * factor.reshape(along)).astype(weight.dtype)

@@ -63,7 +63,8 @@ class FileTensor:
         if self.values is not None or not self.length:
             return np.frombuffer(self.values or b"", dtype).reshape(self.shape)
         raw: np.ndarray[Any, Any] = np.memmap(self.file, np.uint8, "r", self.offset, (self.length,))
-        return np.asarray(raw).view(dtype).reshape(self.shape)
+        found: np.ndarray[Any, Any] = np.asarray(raw).view(dtype).reshape(self.shape)
+        return found
 
     def blocks(self) -> Iterator[bytes]:
         """Yield its little-endian bytes in order, in blocks of at most 8 MiB.

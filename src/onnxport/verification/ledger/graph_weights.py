@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnxport.export.signature import Signature
     from onnxport.loading.model_to_export import ModelToExport
     from onnxport.verification.ledger.expected import ExpectedWeight
-    from onnxport.verification.ledger.tensorflow_weights import Variable
+    from onnxport.verification.ledger.variable import Variable
 
 
 class FinishedGraph(Protocol):

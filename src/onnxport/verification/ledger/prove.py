@@ -124,7 +124,8 @@ def _fault(tensor: FileTensor, expected: ExpectedWeight, source: SourceWeights) 
 def _item(tensor: FileTensor) -> int:
     import onnx_ir as ir
 
-    return max(1, ir.DataType(tensor.dtype).bitwidth // 8)
+    bits: int = ir.DataType(tensor.dtype).bitwidth
+    return max(1, bits // 8)
 
 
 def compare_bytes(found: Iterable[Any], wanted: Iterable[Any], item: int) -> tuple[int, int]:

@@ -75,7 +75,8 @@ class SourceWeights:
     def array(self, record: LazyTensor) -> np.ndarray[Any, Any]:
         """The values of a record that numpy has a type for."""
         raw = np.concatenate([np.empty(0, np.uint8), *self.blocks(record)])
-        return raw.view(numpy_type(record.dtype)).reshape(tuple(record.shape))
+        found: np.ndarray[Any, Any] = raw.view(numpy_type(record.dtype)).reshape(tuple(record.shape))
+        return found
 
 
 def record_source(model: torch.nn.Module, origins: WeightOrigins) -> SourceWeights:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnxport.checkpoints.tensorflow_files import TensorflowFiles
-    from onnxport.verification.ledger.tensorflow_weights import Variable
+    from onnxport.verification.ledger.variable import Variable
 
 _KERAS_WEIGHTS = "model.weights.h5"
 

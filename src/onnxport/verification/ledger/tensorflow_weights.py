@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from onnxport.verification.ledger.arrays import (
     transform_between,
 )
 from onnxport.verification.ledger.expected import ExpectedWeight, rearranged_array
+from onnxport.verification.ledger.stored_variables import stored_names
+from onnxport.verification.ledger.variable import Variable, values_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,30 +37,6 @@ if TYPE_CHECKING:
 _SMALL = 64
 _ALIKE = 1e-2  # of the spread of a variable's values
 _EPSILON_SPREAD = 1e-3  # relative, of the epsilon that a folded normalization seems to have
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A variable before the export.
-
-    Attributes:
-        name: its path, with a number where several have the same.
-        variable: the variable.
-        handle: id of its handle in TensorFlow's trace.
-        sha256: of its bytes.
-        stored: its tensor in the file that the model was loaded from; None where it was not found there.
-    """
-
-    name: str
-    variable: Any
-    handle: int | None
-    sha256: str
-    stored: str | None = None
-
-    @property
-    def array(self) -> Array:
-        """Its values now."""
-        return _array(self.variable)
 
 
 def record_variables(variables: Iterable[Any], files: TensorflowFiles | None = None) -> list[Variable]:
@@ -71,8 +49,6 @@ def record_variables(variables: Iterable[Any], files: TensorflowFiles | None = N
     Raises:
         VerificationError: one has other values than its file.
     """
-    from onnxport.verification.ledger.stored_variables import stored_names
-
     found: list[Variable] = []
     seen: dict[str, int] = {}
     for variable in variables:
@@ -82,7 +58,7 @@ def record_variables(variables: Iterable[Any], files: TensorflowFiles | None = N
         plain = getattr(variable, "value", None)
         holder = variable if hasattr(variable, "handle") else plain
         handle = getattr(getattr(holder, "handle", None), "_id", None)
-        found.append(Variable(unique, variable, handle, _digest(_array(variable))))
+        found.append(Variable(unique, variable, handle, _digest(values_of(variable))))
     stored = stored_names(found, files)
     return [replace(one, stored=stored.get(one.name)) for one in found]
 
@@ -138,7 +114,8 @@ class _Search:
     def named(self, name: str) -> ExpectedWeight | None:
         """A weight that TensorFlow's trace has a name for."""
         source, layouts = self.history.layouts.get(name, (name, ()))
-        index = self._by_handle.get(self.history.variables.get(source))
+        handle = self.history.variables.get(source)
+        index = self._by_handle.get(handle) if handle is not None else None
         if index is None:
             return None
         values = self.known[index].array
@@ -263,9 +240,3 @@ def _digest(array: Array) -> str:
     for start in range(0, len(rows), step):
         digest.update(np.ascontiguousarray(rows[start : start + step]).tobytes())
     return digest.hexdigest()
-
-
-def _array(variable: Any) -> Array:
-    tensor = variable.read_value() if hasattr(variable, "read_value") else variable
-    tensor = tensor.value if hasattr(tensor, "value") and not hasattr(tensor, "numpy") else tensor
-    return np.asarray(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
