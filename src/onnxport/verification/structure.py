@@ -116,7 +116,7 @@ def differences(
             name not in one or one[name].shape != structure.base.outputs[name].shape for one in (base, changed)
         ):
             continue  # an output that is missing or has another shape is the finding of every case
-        noise = _noise(structure, name)
+        noise = _noise(structure, spec)
         source = _moved(structure.base.outputs[name], change.case.outputs[name], spec)
         graph = _moved(base[name], changed[name], spec)
         for places, words in (
@@ -131,14 +131,24 @@ def differences(
     return found
 
 
-def _noise(structure: Structure, name: str) -> float:
-    """What is no movement of an output: whoever mixes experts computes a row a little otherwise beside other rows."""
-    output = structure.base.outputs[name]
+def _noise(structure: Structure, spec: TensorSpec) -> float:
+    """What is no movement of an output.
+
+    Batches of one shape are computed alike, bit by bit. But whoever mixes experts computes a row a little otherwise
+    beside other rows: then it is what rounding does.
+    """
+    output = structure.base.outputs[spec.name]
     if output.dtype.kind != "f":
         return 0.5
-    rounding = structure.changes[0].case.rounding
-    measured = rounding.noise.get(name, 0.0) if rounding is not None else 0.0
-    return max(_EXACT * UNIT * scale_of(output), measured)
+    exact, rounding = _EXACT * UNIT * scale_of(output), structure.changes[0].case.rounding
+    measured = rounding.noise.get(spec.name, 0.0) if rounding is not None else 0.0
+    for change in structure.changes:
+        moved = _moved(output, change.case.outputs[spec.name], spec)
+        if moved.shape[:1] == (len(change.labels),):
+            beside = moved[[not label for label in change.labels]]
+            if ((beside > 0) & (beside <= measured)).any():
+                return max(exact, measured)
+    return exact
 
 
 def _in_rows(
