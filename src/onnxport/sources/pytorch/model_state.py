@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _PARAMETERS, _MODULES = "_parameters", "_modules"
 _CONTAINERS = (dict, list, set, deque)
-# What torch.nn.Module keeps in every module, and forward does not change.
+# What torch.nn.Module keeps in every module, and a call of the model does not change. Hooks of forward do change:
+# transformers installs those that collect hidden states in the first call, and an attribute says that they are there.
 _HOOKS = frozenset(
-    "_backward_pre_hooks _backward_hooks _forward_hooks _forward_hooks_with_kwargs _forward_hooks_always_called "
-    "_forward_pre_hooks _forward_pre_hooks_with_kwargs _state_dict_hooks _state_dict_pre_hooks "
-    "_load_state_dict_pre_hooks _load_state_dict_post_hooks _non_persistent_buffers_set".split()
+    "_backward_pre_hooks _backward_hooks _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks "
+    "_load_state_dict_post_hooks _non_persistent_buffers_set".split()
 )
 # Configs hold dicts of dicts; whatever is nested deeper is no setting.
 _DEPTH = 4
