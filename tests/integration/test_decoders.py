@@ -132,7 +132,7 @@ def test_a_state_that_is_lost_is_a_mismatch(converted, monkeypatch):
 
     tiny, right = converted("llama", TOKENIZED), growing.present_name
     monkeypatch.setattr(growing, "present_name", lambda past: right(past).replace("present.1.", "present.0."))
-    with pytest.raises(VerificationError, match=r"parts at token \d+ of 32"):
+    with pytest.raises(VerificationError, match="greedy tokens"):
         verify(tiny.folder, tiny.source)
 
 

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent.parent / "pictures"
 _REDUCED = 2  # recorded at half the size
 _CELL = 10  # pixels of the reduced picture
 _BLUR = 2  # cells to each side: lines of text may move by as much
-_MEAN, _CELLS, _HEIGHT = 6.0, 0.06, 0.12
+_MEAN, _CELLS, _HEIGHT = 2.5, 0.012, 0.12
 
 
 def check_picture(name: str, png: bytes) -> None:

@@ -109,7 +109,7 @@ def publish(
         manifest = replace(manifest, components=(*components, *made))
         _require(manifest, output.allow_mismatch)
     if source is not None:
-        manifest = run_staged(root, manifest, source, graphs, watch, allow_mismatch=output.allow_mismatch)
+        manifest = run_staged(root, manifest, digests, source, graphs, watch, allow_mismatch=output.allow_mismatch)
         digests = digests | _write_card(output, manifest)
     with watch.step("publish", "Publish") as step:
         published, manifest = _seal_and_publish(output, manifest, digests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +20,13 @@ _CASES = 2  # of each graph, where the user has arrays; verification has run all
 
 
 def run_staged(
-    root: Path, manifest: Manifest, source: SourceAnswers, graphs: Sequence[CapturedGraph], watch: Stopwatch,
-    *, allow_mismatch: bool,
+    root: Path, manifest: Manifest, digests: Mapping[str, str], source: SourceAnswers,
+    graphs: Sequence[CapturedGraph], watch: Stopwatch, *, allow_mismatch: bool,
 ) -> Manifest:  # fmt: skip
     """Run the staged folder `root`, and compare its results and its files with the source.
+
+    Args:
+        digests: sha256 of the files that are complete, by path.
 
     Returns:
         The manifest with the result.
@@ -33,7 +36,7 @@ def run_staged(
     """
     from onnxport.user_runs.check import Recorded, run_folder
 
-    write_draft(root, manifest)
+    write_draft(root, manifest, digests)
     with watch.step("run folder", "Run the folder") as step:
         recorded = [
             Recorded(captured.name, case.name, case.inputs, case.outputs)

@@ -113,11 +113,16 @@ def write_manifest(root: Path, manifest: Manifest, written: Mapping[str, str] | 
     return complete
 
 
-def write_draft(root: Path, manifest: Manifest) -> None:
-    """Write an `onnxport.json` without hashes, so that the folder can be opened before it is complete.
+def write_draft(root: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
+    """Write an `onnxport.json`, so that the folder can be opened before it is complete.
+
+    Args:
+        root: the folder.
+        manifest: what is known of it.
+        files: sha256 of the files that are complete, by path.
 
     Raises:
         OSError: it cannot be written.
     """
-    draft = dataclasses.replace(manifest, files={})
+    draft = dataclasses.replace(manifest, files=dict(files))
     (root / MANIFEST_NAME).write_text(to_json(draft), encoding="utf-8", newline="\n")

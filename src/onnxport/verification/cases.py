@@ -145,7 +145,8 @@ def _further(run: _Run, level: Level, budget: Budget) -> None:
         return None
 
     for name, inputs, stable in _contents(run):
-        if affordable(inputs) and (stable or is_stable(run.source, inputs)):
+        fits = _within(signature, inputs) and affordable(inputs)
+        if fits and (stable or is_stable(run.source, inputs)):
             attempt(name, inputs)
     for number, size in enumerate(further_plan(generator, signature, run.source.named_sizes(), level)):
         made = _made(signature, size, number)
@@ -213,6 +214,11 @@ def _cut(signature: Signature, arrays: Arrays, axis: str, size: int) -> Arrays:
 
 
 def _within(signature: Signature, inputs: Arrays) -> bool:
+    """Whether the graph is to take inputs of these sizes: static axes and restrictions."""
+    for spec in signature.inputs:
+        static = zip(spec.axes, inputs[spec.name].shape, strict=True) if spec.name in inputs else ()
+        if any(isinstance(axis, int) and axis != size for axis, size in static):
+            return False
     sizes = signature.sizes_of(inputs)
     return all(restriction.holds(sizes) for restriction in signature.restrictions)
 
