@@ -34,13 +34,18 @@ def converted(once: Once) -> Conversions:
     return Conversions(once)
 
 
-# Files that take longest, by the CPU seconds that --costs tells: the two processes of `make test` begin with them, and
+# Files that take longest, by the wall seconds that --costs tells: the two processes of `make test` begin with them, and
 # the many short files at the end fill the gap.
 _LONGEST = (
-    "test_convert", "test_fixed_graphs", "test_decoders", "test_fixed_sizes", "test_keras", "test_cli_convert",
-    "test_images_and_texts", "test_fused_decoder", "test_encoder_decoders", "test_transformers_js",
-    "test_environment_calls", "test_interrupts", "test_large_models", "test_text_generation", "test_memory_limits",
-    "test_weight_only", "test_basic_pitch",
+    "test_convert", "test_fixed_graphs", "test_environment_create", "test_decoders", "test_batch", "test_keras",
+    "test_environment_calls", "test_keras_recurrent", "test_fixed_sizes", "test_tensorflow_decoders",
+    "test_weight_only", "test_tensorflow_checkpoints", "test_tensorflow_encoder_decoders", "test_folder_runs",
+    "test_large_models", "test_encoder_decoders", "test_fused_decoder", "test_tensorflow_texts",
+    "test_images_and_texts", "test_keras_hub", "test_interrupts", "test_transformers_js", "test_keras_2_files",
+    "test_variable_ledger", "test_inner_decoders", "test_tensorflow_images_and_sounds", "test_sources",
+    "test_cli_convert", "test_memory_limits", "test_text_generation", "test_killed_steps", "test_weight_ledger",
+    "test_tensorflow_environment", "test_minilm", "test_modules", "test_bench", "test_after_steps",
+    "test_basic_pitch",
 )  # fmt: skip
 
 

@@ -238,6 +238,7 @@ def test_speech(converted, tmp_path):
     assert load_onnx_model(tmp_path / "out", "model_fixed").can_generate()
 
 
+@pytest.mark.sweep
 def test_a_past_that_cannot_be_hidden_is_refused(converted, tmp_path):
     converted("trocr", {"seed": 3, "vocabulary": 2000}, pipeline_name="image-to-text").copy(tmp_path / "out")
     before = files_of(tmp_path / "out")
@@ -252,7 +253,7 @@ def test_a_past_that_cannot_be_hidden_is_refused(converted, tmp_path):
     [
         pytest.param("llava", 4, marks=pytest.mark.sweep),
         pytest.param("gemma3", 30, marks=pytest.mark.sweep),
-        ("qwen2_vl", 5),
+        pytest.param("qwen2_vl", 5, marks=pytest.mark.sweep),
     ],
 )
 def test_images_in_texts(converted, tmp_path, name, tokens):

@@ -119,7 +119,9 @@ def test_pixels_reach_255_where_the_model_divides_by_it(tmp_path: Path) -> None:
     assert part.generator.make({"batch_size": 2, "height": 64, "width": 64})["image"].min() < -1
 
 
-@pytest.mark.parametrize("make", [tiny_keras.recurrent, tiny_keras.masked_recurrent])
+@pytest.mark.parametrize(
+    "make", [pytest.param(tiny_keras.recurrent, marks=pytest.mark.sweep), tiny_keras.masked_recurrent]
+)
 def test_recurrent_layers_of_any_length(tmp_path: Path, make: Any) -> None:
     model = make()
     convert(None, model, tmp_path / "out")

@@ -16,7 +16,7 @@ from tests.unit.cli_runner import run
 
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 NAMES = ("t5", "bart", "marian", "whisper")
-KEPT = ("t5", "whisper")
+KEPT = ("t5",)
 TEXTS = NAMES[:3]
 TASKS = {"t5": "translation", "bart": "summarization", "marian": "translation", "whisper": "auto"}
 
@@ -47,7 +47,7 @@ def test_the_decoder_begins_with_what_the_encoder_made(converted: Converted, nam
 
 
 def test_encoder_numbers_are_tensorflows(converted: Converted) -> None:
-    converted.require_reference_numbers("whisper", "encoder_model")
+    converted.require_reference_numbers("t5", "encoder_model")
 
 
 @pytest.mark.sweep

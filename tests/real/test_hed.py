@@ -10,7 +10,7 @@ import pytest
 from onnxport import convert
 from onnxport.runtime.session import OnnxSession
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.sweep]
 
 _MEAN = np.array([104.00699, 116.66877, 122.67892], np.float32)  # of the blue, green and red it was trained on
 

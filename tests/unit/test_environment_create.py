@@ -89,7 +89,7 @@ def test_create_use_and_remove(tiny: Definition, tmp_path: Path, capsys: Capture
     assert not folder_of("tiny").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_older_pins_are_replaced_and_nothing_of_them_stays(tiny: Definition, tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "onnxport_old")
     tiny.lock.write_text("onnxport-old==1.0\nonnxport-tiny==1.0\n", encoding="utf-8")
