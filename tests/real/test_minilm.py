@@ -50,7 +50,7 @@ def test_sentence_vectors_are_pytorchs(folder, reference):
     np.testing.assert_allclose(found["sentence_embedding"], sentences, atol=1e-6)
     cosine = found["sentence_embedding"] @ found["sentence_embedding"].T
     assert cosine[0, 1] > cosine[0, 2]  # eating is nearer to a meal than to carrying
-    assert folder.manifest.components[0].verification.max_abs_error < 2e-5
+    assert folder.manifest.components[0].verification.max_abs_error < 1e-4
 
 
 def test_int8_keeps_the_meaning(folder, reference):
