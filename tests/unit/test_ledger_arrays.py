@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from onnxport.verification.ledger.arrays import Named, packed_pieces, rows_of, scaled_by_channel, transform_between
+from onnxport.verification.ledger.arrays import (
+    Named,
+    packed_pieces,
+    rows_of,
+    scaled_by_channel,
+    transform_between,
+    weight_normed,
+)
 from onnxport.verification.ledger.graph_file import FileTensor
 from onnxport.verification.ledger.prove import compare_bytes
 from onnxport.verification.ledger.quantized import BlockNames, block_fault, column_fault
@@ -36,6 +43,18 @@ def test_packed_and_scaled_weights():
     changed = kernel * factors
     changed[2, 1, 1] *= 1.01
     assert not scaled_by_channel(changed, kernel)
+
+
+def test_weight_norm() -> None:
+    direction, lengths = Named("v", _random(5, 4, 6)), Named("g", np.linspace(0.5, 2, 6, dtype=np.float32)[:, None])
+    unit = direction.array / np.sqrt((direction.array**2).sum((0, 1)))
+    weight = (unit * lengths.array.reshape(-1)).transpose(2, 1, 0)[:, :, None]  # as a Conv of two axes has it
+    assert weight_normed(weight, [lengths, direction]) == ["v", "g"]
+    assert weight_normed(weight * np.float32(1.01), [lengths, direction]) is None
+    changed = weight.copy()
+    changed[2, 1, 0, 3] *= 1.01
+    assert weight_normed(changed, [lengths, direction]) is None
+    assert weight_normed(weight, [direction]) is None
 
 
 def test_rows_in_another_order():

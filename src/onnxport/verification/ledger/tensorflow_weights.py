@@ -24,6 +24,7 @@ from onnxport.verification.ledger.arrays import (
     rows_of,
     scaled_by_channel,
     transform_between,
+    weight_normed,
 )
 from onnxport.verification.ledger.expected import ExpectedWeight, rearranged_array
 from onnxport.verification.ledger.stored_variables import stored_names
@@ -203,6 +204,9 @@ def _explained(
     rows = rows_of(array, known)
     if rows is not None:
         return Proof.SOURCE, "rows in another order", rows
+    normed = weight_normed(array, lost)
+    if normed is not None:
+        return Proof.COMPUTED, "weight norm", normed
     moved = [Named(one.name, one.array.transpose(order)) for one in lost for order in _kernel_orders(one.array.ndim)]
     scaled = next((one.name for one in moved if scaled_by_channel(array, one.array)), None)
     if scaled is not None:
