@@ -21,7 +21,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def test_what_makes_one_weight_of_another():
+def test_what_makes_one_weight_of_another() -> None:
     kernel = _random(3, 3, 4, 8)
     assert transform_between(kernel, kernel) == "as is"
     assert transform_between(kernel.transpose(3, 2, 0, 1), kernel) == "transposed 3 2 0 1"
@@ -32,7 +32,7 @@ def test_what_makes_one_weight_of_another():
     assert transform_between(-kernel, kernel) is None
 
 
-def test_packed_and_scaled_weights():
+def test_packed_and_scaled_weights() -> None:
     parts = [Named(name, _random(4, width) + number) for number, (name, width) in enumerate((("q", 3), ("k", 5)))]
     whole = np.concatenate([one.array for one in parts], 1)
     assert packed_pieces(whole, parts) == (1, ["q", "k"])
@@ -57,7 +57,7 @@ def test_weight_norm() -> None:
     assert weight_normed(weight, [direction]) is None
 
 
-def test_rows_in_another_order():
+def test_rows_in_another_order() -> None:
     kernel = Named("kernel", _random(3, 16))  # (inputs, 4 gates of 4 units)
     gates = kernel.array.T.reshape(4, 4, 3)[[0, 3, 1, 2]].reshape(1, 16, 3)
     assert rows_of(gates, [kernel]) == ["kernel"]
