@@ -33,7 +33,10 @@ def test_convert_and_verify(source: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert done.code == 0, done.err
     assert done.document["framework"] == "tf" and done.document["passed"]
     assert done.document["architecture"] == "TFBertForTokenClassification"
-    titles = ("Load", "Infer shapes", "Run the source model", "Export", "Write", "Weights", "Verify", "Publish")
+    titles = (
+        "Load", "Infer shapes", "Run the source model", "Export", "Write", "Weights", "Verify", "Run the folder",
+        "Publish",
+    )  # fmt: skip
     steps = [line[2:] for line in done.err.splitlines() if line.startswith("✓ ")]
     assert len(steps) == len(titles)
     assert all(step.startswith(title) for step, title in zip(steps, titles, strict=True)), steps

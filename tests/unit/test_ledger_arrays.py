@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from onnxport.verification.ledger.arrays import Named, packed_pieces, rows_of, scaled_by_channel, transform_between
+from onnxport.verification.ledger.arrays import (
+    Named,
+    packed_pieces,
+    rows_of,
+    scaled_by_channel,
+    transform_between,
+    weight_normed,
+)
 from onnxport.verification.ledger.graph_file import FileTensor
 from onnxport.verification.ledger.prove import compare_bytes
 from onnxport.verification.ledger.quantized import BlockNames, block_fault, column_fault
@@ -14,7 +21,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def test_what_makes_one_weight_of_another():
+def test_what_makes_one_weight_of_another() -> None:
     kernel = _random(3, 3, 4, 8)
     assert transform_between(kernel, kernel) == "as is"
     assert transform_between(kernel.transpose(3, 2, 0, 1), kernel) == "transposed 3 2 0 1"
@@ -25,7 +32,7 @@ def test_what_makes_one_weight_of_another():
     assert transform_between(-kernel, kernel) is None
 
 
-def test_packed_and_scaled_weights():
+def test_packed_and_scaled_weights() -> None:
     parts = [Named(name, _random(4, width) + number) for number, (name, width) in enumerate((("q", 3), ("k", 5)))]
     whole = np.concatenate([one.array for one in parts], 1)
     assert packed_pieces(whole, parts) == (1, ["q", "k"])
@@ -38,7 +45,19 @@ def test_packed_and_scaled_weights():
     assert not scaled_by_channel(changed, kernel)
 
 
-def test_rows_in_another_order():
+def test_weight_norm() -> None:
+    direction, lengths = Named("v", _random(5, 4, 6)), Named("g", np.linspace(0.5, 2, 6, dtype=np.float32)[:, None])
+    unit = direction.array / np.sqrt((direction.array**2).sum((0, 1)))
+    weight = (unit * lengths.array.reshape(-1)).transpose(2, 1, 0)[:, :, None]  # as a Conv of two axes has it
+    assert weight_normed(weight, [lengths, direction]) == ["v", "g"]
+    assert weight_normed(weight * np.float32(1.01), [lengths, direction]) is None
+    changed = weight.copy()
+    changed[2, 1, 0, 3] *= 1.01
+    assert weight_normed(changed, [lengths, direction]) is None
+    assert weight_normed(weight, [direction]) is None
+
+
+def test_rows_in_another_order() -> None:
     kernel = Named("kernel", _random(3, 16))  # (inputs, 4 gates of 4 units)
     gates = kernel.array.T.reshape(4, 4, 3)[[0, 3, 1, 2]].reshape(1, 16, 3)
     assert rows_of(gates, [kernel]) == ["kernel"]

@@ -5,11 +5,13 @@ transformers.js looks for exactly these with `use_external_data_format: N`.
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from onnxport.artifact.manifest import DATA_SUFFIX
+from onnxport.formats.onnx_graph import read_onnx
 
 
 def data_name(graph: str, number: int) -> str:
@@ -43,3 +45,17 @@ def data_files(graph: Path) -> list[Path]:
         if match is not None and not entry.is_dir():
             found.append((int(match[1] or 0), entry))
     return [path for _, path in sorted(found)]
+
+
+def files_read_by(graph: Path) -> list[Path]:
+    """The data files that a graph reads: its own, and those of another graph that has the same weights.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: it is no ONNX graph.
+    """
+    with graph.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        tensors = read_onnx(data).tensors
+    named = {value for tensor in tensors for key, value in tensor.external if key == "location"}
+    beside = [graph.parent / name for name in sorted(named) if name and Path(name).name == name]
+    return list(dict.fromkeys((*data_files(graph), *beside)))

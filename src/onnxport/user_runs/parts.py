@@ -55,7 +55,7 @@ def load_part(folder: Path, name: str) -> Any:
     Raises:
         Exception: what transformers raises for a file that it cannot read.
     """
-    from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+    from transformers import AutoConfig, GenerationConfig, PretrainedConfig  # transformers 4 has this name too
 
     if name == "generation_config":
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -64,7 +64,7 @@ def load_part(folder: Path, name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError):  # a model type that transformers does not have
-        return PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+        return PretrainedConfig.from_pretrained(folder, local_files_only=True)
 
 
 def set_sentence_tokenizer(folder: Path, tokenizer: Any) -> None:

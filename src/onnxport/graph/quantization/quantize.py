@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.data_files import data_files, graph_bytes
+from onnxport.artifact.data_files import data_files, files_read_by, graph_bytes
 from onnxport.errors import UsageError, did_you_mean
 from onnxport.publishing.destination import full_disk_told
 from onnxport.system.memory import require_memory
@@ -139,7 +139,7 @@ def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
             copy.hardlink_to(graph)
         except OSError:  # no links on this file system, or between these
             shutil.copyfile(graph, copy)
-        for data in data_files(graph):
+        for data in files_read_by(graph):
             shutil.copyfile(data, copy.with_name(data.name))
         yield copy
 

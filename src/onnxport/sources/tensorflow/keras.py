@@ -20,6 +20,35 @@ _COUNTED = re.compile(r"(keras_tensor|input_layer|input)(_\d+)?(CLONE)?|\w+_\d+_
 UNNAMED = "input"
 
 
+class KerasSource(TensorflowSource):
+    """A model of Keras.
+
+    Args:
+        model: live.
+        given: what `TensorflowSource` takes.
+        settings: the same.
+    """
+
+    def __init__(self, model: Any, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._model = model
+
+    def release(self) -> None:
+        super().release()
+        del self._model
+
+    def written(self) -> list[Any]:
+        """With the states of recurrent layers, which Keras does not count among a model's variables."""
+        own = {id(variable) for variable in self.variables}
+        layers = self._model._flatten_layers() if hasattr(self._model, "_flatten_layers") else ()
+        found: dict[int, Any] = {}
+        for layer in layers:
+            for value in vars(layer).values():
+                states = value if isinstance(value, (list, tuple)) else [value]
+                found |= {id(one): one for one in states if hasattr(one, "assign") and id(one) not in own}
+        return [*self.variables, *found.values()]
+
+
 def is_keras_model(model: object) -> bool:
     """Whether it is a live model of Keras; nothing is imported."""
     return any(base.__module__.startswith(("keras.", "tf_keras.")) for base in type(model).__mro__) and callable(model)
@@ -80,8 +109,8 @@ def _source(model: Any, structure: Any) -> TensorflowSource:
         given = _packed(structure, [tensors[name] for name in names])
         return _with_names(model, model(given, training=False))
 
-    return TensorflowSource(
-        call, model.variables, type(model).__name__, libraries=("keras", "tf_keras", "keras_hub"),
+    return KerasSource(
+        model, call, model.variables, type(model).__name__, libraries=("keras", "tf_keras", "keras_hub"),
         precision=_precision(model),
     )  # fmt: skip
 

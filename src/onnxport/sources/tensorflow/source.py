@@ -23,6 +23,7 @@ from onnxport.sources.base import (
     numbers_of,
     wanted_outputs,
 )
+from onnxport.sources.tensorflow.variables_kept import variables_kept
 from onnxport.system.requirements import require_tensorflow
 from onnxport.system.time_limit import time_limit
 
@@ -81,14 +82,27 @@ class TensorflowSource:
         return nullcontext()
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced."""
+        """The wanted outputs for `inputs`, computed eagerly: what is compared is not what was traced.
+
+        What the model writes to its variables is undone.
+        """
+        with variables_kept(self.written()):
+            return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> Arrays:
         tensors = self.tensors(inputs)
         with time_limit("run the source model once", self.weight_bytes):
             return {name: tensor.numpy() for name, tensor in self.outputs_of(tensors).items()}
 
     def run_twice(self, inputs: Arrays) -> TwoRuns:
-        """Two runs in a row."""
-        return TwoRuns(self.run(inputs), self.run(inputs), ())
+        """Two runs in a row, the second with the variables that the first left behind."""
+        with variables_kept(self.written()) as changed:
+            first, second = self._run(inputs), self._run(inputs)
+        return TwoRuns(first, second, tuple(dict.fromkeys(changed)))
+
+    def written(self) -> list[Any]:
+        """Variables that a run may write to."""
+        return self.variables
 
     def named_sizes(self) -> dict[int, str]:
         """Whole numbers that the config of a model of transformers names, and where; of other models nothing."""

@@ -111,6 +111,43 @@ def scaled_by_channel(found: Array, base: Array) -> bool:
     return False
 
 
+def weight_normed(found: Array, known: Sequence[Named]) -> list[str] | None:
+    """Names of the direction v and the lengths g that `found` was computed of: v * g / |v| along one axis.
+
+    Its axes may stand in another order, and axes of one element may be left out or put in.
+    """
+    ours = found.squeeze()
+    if found.dtype.kind != "f" or not 2 <= ours.ndim <= _MOST_AXES:
+        return None
+    for one in known:
+        base = one.array.squeeze()
+        if one.array.dtype.kind != "f" or sorted(base.shape) != sorted(ours.shape):
+            continue
+        for order in permutations(range(base.ndim)):
+            moved = base.transpose(order)
+            if moved.shape != ours.shape:
+                continue
+            length = _lengths_of(ours, moved, [other for other in known if other is not one])
+            if length is not None:
+                return [one.name, length]
+    return None
+
+
+def _lengths_of(found: Array, direction: Array, known: Sequence[Named]) -> str | None:
+    """Name of the lengths that `found` has, which has the directions of `direction`, along one of its axes."""
+    for axis in range(found.ndim):
+        ours, theirs = (np.moveaxis(one, axis, 0).reshape(one.shape[axis], -1) for one in (found, direction))
+        for other in known:
+            if other.array.size != len(theirs) or other.array.dtype.kind != "f":
+                continue
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factors = other.array.reshape(-1).astype(np.float64) / np.linalg.norm(theirs.astype(np.float64), axis=1)
+            limit = _RELATIVE * np.abs(ours).max(1, keepdims=True)
+            if np.isfinite(factors).all() and (np.abs(ours - theirs * factors[:, None]) <= limit).all():
+                return other.name
+    return None
+
+
 def rows_of(found: Array, known: Sequence[Named]) -> list[str] | None:
     """Names of the weights whose rows or columns are the rows of `found`, in another order; None where they are not.
 

@@ -8,7 +8,7 @@ the graph was made: normalizations folded into products, gates of recurrent laye
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from onnxport.verification.ledger.arrays import (
     rows_of,
     scaled_by_channel,
     transform_between,
+    weight_normed,
 )
 from onnxport.verification.ledger.expected import ExpectedWeight, rearranged_array
 from onnxport.verification.ledger.stored_variables import stored_names
@@ -107,6 +108,7 @@ class _Search:
         self._stored = {one.name: one.stored for one in variables if one.stored is not None}
         self.history, self.held = history, set[str]()
         self._by_handle = {one.handle: index for index, one in enumerate(variables) if one.handle is not None}
+        self._rounded: dict[tuple[str, str], Named] = {}
         self._by_size: dict[tuple[str, int], list[Named]] = {}
         for one in self.known:
             self._by_size.setdefault((one.array.dtype.str, one.array.size), []).append(one)
@@ -148,7 +150,8 @@ class _Search:
         """
         if array.dtype.kind != "f" or array.size <= 2:
             return _expected(array, Proof.CONSTANT, "as captured", f"constant {name}")
-        found = _explained(array, self.known, lost)
+        known, lost = ([*self._in_type(some, array.dtype)] for some in (self.known, lost))
+        found = _rounded(array, known, self.known) or _explained(array, known, lost)
         if found is not None:
             proof, words, names = found
             return _expected(array, proof, words, " and ".join(f"variable {one}" for one in names))
@@ -160,6 +163,28 @@ class _Search:
                 hint="Report this model.",
             )
         return _expected(array, Proof.UNPROVED, "computed by TensorFlow", f"constant {name}")
+
+    def _in_type(self, known: Sequence[Named], dtype: Any) -> Iterator[Named]:
+        """Variables as a layer of another precision reads them: rounded to the type that it computes in."""
+        for one in known:
+            if one.array.dtype == dtype or one.array.dtype.kind != "f":
+                yield one
+            else:
+                key = one.name, str(dtype)
+                if key not in self._rounded:
+                    with np.errstate(over="ignore"):
+                        self._rounded[key] = Named(one.name, one.array.astype(dtype))
+                yield self._rounded[key]
+
+
+def _rounded(array: Array, known: Sequence[Named], own: Sequence[Named]) -> tuple[Proof, str, list[str]] | None:
+    """The variable that `array` is, rounded to its type."""
+    for one, original in zip(known, own, strict=True):
+        words = transform_between(array, one.array) if one is not original else None
+        if words is not None:
+            rounded = f"rounded to {array.dtype.name}"
+            return Proof.COMPUTED, rounded if words == "as is" else f"{rounded}, {words}", [one.name]
+    return None
 
 
 def _looks_like(array: Array, variable: Array) -> bool:
@@ -179,6 +204,9 @@ def _explained(
     rows = rows_of(array, known)
     if rows is not None:
         return Proof.SOURCE, "rows in another order", rows
+    normed = weight_normed(array, lost)
+    if normed is not None:
+        return Proof.COMPUTED, "weight norm", normed
     moved = [Named(one.name, one.array.transpose(order)) for one in lost for order in _kernel_orders(one.array.ndim)]
     scaled = next((one.name for one in moved if scaled_by_channel(array, one.array)), None)
     if scaled is not None:
