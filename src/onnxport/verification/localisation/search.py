@@ -210,14 +210,16 @@ class _Search:
         value = next(name for name in node.outputs if name)
         before = [found[name].match.error for name in node.reads if name in right]
         before += [near[name].error for name in node.reads if name in strong]
-        counterpart = near.get(value) or (found[value].match if value in found else None)
-        after = counterpart.error if counterpart is not None else self._output_error()
+        operator, error = self._counterpart(node, values, operators)
+        if not operators and value in found:
+            error = found[value].match.error
+        after = self._output_error() if error is None else error
         origin = self.origins.get(value, NodeOrigin(None))
-        module = self._module(place, values, operators) or call
+        module = self._module(place) or operator or call
         return Difference(
             self.case.name, dict(self.case.sizes), module.module, module.kind, node.name, node.operator, value,
             tuple(values[value].shape) if value in values else (), max(before, default=0.0), after, origin.fixes,
-            self._note(counterpart is None, len(left)), errors,
+            self._note(error is None, len(left)), errors,
         )  # fmt: skip
 
     def _first(self, left: Sequence[int], values: Arrays, right: set[str], shapes: set[tuple[int, ...]]) -> int:
@@ -240,8 +242,8 @@ class _Search:
                 return place  # a table
         return left[0]
 
-    def _module(self, place: int, values: Arrays, operators: Sequence[ModuleOutput]) -> ModuleOutput | None:
-        """The module that a node belongs to: as the export said, or that of its weights or of its counterpart."""
+    def _module(self, place: int) -> ModuleOutput | None:
+        """The module that a node belongs to: as the export said, or that of its weights."""
         node = self.graph.nodes[place]
         value = next((name for name in node.outputs if name), "")
         origin = self.origins.get(value)
@@ -251,29 +253,31 @@ class _Search:
         bias = [one for one in following if one.operator == "Add" and node.operator == "MatMul"]
         for name in (*node.inputs, *(name for one in bias for name in one.inputs)):
             owner = name.rpartition(".")[0]
-            if owner in self.kinds and name in self.graph.weights and self._reads_of(name) == 1:
+            if owner and owner in self.kinds and name in self.graph.weights and self._reads_of(name) == 1:
                 return ModuleOutput(owner, self.kinds[owner], ())
-        return self._counterpart(node, values, operators)
+        return None
 
-    def _counterpart(self, node: Node, values: Arrays, operators: Sequence[ModuleOutput]) -> ModuleOutput | None:
-        """Of the operators after those that gave what the node reads, the one that does what the node should do.
+    def _counterpart(
+        self, node: Node, values: Arrays, operators: Sequence[ModuleOutput]
+    ) -> tuple[ModuleOutput | None, float | None]:
+        """Of the operators after those that gave what the node reads: (the one that gives the nearest array, error).
 
-        It gives the nearest array; where none is near, it is the first one with another result of the same shape.
+        Where none is near, it is the first one with another result of the same shape, and there is no error.
         """
         given = [values[name] for name in node.reads if name in values]
         later = operators[1 + max((_last_equal(value, operators, self.equal) for value in given), default=-1) :]
         value = next((values[name] for name in node.outputs if name in values), None)
         if value is None:
-            return None
+            return None, None
         outputs = [(one, array) for one in later for array in one.values]
         match = References([array for _, array in outputs]).nearest(value)
         if match is not None and match.error < _ALIKE:
-            return outputs[match.index][0]
+            return outputs[match.index][0], match.error
         alike = [array for array in given if array.size == value.size]
         for one, array in outputs:
             if array.shape == value.shape and all(relative_error(read, array) > self.equal for read in alike):
-                return one
-        return None
+                return one, None
+        return None, None
 
     def _reads_of(self, weight: str) -> int:
         """How many nodes read a weight: equal weights of several modules are one, with the name of the first."""
