@@ -29,6 +29,10 @@ from onnxport.verification.localisation.region import Region
 _ROUNDING = 3e-7
 _LEAST, _MOST = 1e-6, 1e-3  # bounds of what counts as equal
 _ALIKE = 0.3  # a value that is wrong is still nearer than this to its counterpart, as a rule
+_FUSION = (
+    "all values of the graph are equal to those of the source when they are read as outputs: "
+    "ONNX Runtime's fusion of operators makes the difference"
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class _Search:
         if not any(call.values for call in calls):
             return self._nothing("the source has no modules or layers that can be watched")
         values = self._values()
+        if all(self._is_right(name, values) for name in self.wrong):
+            return self._nothing(_FUSION)
         outputs = [(place, value) for place, call in enumerate(calls) for value in call.values]
         references = References([value for _, value in outputs], moved=self.source.framework == "tf")
         found = {
@@ -119,8 +125,7 @@ class _Search:
         suspects = self.region.suspects(self.wrong, right)
         errors = self._errors(calls, values, found)
         if not suspects:
-            note = "all values of the graph are equal to those of the source when they are read as outputs: "
-            return self._nothing(note + "ONNX Runtime's fusion of operators makes the difference", errors)
+            return self._nothing(_FUSION, errors)
         first, last = self._window(suspects, found, right, calls)
         operators = self.source.operators(self.case.inputs, first, last)
         self.kinds = {call.module: call.kind for call in calls}
@@ -135,6 +140,13 @@ class _Search:
         for group in graph_values(self.file, self.case.inputs, names):
             values |= group
         return values
+
+    def _is_right(self, name: str, values: Arrays) -> bool:
+        """Whether an output is equal to the source's when all values of the graph are read."""
+        found, wanted = values.get(name), self.case.outputs.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            return False
+        return relative_error(found, wanted) <= self.equal
 
     def _errors(
         self, calls: Sequence[ModuleOutput], values: Arrays, found: Mapping[str, _Found]
@@ -198,14 +210,16 @@ class _Search:
         value = next(name for name in node.outputs if name)
         before = [found[name].match.error for name in node.reads if name in right]
         before += [near[name].error for name in node.reads if name in strong]
-        counterpart = near.get(value) or (found[value].match if value in found else None)
-        after = counterpart.error if counterpart is not None else self._output_error()
+        operator, error = self._counterpart(node, values, operators)
+        if not operators and value in found:
+            error = found[value].match.error
+        after = self._output_error() if error is None else error
         origin = self.origins.get(value, NodeOrigin(None))
-        module = self._module(place, values, near, operators) or call
+        module = self._module(place) or operator or call
         return Difference(
             self.case.name, dict(self.case.sizes), module.module, module.kind, node.name, node.operator, value,
             tuple(values[value].shape) if value in values else (), max(before, default=0.0), after, origin.fixes,
-            self._note(counterpart is None, len(left)), errors,
+            self._note(error is None, len(left)), errors,
         )  # fmt: skip
 
     def _first(self, left: Sequence[int], values: Arrays, right: set[str], shapes: set[tuple[int, ...]]) -> int:
@@ -228,10 +242,8 @@ class _Search:
                 return place  # a table
         return left[0]
 
-    def _module(
-        self, place: int, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
-    ) -> ModuleOutput | None:
-        """The module that a node belongs to: as the export said, or that of its weights or of its counterpart."""
+    def _module(self, place: int) -> ModuleOutput | None:
+        """The module that a node belongs to: as the export said, or that of its weights."""
         node = self.graph.nodes[place]
         value = next((name for name in node.outputs if name), "")
         origin = self.origins.get(value)
@@ -241,25 +253,35 @@ class _Search:
         bias = [one for one in following if one.operator == "Add" and node.operator == "MatMul"]
         for name in (*node.inputs, *(name for one in bias for name in one.inputs)):
             owner = name.rpartition(".")[0]
-            if owner and name in self.graph.weights and owner in self.kinds:
+            if owner and owner in self.kinds and name in self.graph.weights and self._reads_of(name) == 1:
                 return ModuleOutput(owner, self.kinds[owner], ())
-        if value in near and near[value].error < _ALIKE:
-            return operators[near[value].index]
-        return self._next_operator(node, values, near, operators)
-
-    def _next_operator(
-        self, node: Node, values: Arrays, near: Mapping[str, Match], operators: Sequence[ModuleOutput]
-    ) -> ModuleOutput | None:
-        """The first operator after those that gave what the node reads, with another result of the same shape."""
-        given = [values[name] for name in node.reads if name in values]
-        places = [near[name].index for name in node.reads if name in near and near[name].error <= self.equal]
-        shapes = {values[name].shape for name in node.outputs if name in values}
-        for one in operators[max(places, default=-1) + 1 :]:
-            (array,) = one.values
-            alike = [value for value in given if value.size == array.size]
-            if array.shape in shapes and not any(relative_error(value, array) <= self.equal for value in alike):
-                return one
         return None
+
+    def _counterpart(
+        self, node: Node, values: Arrays, operators: Sequence[ModuleOutput]
+    ) -> tuple[ModuleOutput | None, float | None]:
+        """Of the operators after those that gave what the node reads: (the one that gives the nearest array, error).
+
+        Where none is near, it is the first one with another result of the same shape, and there is no error.
+        """
+        given = [values[name] for name in node.reads if name in values]
+        later = operators[1 + max((_last_equal(value, operators, self.equal) for value in given), default=-1) :]
+        value = next((values[name] for name in node.outputs if name in values), None)
+        if value is None:
+            return None, None
+        outputs = [(one, array) for one in later for array in one.values]
+        match = References([array for _, array in outputs]).nearest(value)
+        if match is not None and match.error < _ALIKE:
+            return outputs[match.index][0], match.error
+        alike = [array for array in given if array.size == value.size]
+        for one, array in outputs:
+            if array.shape == value.shape and all(relative_error(read, array) > self.equal for read in alike):
+                return one, None
+        return None, None
+
+    def _reads_of(self, weight: str) -> int:
+        """How many nodes read a weight: equal weights of several modules are one, with the name of the first."""
+        return sum(weight in node.reads for node in self.graph.nodes)
 
     def _readers(self, place: int) -> list[int]:
         given = set(self.graph.nodes[place].outputs)
@@ -275,6 +297,19 @@ class _Search:
 
     def _nothing(self, why: str, errors: tuple[ModuleError, ...] = ()) -> Difference:
         return Difference(self.case.name, dict(self.case.sizes), note=why, modules=errors)
+
+
+def _last_equal(value: np.ndarray, operators: Sequence[ModuleOutput], equal: float) -> int:
+    """Position of the last operator that gave `value`; -1 where none did."""
+    if not is_telling(value):
+        return -1
+    places = (
+        at
+        for at in reversed(range(len(operators)))
+        for array in operators[at].values
+        if array.size == value.size and relative_error(value, array) <= equal
+    )
+    return next(places, -1)
 
 
 def _equal_below(check: CaseCheck) -> float:
