@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -127,8 +128,8 @@ def quantize_dynamic(source: Path, target: Path) -> None:
 def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
     """The graph in a temporary folder in `folder`: ONNX Runtime's quantizer writes a file beside the graph it reads.
 
-    That file would stay in the user's folder if the process is killed. The graph is linked; weights beside it are
-    copied, because onnx reads no linked ones.
+    That file would stay in the user's folder if the process is killed. The graph is linked; the files that it has
+    weights in, which may be those of another graph, are copied, because onnx reads no linked ones.
 
     Raises:
         OSError: it cannot be copied.
@@ -139,9 +140,21 @@ def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
             copy.hardlink_to(graph)
         except OSError:  # no links on this file system, or between these
             shutil.copyfile(graph, copy)
-        for data in data_files(graph):
-            shutil.copyfile(data, copy.with_name(data.name))
+        for location in sorted(_locations(graph)):
+            data = copy.parent / location
+            data.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(graph.parent / location, data)
         yield copy
+
+
+def _locations(graph: Path) -> set[str]:
+    """Paths of the files that hold weights of a graph, from its folder; others than those inside are left out."""
+    from onnxport.artifact.graph_findings import is_plain_location
+    from onnxport.formats.onnx_graph import read_onnx
+
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        tensors = read_onnx(data).tensors
+    return {value for one in tensors for key, value in one.external if key == "location" and is_plain_location(value)}
 
 
 def write_weight_only(
