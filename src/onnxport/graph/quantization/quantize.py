@@ -127,8 +127,8 @@ def quantize_dynamic(source: Path, target: Path) -> None:
 def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
     """The graph in a temporary folder in `folder`: ONNX Runtime's quantizer writes a file beside the graph it reads.
 
-    That file would stay in the user's folder if the process is killed. The graph is linked; weights beside it are
-    copied, because onnx reads no linked ones.
+    That file would stay in the user's folder if the process is killed. The graph is linked; the files that it has
+    weights in, which may be those of another graph, are copied, because onnx reads no linked ones.
 
     Raises:
         OSError: it cannot be copied.

@@ -72,6 +72,20 @@ def read_packed_rows(session: OnnxSession) -> PackedRows | None:
     return PackedRows(int(longest) if longest.isdigit() else None, windowed=WINDOW_KEY in metadata)
 
 
+def positions_follow_mask(inputs: Arrays) -> bool:
+    """Whether each real token's position is the number of real tokens before it, which is what a fused graph computes.
+
+    Args:
+        inputs: of the portable graph, which may have `position_ids`.
+    """
+    positions, mask = inputs.get("position_ids"), inputs["attention_mask"]
+    if positions is None:
+        return True
+    past = mask.shape[1] - positions.shape[-1]
+    counted, padding = (mask.cumsum(1) - 1)[:, past:], mask[:, past:] == 0
+    return bool(((positions == counted) | padding).all())
+
+
 def run_packed(run: Callable[[dict[str, Any]], dict[str, Any]], inputs: Arrays) -> dict[str, Any]:
     """Run a fused graph on the inputs of the portable graph, and return the outputs of the portable graph.
 

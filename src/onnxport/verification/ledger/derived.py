@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
@@ -79,7 +82,7 @@ def _add(weights: dict[str, WeightProof], sizes: dict[str, int], tensor: FileTen
 
 
 def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[WeightProof, str | None]:
-    base = known.by_name[names.base]
+    base = known.quantized_from(names)
     known.held.add(names.base)
     if tensor.name != names.data.name:
         return WeightProof(Proof.BOUNDED, f"scale of {names.data.name}", names.base), None
@@ -95,35 +98,43 @@ class _Known:
         tensors: all of them.
 
     Attributes:
-        by_name: by their names; of equal names the first.
+        by_name: by their names, which two graphs may give to different weights.
         held: names of those that were found in the new graph.
     """
 
     def __init__(self, tensors: list[FileTensor]) -> None:
         self.tensors = tensors
-        self.by_name: dict[str, FileTensor] = {}
+        self.by_name: dict[str, list[FileTensor]] = {}
         self.held: set[str] = set()
         self._by_size: dict[tuple[int, int], list[FileTensor]] = {}
         for tensor in tensors:
-            self.by_name.setdefault(tensor.name, tensor)
+            self.by_name.setdefault(tensor.name, []).append(tensor)
             self._by_size.setdefault((tensor.dtype, tensor.elements), []).append(tensor)
 
+    def quantized_from(self, names: BlockNames) -> FileTensor:
+        """The weight that was quantized: of several with its name the one with as many elements, if there is one."""
+        named = self.by_name[names.base]
+        return next((one for one in named if one.elements == names.data.elements), named[0])
+
+    def _alike(self, tensor: FileTensor) -> list[FileTensor]:
+        """Those of the same name, type and shape."""
+        named = self.by_name.get(tensor.name, ())
+        return [one for one in named if one.dtype == tensor.dtype and one.shape == tensor.shape]
+
     def changed(self, tensor: FileTensor) -> bool:
-        """Whether there is a weight of this name, type and shape, with floating values."""
-        own = self.by_name.get(tensor.name)
-        alike = own is not None and own.dtype == tensor.dtype and own.shape == tensor.shape
-        return alike and tensor.elements > 1 and tensor.array().dtype.kind == "f"
+        """Whether there is a weight of this name, type and shape, with floating values or quantized ones."""
+        return bool(self._alike(tensor)) and tensor.elements > 1 and _is_weight(tensor.array())
 
     def find(self, tensor: FileTensor) -> WeightProof | None:
         """The weight that `tensor` is, under its own name or another; None where there is none."""
         array = tensor.array()
-        own = self.by_name.get(tensor.name)
-        if own is not None and own.dtype == tensor.dtype and own.shape == tensor.shape:
+        alike = self._alike(tensor)
+        for own in alike:
             if equal(array, own.array()):
                 self.held.add(own.name)
                 return WeightProof(Proof.EXACT, "as is", own.name)
-            if not is_small(tensor):
-                return None
+        if alike and not is_small(tensor):
+            return None
         for other in self._by_size.get((tensor.dtype, tensor.elements), ()):
             transform = transform_between(array, other.array())
             if transform is not None:
@@ -137,3 +148,7 @@ class _Known:
             return None
         self.held.update(packed[1])
         return WeightProof(Proof.TRANSFORMED, f"packed along axis {packed[0]}", " and ".join(packed[1]))
+
+
+def _is_weight(array: np.ndarray[Any, Any]) -> bool:
+    return array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype.itemsize == 1)

@@ -43,16 +43,20 @@ class BlockNames:
     bits: int | None = None
 
 
-def quantized_parts(tensors: Sequence[FileTensor], known: Mapping[str, FileTensor]) -> dict[str, BlockNames]:
-    """The quantized weights of a graph, by the names of all their tensors.
+def quantized_parts(
+    tensors: Sequence[FileTensor], known: Mapping[str, Sequence[FileTensor]]
+) -> dict[str, BlockNames]:  # fmt: skip
+    """The weights that were quantized when a graph was made, by the names of all their tensors.
 
     Args:
         tensors: of the graph.
-        known: weights of the graph that it was made from.
+        known: by name, weights of the graphs that it was made from. What was quantized there is a weight like others.
     """
     named = {tensor.name: tensor for tensor in tensors}
     found: dict[str, BlockNames] = {}
     for tensor in tensors:
+        if any(one.dtype == tensor.dtype and one.shape == tensor.shape for one in known.get(tensor.name, ())):
+            continue
         match = _BLOCKS.fullmatch(tensor.name)
         if match and match[1] in known and f"{match[1]}.scales" in named:
             parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], None, int(match[2]))
