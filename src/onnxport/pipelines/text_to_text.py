@@ -16,6 +16,7 @@ _T5_LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romania
 class TextToTextPipeline(Pipeline):
     """`nlp("a text")` gives [{"generated_text": str}], one dict for every returned sequence.
 
+    A list of texts gives a list of dicts, or of lists with `num_return_sequences` above 1.
     `truncation=True` cuts a long text; other arguments go to `generate` (`max_new_tokens`,
     `num_beams`, `do_sample`, ...). config.json's task_specific_params for the task are used.
     """
@@ -28,6 +29,11 @@ class TextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
 
     result = "generated_text"
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The texts for one text or for each of a list."""
+        found = super().__call__(inputs, *args, **kwargs)
+        return [one[0] if len(one) == 1 else one for one in found] if isinstance(inputs, list) else found
 
     def _sanitize_parameters(
         self,
