@@ -37,11 +37,16 @@ _RESNET = {
     "layer_type": "bottleneck",
 }
 _CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+# Each further stage or layer on free heights and widths takes torch seconds of algebra.
 _SEGFORMER = {
-    "depths": [1, 1, 1, 1],
-    "hidden_sizes": [8, 16, 24, 32],
-    "num_attention_heads": [1, 2, 2, 4],
-    "sr_ratios": [8, 4, 2, 1],
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "hidden_sizes": [8, 16],
+    "num_attention_heads": [1, 2],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "mlp_ratios": [2, 2],
+    "sr_ratios": [4, 1],
     "decoder_hidden_size": 32,
 }
 _DETR = {

@@ -102,6 +102,7 @@ def test_older_pins_are_replaced_and_nothing_of_them_stays(tiny: Definition, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_package_that_is_not_found_is_told_and_the_next_create_goes_on(
     tiny: Definition, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_package_that_is_not_found_is_told_and_the_next_create_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_packages_that_do_not_fit_together(tiny: Definition, tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "onnxport_needy", requires="onnxport-tiny>=7")
     tiny.lock.write_text("onnxport-tiny==1.0\nonnxport-needy==1.0\n", encoding="utf-8")
