@@ -37,7 +37,7 @@ def test_checkpoints_become_verified_folders_and_are_not_done_twice(tmp_path, ca
     assert sorted(line.split()[:2] for line in printed) == [["converted", "labels"], ["failed", "broken"]]
     assert {path.name for path in (zoo / "labels" / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
     assert not (zoo / "broken").exists()
-    assert main(["verify", str(zoo / "labels"), "--against", str(models / "labels"), "--quiet"]) == 0
+    assert main(["verify", str(zoo / "labels"), "--quiet"]) == 0
     page = (zoo / "batch.html").read_text()
     assert "1 of 2 models converted" in page and "http" not in page.replace("http-equiv", "")
     written = (zoo / "labels" / "onnxport.json").stat()
@@ -104,6 +104,7 @@ def test_results_can_go_to_a_url(tmp_path):
     assert again.is_whole("one") and again.records() == {"one": record}
 
 
+@pytest.mark.sweep  # a cluster takes half a minute to start and to notice that a node is gone
 @pytest.mark.timeout(600)
 def test_a_ray_cluster_that_loses_a_node_loses_no_job(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
