@@ -22,6 +22,8 @@ def variables_kept(variables: Sequence[Any]) -> Iterator[list[str]]:
         Names of those that the calls changed, filled in at the end.
     """
     changed: list[str] = []
+    # An optimizer, which a compiled model of Keras holds, can assign too, and has no value.
+    variables = [one for one in variables if hasattr(one, "read_value") or hasattr(one, "value")]
     before = [_tensor(variable) for variable in variables]
     try:
         yield changed
