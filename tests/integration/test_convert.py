@@ -110,7 +110,14 @@ def test_every_task_is_in_the_sample():
     assert {TINY[name].task for name in ONE_OF_EACH} == {row.task for row in TINY.values()}
 
 
-@pytest.mark.parametrize("name", sampled([name for name in TINY if not name.startswith("sentence")], *ONE_OF_EACH))
+# Free heights and widths cost torch most of a minute of algebra; `make graphs` holds these too.
+_SLOW = ("detr-object-detection", "maskformer-image-segmentation")
+
+
+@pytest.mark.parametrize(
+    "name",
+    sampled([name for name in TINY if not name.startswith("sentence")], *(n for n in ONE_OF_EACH if n not in _SLOW)),
+)
 def test_converts_verifies_and_agrees_at_unseen_sizes(name, converted):
     for package in TINY[name].needs:
         pytest.importorskip(package)

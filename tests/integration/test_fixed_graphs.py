@@ -228,6 +228,7 @@ def test_the_encoder_alone(translator, tmp_path):
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 20]
 
 
+@pytest.mark.sweep
 def test_speech(converted, tmp_path):
     converted("whisper", pipeline_name="automatic-speech-recognition").copy(tmp_path / "out")
     fix_sizes(tmp_path / "out", {"batch_size": 2, "sequence_length": 1, "past_sequence_length": 24})

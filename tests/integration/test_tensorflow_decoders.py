@@ -14,7 +14,7 @@ from tests.once import Once
 from tests.sample import sampled
 from tests.unit.cli_runner import run
 
-pytestmark = [pytest.mark.integration, needs_tensorflow]
+pytestmark = [pytest.mark.integration, needs_tensorflow, pytest.mark.sweep]  # T5 holds a decoder with its cache
 # Keys and values stacked in one tensor; a tuple of them, and a branch on the number of tokens; rotary positions;
 # one token a call.
 NAMES = ("gpt2", "opt", "gptj", "ctrl")
