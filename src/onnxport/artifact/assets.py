@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxport.checkpoints.links import require_inside
 from onnxport.errors import OnnxPortError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object, read_object_if_present
 
 _GENERATION = "generation_config.json"
 # What a user of the folder may need. Names, not patterns: nothing else of a checkpoint is published.
@@ -78,7 +78,7 @@ def write_assets(
                 shutil.move(file, target)
     if generation:
         settings = folder / _GENERATION
-        said = read_object(settings) if settings.is_file() else {}
+        said = read_object_if_present(settings)
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from onnxport.errors import FolderError
-from onnxport.formats.protobuf_wire import VARINT, WireField, read_fields
+from onnxport.formats.protobuf_wire import VARINT, WireField, packed_varints, read_fields
 
 # TensorProto.DataType -> numpy's name; types that numpy lacks have none and are compared byte by byte.
 _TYPES = {
@@ -246,14 +246,7 @@ def _numbers(data: mmap.mmap, field: WireField) -> list[int]:
     """Whole numbers, packed or one."""
     if field.wire_type == VARINT:
         return [field.value]
-    found, value, shift = [], 0, 0
-    for byte in data[field.content : field.end]:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            found.append(value & 0xFFFFFFFFFFFFFFFF)
-            value = shift = 0
-    return found
+    return packed_varints(data[field.content : field.end])
 
 
 def _text(data: mmap.mmap, field: WireField) -> str:

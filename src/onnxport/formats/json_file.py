@@ -57,6 +57,15 @@ def read_object(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     return document
 
 
+def read_object_if_present(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; {} where there is no such file.
+
+    Raises:
+        CheckpointError: as `read_object`.
+    """
+    return read_object(path) if path.is_file() else {}
+
+
 def read_bytes(path: Path, largest: int) -> bytes:
     """The content of a file of at most `largest` bytes.
 

@@ -13,7 +13,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from onnxport.formats.protobuf_wire import BYTES, FIXED32, FIXED64, VARINT, Buffer, WireField, read_fields
+from onnxport.formats.protobuf_wire import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Buffer,
+    WireField,
+    packed_varints,
+    read_fields,
+)
 
 MOST_FIELDS = 20_000_000
 DEEPEST = 64  # graphs in attributes of nodes of graphs
@@ -237,16 +246,9 @@ class _Reader:
 
     def _packed(self, part: WireField) -> list[int]:
         """Varints one after the other."""
-        found, value, shift = [], 0, 0
         if part.end - part.content > 2**16:
             raise LimitError("a tensor has more than 6,000 axes")
-        for byte in bytes(self.data[part.content : part.end]):
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                found.append(value & 0xFFFFFFFFFFFFFFFF)
-                value = shift = 0
-        return found
+        return packed_varints(bytes(self.data[part.content : part.end]))
 
     def _fields(self, start: int, end: int) -> Iterator[WireField]:
         for part in read_fields(self.data, start, end):

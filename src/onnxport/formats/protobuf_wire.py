@@ -75,6 +75,18 @@ def _read_varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     raise ValueError(f"a number that does not end before byte {position}")
 
 
+def packed_varints(content: bytes) -> list[int]:
+    """Varints one after the other, as unsigned numbers of 64 bits; one that is cut off is left out."""
+    found, value, shift = [], 0, 0
+    for byte in content:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            found.append(value & 0xFFFFFFFFFFFFFFFF)
+            value = shift = 0
+    return found
+
+
 def field_bytes(number: int, content: bytes) -> bytes:
     r"""A length-delimited field: a string, bytes, or a message inside a message.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 
 CLASSIFIES = "sequence-classification"
 
@@ -30,4 +30,4 @@ def settings_in(folder: Path) -> dict[str, Any]:
         CheckpointError: it is no JSON object.
     """
     file = folder / "sentence_bert_config.json"
-    return read_object(file) if file.is_file() else {}
+    return read_object_if_present(file)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.checkpoints.pooling_modes import POOLING_MODES, pooling_modes
 from onnxport.checkpoints.weight_files import find_weights
 from onnxport.errors import CheckpointError
-from onnxport.formats.json_file import read_json, read_object
+from onnxport.formats.json_file import read_json, read_object, read_object_if_present
 from onnxport.loading.sentence_layers import SENTENCE, TOKENS, Dense, Normalize, Pooling, SpladePooling
 from onnxport.loading.sentence_settings import CLASSIFIES, transformer_settings
 from onnxport.system.library_errors import first_line
@@ -41,15 +42,6 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize", "SpladePooling", "MultiVectorMask")
 # What the transformer is loaded as, by `transformer_task`, and its output that the next module reads.
 _HEADS = {"feature-extraction": ("AutoModel", "last_hidden_state"), "fill-mask": ("AutoModelForMaskedLM", "logits")}
-# Old spelling of the pooling modes, in the order in which their results are concatenated.
-_MODE_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 @dataclass
@@ -184,7 +176,7 @@ def read_sentence_settings(checkpoint: Checkpoint, *, allow_pickle: bool = False
 def _notes(checkpoint: Checkpoint, entries: list[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
     """What a user must know of prompts and of which tokens count."""
     file = checkpoint.path / "config_sentence_transformers.json"
-    settings = read_object(file) if file.is_file() else {}
+    settings = read_object_if_present(file)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if default and prompts.get(default):
         yield f"Put the model's default prompt before every text: {prompts[default]!r}."
@@ -244,15 +236,12 @@ def _splade(settings: Mapping[str, Any]) -> SpladePooling:
 
 
 def _modes(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Pooling modes in the order of their results, from either spelling of the config."""
-    named = settings.get("pooling_mode")
-    if named is None:
-        modes = tuple(mode for flag, mode in _MODE_FLAGS.items() if settings.get(flag))
-        return modes or ("mean",)
-    modes = (named,) if isinstance(named, str) else tuple(map(str, named))
-    unknown = [mode for mode in modes if mode not in _MODE_FLAGS.values()]
+    """Pooling modes in the order of their results, all of them known."""
+    modes = pooling_modes(settings)
+    unknown = [mode for mode in modes if mode not in POOLING_MODES]
     if unknown or not modes:
-        raise _fault(f"the pooling mode {unknown or named!r} is not one of {', '.join(_MODE_FLAGS.values())}")
+        shown = unknown or settings["pooling_mode"]
+        raise _fault(f"the pooling mode {shown!r} is not one of {', '.join(POOLING_MODES)}")
     return modes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.decoding.prefill import Stop
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
@@ -105,7 +105,7 @@ def _components(folder: Folder, component: str) -> list[str]:
 
 
 def _image_token(folder: Path) -> int:
-    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_object_if_present(folder / "config.json")
     token = next((config[name] for name in _IMAGE_TOKEN if isinstance(config.get(name), int)), None)
     if token is None:
         raise FolderError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, Stop, prefill
 from onnxport.runtime.decoding.settings import (
@@ -236,7 +236,7 @@ def _components(folder: Folder, component: str) -> tuple[str, str]:
 def _task_settings(folder: Folder) -> tuple[str, dict[str, Any]]:
     """Prefix and settings in config.json for the folder's task."""
     file = folder.path / "config.json"
-    config = read_object(file) if file.is_file() else {}
+    config = read_object_if_present(file)
     row = (config.get("task_specific_params") or {}).get(folder.manifest.task) or {}
     own: dict[str, Any] = {}
     for name, value in row.items():

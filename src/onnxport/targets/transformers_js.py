@@ -17,7 +17,7 @@ from onnxport.artifact.card_calls import javascript_dtype
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.graph.inputs import verified_sizes, vocabulary_size
 from onnxport.runtime.sequence_generation import DECODER, ENCODER, is_encoder_decoder
 from onnxport.tensor_names import NUM_LOGITS_TO_KEEP, is_past
@@ -202,7 +202,7 @@ def _keeps_cross_attention(folder: Path) -> bool:
 
     It knows decoders of encoder-decoders by what their config calls the number of layers.
     """
-    config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    config = read_object_if_present(folder / _CONFIG)
     decoder = config.get("decoder")
     return not isinstance(decoder, dict) or any(name in decoder for name in ("decoder_layers", "num_decoder_layers"))
 
@@ -245,7 +245,7 @@ def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
 def _write_settings(root: Path, manifest: Manifest) -> None:
     """What transformers.js must know, in config.json: in a browser it looks for int8 graphs unless told otherwise."""
     file = root / _CONFIG
-    config: dict[str, Any] = read_object(file) if file.is_file() else {}
+    config: dict[str, Any] = read_object_if_present(file)
     counts = {Path(part.file).name: len(part.data_files) for part in manifest.components if part.data_files}
     config[_SETTINGS] = {
         **(config.get(_SETTINGS) or {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxport.errors import UsageError, did_you_mean
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 
 _DEFAULT_NEW_TOKENS = 256
 _DEFAULT_TOP_K = 50  # of transformers, when it samples
@@ -257,4 +257,4 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return {k: v for k, v in (read_object(path) if path.is_file() else {}).items() if v is not None}
+    return {k: v for k, v in (read_object_if_present(path)).items() if v is not None}

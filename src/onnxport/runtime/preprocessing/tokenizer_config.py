@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
+from onnxport.runtime.prompts.special_tokens import special_tokens_in
 
 Side = Literal["left", "right"]
 # transformers writes 1e30 for "no limit".
@@ -59,13 +60,17 @@ def read_tokenizer_config(folder: Path, tokenizer: Any) -> TokenizerConfig:
     Raises:
         CheckpointError: a file is not a JSON object.
     """
-    config = _read(folder / "tokenizer_config.json")
-    sentences = _read(folder / "sentence_bert_config.json") if (folder / "modules.json").is_file() else None
+    config = read_object_if_present(folder / "tokenizer_config.json")
+    sentences = (
+        read_object_if_present(folder / "sentence_bert_config.json") if (folder / "modules.json").is_file() else None
+    )
     cut, padding = tokenizer.truncation or {}, tokenizer.padding or {}
     longest = config.get("model_max_length", config.get("max_len"))
     if sentences is not None:
-        longest = sentences.get("max_seq_length") or _read(folder / "config.json").get("max_position_embeddings")
-    special = _special_tokens(_read(folder / "special_tokens_map.json")) | _special_tokens(config)
+        longest = sentences.get("max_seq_length") or read_object_if_present(folder / "config.json").get(
+            "max_position_embeddings"
+        )
+    special = special_tokens_in(read_object_if_present(folder / "special_tokens_map.json")) | special_tokens_in(config)
     if "pad_token" not in special and isinstance(padding.get("pad_token"), str):
         special["pad_token"] = padding["pad_token"]
     for name, spellings in _USUAL.items():
@@ -85,17 +90,3 @@ def read_tokenizer_config(folder: Path, tokenizer: Any) -> TokenizerConfig:
 
 def _side(value: Any) -> Side:
     return "left" if str(value).lower() == "left" else "right"
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """mask_token, pad_token, ...: strings, or objects with a `content`."""
-    found = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            found[name] = content
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

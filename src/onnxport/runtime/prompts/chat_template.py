@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import FolderError, MissingDependencyError, UsageError
-from onnxport.formats.json_file import read_bytes, read_object
+from onnxport.formats.json_file import read_bytes, read_object_if_present
+from onnxport.runtime.prompts.special_tokens import special_tokens_in
 from onnxport.runtime.prompts.template_process import PROCESS, TemplateError
 
 _LARGEST = 2**20  # bytes of a template
@@ -35,11 +36,11 @@ def render(folder: Path, messages: Sequence[Mapping[str, Any]], **variables: Any
     """
     if isinstance(messages, (str, Mapping)) or not messages:
         raise UsageError("A conversation is a list of messages.", hint='[{"role": "user", "content": "Good morning."}]')
-    config = _read(folder / "tokenizer_config.json")
+    config = read_object_if_present(folder / "tokenizer_config.json")
     template = _template(folder, config)
     _require_jinja2()
     given: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": True}
-    tokens = _special_tokens(_read(folder / "special_tokens_map.json")) | _special_tokens(config)
+    tokens = special_tokens_in(read_object_if_present(folder / "special_tokens_map.json")) | special_tokens_in(config)
     try:
         return PROCESS.render(template, {"messages": list(messages), **given, **tokens, **variables})
     except TemplateError as error:
@@ -79,17 +80,3 @@ def _require_jinja2() -> None:
     if tuple(int(part) for part in version.split(".")[:3] if part.isdigit()) < _SAFE_JINJA2:
         # A template is code from the checkpoint.
         raise MissingDependencyError(f"Jinja2 {version} has known sandbox escapes.", hint=_INSTALL)
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token, ...: strings, or objects with a `content`."""
-    found = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            found[name] = content
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import UsageError, did_you_mean
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 
 # "en_XX", "eng_Latn", "__en__"
 _LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")
@@ -33,7 +33,7 @@ class Languages:
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         file = folder / "tokenizer_config.json"
-        config: dict[str, Any] = read_object(file) if file.is_file() else {}
+        config: dict[str, Any] = read_object_if_present(file)
         self.source, self.target = config.get("src_lang"), config.get("tgt_lang")
         names = [name for key in _LISTS for name in config.get(key) or () if isinstance(name, str)]
         found = {name: tokenizer.token_to_id(name) for name in names if _LANGUAGE.fullmatch(name)}

@@ -14,19 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxport.checkpoints.pooling_modes import POOLING_MODES, pooling_modes
 from onnxport.errors import FolderError, UsageError, did_you_mean
-from onnxport.formats.json_file import read_json, read_object
+from onnxport.formats.json_file import read_json, read_object_if_present
 
 Floats = NDArray[np.float32]
-# Old spelling of the pooling modes, in the order in which their results are concatenated.
-_MODE_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 @dataclass(frozen=True)
@@ -104,8 +96,8 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
     place = folder / places[0] if places else None
     if place is not None and not place.resolve().is_relative_to(folder.resolve()):
         raise FolderError(f"modules.json names a module outside of the folder ({places[0]!r}).", hint="Convert again.")
-    pooling = _read(place / "config.json") if place is not None else {}
-    sentences = _read(folder / "config_sentence_transformers.json")
+    pooling = read_object_if_present(place / "config.json") if place is not None else {}
+    sentences = read_object_if_present(folder / "config_sentence_transformers.json")
     prompts = {str(name): str(text) for name, text in (sentences.get("prompts") or {}).items()}
     return SentenceModules(
         kinds, _modes(pooling), bool(pooling.get("include_prompt", True)), prompts, sentences.get("default_prompt_name")
@@ -113,11 +105,8 @@ def read_sentence_modules(folder: Path) -> SentenceModules:
 
 
 def _modes(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    named = settings.get("pooling_mode")
-    if named is None:
-        return tuple(mode for flag, mode in _MODE_FLAGS.items() if settings.get(flag)) or ("mean",)
-    modes = (named,) if isinstance(named, str) else tuple(map(str, named))
-    unknown = [mode for mode in modes if mode not in _MODE_FLAGS.values()]
+    modes = pooling_modes(settings)
+    unknown = [mode for mode in modes if mode not in POOLING_MODES]
     if unknown:
         raise FolderError(f"The pooling mode {unknown[0]!r} is not known.", hint="Convert the model again.")
     return modes
@@ -135,7 +124,3 @@ def _pool(mode: str, tokens: Floats, mask: NDArray[np.bool_]) -> Floats:
     total = (kept * weights[:, None].astype(np.float32)).sum(0)
     count = np.sqrt(weights.sum()) if mode == "mean_sqrt_len_tokens" else weights.sum()
     return np.asarray(total / np.float32(count), np.float32)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.sequence_generation import TextToTextGenerator
 from onnxport.runtime.text_generation import TextGenerator
 
@@ -102,7 +102,7 @@ class TextToText:
             return ""
         words = [_T5_LANGUAGES.get(name) for name in names]
         file = self.folder / "config.json"
-        config = read_object(file) if file.is_file() else {}
+        config = read_object_if_present(file)
         own = (config.get("task_specific_params") or {}).get(self.task, {}).get("prefix")
         if config.get("model_type") == "t5" and not own and all(words):
             return f"translate {words[0]} to {words[1]}: "

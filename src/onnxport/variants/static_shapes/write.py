@@ -13,7 +13,7 @@ from pathlib import Path
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.errors import ExportError, FolderError, UsageError, VerificationError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.graph.inputs import vocabulary_size
 from onnxport.graph.static_shapes.static_graph import StaticGraph, make_static
 from onnxport.runtime.session import OnnxSession
@@ -160,7 +160,7 @@ def _pair(root: Path, manifest: Manifest, plan: FixedPlan, target: Path) -> Grap
 
 def _fill(root: Path, base: Component) -> dict[str, int]:
     """Padding as the model knows it, where a graph takes tokens."""
-    config = read_object(root / "config.json") if (root / "config.json").is_file() else {}
+    config = read_object_if_present(root / "config.json")
     padding = config.get("pad_token_id")
     if not isinstance(padding, int) or padding < 0:
         return {}

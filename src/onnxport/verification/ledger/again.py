@@ -11,9 +11,9 @@ import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.graph.weight_history import Layout
-from onnxport.verification.ledger.expected import ExpectedWeight, rearranged, rearranged_array
+from onnxport.verification.ledger.expected import ExpectedWeight, of_record, rearranged, rearranged_array
 from onnxport.verification.ledger.prove import prove_weights, wrong_weights
-from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins, numpy_type
+from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins
 
 if TYPE_CHECKING:
     from onnxport.verification.ledger.variable import Variable
@@ -47,7 +47,7 @@ def prove_again(file: Path, ledger: Ledger, source: SourceWeights) -> Ledger:
         if record is None:
             lacking.append(f"{name} holds {proof.origins}, which this model does not have")
         else:
-            expected[name] = _expected(proof, rearranged(record, layouts), source)
+            expected[name] = of_record(source, rearranged(record, layouts), proof)
     if lacking:
         raise wrong_weights(file, lacking)
     others = {name for name, proof in ledger.weights.items() if proof.proof not in _FROM_SOURCE}
@@ -106,13 +106,3 @@ def _split(proof: WeightProof) -> tuple[Sequence[Layout], tuple[str, ...]]:
             if word != "as is":
                 loading.append(word)
     return layouts, tuple(loading)
-
-
-def _expected(proof: WeightProof, record: LazyTensor, source: SourceWeights) -> ExpectedWeight:
-    dtype, shape = numpy_type(record.dtype).name, tuple(int(size) for size in record.shape)
-    if source.in_files(record):
-        return ExpectedWeight(proof.proof, proof.transform, proof.origins, dtype, shape, record=record)
-    digest = hashlib.sha256()
-    for block in source.blocks(record):
-        digest.update(block.tobytes())
-    return ExpectedWeight(Proof.SOURCE, proof.transform, proof.origins, dtype, shape, sha256=digest.hexdigest())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.artifact.ledger import Proof
+from onnxport.artifact.ledger import Proof, WeightProof
 from onnxport.graph.weight_history import BatchNorm, FoldedNode, Layout, WeightHistory
 from onnxport.verification.ledger.source_weights import SourceWeights, describe_origins, numpy_type
 
@@ -47,6 +47,17 @@ class ExpectedWeight:
     norm: tuple[BatchNorm, bool] | None = None
     values: np.ndarray[Any, Any] | None = None
     sha256: str | None = None
+
+
+def of_record(source: SourceWeights, record: LazyTensor, proof: WeightProof) -> ExpectedWeight:
+    """A weight that holds a record; of one that is not in files only the sha256 is kept, and the proof says so."""
+    dtype, shape = numpy_type(record.dtype).name, tuple(int(size) for size in record.shape)
+    if source.in_files(record):
+        return ExpectedWeight(proof.proof, proof.transform, proof.origins, dtype, shape, record=record)
+    digest = hashlib.sha256()
+    for block in source.blocks(record):
+        digest.update(block.data)
+    return ExpectedWeight(Proof.SOURCE, proof.transform, proof.origins, dtype, shape, sha256=digest.hexdigest())
 
 
 class Expectations:
@@ -142,15 +153,8 @@ class Expectations:
     def _recorded(self, record: LazyTensor, name: str, layouts: tuple[Layout, ...]) -> ExpectedWeight:
         origins, loading = describe_origins(self.source.records[name], name, self.source.reader)
         words = (*loading, *(layout.text for layout in layouts))
-        dtype, shape = numpy_type(record.dtype).name, tuple(int(size) for size in record.shape)
-        transform = ", ".join(words) or "as is"
-        if self.source.in_files(record):
-            proof = Proof.TRANSFORMED if words else Proof.EXACT
-            return ExpectedWeight(proof, transform, origins, dtype, shape, record=record)
-        digest = hashlib.sha256()
-        for block in self.source.blocks(record):
-            digest.update(block.tobytes())
-        return ExpectedWeight(Proof.SOURCE, transform, origins, dtype, shape, sha256=digest.hexdigest())
+        proof = Proof.TRANSFORMED if words else Proof.EXACT
+        return of_record(self.source, record, WeightProof(proof, ", ".join(words) or "as is", origins))
 
     def _folded_norms(self, model: ir.Model) -> dict[str, ExpectedWeight]:
         """Weights of products that a normalization was folded into."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object, read_object_if_present
 from onnxport.runtime.preprocessing.images import sizes
 from onnxport.runtime.preprocessing.images.classes import CLASSES, USUAL, ProcessorClass
 
@@ -170,7 +170,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """The settings in preprocessor_config.json, or in processor_config.json, which has those of several processors."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = folder / name
-        found = read_object(file) if file.is_file() else {}
+        found = read_object_if_present(file)
         inner = found.get("image_processor")
         settings = inner if isinstance(inner, dict) else found
         if {"image_processor_type", "image_mean", "do_resize", "feature_extractor_type"} & set(settings):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import FolderError, UnknownPreprocessingError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object, read_object_if_present
 
 _CLASS = "Wav2Vec2CTCTokenizer"
 
@@ -76,8 +76,8 @@ def read_ctc_vocabulary(folder: Path) -> CtcVocabulary:
         FolderError: no vocab.json, or not the vocabulary of its language.
         UnknownPreprocessingError: a tokenizer of another class.
     """
-    config = _read(folder / "tokenizer_config.json")
-    special = _read(folder / "special_tokens_map.json") | config
+    config = read_object_if_present(folder / "tokenizer_config.json")
+    special = read_object_if_present(folder / "special_tokens_map.json") | config
     name = config.get("tokenizer_class", _CLASS)
     if name != _CLASS:
         raise UnknownPreprocessingError(f"The tokenizer {name} of a CTC model")
@@ -108,7 +108,3 @@ def _content(value: Any, default: str) -> str:
     """A special token: a string, or an object with a `content`."""
     found = value.get("content") if isinstance(value, dict) else value
     return found if isinstance(found, str) else default
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError
-from onnxport.formats.json_file import read_object
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.preprocessing.sounds.spectrogram import Frames, mel_filters, spectrogram, window
 
 Samples = NDArray[np.float32]
@@ -203,7 +203,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """The settings in preprocessor_config.json, or in processor_config.json, which has those of several processors."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = folder / name
-        found = read_object(file) if file.is_file() else {}
+        found = read_object_if_present(file)
         inner = found.get("feature_extractor")
         settings = inner if isinstance(inner, dict) else found
         if {"feature_extractor_type", "sampling_rate"} & set(settings):
