@@ -50,6 +50,7 @@ def test_sizes_that_the_graph_does_not_take_are_refused(converted):
     assert usual_lengths(open_folder(folder).manifest.components[0]) == [16, 64]
 
 
+@pytest.mark.sweep
 def test_a_decoder_reads_prompts_and_writes_tokens(converted):
     folder = open_folder(converted("llama").folder)
     prompt, step = make_cells(folder, folder.manifest.components[0], (2,), (7,))

@@ -111,7 +111,9 @@ def test_every_task_is_in_the_sample():
 
 
 # Free heights and widths cost torch most of a minute of algebra; `make graphs` holds these too.
-_SLOW = ("detr-object-detection", "maskformer-image-segmentation")
+_SLOW = (
+    "detr-object-detection", "segformer-semantic-segmentation", "maskformer-image-segmentation", "dpt-depth-estimation",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

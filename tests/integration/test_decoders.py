@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 # One of each kind: grouped heads, learned positions, a sliding window shorter than the prompt, both kinds of
 # layers, experts, latent attention, alibi, one key head, convolution states. benchmarks/ has the others.
 KINDS = ("llama", "gpt2", "mistral", "gemma3_text", "qwen3_moe", "deepseek_v3", "bloom", "falcon", "lfm2")
-KEPT = ("llama", "mistral", "lfm2")
+KEPT = ("llama", "lfm2")
 TOKENIZED = {"tokenizer": "modernbert"}
 
 

@@ -37,7 +37,7 @@ SOUNDS = {"moonshine": "input_values", "speech_to_text": "input_features", "whis
 KINDS = ["t5", "m2m_100", "whisper", "moonshine", "speech_to_text", "trocr"]
 
 
-@pytest.fixture(scope="module", params=sampled(KINDS, "t5", "trocr"))
+@pytest.fixture(scope="module", params=sampled(KINDS, "t5"))
 def pair(request, converted):
     """(name, source model, folder, conversion)"""
     name = request.param

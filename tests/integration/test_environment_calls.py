@@ -53,6 +53,7 @@ def test_a_conversion_is_that_of_a_call_in_process(converted: Conversions, stand
     assert "text-classification" in said.getvalue()
 
 
+@pytest.mark.sweep
 def test_a_folder_that_is_not_the_source_s(converted: Conversions, stand_in: Path, tmp_path: Path) -> None:
     converted("bert-text-classification").copy(tmp_path / "out")
     other = save("bert-text-classification", tmp_path / "other", seed=1)

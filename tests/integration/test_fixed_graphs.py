@@ -173,6 +173,7 @@ def test_an_axis_that_is_not_free(converted, tmp_path):
     assert is_static(tmp_path / "out" / "onnx" / "model_fixed.onnx")
 
 
+@pytest.mark.sweep
 def test_shapes_that_inference_does_not_find(fixed):
     """GroupNormalization: what comes behind it is known from a run."""
     folder = fixed("wav2vec2-automatic-speech-recognition", {"batch_size": 1, "num_samples": 4000})
@@ -182,7 +183,7 @@ def test_shapes_that_inference_does_not_find(fixed):
     assert found.shape == (1, 12, 32) and np.abs(wanted - found).max() < 1e-4
 
 
-@pytest.fixture(scope="module", params=sampled(TASKS, "t5-untied"))
+@pytest.fixture(scope="module", params=sampled(TASKS))
 def translator(request, converted, tmp_path_factory):
     """Relative positions; learned ones; ones of sines, from the length of the past."""
     tiny = converted(request.param, pipeline_name=TASKS[request.param])

@@ -49,7 +49,7 @@ OPERATORS = {  # of the two layers: (windows, capped, rotating, neighbours)
 }
 
 
-@pytest.fixture(scope="module", params=sampled(KINDS, "qwen2", "cohere2"))
+@pytest.fixture(scope="module", params=sampled(KINDS, "qwen2"))
 def fused(request, converted, tmp_path_factory):
     """(the kind, the source's folder, the converted folder with the fused graph)"""
     tiny = converted(request.param, KINDS[request.param])
@@ -216,6 +216,7 @@ def test_other_models_and_processors(converted, tmp_path):
         optimize(folder / "onnx" / "model.onnx", for_="cpu")
 
 
+@pytest.mark.sweep
 def test_a_fused_graph_of_rounded_weights_writes_what_the_portable_one_writes(converted, tmp_path):
     from onnxport import quantize
     from onnxport.artifact.folder import read_folder

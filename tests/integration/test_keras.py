@@ -320,6 +320,7 @@ def test_run_on_numbers(text: tuple[Any, Path, Conversion], tmp_path: Path, caps
     assert "onnxport run out inputs.npz" in card and "pipeline(" not in card
 
 
+@pytest.mark.sweep
 def test_the_command_line_is_quiet(text: tuple[Any, Path, Conversion], tmp_path: Path) -> None:
     words = [text[1].parent / "model.keras", tmp_path / "out", "--json"]
     done = subprocess.run([sys.executable, "-m", "onnxport", "convert", *words], capture_output=True, text=True)

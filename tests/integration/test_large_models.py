@@ -92,6 +92,7 @@ def test_a_bfloat16_checkpoint_in_shards(tmp_path, mapped, external):
     np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.sweep
 def test_experts_are_stored_as_they_are_multiplied(tmp_path, mapped):
     source = _moe(tmp_path / "m")
     out = tmp_path / "out"

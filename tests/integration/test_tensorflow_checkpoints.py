@@ -20,7 +20,7 @@ from tests.tiny import save
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 
 
-OPSETS = (13, 17, 21)
+OPSETS = (13, 21)
 REFUSED = ("cut", "other", "garbled", "pickled")
 
 

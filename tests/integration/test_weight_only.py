@@ -129,6 +129,7 @@ def test_a_wrong_scale_is_found(llama, tmp_path, monkeypatch):
     assert not (folder / "onnx" / "model_q4.onnx").exists() and verify(folder).ok
 
 
+@pytest.mark.sweep
 def test_both_graphs_of_an_encoder_decoder(bart, tmp_path):
     folder = shutil.copytree(bart, tmp_path / "out")
     assert quantize(folder, "int4").name == "decoder_model_merged_q4.onnx"
