@@ -79,7 +79,7 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
     from onnxport.weights.checkpoint_reader import CheckpointReader
 
     if checkpoint.weights_format not in ("safetensors", "pickle"):
-        return WeightOrigins()
+        return WeightOrigins(model=model)
     return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
 
 

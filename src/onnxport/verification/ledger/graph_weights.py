@@ -58,14 +58,18 @@ def record_weights(to_export: ModelToExport) -> list[SourceWeights | Sequence[Va
     """The weights of each part's source, before anything is run or exported.
 
     Raises:
-        VerificationError: a parameter does not hold the tensor of its name.
+        VerificationError: a parameter does not hold the tensor of its name, or what the class of the model makes of
+            its config is not as it should be.
     """
+    from onnxport.verification.configured_state import require_as_configured
     from onnxport.verification.ledger.source_weights import record_source
     from onnxport.verification.ledger.tensorflow_weights import record_variables
 
     if to_export.source.framework != "pt":
         return [record_variables(cast("Any", part.source).variables, to_export.files) for part in to_export.parts]
     origins = to_export.weight_origins.again()
+    if origins.model is not None:
+        require_as_configured(origins.model)
     known: dict[int, SourceWeights] = {}
     for part in to_export.parts:  # several graphs of one model
         model = cast("Any", part.source).model
