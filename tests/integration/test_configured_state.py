@@ -63,6 +63,18 @@ def test_rotary_frequencies(tmp_path):
     assert "model.rotary_emb.inv_freq[3]" in caught.value.message
 
 
+def test_layers_with_files_of_their_own(tmp_path):
+    """Layers of sentence-transformers after the transformer are in memory only."""
+    to_export = load_model_to_export(resolve_model(save("sentence-bert-cls-dense", tmp_path / "m")))
+    record_weights(to_export)
+    (layer,) = (module for module in to_export.pipeline.model.modules() if type(module).__name__ == "Dense")
+    with torch.no_grad():
+        layer.linear.weight[1, 2] *= 1.01
+    with pytest.raises(VerificationError) as caught:
+        record_weights(to_export)
+    assert "linear.weight" in caught.value.message and "Dense/model.safetensors" in caught.value.message
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_other_precisions_are_sound(tmp_path, dtype):
     folder = save_decoder("llama", tmp_path / "m")

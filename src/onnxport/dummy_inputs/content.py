@@ -14,6 +14,8 @@ from onnxport.tensor_names import is_past
 _MOST_TOKENS = 2**12  # a larger vocabulary is not run through: the weights are compared one by one elsewhere
 _ROW = 48  # tokens
 _SEED = 23
+_NORMALIZED = 16  # larger numbers are no normalized image or sound
+_BEYOND = 4
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 
 
@@ -38,7 +40,8 @@ def special_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]
 def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
     """(name, inputs) with a float input at the ends of its range: all lowest, all highest, all zero, all tiny.
 
-    For an image that is black, white and grey; for a sound silence and clipping.
+    For an image that is black, white and grey; for a sound silence and clipping. Normalized inputs are also given beyond
+    their usual range: another normalization, or none, makes such numbers.
     """
     four = generator.make(base | dict.fromkeys(rows, 4), seed=_SEED)
     for name, value in four.items():
@@ -46,6 +49,8 @@ def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Ite
             changed = np.zeros_like(value)
             changed[0], changed[1], changed[3] = value.min(), value.max(), value[3] * value.dtype.type(1e-4)
             yield f"extremes of {name}", {**four, name: changed}
+            if np.abs(value).max() < _NORMALIZED:
+                yield f"{name} beyond its usual range", {**four, name: value * value.dtype.type(_BEYOND)}
 
 
 def shifted_positions(arrays: Arrays, last: int) -> Arrays | None:
