@@ -40,8 +40,8 @@ def special_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]
 def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
     """(name, inputs) with a float input at the ends of its range: all lowest, all highest, all zero, all tiny.
 
-    For an image that is black, white and grey; for a sound silence and clipping. Normalized inputs are also given beyond
-    their usual range: another normalization, or none, makes such numbers.
+    For an image that is black, white and grey; for a sound silence and clipping. Normalized inputs are also given
+    beyond their usual range: another normalization, or none, makes such numbers.
     """
     four = generator.make(base | dict.fromkeys(rows, 4), seed=_SEED)
     for name, value in four.items():

@@ -123,9 +123,7 @@ def _differences(module: torch.nn.Module, other: torch.nn.Module) -> Iterator[tu
 
 def _state(module: torch.nn.Module) -> dict[str, Any]:
     """Attributes of a module, and buffers that a checkpoint does not hold."""
-    attributes = {
-        name: value for name, value in vars(module).items() if not name.startswith("_") and name not in _MODE
-    }
+    attributes = {name: value for name, value in vars(module).items() if not name.startswith("_") and name not in _MODE}
     return attributes | {name: module._buffers.get(name) for name in module._non_persistent_buffers_set}
 
 
