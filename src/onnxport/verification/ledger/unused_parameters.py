@@ -87,8 +87,9 @@ def read_parameters(runs: Sequence[tuple[Source, Arrays]], parameters: Mapping[s
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            leaves = torch.utils._pytree.tree_leaves((args, kwargs))
-            found.update(names[id(leaf)] for leaf in leaves if id(leaf) in names)
+            if getattr(func, "__name__", "") != "__get__":  # properties, as the version of a weight that we watch
+                leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+                found.update(names[id(leaf)] for leaf in leaves if id(leaf) in names)
             return func(*args, **(kwargs or {}))
 
     for source, inputs in runs:
