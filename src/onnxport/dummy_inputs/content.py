@@ -72,6 +72,11 @@ def _tokens(
         if special:
             chosen = rng.random(ids.shape) < 1 / 3
             yield "special tokens", {**three, IDS: np.where(chosen, rng.choice(special, ids.shape), ids)}
+    if vocabulary > _MOST_TOKENS:
+        yield (
+            "tokens at the ends of the table",
+            {**three, IDS: np.resize(_ends(vocabulary), ids.shape).astype(ids.dtype)},
+        )
     if vocabulary <= _MOST_TOKENS and len(rows) == 1 and "sequence_length" in base:
         limit = next((dim.maximum for dim in generator.dims if dim.name == "sequence_length"), None)
         length = min(_ROW, limit or _ROW)
@@ -80,6 +85,13 @@ def _tokens(
         )  # fmt: skip
         if every[IDS].ndim == 2 and every[IDS].size >= vocabulary:
             yield "every token", {**every, IDS: np.resize(np.arange(vocabulary), every[IDS].shape)}
+
+
+def _ends(vocabulary: int) -> np.ndarray:
+    """The last tokens of a table, those around powers of two, where narrow integers end, and the first."""
+    powers = [2**bits + offset for bits in (16, 15, 12, 8, 7) for offset in (0, -1)]
+    known = [vocabulary - 1, vocabulary - 2, vocabulary - 3, *powers, 0, 1]
+    return np.array([token for token in dict.fromkeys(known) if 0 <= token < vocabulary])
 
 
 def _padded_on_the_left(arrays: Arrays) -> Arrays | None:
