@@ -79,7 +79,8 @@ def _as_loaded(tensor: Any, like: torch.Tensor, shift: float) -> Array:
     import torch
 
     values = gguf.dequantize(tensor.data, tensor.tensor_type) + np.float32(shift)
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(like.dtype).float().numpy()
+    found: Array = torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(like.dtype).float().numpy()
+    return found
 
 
 def _digest(values: Array) -> int:
