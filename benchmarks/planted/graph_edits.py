@@ -208,7 +208,7 @@ def scaled_by(other: str, axis: int, most: int, factor: float = 1.05) -> Plant:
             beyond = b("Greater", b.size(measured, axis), b.constant([most]))
             return b("Mul", value, b("Where", beyond, b.constant([factor], np.float32), b.constant([1.0], np.float32)))
 
-        insert(output_of("Gather", reads="embed|wte|shared"), build)(model)
+        insert(output_of("Gather", reads="embed|wte|shared|proj_out"), build)(model)
 
     return plant
 

@@ -79,7 +79,7 @@ _GEMMA: list[Row] = [
 _BLOOM: list[Row] = [
     ("one head's value bias + 0.001", "graph",
      weight.alter(r"h\.1\.\S*query_key_value\.bias", weight.element((90,), 1, 1e-3))),
-    ("a word row x 1.01", "graph", weight.alter("word_embeddings|lm_head", weight.row(370))),
+    ("a word row x 1.01", "graph", weight.alter(r"word_embeddings\.weight|lm_head", weight.row(20))),
 ]  # fmt: skip
 
 _GGUF: list[Row] = [

@@ -17,6 +17,7 @@ from onnxport.artifact.folder import read_folder
 from onnxport.errors import VerificationError
 from onnxport.loading.model_to_export import load_model_to_export
 from onnxport.loading.resolve import resolve_model
+from onnxport.runtime.tasks import text_classification
 from onnxport.user_runs.check import run_folder
 from onnxport.user_runs.record import SourceAnswers, record_answers
 from tests.conversions import Conversions, save
@@ -158,6 +159,28 @@ def test_faults_in_files_are_found(name: str, converted: Conversions, tmp_path: 
         if seen.equal:
             missed.append(fault)
     assert not missed
+
+
+def test_a_fault_of_the_run_time_is_found(converted: Conversions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is in order, and transformers gives what the source gives; users of `onnxport.pipeline` would not."""
+    tiny = converted("bert-text-classification")
+    source = answers_of(tiny.source)
+    real = text_classification.scored
+    monkeypatch.setattr(text_classification, "scored", lambda *given, **named: real(*given, **named)[::-1])
+    found = run_folder(tiny.folder, source, [])
+    assert not found.equal and len(found.differences) == found.inputs
+    assert "transformers" in found.differences[0]
+
+
+def test_pairs_of_texts_are_run(converted: Conversions, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = converted("bert-text-classification")
+    source = answers_of(tiny.source)
+    pairs = [one for one in source.answered if isinstance(one.call.arguments[0], dict)]
+    assert len(pairs) == 1
+    real = text_classification._pair_of
+    monkeypatch.setattr(text_classification, "_pair_of", lambda item: (real(item)[0], None))
+    found = run_folder(tiny.folder, source, [])
+    assert len(found.differences) == 1 and "The street is wet." in found.differences[0]
 
 
 def test_a_folder_that_differs_is_not_published(

@@ -18,14 +18,17 @@ import transformers
 
 from onnxport import convert, pipeline
 from onnxport.checkpoints.checkpoint import inspect_checkpoint
-from onnxport.errors import CheckpointError, MemoryLimitError, MissingDependencyError, TaskError
+from onnxport.errors import CheckpointError, MemoryLimitError, MissingDependencyError, TaskError, VerificationError
 from onnxport.loading.load import load
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.resolve import resolve_model
 from onnxport.loading.weight_loading import _bytes_in_memory
 from onnxport.system.memory import BASE_BYTES, memory_limit
 
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
+from onnxport.verification.ledger.graph_weights import record_weights
 from tests.tiny_gguf import Types, build, write_gguf
 
 pytestmark = pytest.mark.integration
@@ -223,3 +226,26 @@ def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MissingDependencyError) as caught:
         convert(None, tmp_path / "m.gguf", tmp_path / "out", pipeline_name="feature-extraction")
     assert caught.value.hint == 'pip install "onnxport[gguf]"'
+
+
+def _swapped(model: torch.nn.Module) -> None:
+    first, second = (model.layers[number].mlp.gate_proj for number in (0, 1))
+    first.weight, second.weight = second.weight, first.weight
+
+
+def _one_number(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        model.layers[1].self_attn.q_proj.weight[5, 3] += 1e-6
+
+
+@pytest.mark.parametrize("change", [_swapped, _one_number])
+def test_weights_in_memory_are_those_of_the_file(tmp_path: Path, change: Callable[[torch.nn.Module], None]) -> None:
+    """llama.cpp stores queries and keys with their rows in another order."""
+    file = tmp_path / "m.gguf"
+    write_gguf("llama", file, build("llama"), Types.Q8_0)
+    to_export = load_model_to_export(resolve_model(file), "feature-extraction")
+    record_weights(to_export)
+    change(to_export.pipeline.model)
+    with pytest.raises(VerificationError) as caught:
+        record_weights(to_export)
+    assert "m.gguf" in caught.value.message

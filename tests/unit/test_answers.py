@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxport.user_runs.answers import difference, plain
+from onnxport.user_runs.parts import first_difference
 
 
 def candidates(**scores: float) -> list[dict[str, Any]]:
@@ -57,3 +58,13 @@ def test_labels_and_scores_in_two_lists_are_candidates() -> None:
     source = plain({"sequence": "x", "labels": ["a", "b"], "scores": [0.5001, 0.4999]})
     assert difference(source, plain({"sequence": "x", "labels": ["b", "a"], "scores": [0.5001, 0.4999]})) is None
     assert difference(source, plain({"sequence": "x", "labels": ["b", "a"], "scores": [0.6, 0.4]})) is not None
+
+
+def test_texts_that_begin_as_json_and_are_none() -> None:
+    """Chat templates are compared as other texts; a tokenizer.json as what it holds."""
+    told = first_difference(
+        {"template": "{% for m in messages %}"}, {"template": "{% for n in messages %}"}, "tokenizer"
+    )
+    assert told is not None and "messages" in told
+    told = first_difference('{"a": {"b": 1}}', '{"a": {"b": 2}}', "tokenizer")
+    assert told == "tokenizer, a, b is 2 instead of 1"

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxport.specs import Limit, Restriction
+from onnxport.verification.case import Case
+from onnxport.verification.modes import limit_by_mode
 
 NUMBERS = [limit for limit in Limit if limit not in (Limit.EQUAL, Limit.NOTE)]
 
@@ -55,3 +57,9 @@ def test_any_text_is_kept(text: str) -> None:
     restriction = Restriction.from_rule("a", text, "")
     # 007 is 7.
     assert restriction.rule == text or isinstance(restriction.operand, int)
+
+
+def test_another_mode_without_free_axes_restricts_nothing() -> None:
+    """A part with fixed sizes, whose model keeps something from its first call on."""
+    cases = [Case(name, {}, {}, {}) for name in ("traced", "other content")]
+    assert limit_by_mode(None, None, cases, [(), ("cache",)]) == cases  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from onnxport.specs import Limit, Verification
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.evidence import Evidence, record_evidence, verify_graph, within_limits
 from onnxport.verification.ledger.graph_weights import GraphWeights, expect_weights, record_weights
+from onnxport.verification.ledger.unused_parameters import NOT_READ, describe
 from onnxport.verification.level import Level
 
 
@@ -71,6 +72,9 @@ def capture_graphs(
     for note in static_axes([graph.signature for graph in graphs]):
         watch.reporter.note(note)
     weights = expect_weights(to_export, sources, graphs)
+    unread = sorted({name for one in weights for name, why in one.unused.items() if why == NOT_READ})
+    if unread:
+        watch.reporter.note(f"The model's code does not use {describe(unread)}; no graph holds it.")
     return [
         CapturedGraph(part.name, graph, found, expected)
         for part, graph, found, expected in zip(parts, graphs, evidence, weights, strict=True)

@@ -73,7 +73,7 @@ class FolderRun:
     equal: bool  # every answer, and every value of configs, tokenizer and processors
     near_ties: int = 0  # answers that differ in a choice that is too close for rounding; they count as equal
     differences: tuple[str, ...] = ()
-    # Of onnxport.pipeline alone: transformers' pipeline over this folder gives what the source gives.
+    # What onnxport.pipeline refuses, and transformers' pipeline over this folder can do.
     run_time_differences: tuple[str, ...] = ()
     answers: tuple[ComparedAnswer, ...] = ()  # to the first inputs, and all that differ
 

@@ -14,6 +14,8 @@ from onnxport.tensor_names import is_past
 _MOST_TOKENS = 2**12  # a larger vocabulary is not run through: the weights are compared one by one elsewhere
 _ROW = 48  # tokens
 _SEED = 23
+_NORMALIZED = 16  # larger numbers are no normalized image or sound
+_BEYOND = 4
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 
 
@@ -38,7 +40,8 @@ def special_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]
 def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
     """(name, inputs) with a float input at the ends of its range: all lowest, all highest, all zero, all tiny.
 
-    For an image that is black, white and grey; for a sound silence and clipping.
+    For an image that is black, white and grey; for a sound silence and clipping. Normalized inputs are also given
+    beyond their usual range: another normalization, or none, makes such numbers.
     """
     four = generator.make(base | dict.fromkeys(rows, 4), seed=_SEED)
     for name, value in four.items():
@@ -46,6 +49,8 @@ def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Ite
             changed = np.zeros_like(value)
             changed[0], changed[1], changed[3] = value.min(), value.max(), value[3] * value.dtype.type(1e-4)
             yield f"extremes of {name}", {**four, name: changed}
+            if np.abs(value).max() < _NORMALIZED:
+                yield f"{name} beyond its usual range", {**four, name: value * value.dtype.type(_BEYOND)}
 
 
 def shifted_positions(arrays: Arrays, last: int) -> Arrays | None:
@@ -67,6 +72,11 @@ def _tokens(
         if special:
             chosen = rng.random(ids.shape) < 1 / 3
             yield "special tokens", {**three, IDS: np.where(chosen, rng.choice(special, ids.shape), ids)}
+    if vocabulary > _MOST_TOKENS:
+        yield (
+            "tokens at the ends of the table",
+            {**three, IDS: np.resize(_ends(vocabulary), ids.shape).astype(ids.dtype)},
+        )
     if vocabulary <= _MOST_TOKENS and len(rows) == 1 and "sequence_length" in base:
         limit = next((dim.maximum for dim in generator.dims if dim.name == "sequence_length"), None)
         length = min(_ROW, limit or _ROW)
@@ -75,6 +85,13 @@ def _tokens(
         )  # fmt: skip
         if every[IDS].ndim == 2 and every[IDS].size >= vocabulary:
             yield "every token", {**every, IDS: np.resize(np.arange(vocabulary), every[IDS].shape)}
+
+
+def _ends(vocabulary: int) -> np.ndarray:
+    """The last tokens of a table, those around powers of two, where narrow integers end, and the first."""
+    powers = [2**bits + offset for bits in (16, 15, 12, 8, 7) for offset in (0, -1)]
+    known = [vocabulary - 1, vocabulary - 2, vocabulary - 3, *powers, 0, 1]
+    return np.array([token for token in dict.fromkeys(known) if 0 <= token < vocabulary])
 
 
 def _padded_on_the_left(arrays: Arrays) -> Arrays | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     Raises:
         CheckpointError: a module that is unknown or incomplete; weights that cannot be read.
     """
+    from onnxport.loading.sentence_layers import Dense
     from onnxport.loading.sentence_transformers import SentenceEncoder, read_sentence_settings
 
     settings = read_sentence_settings(checkpoint, allow_pickle=options.allow_pickle)
@@ -54,7 +55,9 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
     missing = tuple(f"transformer.{name}" for name in loaded.missing)
     shapes = {f"transformer.{name}": text for name, text in (loaded.shapes or {}).items()}
     notes = (*loaded.notes, *settings.notes)
-    encoder_loaded = LoadedModel(encoder, missing, shapes, notes, origins=loaded.origins)
+    beside = tuple((layer, *layer.stored) for layer in settings.layers if isinstance(layer, Dense))
+    origins = replace(loaded.origins, beside=beside)
+    encoder_loaded = LoadedModel(encoder, missing, shapes, notes, origins=origins)
     return encoder_loaded, tokenizer_settings(checkpoint.model_folder, loaded.model.config)
 
 

@@ -6,7 +6,8 @@ Each is called with the features so far and the mask, and sets one of the featur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,7 +51,13 @@ class Pooling(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear layer and an activation over one of the features; optionally added to its input."""
+    """A linear layer and an activation over one of the features; optionally added to its input.
+
+    Attributes:
+        stored: (weight files, their format) that its weights were read from.
+    """
+
+    stored: tuple[Sequence[Path], str] = (), "safetensors"
 
     def __init__(self, settings: Mapping[str, Any], activation: nn.Module) -> None:
         super().__init__()

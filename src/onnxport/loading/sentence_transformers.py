@@ -265,6 +265,7 @@ def _dense(folder: Path, place: Path, settings: Mapping[str, Any], allow_pickle:
         dense.load_state_dict(state)
     except RuntimeError as error:
         raise _fault(f"the weights in {place.name} do not fit its config.json ({first_line(error)})") from None
+    dense.stored = tuple(found.files), str(found.format)
     return dense
 
 

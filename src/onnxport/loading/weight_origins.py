@@ -7,8 +7,9 @@ loaded under the wrong name is found although the model and every graph made fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
@@ -33,6 +34,8 @@ class WeightOrigins:
         computed: by `id`, tensors that loading holds in memory -> the same values as a record of the checkpoint.
         model: the model as transformers loaded it, without modules around it.
         missing: parameters that the checkpoint lacks.
+        gguf: the GGUF file that transformers unpacked into memory.
+        beside: (module, weight files, their format) of layers with files of their own.
     """
 
     reader: CheckpointReader | None = None
@@ -40,6 +43,8 @@ class WeightOrigins:
     computed: Mapping[int, LazyTensor] = field(default_factory=dict)
     model: Any = None
     missing: frozenset[str] = frozenset()
+    gguf: Path | None = None
+    beside: tuple[tuple[Any, Sequence[Path], str], ...] = ()
 
     def again(self) -> WeightOrigins:
         """The same, found again: a parameter may have been replaced since.
@@ -47,7 +52,15 @@ class WeightOrigins:
         Raises:
             VerificationError: as `trace_origins`.
         """
-        return self if self.reader is None else _traced(self.model, self.reader, self.missing)
+        for module, files, weights_format in self.beside:
+            _check_module(module, files, weights_format)
+        if self.gguf is not None:
+            from onnxport.loading.gguf_weights import require_gguf_weights
+
+            require_gguf_weights(self.model, self.gguf)
+        if self.reader is None:
+            return self
+        return replace(_traced(self.model, self.reader, self.missing), beside=self.beside)
 
 
 @dataclass
@@ -79,7 +92,8 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
     from onnxport.weights.checkpoint_reader import CheckpointReader
 
     if checkpoint.weights_format not in ("safetensors", "pickle"):
-        return WeightOrigins()
+        gguf = checkpoint.weight_files[0] if checkpoint.weights_format == "gguf" else None
+        return WeightOrigins(model=model, gguf=gguf)
     return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
 
 
@@ -187,6 +201,21 @@ def _check_values(name: str, tensor: torch.Tensor, origins: list[str], reader: C
     record = LazyTensor(like, Stored(reader.file(first), first, reader.begin(first) or 0))
     cast: LazyTensor = record.to(tensor.dtype)  # type: ignore[assignment]
     return cast
+
+
+def _check_module(module: torch.nn.Module, files: Sequence[Path], weights_format: str) -> None:
+    """A module in memory whose parameters have the names of a file of its own."""
+    from onnxport.weights.checkpoint_reader import CheckpointReader
+
+    reader = CheckpointReader(files, weights_format)
+    for name, tensor in module.state_dict().items():
+        if not _equal(reader.tensor(name).to(tensor.dtype), tensor):
+            file = reader.file(name)
+            raise VerificationError(
+                f"{name} of the loaded {type(module).__name__} does not have the values of {name} in "
+                f"{file.parent.name}/{file.name}.",
+                hint="Report this model.",
+            )
 
 
 def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str]) -> None:

@@ -78,5 +78,7 @@ def _texts(tokenizer: Any, call: Call) -> Mapping[str, Any]:
         texts = ([named["question"]], [named["context"]])
     elif "text_pair" in named:
         texts = ([named["text"]], [named["text_pair"]])
+    elif call.arguments and isinstance(call.arguments[0], Mapping):
+        texts = tuple([text] for text in call.arguments[0].values())
     made: Mapping[str, Any] = tokenizer(*texts, truncation=True, padding=True, return_tensors="np")
     return made

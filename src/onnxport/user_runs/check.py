@@ -12,7 +12,7 @@ import numpy as np
 from onnxport.artifact.assets import changed_copies, copied_files
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import ComparedAnswer, FolderRun
-from onnxport.errors import MissingDependencyError, SizeError, UsageError
+from onnxport.errors import MissingDependencyError, OnnxPortError, SizeError, UsageError
 from onnxport.system.library_errors import first_line
 from onnxport.user_runs.answers import answer_text, difference
 from onnxport.user_runs.folders import Ask, through_arrays, through_pipeline, through_transformers
@@ -100,6 +100,7 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
         return
     for answered in source.answered:
         made: Any = None
+        explained = False
         try:
             made = ask(answered.call)
             told = _told(source, answered, made)
@@ -107,8 +108,9 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
             continue
         except Exception as error:
             told = f"the folder fails: {first_line(error)}"
-            if isinstance(error, UsageError) and not second.possible:
-                continue  # a setting that the run time does not have
+            explained = isinstance(error, UsageError)  # a setting that the run time does not have
+            if explained and not second.possible:
+                continue
         found.inputs += 1
         if told is not None or len(found.answers) < _SHOWN:
             texts = answer_text(answered.answer), "none" if made is None else answer_text(made)
@@ -118,10 +120,12 @@ def _compare_answers(folder: Folder, source: SourceAnswers, found: _Found) -> No
         shown = f"{answered.call.shown}: {told}"
         if answered.near_tie:
             found.near_ties += 1
-        elif second.agrees(answered):
+        elif not second.agrees(answered):
+            found.differences.append(shown)
+        elif explained:
             found.run_time_differences.append(shown)
         else:
-            found.differences.append(shown)
+            found.differences.append(f"{shown} (the pipeline of transformers around the same folder gives it)")
 
 
 def _told(source: SourceAnswers, answered: Answered, made: Any) -> str | None:
@@ -143,8 +147,9 @@ def _asked(folder: Folder, source: SourceAnswers, second: _SecondOpinion, found:
         return None
     except Exception as error:  # whatever a user would see is the finding
         told = f"The folder cannot be loaded for {source.task.name}: {first_line(error)}"
+        explained = isinstance(error, OnnxPortError)
     other = second.ask()
-    (found.differences if other is None else found.run_time_differences).append(told)
+    (found.run_time_differences if explained and other is not None else found.differences).append(told)
     return other
 
 

@@ -107,6 +107,15 @@ def _texts(task: Task, pipeline: Any) -> Iterator[Call]:
     every = {"top_k": None} if task.name == "text-classification" else {}
     for text in sample_texts(pipeline.tokenizer):
         yield Call(_shown(text), (text,), {**cut, **every})
+    if task.name == "text-classification" and _makes_pairs(pipeline.tokenizer):
+        pair = {"text": "It rains.", "text_pair": "The street is wet."}
+        yield Call(f"{pair['text']!r} and {pair['text_pair']!r}", (pair,), {**cut, **every})
+
+
+def _makes_pairs(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a mark between two texts."""
+    count = getattr(tokenizer, "num_special_tokens_to_add", None)
+    return count is not None and count(pair=True) > count(pair=False)
 
 
 def _generations(task: Task, pipeline: Any) -> Iterator[Call]:

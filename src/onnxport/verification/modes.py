@@ -30,7 +30,7 @@ def limit_by_mode(
     boundaries: dict[str, int] = {}
     for case, names in zip(cases, changed, strict=True):
         other = sorted(set(names) ^ set(changed[0]))
-        if not other or case.limit is not None:
+        if not other or case.limit is not None or not case.sizes:  # without free axes there is nothing to restrict
             found.append(case)
             continue
         axis = next((a for a, size in case.sizes.items() if size > 2 * traced.sizes[a]), None)

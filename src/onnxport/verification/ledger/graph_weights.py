@@ -58,14 +58,18 @@ def record_weights(to_export: ModelToExport) -> list[SourceWeights | Sequence[Va
     """The weights of each part's source, before anything is run or exported.
 
     Raises:
-        VerificationError: a parameter does not hold the tensor of its name.
+        VerificationError: a parameter does not hold the tensor of its name, or what the class of the model makes of
+            its config is not as it should be.
     """
+    from onnxport.verification.configured_state import require_as_configured
     from onnxport.verification.ledger.source_weights import record_source
     from onnxport.verification.ledger.tensorflow_weights import record_variables
 
     if to_export.source.framework != "pt":
         return [record_variables(cast("Any", part.source).variables, to_export.files) for part in to_export.parts]
     origins = to_export.weight_origins.again()
+    if origins.model is not None:
+        require_as_configured(origins.model)
     known: dict[int, SourceWeights] = {}
     for part in to_export.parts:  # several graphs of one model
         model = cast("Any", part.source).model
@@ -85,9 +89,10 @@ def expect_weights(
         graphs: the finished graphs.
 
     Raises:
-        VerificationError: the export changed a weight of the model, or lost one.
+        VerificationError: the export changed a weight of the model, or lost one, or a normalization's epsilon.
         CheckpointError: a live module has parameters that no output depends on.
     """
+    from onnxport.verification.ledger.epsilons import require_epsilons
     from onnxport.verification.ledger.expected import Expectations
     from onnxport.verification.ledger.source_weights import unchanged
     from onnxport.verification.ledger.tensorflow_weights import expect_variables
@@ -103,6 +108,7 @@ def expect_weights(
             checked.add(id(source))
             unchanged(source, cast("Any", part.source).model)
         expectations = Expectations(source, graph.history)
+        require_epsilons(graph.model, expectations, cast("Any", part.source).model)
         expected = expectations.of_graph(graph.model)
         found.append(GraphWeights(expected, source.without_memory(), frozenset(expectations.used(expected))))
     pytorch = to_export.source.framework == "pt"
@@ -125,27 +131,36 @@ def _unused(
     to_export: ModelToExport, weights: Sequence[GraphWeights], graphs: Sequence[FinishedGraph]
 ) -> dict[str, str]:
     """Parameters of the model that no graph holds -> why."""
-    from onnxport.verification.ledger.unused_parameters import require_no_influence, require_used
+    from onnxport.verification.ledger.unused_parameters import (
+        NOT_AN_OUTPUT,
+        NOT_READ,
+        read_parameters,
+        require_no_influence,
+        require_used,
+    )
 
+    models = [cast("Any", part.source).model for part in to_export.parts]
+    tables = [dict(model.named_parameters(remove_duplicate=False)) for model in models]
+    # By identity: a part may be a module of another part's model, under other names.
+    held = {id(table[name]) for table, one in zip(tables, weights, strict=True) for name in one.used & table.keys()}
+    read = {id(t[n]) for t, graph in zip(tables, graphs, strict=True) for n in graph.history.read & t.keys()}
     found: dict[str, str] = {}
-    models: dict[int, list[int]] = {}
-    for number, part in enumerate(to_export.parts):
-        models.setdefault(id(cast("Any", part.source).model), []).append(number)
-    for numbers in models.values():
-        model = cast("Any", to_export.parts[numbers[0]].source).model
-        held = {name for number in numbers for name in weights[number].used}
-        read = {name for number in numbers for name in graphs[number].history.read}
-        names: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), []).append(name)
-        left = [aliases[0] for aliases in names.values() if not held.intersection(aliases)]
-        found |= {name: "merged with an equal weight, or its result is not used" for name in left if name in read}
-        left = [name for name in left if name not in read]
+    known = set(held)
+    for model, table in {id(model): (model, table) for model, table in zip(models, tables, strict=True)}.values():
+        names = {id(parameter): name for name, parameter in reversed(table.items()) if id(parameter) not in known}
+        known |= names.keys()
+        found |= {
+            name: "merged with an equal weight, or its result is not used" for one, name in names.items() if one in read
+        }
+        left = sorted(name for one, name in names.items() if one not in read)
         if not left:
             continue
-        for number in numbers:
-            require_no_influence(to_export.parts[number].source, model, left, graphs[number].signature.sample)
+        parts = zip(to_export.parts, models, graphs, strict=True)
+        runs = [(part.source, graph.signature.sample) for part, own, graph in parts if own is model]
+        for source, sample in runs:
+            require_no_influence(source, model, left, sample)
         if to_export.pipeline is None and not to_export.allow_unused:
             require_used(left, to_export.architecture)
-        found |= dict.fromkeys(left, "no output depends on it")
+        seen = read_parameters(runs, {name: table[name] for name in left})
+        found |= {name: NOT_AN_OUTPUT if name in seen else NOT_READ for name in left}
     return found

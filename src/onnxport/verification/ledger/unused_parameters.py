@@ -20,6 +20,9 @@ _SHOWN = 4
 _NOISE = 1e-4
 # Bytes of random numbers in memory at a time.
 _AT_ONCE = 2**28
+# Why no graph holds a parameter.
+NOT_AN_OUTPUT = "no output depends on it"
+NOT_READ = "the model's code does not read it"
 
 
 def require_no_influence(source: Source, model: torch.nn.Module, names: Sequence[str], inputs: Arrays) -> None:
@@ -67,6 +70,32 @@ def require_used(names: Sequence[str], architecture: str) -> None:
         hint="Does the sample lack an input that they need? To convert without them: `--allow-unused-weights` "
         "(allow_unused_weights=True).",
     )
+
+
+def read_parameters(runs: Sequence[tuple[Source, Arrays]], parameters: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of the parameters that some operator gets when the sources run.
+
+    Args:
+        runs: (source, its inputs).
+        parameters: by name.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    found: set[str] = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") != "__get__":  # properties, as the version of a weight that we watch
+                leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+                found.update(names[id(leaf)] for leaf in leaves if id(leaf) in names)
+            return func(*args, **(kwargs or {}))
+
+    for source, inputs in runs:
+        with Watch():
+            source.run(inputs)
+    return found
 
 
 def describe(names: Sequence[str]) -> str:
