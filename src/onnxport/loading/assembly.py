@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
-from onnxport.loading.components import Components, load_components
+from onnxport.loading.components import Components, has_vocabulary, load_components
 from onnxport.loading.missing_weights import judge_missing_weights
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.parts import record_loading
@@ -25,6 +25,7 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
         MissingDependencyError: a library is not installed.
     """
     cls = options.pipeline_class or spec.load_class()
+    options = with_own_tokenizer(checkpoint, options)
     if spec.task == "feature-extraction" and checkpoint.is_sentence_transformers:
         from onnxport.loading.encoder import TRUNCATED, load_encoder
 
@@ -64,6 +65,14 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     pipeline = record_loading(pipeline, spec.task, loaded.missing, dropped, notes)
     pipeline.weight_origins, pipeline.unused_tensors = loaded.origins, unused
     return pipeline
+
+
+def with_own_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> LoadOptions:
+    """Take the tokenizer that lies beside an adapter, where there is one and none was given."""
+    adapter = checkpoint.adapter
+    if adapter is None or options.components.get("tokenizer") is not None or not has_vocabulary(adapter.folder):
+        return options
+    return replace(options, components={**options.components, "tokenizer": adapter.folder})
 
 
 def assemble_live(spec: PipelineSpec, model: Any, options: LoadOptions) -> Any:

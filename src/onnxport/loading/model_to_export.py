@@ -118,6 +118,8 @@ def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToEx
 
     loaded = load_pipeline(resolved, task, replace(options, lazy=True))
     replaced = {name for name, value in options.components.items() if value is not None}
+    if loaded.checkpoint is not None and loaded.checkpoint.adapter is not None:
+        replaced |= {"config", "tokenizer"}  # the adapter's own, or its number of labels
     if options.model_kwargs:
         replaced.add("config")  # these arguments of `from_pretrained` may change it
     origin = loaded.checkpoint.path if loaded.checkpoint else None

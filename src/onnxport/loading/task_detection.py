@@ -17,6 +17,11 @@ from onnxport.loading.transformers_version import is_newer, unknown_type_hint, u
 from onnxport.tasks import TASKS, Task, find_task
 
 _IMAGE_TEXT = "AutoModelForImageTextToText"
+# task_type in the adapter_config.json of peft -> the row of the table.
+TASK_TYPES = {
+    "SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", "QUESTION_ANS": "question-answering",
+    "CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation", "FEATURE_EXTRACTION": "feature-extraction",
+}  # fmt: skip
 _GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", _IMAGE_TEXT)
 
 
@@ -50,12 +55,19 @@ def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, fram
     return Identity(
         checkpoint.source,
         checkpoint.model_type,
-        checkpoint.architectures,
+        _trained_for(checkpoint) or checkpoint.architectures,
         is_sentence_encoder(checkpoint),
         remote,
         framework,
         written_by(checkpoint.config),
     )
+
+
+def _trained_for(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes of the task that the checkpoint's adapter was trained for, () without one."""
+    task = TASK_TYPES.get(checkpoint.adapter.task_type or "") if checkpoint.adapter is not None else None
+    autos = find_task(task).auto if task is not None else ()
+    return tuple(name for auto in autos for name in class_names(auto, checkpoint.model_type or ""))
 
 
 def identity_of_model(model: Any, framework: str = "pt") -> Identity:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoints.adapter import Adapter
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import VerificationError
 
@@ -33,6 +34,7 @@ class WeightOrigins:
         computed: by `id`, tensors that loading holds in memory -> the same values as a record of the checkpoint.
         model: the model as transformers loaded it, without modules around it.
         missing: parameters that the checkpoint lacks.
+        adapter: was merged into the model.
     """
 
     reader: CheckpointReader | None = None
@@ -40,6 +42,7 @@ class WeightOrigins:
     computed: Mapping[int, LazyTensor] = field(default_factory=dict)
     model: Any = None
     missing: frozenset[str] = frozenset()
+    adapter: Adapter | None = None
 
     def again(self) -> WeightOrigins:
         """The same, found again: a parameter may have been replaced since.
@@ -47,7 +50,21 @@ class WeightOrigins:
         Raises:
             VerificationError: as `trace_origins`.
         """
-        return self if self.reader is None else _traced(self.model, self.reader, self.missing)
+        return self if self.reader is None else _traced(self.model, self.reader, self.missing, self.adapter)
+
+    def with_adapter(self, adapter: Adapter) -> WeightOrigins:
+        """The same after an adapter was merged into the model, found again.
+
+        Raises:
+            VerificationError: a parameter is not what the adapter makes of it.
+        """
+        from onnxport.weights.checkpoint_reader import CheckpointReader
+
+        if self.reader is None or self.computed:
+            return WeightOrigins()  # in memory: nothing says where the values are from
+        files = dict.fromkeys([*map(self.reader.file, self.reader.names), adapter.file])
+        reader = CheckpointReader(list(files), self.reader.format)
+        return _traced(self.model, reader, self.missing, adapter)
 
 
 @dataclass
@@ -83,11 +100,22 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
     return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
 
 
-def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str]) -> WeightOrigins:
+def _traced(
+    model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str], adapter: Adapter | None = None
+) -> WeightOrigins:
     from onnxport.weights.lazy import LazyTensor
 
-    own = _tensors_of(model)
-    expected = _expected_names(model, reader.names, own)
+    own, names = _tensors_of(model), reader.names
+    replaced: set[str] = set()
+    if adapter is not None:
+        from onnxport.loading.adapters import without_adapter
+
+        own, replaced = without_adapter(own, adapter)
+        names = [name for name in names if reader.file(name) != adapter.file]
+    expected = _expected_names(model, names, own)
+    for name in replaced:
+        expected.plain.pop(name, None)
+    absent -= replaced
     computed: dict[int, LazyTensor] = {}
     tied: dict[int, list[str]] = {}
     for name, origins in expected.plain.items():
@@ -101,8 +129,8 @@ def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[
             _check_plain(name, tensor, origins, reader)
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
-    _check_merged(own, expected, absent)
-    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent)
+    _check_merged({name: tensor for name, tensor in own.items() if name not in replaced}, expected, absent)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent, adapter)
 
 
 def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

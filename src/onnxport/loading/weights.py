@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,32 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     held = computed_notes(model, missing) if plan.is_lazy else ()
     notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held)
-    return LoadedModel(model, missing, shapes, notes, origins=trace_origins(model, checkpoint, missing))
+    loaded = LoadedModel(model, missing, shapes, notes, origins=trace_origins(model, checkpoint, missing))
+    return loaded if checkpoint.adapter is None else _with_adapter(loaded, folder, checkpoint, auto, options)
+
+
+def _with_adapter(
+    loaded: LoadedModel, folder: Path, checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions
+) -> LoadedModel:
+    """The model with the checkpoint's adapter in its weights.
+
+    Raises:
+        CheckpointError: the adapter is not one of this model.
+    """
+    from onnxport.loading.adapters import labels_of, merge_adapter
+
+    adapter = checkpoint.adapter
+    assert adapter is not None
+    labels = labels_of(loaded.model, adapter)
+    if labels is not None:  # its head is trained, and the base model was made without it
+        more = {"num_labels": labels, **options.model_kwargs}
+        return load_model(folder, checkpoint, auto, replace(options, model_kwargs=more))
+    changed = merge_adapter(loaded.model, adapter)
+    shapes = {name: shape for name, shape in loaded.shapes.items() if name not in changed}
+    missing = tuple(name for name in loaded.missing if name not in changed)
+    note = f"The adapter {adapter.folder.name} was merged into {len(changed)} weights of {checkpoint.path.name}."
+    return replace(loaded, missing=missing, shapes=shapes, notes=(*loaded.notes, note),
+                   origins=loaded.origins.with_adapter(adapter))  # fmt: skip
 
 
 def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = None) -> str:

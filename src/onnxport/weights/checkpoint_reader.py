@@ -46,7 +46,8 @@ class CheckpointReader:
 
     Args:
         files: its weight files.
-        weights_format: "safetensors" or "pickle"; of other formats no tensor is known.
+        weights_format: "safetensors" or "pickle"; of other formats no tensor is known. Files of adapters are always
+            safetensors.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -63,7 +64,7 @@ class CheckpointReader:
         self._places: dict[str, _Place] = {}
         self._pickled: dict[str, tuple[Path, torch.Tensor]] = {}
         for file in files:
-            if weights_format == "safetensors":
+            if weights_format == "safetensors" or file.suffix == ".safetensors":
                 self._places |= _places(file)
             elif weights_format == "pickle":
                 self._pickled |= {name: (file, tensor) for name, tensor in _unpickled(file).items()}
