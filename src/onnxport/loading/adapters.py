@@ -6,12 +6,14 @@ weights, is as far from it as rounding takes it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoints.adapter import Adapter
 from onnxport.errors import CheckpointError, VerificationError
+from onnxport.system.library_errors import first_line
 from onnxport.weights.lazy import LazyTensor, evaluate, in_memory, leaves, record
 from onnxport.weights.origins import Operation, Stored
 from onnxport.weights.stored import lazy_state_dict
@@ -95,6 +97,24 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> dict[str, LazyTen
         else:
             table._buffers[leaf] = value
     return changed
+
+
+def merged_copy(model: Any) -> tuple[Any, tuple[str, ...]]:
+    """(the base model of a live PeftModel with its active adapters in its weights, notes); the given one is left as
+    it is.
+
+    Raises:
+        CheckpointError: an adapter that is no change of weights (a prompt, say), or gives numbers that are none.
+    """
+    names = ", ".join(map(str, getattr(model, "active_adapters", [])))
+    try:
+        merged = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The adapter {names} of the given {type(model).__name__} cannot be merged ({first_line(error)}).",
+            hint="Merge it with peft's `merge_and_unload()`, and give the result.",
+        ) from error
+    return merged.eval(), (f"The adapter {names} of the live model was merged into a copy of its weights.",)
 
 
 def without_adapter(own: Mapping[str, Any], adapter: Adapter) -> tuple[dict[str, Any], set[str]]:

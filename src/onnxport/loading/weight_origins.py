@@ -63,7 +63,7 @@ class WeightOrigins:
         if self.reader is None or self.computed:
             return WeightOrigins()  # in memory: nothing says where the values are from
         files = dict.fromkeys([*map(self.reader.file, self.reader.names), adapter.file])
-        reader = CheckpointReader(list(files), self.reader.format)
+        reader = CheckpointReader(list(files), self.reader.format, self.reader.prefix)
         return _traced(self.model, reader, self.missing, adapter)
 
 
@@ -82,13 +82,16 @@ class _Expected:
     unused: list[str] = field(default_factory=list)
 
 
-def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Iterable[str]) -> WeightOrigins:
+def trace_origins(
+    model: torch.nn.Module, checkpoint: Checkpoint, missing: Iterable[str], prefix: str | None = None
+) -> WeightOrigins:
     """Check which tensor of the checkpoint every parameter holds.
 
     Args:
         model: as transformers loaded it.
         checkpoint: where it was loaded from.
         missing: parameters that the checkpoint lacks, or has in another shape.
+        prefix: was left out of the names of the checkpoint's tensors.
 
     Raises:
         VerificationError: a parameter holds another tensor than the one of its name, or other values.
@@ -97,7 +100,8 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
 
     if checkpoint.weights_format not in ("safetensors", "pickle"):
         return WeightOrigins()
-    return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
+    reader = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format, prefix or "")
+    return _traced(model, reader, frozenset(missing))
 
 
 def _traced(

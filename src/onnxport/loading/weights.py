@@ -107,7 +107,8 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     held = computed_notes(model, missing) if plan.is_lazy else ()
     notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held)
-    loaded = LoadedModel(model, missing, shapes, notes, origins=trace_origins(model, checkpoint, missing))
+    origins = trace_origins(model, checkpoint, missing, options.strip_prefix)
+    loaded = LoadedModel(model, missing, shapes, notes, origins=origins)
     return loaded if checkpoint.adapter is None else _with_adapter(loaded, folder, checkpoint, auto, options)
 
 
