@@ -93,10 +93,10 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),
-    Task("image-feature-extraction", "image", ("AutoModel",), ("last_hidden_state", "pooler_output"), None,
-         "the hidden states of an image model", "photo.png"),
+    Task("image-feature-extraction", "image", ("AutoModel",), ("image_embeds", "last_hidden_state", "pooler_output"),
+         None, "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),
-         ("last_hidden_state", "pooler_output", "sentence_embedding", "token_embeddings"), None,
+         ("text_embeds", "last_hidden_state", "pooler_output", "sentence_embedding", "token_embeddings"), None,
          "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
 )  # fmt: skip
 

@@ -69,7 +69,8 @@ def test_folder(classifier: SimpleNamespace) -> None:
     want = _logits(classifier.model, inputs)
     assert want.shape == (3, 5)
     np.testing.assert_allclose(OnnxSession(out / "onnx/model.onnx").run(inputs)["logits"], want, atol=1e-5)
-    ledger = conversion.manifest.components[0].verification.weights
+    ledger = conversion.manifest.components[0].ledger
+    assert ledger is not None
     merged = [proof for proof in ledger.weights.values() if "lora_" in proof.origins]
     assert len(merged) == 5 and {proof.proof for proof in merged} == {"computed"}
     assert all("model.safetensors" in proof.origins and "lora_" in proof.origins for proof in merged)
@@ -103,8 +104,8 @@ def test_a_wrong_merge_is_found(classifier: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("name", "auto", "settings"),
     [
-        ("gpt2-text-generation", "AutoModelForCausalLM", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
-        ("llama-text-generation", "AutoModelForCausalLM", {"target_modules": ["q_proj", "lm_head"], "bias": "none"}),
+        ("gpt2", "AutoModelForCausalLM", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+        ("llama", "AutoModelForCausalLM", {"target_modules": ["q_proj", "lm_head"], "bias": "none"}),
         ("resnet-image-classification", "AutoModelForImageClassification", {"target_modules": ["convolution"]}),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError
-from onnxport.loading.model_classes import class_named, class_names
+from onnxport.loading.model_classes import class_named, class_names, tower
 from onnxport.loading.sentence_settings import is_sentence_encoder
 from onnxport.loading.transformers_version import is_newer, unknown_type_hint, upgrade_hint, written_by
 from onnxport.tasks import TASKS, Task, find_task
@@ -109,6 +109,10 @@ def detect_task(identity: Identity) -> DetectedTask:
         detected = _task_of_class(architecture, model_type, identity.framework)
         if detected is not None:
             return detected
+    cls = tower(identity.architectures) if identity.framework == "pt" else None
+    row = next((row for row in TASKS if cls is not None and _is_base_row(row, cls)), None)
+    if row is not None:
+        return DetectedTask(row)
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
     if remote:
         # Of own code only the auto classes are known; a base model is taken to read text.
@@ -140,6 +144,12 @@ def _task_of_class(architecture: str, model_type: str, framework: str) -> Detect
         if any(auto != "AutoModel" or _takes_inputs_of(row, architecture, framework) for auto in autos):
             return DetectedTask(row)
     return None
+
+
+def _is_base_row(row: Task, cls: Any) -> bool:
+    """Whether a row is that of base models which take the inputs of a class."""
+    main_input: str = getattr(cls, "main_input_name", "input_ids")
+    return row.auto == ("AutoModel",) and main_input == ("pixel_values" if row.kind == "image" else "input_ids")
 
 
 def _no_task(identity: Identity, possible: list[Task]) -> TaskError:

@@ -137,6 +137,8 @@ def model_class(auto_class: Any, config: Any) -> tuple[Any, Any]:
 
     `test_lazy_weights.py` compares this with `auto_class.from_config`.
     """
+    if not hasattr(auto_class, "_model_mapping"):
+        return auto_class, config  # a class of its own
     found = auto_class._model_mapping[type(config)]
     if isinstance(found, (list, tuple)):
         named = {cls.__name__: cls for cls in found}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
 from onnxport.loading.gguf import finish, gguf_config
+from onnxport.loading.model_classes import tower
 from onnxport.loading.options import LoadOptions, torch_dtype
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
 from onnxport.loading.weight_loading import computed_notes, plan_loading
@@ -69,7 +70,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
                 trust_remote_code=options.trust_remote_code,
                 **settings,
             )
-        auto_class = _auto_class(auto, config, options.trust_remote_code)
+        auto_class = _auto_class(auto, config, options.trust_remote_code, checkpoint.architectures)
         if auto_class is None:
             raise TaskError(
                 f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}.",
@@ -187,10 +188,14 @@ def _cannot_load(source: str, error: Exception, written: str | None) -> Checkpoi
     )
 
 
-def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool) -> Any:
-    """The first auto class that has a class for `config`, or None."""
+def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool, architectures: Iterable[str]) -> Any:
+    """The first auto class that has a class for `config`, or None; for a tower its own class."""
     import transformers
 
+    auto = tuple(auto)
+    own = tower(architectures) if "AutoModel" in auto else None
+    if own is not None and isinstance(config, own.config_class):
+        return own
     remote = getattr(config, "auto_map", None) or {}
     for name in auto:
         auto_class = getattr(transformers, name, None)
