@@ -170,7 +170,9 @@ def _base_of(adapter: Adapter, chosen: str | None, **options: Any) -> Checkpoint
     """
     name = base_of(adapter, chosen)
     if Path(name).expanduser().resolve() == adapter.folder.resolve():
-        raise CheckpointError(f"{adapter.folder} names itself as its base model.", hint="Give it: `--base-model MODEL`.")
+        raise CheckpointError(
+            f"{adapter.folder} names itself as its base model.", hint="Give it: `--base-model MODEL`."
+        )
     if chosen is None:
         options["revision"] = adapter.settings.get("revision")  # the caller's is of the adapter
     try:

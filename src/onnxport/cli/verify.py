@@ -53,7 +53,9 @@ def verify(
     from onnxport.api.verify import verify as verify_folder
 
     loading: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    optional = dict(allow_unused_weights=allow_unused_weights, base_model=base_model, strip_prefix=strip_prefix)
+    optional = {
+        "allow_unused_weights": allow_unused_weights, "base_model": base_model, "strip_prefix": strip_prefix,
+    }  # fmt: skip
     loading |= {name: value for name, value in optional.items() if value}
     with shell.working() as reporter:
         if strict:

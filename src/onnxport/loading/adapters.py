@@ -7,7 +7,7 @@ weights, is as far from it as rounding takes it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,8 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> dict[str, LazyTen
     for change in _changes(adapter, tensors):
         if change.name not in own:
             raise CheckpointError(
-                f"The adapter {adapter.folder.name} changes {change.module}, which {type(model).__name__} does not have.",
+                f"The adapter {adapter.folder.name} changes {change.module}, which {type(model).__name__} does not "
+                "have.",
                 hint="Is it the adapter of another model or task? `--task` and `--base-model` choose.",
             )
         held = own[change.name]
@@ -88,7 +89,7 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> dict[str, LazyTen
                 f"{adapter.folder.name}.",
                 hint="Give the base model that it was trained on: `--base-model MODEL`.",
             )
-        changed[change.name] = made
+        changed[change.name] = own[change.name] = made
         path, _, leaf = change.name.rpartition(".")
         value: Any = made if is_lazy else evaluate(made)
         table = model.get_submodule(path)
@@ -100,8 +101,7 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter) -> dict[str, LazyTen
 
 
 def merged_copy(model: Any) -> tuple[Any, tuple[str, ...]]:
-    """(the base model of a live PeftModel with its active adapters in its weights, notes); the given one is left as
-    it is.
+    """(the base model of a live PeftModel with its active adapters in its weights, notes); the given one is left alone.
 
     Raises:
         CheckpointError: an adapter that is no change of weights (a prompt, say), or gives numbers that are none.
@@ -128,7 +128,7 @@ def without_adapter(own: Mapping[str, Any], adapter: Adapter) -> tuple[dict[str,
         VerificationError: a parameter holds another product, or a factor that adapter_config.json does not say.
     """
     found, replaced = dict(own), set()
-    for change in _changes(adapter, tensors_of(adapter)):
+    for change in reversed(_changes(adapter, tensors_of(adapter))):
         tensor = found[change.name]
         if change.second is None:
             _require_leaves(change, tensor, [change.first], adapter)
@@ -152,13 +152,13 @@ def labels_of(model: Any, adapter: Adapter) -> int | None:
     return None
 
 
-def _changes(adapter: Adapter, tensors: Mapping[str, LazyTensor]) -> Iterator[_Change]:
-    """What the names in an adapter mean.
+def _changes(adapter: Adapter, tensors: Mapping[str, LazyTensor]) -> list[_Change]:
+    """What the names in an adapter mean; what takes the place of a weight comes before what is added to it.
 
     Raises:
         CheckpointError: a name that is not understood, or a matrix without the other.
     """
-    left = dict.fromkeys(tensors)
+    products, left = [], dict.fromkeys(tensors)
     for name in tensors:
         for first, second in _PAIRS:
             if name.endswith(f".{first}"):
@@ -167,12 +167,14 @@ def _changes(adapter: Adapter, tensors: Mapping[str, LazyTensor]) -> Iterator[_C
                     raise _unknown(adapter, name)
                 del left[name], left[f"{module}.{second}"]
                 path = module.removeprefix(_PREFIX)
-                yield _Change(f"{path}.weight", path, name, f"{module}.{second}")
+                products.append(_Change(f"{path}.weight", path, name, f"{module}.{second}"))
+    replaced = []
     for name in left:
         path = name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
         if "lora_" in name or not name.startswith(_PREFIX):
             raise _unknown(adapter, name)
-        yield _Change(path, path.rpartition(".")[0], name)
+        replaced.append(_Change(path, path.rpartition(".")[0], name))
+    return [*replaced, *products]
 
 
 def _unknown(adapter: Adapter, name: str) -> CheckpointError:
