@@ -15,6 +15,7 @@ from onnxport.errors import CheckpointError, ExportError, UsageError
 from onnxport.runtime.pipeline import open_pipeline
 from onnxport.runtime.session import OnnxSession
 from tests.conversions import save
+from tests.tiny_base import randomize
 
 transformers = pytest.importorskip("transformers")
 
@@ -38,6 +39,7 @@ def saved(folder: Path, model: str, config: str, settings: dict[str, Any], proce
     """A model with random weights, written to `folder`."""
     torch.manual_seed(0)
     made = getattr(transformers, model)(getattr(transformers, config)(**settings)).eval()
+    randomize(made, torch.Generator().manual_seed(0))
     made.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -129,6 +131,29 @@ def test_names_inside_of_a_wrapper(tmp_path: Path) -> None:
     assert all(torch.equal(own[name], value) for name, value in state.items())
     with pytest.raises(UsageError):
         onnxport.convert(None, kept, tmp_path / "o", strip_prefix="module.")
+
+
+@pytest.mark.sweep
+def test_decoder_without_a_padding_token(tmp_path: Path) -> None:
+    """A reranker whose config names no padding token, as its tokenizer does; rows are padded on the left."""
+    from tests import tiny_decoders, tiny_tokenizers
+
+    base = tiny_decoders.save_decoder("qwen3", tmp_path / "base", tokenizer=tiny_tokenizers.bert())
+    config = transformers.AutoConfig.from_pretrained(base, num_labels=1, pad_token_id=None)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, padding_side="left")
+    torch.manual_seed(0)
+    made = transformers.Qwen3ForSequenceClassification(config).eval()
+    made.config.pad_token_id = None
+    made.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    assert onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick").passed
+    texts = ["Ada wrote it.", "It was raining in Berlin, and the street was wet."]
+    encoded = dict(tokenizer(texts, padding=True, return_tensors="pt"))
+    session = OnnxSession(tmp_path / "o/onnx/model.onnx")
+    found = session.run({spec.name: encoded[spec.name].numpy() for spec in session.inputs})["logits"]
+    with torch.no_grad():
+        want = [made(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in texts]
+    np.testing.assert_allclose(found, np.stack(want), atol=1e-5)
 
 
 def _extractor() -> Any:

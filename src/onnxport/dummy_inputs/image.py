@@ -59,7 +59,10 @@ class ImageInputGenerator:
         return made
 
     def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in _NO_RESIZING.items() if hasattr(self.processor, name)}
+        options = {name: value for name, value in _NO_RESIZING.items() if hasattr(self.processor, name)}
+        if getattr(self.processor, "image_mean", None) is None:
+            options.pop("do_normalize", None)
+        return options
 
     def _find_processor_size(self) -> tuple[int, int]:
         """Return height and width that the processor makes; a default size if it keeps the size of the image."""

@@ -121,7 +121,7 @@ def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToEx
     replaced = {name for name, value in options.components.items() if value is not None}
     if loaded.checkpoint is not None and loaded.checkpoint.adapter is not None:
         replaced |= {"config", "tokenizer"}  # the adapter's own, or its number of labels
-    if options.model_kwargs:
+    if options.model_kwargs or getattr(loaded.pipeline, "config_changed", False):
         replaced.add("config")  # these arguments of `from_pretrained` may change it
     origin = loaded.checkpoint.path if loaded.checkpoint else None
     return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, frozenset(replaced))
