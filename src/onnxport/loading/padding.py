@@ -20,12 +20,12 @@ def use_tokenizer_padding(model: Any, tokenizer: Any) -> tuple[str, ...]:
     config = getattr(model, "config", None)
     decides = type(model).__name__.endswith("ForSequenceClassification")
     pad = getattr(tokenizer, "pad_token_id", None)
-    if not decides or pad is None or getattr(config, "pad_token_id", 0) is not None:
+    if config is None or not decides or pad is None or getattr(config, "pad_token_id", 0) is not None:
         return ()
     ids = tokenizer(_TEXT)["input_ids"]
     if pad in ids:
         return ()
-    config.pad_token_id = pad  # type: ignore[union-attr]
+    config.pad_token_id = pad
     text = getattr(config, "get_text_config", lambda: config)()
     text.pad_token_id = pad
     return (f"config.json names no padding token; the tokenizer's was used: {tokenizer.pad_token!r} ({pad}).",)
