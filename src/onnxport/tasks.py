@@ -17,8 +17,8 @@ class Task:
 
     Attributes:
         name: canonical name.
-        kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio" or
-            "image+texts".
+        kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio",
+            "video" or "image+texts".
         auto: transformers auto classes of the model, tried in this order.
         outputs: graph outputs in order. Those that the model does not return are dropped; one at least must remain.
         decision: what a user sees: "label" (argmax of logits over the last axis), "token" (the same per position),
@@ -86,6 +86,14 @@ TASKS: tuple[Task, ...] = (
          "a label for a sound", "sound.wav"),
     Task("automatic-speech-recognition", "audio", ("AutoModelForCTC", "AutoModelForSpeechSeq2Seq"), ("logits",),
          "token", "the words of a recording", "speech.wav", ("asr", "speech-recognition"), generates=True),
+    Task("audio-frame-classification", "audio", ("AutoModelForAudioFrameClassification",), ("logits",), None,
+         "labels for every moment of a recording", "speech.wav", ("speaker-diarization",)),
+    Task("audio-xvector", "audio", ("AutoModelForAudioXVector",), ("embeddings", "logits"), None,
+         "a vector for the voice in a recording", "speech.wav", ("speaker-verification",)),
+    Task("video-classification", "video", ("AutoModelForVideoClassification",), ("logits",), "label",
+         "a label for a clip, given as its frames", "frame1.png frame2.png"),
+    Task("image-to-image", "image", ("AutoModelForImageToImage",), ("reconstruction",), None,
+         "a larger or restored image", "photo.png", ("super-resolution",)),
     Task("image-to-text", "image", ("AutoModelForImageTextToText",), ("logits",), "token",
          "a text about an image", "photo.png", ("image-captioning",), generates=True),
     Task("image-text-to-text", "image-in-text", ("AutoModelForImageTextToText",), ("logits",), "token",
@@ -93,10 +101,10 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),
-    Task("image-feature-extraction", "image", ("AutoModel",), ("last_hidden_state", "pooler_output"), None,
-         "the hidden states of an image model", "photo.png"),
+    Task("image-feature-extraction", "image", ("AutoModel",), ("image_embeds", "last_hidden_state", "pooler_output"),
+         None, "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),
-         ("last_hidden_state", "pooler_output", "sentence_embedding", "token_embeddings"), None,
+         ("text_embeds", "last_hidden_state", "pooler_output", "sentence_embedding", "token_embeddings"), None,
          "hidden states, or sentence embeddings", '"A sentence."', ("default", "sentence-similarity")),
 )  # fmt: skip
 

@@ -126,7 +126,12 @@ def test_file_instead_of_a_folder(folder: Path) -> None:
         ("net.keras", "", "net.keras"),
         ("model.onnx", "", "ONNX graph already"),
         ("model_index.json", "{}", "diffusers"),
-        ("adapter_config.json", '{"base_model_name_or_path": "user/base", "peft_type": "LORA"}', "LORA) for user/base"),
+        (
+            "adapter_config.json",
+            '{"base_model_name_or_path": "user/base", "peft_type": "LORA"}',
+            "no adapter_model.safetensors",
+        ),
+        ("adapter_config.json", '{"base_model_name_or_path": "user/base", "peft_type": "LOHA"}', "LOHA"),
         ("onnxport.json", "{}", "already converted"),
     ],
 )
@@ -172,8 +177,9 @@ def test_byte_order_mark_is_no_error(folder: Path) -> None:
 
 def test_adapter_without_base(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "user/base", "peft_type": "LORA"})
-    fails(folder, "only an adapter (LORA) for user/base", "merge_and_unload")
+    gone = str(folder / "gone")
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": gone, "peft_type": "LORA"})
+    fails(folder, gone, "--base-model")
 
 
 def test_quantized_checkpoint(folder: Path) -> None:

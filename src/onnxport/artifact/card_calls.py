@@ -75,6 +75,10 @@ _CALLS: dict[str, Call] = {
     "depth-estimation": _image("depth-estimation"),
     "image-feature-extraction": _image("image-feature-extraction"),
     "audio-classification": _audio("sound.wav", "audio-classification"),
+    "audio-frame-classification": Call('"speech.wav"'),
+    "audio-xvector": Call('"speech.wav"'),
+    "video-classification": Call('["frame1.png", "frame2.png"]', hub_tag="video-classification"),
+    "image-to-image": _image("image-to-image"),
     "automatic-speech-recognition": _audio("speech.wav", "automatic-speech-recognition"),
     "zero-shot-image-classification": Call(
         '"photo.png", candidate_labels=["a cat", "a dog"]',

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxport.checkpoints.adapter import Adapter, base_of, find_adapter
 from onnxport.checkpoints.config_limits import check_config
 from onnxport.checkpoints.hub import resolve_folder
 from onnxport.checkpoints.links import require_links_inside
 from onnxport.checkpoints.weight_files import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
-from onnxport.errors import CheckpointError, UntrustedCheckpointError
+from onnxport.errors import CheckpointError, UntrustedCheckpointError, UsageError
 from onnxport.formats.json_file import read_json, read_object
 
 # Read by the loaders; a broken one would surface deep inside a library.
@@ -60,6 +61,7 @@ class Checkpoint:
         is_sentence_transformers: the folder has a modules.json.
         custom_code: classes that the checkpoint brings along, "config.json: modeling_x.XModel".
         notes: what a user should know.
+        adapter: changes the weights; the rest is of the model that it is for.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Checkpoint:
     is_sentence_transformers: bool = False
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    adapter: Adapter | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -100,6 +103,7 @@ def inspect_checkpoint(
     revision: str | None = None,
     token: str | bool | None = None,
     framework: str | None = None,
+    base_model: str | None = None,
 ) -> Checkpoint:
     """Find out what a checkpoint is, and check that its files are complete.
 
@@ -110,6 +114,7 @@ def inspect_checkpoint(
         revision: branch, tag or commit of a hub model.
         token: access token of a hub model.
         framework: "tf" where TF classes will read the weights.
+        base_model: of an adapter, the model that it is for, in place of the one that it names.
 
     Raises:
         CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
@@ -131,6 +136,15 @@ def inspect_checkpoint(
             hint=f"`onnxport run {folder}` runs it; give the original checkpoint to convert it again.",
         )
     require_links_inside(folder)
+    adapter = find_adapter(folder, allow_pickle=allow_pickle)
+    if adapter is not None:
+        base = _base_of(
+            adapter, base_model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision,
+            token=token, framework=framework,
+        )  # fmt: skip
+        return replace(base, source=source, adapter=adapter)
+    if base_model is not None:
+        raise UsageError(f"{source} is no adapter, so it has no base model.", hint="Leave --base-model out.")
     modules = _read_modules(folder)
     model_folder = _transformer_folder(folder, modules)
     gguf = None if (model_folder / "config.json").is_file() else find_gguf(model_folder)
@@ -146,6 +160,35 @@ def inspect_checkpoint(
     _reject_quantized(folder, config)
     found = _checkpoint(folder, source, model_folder, config, weights)
     return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes)
+
+
+def _base_of(adapter: Adapter, chosen: str | None, **options: Any) -> Checkpoint:
+    """The checkpoint that an adapter is for.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    name = base_of(adapter, chosen)
+    if Path(name).expanduser().resolve() == adapter.folder.resolve():
+        raise CheckpointError(
+            f"{adapter.folder} names itself as its base model.", hint="Give it: `--base-model MODEL`."
+        )
+    if chosen is None:
+        options["revision"] = adapter.settings.get("revision")  # the caller's is of the adapter
+    try:
+        base = inspect_checkpoint(name, **options)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The base model of the adapter {adapter.folder.name} cannot be read: {error.message}",
+            hint=f"Say where it is: `--base-model MODEL`. {error.hint or ''}".rstrip(),
+        ) from error
+    if base.framework != "pt" or base.weights_format == "gguf" or base.adapter is not None:
+        raise CheckpointError(
+            f"The base model {name} of the adapter {adapter.folder.name} has no weights of PyTorch that it can be "
+            "merged into.",
+            hint="Give a checkpoint with model.safetensors: `--base-model MODEL`.",
+        )
+    return base
 
 
 def _checkpoint(path: Path, source: str, model_folder: Path, config: dict[str, Any], weights: Weights) -> Checkpoint:

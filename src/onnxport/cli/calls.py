@@ -73,6 +73,11 @@ def _images(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(name, (read_image(name),)) for name in inputs]
 
 
+def _clips(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """All images are the frames of one clip."""
+    return [Call(" ".join(inputs), ([read_image(name) for name in inputs],))]
+
+
 def _sounds(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     from onnxport.runtime.preprocessing.sounds.wav import read_wav
 
@@ -139,7 +144,7 @@ def _expect(task: Task, right: bool) -> None:
         raise UsageError(f"{task.name} takes other inputs.", hint=f"For example: onnxport run FOLDER {task.example}")
 
 
-_BY_KIND = {"text": _texts, "image": _images, "audio": _sounds}
+_BY_KIND = {"text": _texts, "image": _images, "audio": _sounds, "video": _clips}
 _BY_TASK = {
     "text-classification": _texts_or_pairs,
     "question-answering": _pair("question", "context"),

@@ -44,6 +44,8 @@ def convert(
     allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     revision: options.Revision = None,
+    base_model: options.BaseModel = None,
+    strip_prefix: options.StripPrefix = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -81,7 +83,13 @@ _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
     "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "verify_level",
 )  # fmt: skip
-_ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights")  # not every kind of model takes them
+_ONLY_IF_GIVEN = (
+    "signature",
+    "link_weights",
+    "allow_unused_weights",
+    "base_model",
+    "strip_prefix",
+)  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
 
 

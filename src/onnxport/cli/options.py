@@ -138,6 +138,12 @@ TrustRemoteCode = Annotated[
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the Hugging Face Hub.")
 ]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", metavar="MODEL", help="The model that an adapter is for.")
+]
+StripPrefix = Annotated[
+    str | None, typer.Option("--strip-prefix", metavar="PREFIX", help="Take names of weights without it (`module.`).")
+]
 
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from onnxport.cli.options import (
     Against,
     AllowPickle,
     AllowUnusedWeights,
+    BaseModel,
     FolderOrGraph,
     Json,
     MemoryLimit,
     Quiet,
     Strict,
+    StripPrefix,
     Task,
     TrustRemoteCode,
     Verbose,
@@ -35,6 +37,8 @@ def verify(
     allow_unused_weights: AllowUnusedWeights = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
+    base_model: BaseModel = None,
+    strip_prefix: StripPrefix = None,
     memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -48,8 +52,11 @@ def verify(
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     from onnxport.api.verify import verify as verify_folder
 
-    loading = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    loading |= {"allow_unused_weights": True} if allow_unused_weights else {}
+    loading: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    optional = {
+        "allow_unused_weights": allow_unused_weights, "base_model": base_model, "strip_prefix": strip_prefix,
+    }  # fmt: skip
+    loading |= {name: value for name, value in optional.items() if value}
     with shell.working() as reporter:
         if strict:
             _list(shell, folder)

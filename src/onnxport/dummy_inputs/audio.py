@@ -10,6 +10,8 @@ import numpy as np
 
 from onnxport.dummy_inputs.base import Arrays, DynamicDim, Sizes, as_arrays
 
+_SAMPLES = (4001, 5003, 8009)
+
 
 class AudioInputGenerator:
     """Makes rows of audio.
@@ -21,16 +23,25 @@ class AudioInputGenerator:
         extractor: the feature extractor, or None for raw waveforms.
         config: config of the model.
         accepts: parameter names of the model's forward, or None for all.
+        samples: lengths to probe, the base first; None for the usual short ones.
     """
 
     joint_axes: ClassVar[dict[tuple[str, int], str]] = {}
 
-    def __init__(self, extractor: Any, config: Any, accepts: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        extractor: Any,
+        config: Any,
+        accepts: frozenset[str] | None = None,
+        samples: tuple[int, ...] | None = None,
+    ) -> None:
         self.extractor, self.config, self.accepts = extractor, config, accepts
         self.rate = int(getattr(extractor, "sampling_rate", None) or 16000)
+        base, *rest = samples or _SAMPLES
+        others = tuple(rest)
         self.dims: tuple[DynamicDim, ...] = (
             DynamicDim("batch_size", 2, (3, 5)),
-            DynamicDim("num_samples", 4001, (5003, 8009), None, "num_frames"),
+            DynamicDim("num_samples", base, others, None, "num_frames"),
         )
         # Whisper's default padding is to a static length, and its model accepts no other length.
         own = inspect.signature(type(extractor).__call__).parameters.get("padding") if extractor is not None else None

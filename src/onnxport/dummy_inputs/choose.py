@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxport.dummy_inputs.audio import AudioInputGenerator
 from onnxport.dummy_inputs.base import InputGenerator
+from onnxport.dummy_inputs.clip import ClipInputGenerator
 from onnxport.dummy_inputs.decoder import DecoderInputGenerator
 from onnxport.dummy_inputs.image import ImageInputGenerator
 from onnxport.dummy_inputs.joint import JointInputGenerator
@@ -14,6 +15,7 @@ from onnxport.dummy_inputs.text import TextInputGenerator
 from onnxport.sources.states import State
 from onnxport.tasks import Task
 
+_LONG = (16001, 20011, 32003)
 _BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 
 
@@ -35,8 +37,15 @@ def generator_for(
     image_processor = getattr(pipeline, "image_processor", None)
     if kind == "image":
         return ImageInputGenerator(image_processor, config, accepts)
+    if kind == "video":
+        return ClipInputGenerator(image_processor, config, accepts)
     if kind == "audio":
-        return AudioInputGenerator(getattr(pipeline, "feature_extractor", None), config, accepts)
+        # A vector of a whole recording is made of statistics over more frames than a short sound has. With a mask the
+        # models take them in a loop over rows of lengths that no trace knows.
+        samples = _LONG if "embeddings" in task.outputs else None
+        if samples is not None and accepts is not None:
+            accepts -= {"attention_mask"}
+        return AudioInputGenerator(getattr(pipeline, "feature_extractor", None), config, accepts, samples)
     if kind == "image+texts":
         text = TextInputGenerator(pipeline.tokenizer, config, "text", accepts, batch="text_batch_size")
         return JointInputGenerator(

@@ -52,10 +52,17 @@ class ImageInputGenerator:
         images = [random_image(height, width, rng) for _ in range(rows)]
         if padded:
             images[1:] = [image.crop((0, 0, max(8, width * 3 // 4), max(8, height * 2 // 3))) for image in images[1:]]
-        return as_arrays(self.processor(images, return_tensors="np", **self._options()), self.accepts)
+        made = as_arrays(self.processor(images, return_tensors="np", **self._options()), self.accepts)
+        if made["pixel_values"].shape[-2:] != (height, width) and hasattr(self.processor, "do_pad"):
+            unpadded = {**self._options(), "do_pad": False}
+            made = as_arrays(self.processor(images, return_tensors="np", **unpadded), self.accepts)
+        return made
 
     def _options(self) -> dict[str, Any]:
-        return {name: value for name, value in _NO_RESIZING.items() if hasattr(self.processor, name)}
+        options = {name: value for name, value in _NO_RESIZING.items() if hasattr(self.processor, name)}
+        if getattr(self.processor, "image_mean", None) is None:
+            options.pop("do_normalize", None)
+        return options
 
     def _find_processor_size(self) -> tuple[int, int]:
         """Return height and width that the processor makes; a default size if it keeps the size of the image."""

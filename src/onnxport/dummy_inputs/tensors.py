@@ -6,6 +6,7 @@ inputs is `batch_size`, and each other group of axes with the same length is one
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,7 +39,7 @@ class TensorInputGenerator:
         for name, value in sample.items():
             for axis, size in enumerate(value.shape):
                 shared = "batch_size" if axis == 0 and self._batched else None
-                dim = shared or names.setdefault(size, f"{name}_dim_{axis}")
+                dim = shared or names.setdefault(size, f"{name.replace('.', '_')}_dim_{axis}")
                 self.axes_by_dim.setdefault(dim, []).append((name, axis))
         self.dims = tuple(self._dim(name, axes) for name, axes in self.axes_by_dim.items())
 
@@ -70,22 +71,71 @@ class TensorInputGenerator:
         return rng.integers(value.min(), value.max() + 1, shape).astype(value.dtype)
 
 
-def as_sample(inputs: dict[str, Any]) -> Arrays:
-    """Return sample inputs of a live module as numpy arrays.
+def as_sample(inputs: Mapping[str, Any]) -> Arrays:
+    """Return sample inputs of a live module as numpy arrays; those in lists, tuples and dicts by a name of their own.
+
+    Python numbers, texts and None are no inputs of a graph: they are constants in it.
 
     Args:
-        inputs: tensors or arrays by name.
+        inputs: tensors, arrays or containers of them, by name.
 
     Raises:
-        ExportError: an input is neither a tensor nor an array.
+        ExportError: an input holds something else, or no tensor is in any.
+
+    Example:
+        >>> list(as_sample({"levels": [np.ones(2), np.ones(3)], "extra": {"left": np.ones(1)}, "scale": 2.0}))
+        ['levels.0', 'levels.1', 'extra.left']
     """
     arrays: Arrays = {}
     for name, value in inputs.items():
-        array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-        if array.dtype == object:
-            raise ExportError(
-                f"Sample input {name!r} is a {type(value).__name__}, not a tensor.",
-                hint="Pass tensors or numpy arrays: sample_inputs={...}.",
-            )
-        arrays[name] = array
+        for leaf, found in _leaves(value, name):
+            arrays[leaf] = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
+            if arrays[leaf].dtype == object:
+                raise ExportError(
+                    f"Sample input {leaf!r} is a {type(found).__name__}, not a tensor.",
+                    hint="Pass tensors or numpy arrays, also in lists, tuples and dicts: sample_inputs={...}.",
+                )
+    if not arrays:
+        raise ExportError(
+            "The sample inputs hold no tensor, so the graph would have no input.",
+            hint="Pass tensors or numpy arrays: sample_inputs={...}.",
+        )
     return arrays
+
+
+def rebuilt(value: Any, name: str, tensors: Mapping[str, Any]) -> Any:
+    """Return an input as the module takes it, with `tensors` in the places of its leaves.
+
+    Args:
+        value: the sample input, with its containers and constants.
+        name: its name.
+        tensors: by the names of `as_sample`.
+
+    Example:
+        >>> rebuilt({"left": None, "right": 1}, "extra", {"extra.left": 7})
+        {'left': 7, 'right': 1}
+    """
+    if name in tensors:
+        return tensors[name]
+    if isinstance(value, Mapping):
+        return {key: rebuilt(one, f"{name}.{key}", tensors) for key, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [rebuilt(one, f"{name}.{index}", tensors) for index, one in enumerate(value)]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def is_constant(value: Any) -> bool:
+    """Return whether a sample input is no tensor: a Python number, a text or None."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _leaves(one, f"{name}.{key}")
+    elif isinstance(value, (tuple, list)):
+        for index, one in enumerate(value):
+            yield from _leaves(one, f"{name}.{index}")
+    elif not is_constant(value):
+        yield name, value

@@ -118,19 +118,23 @@ class WeightHistory:
 
     def consider(self, node: ir.Node) -> None:
         """Note a node that the optimizer may compute; its result is then a weight of the same name."""
-        if any(value is not None and value.const_value is None for value in node.inputs) or not node.inputs:
+        # Of CastLike's second input only the type counts; its result has it.
+        own = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+        if any(value is not None and value.const_value is None for value in own) or not node.inputs:
             return
-        inputs = tuple(None if value is None else str(value.name) for value in node.inputs)
-        for value in node.inputs:
+        inputs = tuple(None if value is None else str(value.name) for value in own)
+        for value in own:
             tensor = value.const_value if value is not None else None
             name = "" if value is None else str(value.name)
             known = name in self.captured or name in self.made or name in self.constants
             if tensor is not None and not known and tensor.size <= KEPT_UP_TO:
                 self.constants[name] = tensor.numpy()
         for index, value in enumerate(node.outputs):
+            same = node.op_type == "CastLike" and own[0] is not None and own[0].dtype == value.dtype
             self.made[str(value.name)] = FoldedNode(
-                node.op_type, node.domain, tuple(node.attributes.values()), inputs, index, len(node.outputs)
-            )
+                "Identity" if same else node.op_type, node.domain, tuple(node.attributes.values()), inputs, index,
+                len(node.outputs),
+            )  # fmt: skip
 
     def rearrange(self, new: str, old: str, layout: Layout) -> None:
         """Note that the weight `new` is the weight `old` in another layout."""

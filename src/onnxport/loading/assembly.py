@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
-from onnxport.loading.components import Components, load_components
+from onnxport.loading.components import Components, has_vocabulary, load_components
 from onnxport.loading.missing_weights import judge_missing_weights
 from onnxport.loading.options import LoadOptions
+from onnxport.loading.padding import use_tokenizer_padding
 from onnxport.loading.parts import record_loading
 from onnxport.loading.registry import PipelineSpec
 from onnxport.loading.unused_weights import judge_unused_weights
@@ -25,6 +26,7 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
         MissingDependencyError: a library is not installed.
     """
     cls = options.pipeline_class or spec.load_class()
+    options = with_own_tokenizer(checkpoint, options)
     if spec.task == "feature-extraction" and checkpoint.is_sentence_transformers:
         from onnxport.loading.encoder import TRUNCATED, load_encoder
 
@@ -49,6 +51,8 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     if tokenizer_settings is not None and components.tokenizer is not None:
         tokenizer_settings.apply(components.tokenizer)
 
+    padding = use_tokenizer_padding(loaded.model, components.tokenizer)
+
     def depends() -> dict[str, bool] | None:
         from onnxport.loading.probe import outputs_that_depend
 
@@ -60,10 +64,19 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     )
     unused, unused_notes = judge_unused_weights(loaded, checkpoint, allowed=options.allow_unused_weights)
     pipeline = make_pipeline(spec, loaded.model, components, cls, options)
-    notes = (*checkpoint.notes, *loaded.notes, *components.notes, *notes, *unused_notes)
+    notes = (*checkpoint.notes, *loaded.notes, *components.notes, *padding, *notes, *unused_notes)
     pipeline = record_loading(pipeline, spec.task, loaded.missing, dropped, notes)
     pipeline.weight_origins, pipeline.unused_tensors = loaded.origins, unused
+    pipeline.config_changed = bool(padding)
     return pipeline
+
+
+def with_own_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> LoadOptions:
+    """Take the tokenizer that lies beside an adapter, where there is one and none was given."""
+    adapter = checkpoint.adapter
+    if adapter is None or options.components.get("tokenizer") is not None or not has_vocabulary(adapter.folder):
+        return options
+    return replace(options, components={**options.components, "tokenizer": adapter.folder})
 
 
 def assemble_live(spec: PipelineSpec, model: Any, options: LoadOptions) -> Any:

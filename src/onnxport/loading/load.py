@@ -124,11 +124,17 @@ def load_pipeline(resolved: ResolvedModel, task: str, options: LoadOptions) -> L
 
     if resolved.checkpoint is not None:
         resolved = replace(resolved, checkpoint=with_described_config(resolved.checkpoint))
+    merged: tuple[str, ...] = ()
+    if resolved.kind is ModelKind.TRANSFORMERS_MODEL and hasattr(resolved.model, "merge_and_unload"):
+        from onnxport.loading.adapters import merged_copy
+
+        model, merged = merged_copy(resolved.model)
+        resolved = replace(resolved, model=model)
     task, notes = _choose_task(resolved, task, options)
     assembled = _assemble_tensorflow if resolved.framework == "tf" else _assemble
     pipeline = assembled(resolved, task, options)
     newer = newer_note(written_by(resolved.checkpoint.config)) if resolved.checkpoint is not None else None
-    pipeline.notes = (*notes, *((newer,) if newer else ()), *pipeline.notes)
+    pipeline.notes = (*notes, *merged, *((newer,) if newer else ()), *pipeline.notes)
     return LoadedPipeline(pipeline, resolved)
 
 

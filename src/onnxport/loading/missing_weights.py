@@ -49,6 +49,8 @@ def judge_missing_weights(
 
 def _random_weights(loaded: LoadedModel, checkpoint: Checkpoint, task: str, names: str) -> CheckpointError:
     own = [name for name in own_tasks(identity_of(checkpoint, framework=loaded.framework)) if name != task]
+    if checkpoint.adapter is not None:
+        own = []  # the classes of the adapter's task
     if checkpoint.weights_format == "gguf":
         own, names = [], f"{names} (transformers does not find all of them in GGUF files of every architecture)"
     made_for = f"The checkpoint is for {' or '.join(own[:3])}: choose that with `--task`. Or " if own else "To "

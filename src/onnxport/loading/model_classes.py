@@ -11,6 +11,10 @@ from importlib import import_module
 from typing import Any
 
 _TF = "TF"
+_TOWERS = (
+    "TextModelWithProjection", "VisionModelWithProjection", "AudioModelWithProjection", "EncoderModel", "TextModel",
+    "VisionModel", "AudioModel",
+)  # fmt: skip
 # What is called otherwise among the TF classes.
 _OTHERWISE = {"AutoModelForImageTextToText": ("AutoModelForImageTextToText", "AutoModelForVision2Seq")}
 
@@ -54,3 +58,16 @@ def class_named(architecture: str, framework: str = "pt") -> Any:
     import transformers
 
     return getattr(transformers, f"{_TF}{architecture}" if framework == "tf" else architecture, None)
+
+
+def tower(architectures: Iterable[str]) -> Any:
+    """The class of a tower that no auto class loads as it is saved: an encoder alone, or one with its projection.
+
+    CLIPTextModelWithProjection, say, of which AutoModel loads CLIPTextModel, without the projection; or T5EncoderModel,
+    of which AutoModel loads T5Model, with a decoder. None for any other class.
+    """
+    for name in architectures:
+        cls = class_named(name)
+        if cls is not None and name.endswith(_TOWERS) and not name.startswith(_TF):
+            return cls
+    return None

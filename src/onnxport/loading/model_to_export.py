@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.tensorflow_files import TensorflowFiles
 from onnxport.dummy_inputs import InputGenerator
-from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample
+from onnxport.dummy_inputs.tensors import TensorInputGenerator, as_sample, rebuilt
 from onnxport.errors import CheckpointError, UsageError
 from onnxport.loading.options import LoadOptions
 from onnxport.loading.partition import parts_of
@@ -118,7 +119,9 @@ def _load(resolved: ResolvedModel, task: str, options: LoadOptions) -> ModelToEx
 
     loaded = load_pipeline(resolved, task, replace(options, lazy=True))
     replaced = {name for name, value in options.components.items() if value is not None}
-    if options.model_kwargs:
+    if loaded.checkpoint is not None and loaded.checkpoint.adapter is not None:
+        replaced |= {"config", "tokenizer"}  # the adapter's own, or its number of labels
+    if options.model_kwargs or getattr(loaded.pipeline, "config_changed", False):
         replaced.add("config")  # these arguments of `from_pretrained` may change it
     origin = loaded.checkpoint.path if loaded.checkpoint else None
     return from_pipeline(loaded.pipeline, resolved.framework, resolved.name, origin, loaded.notes, frozenset(replaced))
@@ -199,10 +202,23 @@ def from_module(model: Any, sample_inputs: Any, options: LoadOptions) -> ModelTo
     unknown = [name for name in named_inputs if names and name not in names]
     if unknown:
         raise UsageError(f"The forward has no input {', '.join(unknown)}; it has {', '.join(names)}.")
-    from onnxport.sources.pytorch.source import TorchSource
-
-    source = TorchSource(model)
-    part = Part("model", source, TensorInputGenerator(as_sample(named_inputs)))
+    sample = as_sample(named_inputs)
+    part = Part("model", _source_of(model, named_inputs, tuple(sample)), TensorInputGenerator(sample))
+    source = part.source
     return ModelToExport(
         None, MODULE, (part,), source.architecture, allow_unused=options.allow_unused_weights
     )  # fmt: skip
+
+
+def _source_of(model: Any, inputs: Mapping[str, Any], names: tuple[str, ...]) -> Source:
+    """A live module with its inputs: tensors alone, or also containers and constants."""
+    from onnxport.sources.pytorch.nested import NestedSource
+    from onnxport.sources.pytorch.source import TorchSource
+
+    if set(names) == set(inputs):
+        return TorchSource(model)
+
+    def arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: rebuilt(value, name, tensors) for name, value in inputs.items()}
+
+    return NestedSource(model, names, arguments)

@@ -11,7 +11,7 @@ from onnxport.errors import UsageError
 COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 _NAMED = (
     "allow_missing_weights", "allow_unused_weights", "allow_pickle", "trust_remote_code", "revision", "token",
-    "signature", "device", "lazy",
+    "signature", "device", "lazy", "base_model", "strip_prefix",
 )  # fmt: skip
 
 
@@ -27,6 +27,8 @@ class LoadOptions:
         revision: branch, tag or commit of a model on the hub.
         token: access token of a model on the hub; True takes the stored one.
         signature: the signature of a SavedModel to convert; None: all.
+        base_model: of an adapter, the model that it is for, in place of the one that it names.
+        strip_prefix: what stands before the names of all tensors of the checkpoint, and is no part of them.
         dtype: None (float32), "auto" (as stored), a torch dtype or its name.
         device: where the pipeline puts the model; None leaves it on the CPU.
         lazy: leave the weights in their files (`onnxport.weights`), for a conversion, which reads each weight when it
@@ -44,6 +46,8 @@ class LoadOptions:
     revision: str | None = None
     token: str | bool | None = None
     signature: str | None = None
+    base_model: str | None = None
+    strip_prefix: str | None = None
     dtype: Any = None
     device: Any = None
     lazy: bool = False

@@ -81,6 +81,13 @@ _OURS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
         "caidas/swin2SR-classical-sr-x2-64",
     ),
 }
+_OURS |= {
+    "audio-frame-classification": (
+        ("AutoModelForAudioFrameClassification",), f"{_HERE}.recordings.AudioFramesPipeline", None,
+    ),
+    "audio-xvector": (("AutoModelForAudioXVector",), f"{_HERE}.recordings.VoiceVectorPipeline", None),
+    "video-classification": (("AutoModelForVideoClassification",), f"{_HERE}.clips.ClipClassificationPipeline", None),
+}  # fmt: skip
 _OUR_ALIASES = {"vqa": "visual-question-answering"}
 
 # Rows of the table that transformers serves under another task's class.

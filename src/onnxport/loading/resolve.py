@@ -151,6 +151,7 @@ def _checkpoint(model: str | Path, framework: str | None, options: LoadOptions) 
         revision=options.revision,
         token=options.token,
         framework=framework,
+        base_model=None if options.base_model is None else str(options.base_model),
     )
     if framework == "pt" and checkpoint.framework == "tf":
         raise CheckpointError(

@@ -11,12 +11,17 @@ from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, TaskError
-from onnxport.loading.model_classes import class_named, class_names
+from onnxport.loading.model_classes import class_named, class_names, tower
 from onnxport.loading.sentence_settings import is_sentence_encoder
 from onnxport.loading.transformers_version import is_newer, unknown_type_hint, upgrade_hint, written_by
 from onnxport.tasks import TASKS, Task, find_task
 
 _IMAGE_TEXT = "AutoModelForImageTextToText"
+# task_type in the adapter_config.json of peft -> the row of the table.
+TASK_TYPES = {
+    "SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", "QUESTION_ANS": "question-answering",
+    "CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation", "FEATURE_EXTRACTION": "feature-extraction",
+}  # fmt: skip
 _GENERATIVE = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", _IMAGE_TEXT)
 
 
@@ -50,12 +55,19 @@ def identity_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False, fram
     return Identity(
         checkpoint.source,
         checkpoint.model_type,
-        checkpoint.architectures,
+        _trained_for(checkpoint) or checkpoint.architectures,
         is_sentence_encoder(checkpoint),
         remote,
         framework,
         written_by(checkpoint.config),
     )
+
+
+def _trained_for(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes of the task that the checkpoint's adapter was trained for, () without one."""
+    task = TASK_TYPES.get(checkpoint.adapter.task_type or "") if checkpoint.adapter is not None else None
+    autos = find_task(task).auto if task is not None else ()
+    return tuple(name for auto in autos for name in class_names(auto, checkpoint.model_type or ""))
 
 
 def identity_of_model(model: Any, framework: str = "pt") -> Identity:
@@ -97,6 +109,10 @@ def detect_task(identity: Identity) -> DetectedTask:
         detected = _task_of_class(architecture, model_type, identity.framework)
         if detected is not None:
             return detected
+    cls = tower(identity.architectures) if identity.framework == "pt" else None
+    row = next((row for row in TASKS if cls is not None and _is_base_row(row, cls)), None)
+    if row is not None:
+        return DetectedTask(row)
     remote = [row for row in TASKS if set(row.auto) & set(identity.remote)]
     if remote:
         # Of own code only the auto classes are known; a base model is taken to read text.
@@ -128,6 +144,12 @@ def _task_of_class(architecture: str, model_type: str, framework: str) -> Detect
         if any(auto != "AutoModel" or _takes_inputs_of(row, architecture, framework) for auto in autos):
             return DetectedTask(row)
     return None
+
+
+def _is_base_row(row: Task, cls: Any) -> bool:
+    """Whether a row is that of base models which take the inputs of a class."""
+    main_input: str = getattr(cls, "main_input_name", "input_ids")
+    return row.auto == ("AutoModel",) and main_input == ("pixel_values" if row.kind == "image" else "input_ids")
 
 
 def _no_task(identity: Identity, possible: list[Task]) -> TaskError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import CheckpointError, UsageError
 from onnxport.formats.gguf_file import read_gguf_header
 from onnxport.loading.gguf import how_to_load
 from onnxport.system.memory import require_memory
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # Of parameters that loading computed; below it nobody asks where they are.
 _WORTH_A_NOTE_BYTES = 2**24
+# What DataParallel, torch.compile and FSDP put before the names of a model's parameters.
+_WRAPPED = re.compile(r"(?:(?:module|_orig_mod|_fsdp_wrapped_module)\.)+")
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,20 @@ def plan_loading(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: 
         MemoryLimitError: the weights have to be in memory, and do not fit.
     """
     reason = _reason_to_load(checkpoint, config, options) if options.lazy else None
-    if options.lazy and reason is None:
+    if (options.lazy and reason is None) or options.strip_prefix:
+        from onnxport.weights.lazy import evaluate
         from onnxport.weights.stored import lazy_state_dict
 
-        state = lazy_state_dict(checkpoint.weight_files, checkpoint.weights_format)
+        state: Mapping[str, Any] | None = lazy_state_dict(
+            checkpoint.weight_files, checkpoint.weights_format, options.strip_prefix or ""
+        )
         if state is not None:
+            _require_own_names(state, checkpoint, options.strip_prefix)
             config.name_or_path = str(folder)
             cls, config = model_class(auto_class, config)
-            return LoadPlan(cls, config, None, {"state_dict": state}, is_lazy=True)
+            if not options.lazy:
+                state = {name: evaluate(tensor) for name, tensor in state.items()}
+            return LoadPlan(cls, config, None, {"state_dict": state}, is_lazy=options.lazy)
         reason = "they are of a type that torch has no plain tensors for"
     notes: tuple[str, ...] = ()
     if reason is not None:
@@ -77,6 +87,33 @@ def plan_loading(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: 
         check_pickles(checkpoint.weight_files)
     safetensors = checkpoint.weights_format == "safetensors"
     return LoadPlan(auto_class, config, folder, {"use_safetensors": safetensors}, notes=notes)
+
+
+def _require_own_names(names: Iterable[str], checkpoint: Checkpoint, stripped: str | None) -> None:
+    """Refuse names that a wrapper of the training put a prefix before.
+
+    Raises:
+        CheckpointError: all names have one.
+        UsageError: the prefix to leave out is in no name.
+    """
+    file = checkpoint.weight_files[0]
+    found = {match[0] if (match := _WRAPPED.match(name)) else "" for name in names}
+    if len(found) == 1 and "" not in found:
+        prefix = found.pop()
+        raise CheckpointError(
+            f"All names of weights in {file.name} begin with {prefix!r}: a model was saved inside of a wrapper "
+            "(DataParallel or torch.compile).",
+            hint=f"Take the names without it: `--strip-prefix {prefix}` (strip_prefix={prefix!r}).",
+        )
+    if stripped:
+        from onnxport.weights.checkpoint_reader import CheckpointReader
+
+        all_names = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format).names
+        if not any(name.startswith(stripped) for name in all_names):
+            raise UsageError(
+                f"No name of a weight in {file.name} begins with {stripped!r}; the first is {all_names[0]!r}.",
+                hint="Leave --strip-prefix out, or give the prefix as it stands there.",
+            )
 
 
 def computed_notes(model: torch.nn.Module, missing: Iterable[str]) -> tuple[str, ...]:
@@ -100,6 +137,8 @@ def model_class(auto_class: Any, config: Any) -> tuple[Any, Any]:
 
     `test_lazy_weights.py` compares this with `auto_class.from_config`.
     """
+    if not hasattr(auto_class, "_model_mapping"):
+        return auto_class, config  # a class of its own
     found = auto_class._model_mapping[type(config)]
     if isinstance(found, (list, tuple)):
         named = {cls.__name__: cls for cls in found}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.checkpoints.adapter import Adapter
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import VerificationError
 
@@ -36,6 +37,7 @@ class WeightOrigins:
         missing: parameters that the checkpoint lacks.
         gguf: the GGUF file that transformers unpacked into memory.
         beside: (module, weight files, their format) of layers with files of their own.
+        adapter: was merged into the model.
     """
 
     reader: CheckpointReader | None = None
@@ -45,6 +47,7 @@ class WeightOrigins:
     missing: frozenset[str] = frozenset()
     gguf: Path | None = None
     beside: tuple[tuple[Any, Sequence[Path], str], ...] = ()
+    adapter: Adapter | None = None
 
     def again(self) -> WeightOrigins:
         """The same, found again: a parameter may have been replaced since.
@@ -60,7 +63,21 @@ class WeightOrigins:
             require_gguf_weights(self.model, self.gguf)
         if self.reader is None:
             return self
-        return replace(_traced(self.model, self.reader, self.missing), beside=self.beside)
+        return replace(_traced(self.model, self.reader, self.missing, self.adapter), beside=self.beside)
+
+    def with_adapter(self, adapter: Adapter) -> WeightOrigins:
+        """The same after an adapter was merged into the model, found again.
+
+        Raises:
+            VerificationError: a parameter is not what the adapter makes of it.
+        """
+        from onnxport.weights.checkpoint_reader import CheckpointReader
+
+        if self.reader is None or self.computed:
+            return WeightOrigins()  # in memory: nothing says where the values are from
+        files = dict.fromkeys([*map(self.reader.file, self.reader.names), adapter.file])
+        reader = CheckpointReader(list(files), self.reader.format, self.reader.prefix)
+        return _traced(self.model, reader, self.missing, adapter)
 
 
 @dataclass
@@ -78,13 +95,16 @@ class _Expected:
     unused: list[str] = field(default_factory=list)
 
 
-def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Iterable[str]) -> WeightOrigins:
+def trace_origins(
+    model: torch.nn.Module, checkpoint: Checkpoint, missing: Iterable[str], prefix: str | None = None
+) -> WeightOrigins:
     """Check which tensor of the checkpoint every parameter holds.
 
     Args:
         model: as transformers loaded it.
         checkpoint: where it was loaded from.
         missing: parameters that the checkpoint lacks, or has in another shape.
+        prefix: was left out of the names of the checkpoint's tensors.
 
     Raises:
         VerificationError: a parameter holds another tensor than the one of its name, or other values.
@@ -94,14 +114,26 @@ def trace_origins(model: torch.nn.Module, checkpoint: Checkpoint, missing: Itera
     if checkpoint.weights_format not in ("safetensors", "pickle"):
         gguf = checkpoint.weight_files[0] if checkpoint.weights_format == "gguf" else None
         return WeightOrigins(model=model, gguf=gguf)
-    return _traced(model, CheckpointReader(checkpoint.weight_files, checkpoint.weights_format), frozenset(missing))
+    reader = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format, prefix or "")
+    return _traced(model, reader, frozenset(missing))
 
 
-def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str]) -> WeightOrigins:
+def _traced(
+    model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[str], adapter: Adapter | None = None
+) -> WeightOrigins:
     from onnxport.weights.lazy import LazyTensor
 
-    own = _tensors_of(model)
-    expected = _expected_names(model, reader.names, own)
+    own, names = _tensors_of(model), reader.names
+    replaced: set[str] = set()
+    if adapter is not None:
+        from onnxport.loading.adapters import without_adapter
+
+        own, replaced = without_adapter(own, adapter)
+        names = [name for name in names if reader.file(name) != adapter.file]
+    expected = _expected_names(model, names, own)
+    for name in replaced:
+        expected.plain.pop(name, None)
+    absent -= replaced
     computed: dict[int, LazyTensor] = {}
     tied: dict[int, list[str]] = {}
     for name, origins in expected.plain.items():
@@ -115,8 +147,8 @@ def _traced(model: torch.nn.Module, reader: CheckpointReader, absent: frozenset[
             _check_plain(name, tensor, origins, reader)
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
-    _check_merged(own, expected, absent)
-    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent)
+    _check_merged({name: tensor for name, tensor in own.items() if name not in replaced}, expected, absent)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent, adapter)
 
 
 def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
 from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortError, TaskError, UsageError
 from onnxport.loading.gguf import finish, gguf_config
+from onnxport.loading.model_classes import tower
 from onnxport.loading.options import LoadOptions, torch_dtype
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
 from onnxport.loading.weight_loading import computed_notes, plan_loading
@@ -69,7 +70,7 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
                 trust_remote_code=options.trust_remote_code,
                 **settings,
             )
-        auto_class = _auto_class(auto, config, options.trust_remote_code)
+        auto_class = _auto_class(auto, config, options.trust_remote_code, checkpoint.architectures)
         if auto_class is None:
             raise TaskError(
                 f"{checkpoint.source} ({config.model_type}) has no class for {' or '.join(auto)}.",
@@ -107,7 +108,33 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     held = computed_notes(model, missing) if plan.is_lazy else ()
     notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held)
-    return LoadedModel(model, missing, shapes, notes, origins=trace_origins(model, checkpoint, missing))
+    origins = trace_origins(model, checkpoint, missing, options.strip_prefix)
+    loaded = LoadedModel(model, missing, shapes, notes, origins=origins)
+    return loaded if checkpoint.adapter is None else _with_adapter(loaded, folder, checkpoint, auto, options)
+
+
+def _with_adapter(
+    loaded: LoadedModel, folder: Path, checkpoint: Checkpoint, auto: Iterable[str], options: LoadOptions
+) -> LoadedModel:
+    """The model with the checkpoint's adapter in its weights.
+
+    Raises:
+        CheckpointError: the adapter is not one of this model.
+    """
+    from onnxport.loading.adapters import labels_of, merge_adapter
+
+    adapter = checkpoint.adapter
+    assert adapter is not None
+    labels = labels_of(loaded.model, adapter)
+    if labels is not None:  # its head is trained, and the base model was made without it
+        more = {"num_labels": labels, **options.model_kwargs}
+        return load_model(folder, checkpoint, auto, replace(options, model_kwargs=more))
+    changed = merge_adapter(loaded.model, adapter)
+    shapes = {name: shape for name, shape in loaded.shapes.items() if name not in changed}
+    missing = tuple(name for name in loaded.missing if name not in changed)
+    note = f"The adapter {adapter.folder.name} was merged into {len(changed)} weights of {checkpoint.path.name}."
+    return replace(loaded, missing=missing, shapes=shapes, notes=(*loaded.notes, note),
+                   origins=loaded.origins.with_adapter(adapter))  # fmt: skip
 
 
 def describe_missing(missing: Iterable[str], shapes: Mapping[str, str] | None = None) -> str:
@@ -161,10 +188,14 @@ def _cannot_load(source: str, error: Exception, written: str | None) -> Checkpoi
     )
 
 
-def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool) -> Any:
-    """The first auto class that has a class for `config`, or None."""
+def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool, architectures: Iterable[str]) -> Any:
+    """The first auto class that has a class for `config`, or None; for a tower its own class."""
     import transformers
 
+    auto = tuple(auto)
+    own = tower(architectures) if "AutoModel" in auto else None
+    if own is not None and isinstance(config, own.config_class):
+        return own
     remote = getattr(config, "auto_map", None) or {}
     for name in auto:
         auto_class = getattr(transformers, name, None)

@@ -31,6 +31,10 @@ _CLASSES = {
     "depth-estimation": "depth_estimation.DepthEstimation",
     "image-feature-extraction": "image_features.ImageFeatures",
     "audio-classification": "audio_classification.AudioClassification",
+    "audio-frame-classification": "recordings.AudioFrames",
+    "audio-xvector": "recordings.VoiceVector",
+    "video-classification": "clip_classification.ClipClassification",
+    "image-to-image": "image_to_image.ImageToImage",
     "automatic-speech-recognition": "speech_recognition.SpeechRecognition",
 }
 

@@ -172,6 +172,16 @@ def _labelled_images(task: Task, pipeline: Any) -> Iterator[Call]:
         yield Call(f"an image of {width} x {height}", (image,), {"candidate_labels": ["a cat", "a photo of dogs"]})
 
 
+def _clips(task: Task, pipeline: Any) -> Iterator[Call]:
+    from onnxport.dummy_inputs.clip import frames_of
+
+    frames = frames_of(pipeline.model.config)
+    for width, height in ((97, 71), (64, 90)):
+        wide = [sample_image(width + number, height) for number in range(frames)]
+        clip = [image.crop((0, 0, width, height)) for image in wide]
+        yield Call(f"a clip of {frames} frames of {width} x {height}", (clip,))
+
+
 def _sounds(task: Task, pipeline: Any) -> Iterator[Call]:
     rate = getattr(pipeline.feature_extractor, "sampling_rate", None) or _RATE
     generate = {"generate_kwargs": GREEDY} if pipeline.model.can_generate() else {}
@@ -199,7 +209,7 @@ def _shown(text: str) -> str:
 _Make = Callable[[Task, Any], Iterator[Call]]
 _BY_KIND: dict[str, _Make] = {
     "text": _texts, "text-pair": _pairs, "choices": _choices, "decoder": _prompts, "image": _images,
-    "image-in-text": _images_in_texts, "audio": _sounds, "image+texts": _labelled_images,
+    "image-in-text": _images_in_texts, "audio": _sounds, "video": _clips, "image+texts": _labelled_images,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
     "fill-mask": _masked, "question-answering": _questions, "zero-shot-classification": _labelled_texts,

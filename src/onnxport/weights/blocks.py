@@ -122,6 +122,30 @@ def _narrow_reshape(tensor: LazyTensor, origin: Operation, axis: int, start: int
     return None if piece is None else record(origin.operator, (piece, shape))
 
 
+def _narrow_arithmetic(tensor: LazyTensor, origin: Operation, axis: int, start: int, length: int) -> LazyTensor | None:
+    """Of tensors of one shape, and numbers."""
+    pieces: list[Any] = []
+    for arg in origin.args:
+        if isinstance(arg, LazyTensor):
+            arg = narrow(arg, axis, start, length) if arg.shape == tensor.shape else None
+            if arg is None:
+                return None
+        pieces.append(arg)
+    result: LazyTensor = record(origin.operator, tuple(pieces), origin.kwargs)
+    return result
+
+
+def _narrow_product(_: LazyTensor, origin: Operation, axis: int, start: int, length: int) -> LazyTensor | None:
+    """Rows of a product are of the first matrix, columns of the second."""
+    factors: list[LazyTensor] = list(origin.args)
+    piece = narrow(factors[axis], axis, start, length)
+    if piece is None:
+        return None
+    factors[axis] = piece
+    product: LazyTensor = record(origin.operator, tuple(factors))
+    return product
+
+
 def _narrow_select(_: LazyTensor, origin: Operation, axis: int, start: int, length: int) -> LazyTensor | None:
     inner, dim, index = _selected(origin)
     one = narrow(inner, dim, index, 1)
@@ -210,6 +234,8 @@ _Rule = Callable[[LazyTensor, Operation, int, int, int], LazyTensor | None]
 # How a slice of an operator's result follows from slices of its arguments.
 _RULES: dict[Any, _Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _narrow_elementwise),
+    **dict.fromkeys((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor), _narrow_arithmetic),
+    _aten.mm.default: _narrow_product,
     _aten.t.default: _narrow_t,
     _aten.transpose.int: _narrow_transpose,
     _aten.permute.default: _narrow_permute,

@@ -46,7 +46,9 @@ class CheckpointReader:
 
     Args:
         files: its weight files.
-        weights_format: "safetensors" or "pickle"; of other formats no tensor is known.
+        weights_format: "safetensors" or "pickle"; of other formats no tensor is known. Files of adapters are always
+            safetensors.
+        prefix: is left out of the names.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -57,16 +59,18 @@ class CheckpointReader:
         torch.Size([2])
     """
 
-    def __init__(self, files: Sequence[Path], weights_format: str) -> None:
-        self.format = weights_format
+    def __init__(self, files: Sequence[Path], weights_format: str, prefix: str = "") -> None:
+        self.format, self.prefix = weights_format, prefix
         self._maps: dict[Path, mmap.mmap] = {}
         self._places: dict[str, _Place] = {}
         self._pickled: dict[str, tuple[Path, torch.Tensor]] = {}
         for file in files:
-            if weights_format == "safetensors":
-                self._places |= _places(file)
+            if weights_format == "safetensors" or file.suffix == ".safetensors":
+                self._places |= {name.removeprefix(prefix): place for name, place in _places(file).items()}
             elif weights_format == "pickle":
-                self._pickled |= {name: (file, tensor) for name, tensor in _unpickled(file).items()}
+                self._pickled |= {
+                    name.removeprefix(prefix): (file, tensor) for name, tensor in _unpickled(file).items()
+                }
 
     @property
     def names(self) -> list[str]:

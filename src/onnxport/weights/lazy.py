@@ -48,6 +48,8 @@ _RECORDED = frozenset(
         _aten.squeeze.dim,
     }
 )
+# Arithmetic on weights, recorded only where code of onnxport asks for it (`record`): merging an adapter, say.
+ARITHMETIC = frozenset({_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.mm.default})
 _VIEWS = frozenset({_aten.view.default, _aten._unsafe_view.default})
 
 
@@ -155,6 +157,19 @@ def leaves(tensor: LazyTensor) -> Iterator[Stored | InMemory]:
     for value in tree_flatten((origin.args, origin.kwargs))[0]:
         if isinstance(value, LazyTensor):
             yield from leaves(value)
+
+
+def is_computed(tensor: LazyTensor) -> bool:
+    """Return whether arithmetic is part of the record, so that two ways to compute it may round differently.
+
+    Args:
+        tensor: a lazy tensor.
+    """
+    origin = tensor.origin
+    if not isinstance(origin, Operation):
+        return False
+    inner = (value for value in tree_flatten((origin.args, origin.kwargs))[0] if isinstance(value, LazyTensor))
+    return origin.operator in ARITHMETIC or any(map(is_computed, inner))
 
 
 def stored_location(tensor: LazyTensor) -> Stored | None:

@@ -76,10 +76,13 @@ def _part(tensor: LazyTensor, ranges: Ranges, leaf: Leaf, kept: dict[int, torch.
     if chosen is not None:
         parts, shape = chosen
         return inner(first, parts).reshape(shape)
-    # An operator that mixes axes: the whole argument, computed once.
+    # An operator that mixes axes or computes: the whole arguments, computed once.
     if id(tensor) not in kept:
-        whole = inner(first, tuple((0, int(size)) for size in first.shape))
-        result = operator(whole, *origin.args[1:], **origin.kwargs)
+        whole = [
+            inner(arg, tuple((0, int(size)) for size in arg.shape)) if isinstance(arg, LazyTensor) else arg
+            for arg in origin.args
+        ]
+        result = operator(*whole, **origin.kwargs)
         kept[id(tensor)] = result if origin.index is None else result[origin.index]
     return _cut(kept[id(tensor)], ranges)
 

@@ -27,7 +27,7 @@ _DTYPES = {
 }
 
 
-def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, LazyTensor] | None:
+def lazy_state_dict(files: Iterable[Path], weights_format: str, prefix: str = "") -> dict[str, LazyTensor] | None:
     """Return all tensors of a checkpoint by name, without reading them; None if torch lacks one of the types.
 
     Args:
@@ -35,13 +35,14 @@ def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, Laz
         weights_format: "safetensors", or "pickle": read with torch's restricted unpickler and memory-mapped (files
             older
             than torch 1.6 are read into memory).
+        prefix: is left out of the names.
 
     Raises:
         CheckpointError: a file is truncated or damaged.
         UntrustedCheckpointError: a pickle holds more than tensors.
     """
     if weights_format == "pickle":
-        return {name: tensor for file in files for name, tensor in _pickled(file)}
+        return {name: tensor for file in files for name, tensor in _pickled(file, prefix)}
     tensors: dict[str, LazyTensor] = {}
     for file in files:
         for name, stored in read_header(file).tensors.items():
@@ -49,10 +50,12 @@ def lazy_state_dict(files: Iterable[Path], weights_format: str) -> dict[str, Laz
             if dtype is None:
                 return None
             like = torch.empty(stored.shape, dtype=dtype, device="meta")
-            tensors[name] = LazyTensor(like, Stored(file, name, stored.begin))
+            plain = name.removeprefix(prefix)
+            tensors[plain] = LazyTensor(like, Stored(file, plain, stored.begin))
     return tensors
 
 
-def _pickled(file: Path) -> Iterator[tuple[str, LazyTensor]]:
-    for name, tensor in load_tensors(file).items():
+def _pickled(file: Path, prefix: str) -> Iterator[tuple[str, LazyTensor]]:
+    for full, tensor in load_tensors(file).items():
+        name = full.removeprefix(prefix)
         yield name, in_memory(tensor, f"{file.name}: {name}")

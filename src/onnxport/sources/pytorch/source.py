@@ -83,6 +83,10 @@ class TorchSource:
         """Whether the forward also takes names that it does not list (`**kwargs`)."""
         return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.model.forward).parameters.values())
 
+    def signature(self, forward: Callable[..., Any]) -> inspect.Signature:
+        """The parameters that the exporter sees in place of those of `forward`: the graph's inputs."""
+        return _listing(inspect.signature(forward), self.extra_inputs)
+
     def run(self, inputs: Arrays) -> Arrays:
         """The wanted outputs for `inputs`, computed for real, as numpy arrays.
 
@@ -293,7 +297,7 @@ def selected_outputs(source: TorchSource) -> Iterator[None]:
         named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
         return source.select(source.invoke(original, named))
 
-    forward.__signature__ = _listing(inspect.signature(original), source.extra_inputs)  # type: ignore[attr-defined]
+    forward.__signature__ = source.signature(original)  # type: ignore[attr-defined]
     source.model.forward = forward
     try:
         yield

@@ -25,8 +25,8 @@ _FROM_SOURCE = (Proof.EXACT, Proof.TRANSFORMED, Proof.SOURCE)
 def prove_again(file: Path, ledger: Ledger, source: SourceWeights) -> Ledger:
     """Compare a graph with a source, by the transforms that its ledger records.
 
-    Weights that were computed while the graph was made are not computed again; they are as they were, if the file has
-    its recorded sha256.
+    Weights that were computed while the graph was made are not computed again, those that were computed while the model
+    was loaded are (an adapter that was merged). The others are as they were, if the file has its recorded sha256.
 
     Args:
         file: the graph.
@@ -40,18 +40,17 @@ def prove_again(file: Path, ledger: Ledger, source: SourceWeights) -> Ledger:
     expected: dict[str, ExpectedWeight] = {}
     lacking: list[str] = []
     for name, proof in ledger.weights.items():
-        if proof.proof not in _FROM_SOURCE:
-            continue
         layouts, loading = _split(proof)
         record = known.get((proof.origins, loading))
+        if proof.proof not in _FROM_SOURCE and (record is None or proof.proof is not Proof.COMPUTED):
+            continue
         if record is None:
             lacking.append(f"{name} holds {proof.origins}, which this model does not have")
         else:
             expected[name] = of_record(source, rearranged(record, layouts), proof)
     if lacking:
         raise wrong_weights(file, lacking)
-    others = {name for name, proof in ledger.weights.items() if proof.proof not in _FROM_SOURCE}
-    return prove_weights(file, expected, source, accepted=others)
+    return prove_weights(file, expected, source, accepted=ledger.weights.keys() - expected.keys())
 
 
 def prove_variables_again(file: Path, ledger: Ledger, variables: Sequence[Variable]) -> Ledger:

@@ -151,9 +151,13 @@ class Expectations:
         return None
 
     def _recorded(self, record: LazyTensor, name: str, layouts: tuple[Layout, ...]) -> ExpectedWeight:
+        from onnxport.weights.lazy import is_computed
+
         origins, loading = describe_origins(self.source.records[name], name, self.source.reader)
         words = (*loading, *(layout.text for layout in layouts))
         proof = Proof.TRANSFORMED if words else Proof.EXACT
+        if is_computed(record):
+            proof = Proof.COMPUTED
         return of_record(self.source, record, WeightProof(proof, ", ".join(words) or "as is", origins))
 
     def _folded_norms(self, model: ir.Model) -> dict[str, ExpectedWeight]:

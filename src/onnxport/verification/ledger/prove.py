@@ -92,6 +92,8 @@ def _fault(tensor: FileTensor, expected: ExpectedWeight, source: SourceWeights) 
     """What is wrong with a weight, in words."""
     import onnx_ir as ir
 
+    from onnxport.weights.lazy import is_computed
+
     dtype = ir.DataType(tensor.dtype).numpy().name
     if dtype != expected.dtype or tensor.shape != expected.shape:
         return (
@@ -104,7 +106,9 @@ def _fault(tensor: FileTensor, expected: ExpectedWeight, source: SourceWeights) 
             digest.update(block)
         same = digest.hexdigest() == expected.sha256
         return None if same else f"{tensor.name} is not {expected.origins} ({expected.transform})"
-    if expected.record is not None:
+    if expected.record is not None and is_computed(expected.record):
+        differing, first = _compare_rounded(tensor, source.array(expected.record))
+    elif expected.record is not None:
         differing, first = compare_bytes(tensor.blocks(), source.blocks(expected.record), _item(tensor))
     else:
         values = expected.values

@@ -90,6 +90,8 @@ def record_source(model: torch.nn.Module, origins: WeightOrigins) -> SourceWeigh
 
     tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tensors.update(model.named_buffers(remove_duplicate=False))
+    for name, tensor in _attributes(model):
+        tensors.setdefault(name, tensor)
     records: dict[str, LazyTensor] = {}
     digests: dict[str, str] = {}
     known: dict[int, str] = {}
@@ -104,6 +106,16 @@ def record_source(model: torch.nn.Module, origins: WeightOrigins) -> SourceWeigh
                 known[id(tensor)] = digest_of(tensor)
             digests[name] = known[id(tensor)]
     return SourceWeights(records, digests, origins.reader)
+
+
+def _attributes(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors that modules hold as plain attributes: tables that their code computed, which the exporter lifts."""
+    import torch
+
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{path}.{name}" if path else name, value
 
 
 def digest_of(tensor: torch.Tensor) -> str:

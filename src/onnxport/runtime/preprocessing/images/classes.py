@@ -114,6 +114,10 @@ CLASSES: dict[str, ProcessorClass] = {
     "MaskFormerImageProcessor": ProcessorClass(
         _MASKS, fit="divisible", mask="always", order=_UNCROPPED, segments="queries"
     ),
+    "VideoMAEImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _edge(224), **_CROPPED)),
+    "Swin2SRImageProcessor": ProcessorClass(
+        _values(_HALF, _BICUBIC, None, do_resize=False, do_pad=True, size_divisor=8), order=("rescale", "mirror pad")
+    ),
     "Mask2FormerImageProcessor": ProcessorClass(
         _MASKS, fit="divisible", mask="always", order=_UNCROPPED, segments="384"
     ),
@@ -129,6 +133,7 @@ USUAL: dict[str, str] = {
     "mask2former": "Mask2Former", "maskformer": "MaskFormer", "metaclip_2": "CLIP", "mobilenet_v1": "MobileNetV1",
     "mobilenet_v2": "MobileNetV2", "mobilevit": "MobileViT", "mobilevitv2": "MobileViT", "poolformer": "PoolFormer",
     "pvt": "Pvt", "pvt_v2": "Pvt", "regnet": "ConvNext", "resnet": "ConvNext", "rt_detr": "RTDetr",
-    "segformer": "Segformer", "siglip": "Siglip", "swin": "ViT", "swinv2": "ViT", "upernet": "Segformer",
+    "segformer": "Segformer", "siglip": "Siglip", "swin": "ViT", "swin2sr": "Swin2SR", "swinv2": "ViT",
+    "upernet": "Segformer",
     "van": "ConvNext", "vit": "ViT", "vit_mae": "ViT", "vit_msn": "ViT", "yolos": "Yolos",
 }  # fmt: skip

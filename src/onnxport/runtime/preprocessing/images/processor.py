@@ -125,11 +125,19 @@ class ImageProcessor:
         missing = [-side % int(divisor) for side in pixels.shape[:2]]
         return np.pad(pixels, [*((total // 2, total - total // 2) for total in missing), (0, 0)])
 
+    def _mirror_pad(self, pixels: Pixels) -> Pixels:
+        """Swin2SR: up to the next multiple, also of a side that is one."""
+        if not self.settings.get("do_pad"):
+            return pixels
+        divisor = int(self.settings["size_divisor"])
+        missing = [(0, divisor - side % divisor) for side in pixels.shape[:2]]
+        return np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
+
     def _pad(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
         """The image in the upper left corner of `pad_size`, and the mask that the class gives."""
         kind, wanted = self.kind.mask, bool(self.settings.get("do_pad"))
         height, width = pixels.shape[:2]
-        pads = kind == "always" or (wanted and "center pad" not in self.kind.order)
+        pads = kind == "always" or (wanted and not {"center pad", "mirror pad"} & {*self.kind.order})
         if not pads:
             return pixels, None
         if self.settings.get("pad_size") is not None:
