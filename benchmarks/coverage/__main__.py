@@ -22,10 +22,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run: also pairs that have a result")
     parser.add_argument("--keep", action="store_true", help="run: leave checkpoints and folders on the disk")
     args = parser.parse_args()
-    pairs = every_pair()
+    only = tuple(filter(None, args.only.split(",")))
+    pairs = every_pair({name.partition(".")[0] for name in only} if only else None)
     if args.one_task:
         pairs = list({pair.model_type: pair for pair in reversed(pairs)}.values())
-    only = tuple(filter(None, args.only.split(",")))
     if only:
         pairs = [pair for pair in pairs if pair.name.startswith(only)]
     if args.command == "build":

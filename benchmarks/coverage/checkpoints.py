@@ -18,7 +18,7 @@ from benchmarks.coverage.preprocessing import Preprocessing, fit_images, preproc
 
 from tests.tiny_base import randomize
 
-_MOST_PARAMETERS = 12_000_000
+_MOST_PARAMETERS = 24_000_000
 _SPARE_ROWS = 32
 _LABELS = ("contradiction", "neutral", "entailment")
 # Configs that are made of two others and have no defaults.

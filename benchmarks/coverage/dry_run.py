@@ -70,6 +70,8 @@ def simple_inputs(
         inputs["input_ids"] = ids
         if "attention_mask" in takes:
             inputs["attention_mask"] = torch.ones_like(ids)
+        if "bbox" in takes:
+            inputs["bbox"] = torch.from_numpy(np.sort(generator.integers(0, 200, (*shape, 4))))
         heads = ("SequenceClassification", "QuestionAnswering")  # these shift the inputs themselves
         ids[..., -1] = _end(model.config)  # the heads of encoder-decoders read the end token's state
         decodes = "decoder_input_ids" in takes and getattr(model.config, "is_encoder_decoder", False)

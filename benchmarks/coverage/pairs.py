@@ -7,6 +7,7 @@ test does not decide what is asked of it.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +47,18 @@ class Pair:
         return f"{self.model_type}.{self.task}"
 
 
-def every_pair() -> list[Pair]:
-    """The pairs in the order of the task table; each model type once for every task."""
+def every_pair(only: Container[str] | None = None) -> list[Pair]:
+    """The pairs in the order of the task table; each model type once for every task.
+
+    Args:
+        only: model types; their modelling code alone is imported. None is all.
+    """
     found: dict[str, Pair] = {}
     for row in TASKS:
         for auto in row.auto:
             for model_type, names in _mapping(auto).items():
+                if only is not None and model_type not in only:
+                    continue
                 for name in names if isinstance(names, (list, tuple)) else (names,):
                     if name and _serves(row, auto, name):
                         pair = Pair(model_type, row.name, name, MODALITIES[row.kind])

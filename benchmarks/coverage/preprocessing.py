@@ -108,7 +108,8 @@ def _processor(kind: Any, parts: dict[str, Any]) -> Any:
         if name == "patch_size" and parameter.default is None:
             values[name] = 16
         elif name == "vision_feature_select_strategy" and parameter.default is None:
-            values[name] = "default"
+            values[name] = "default"  # drops the class token, which the processor then has to count
+            values["num_additional_image_tokens"] = 1
     return kind(**values)
 
 

@@ -22,7 +22,7 @@ from onnxport.batch.jobs import Job
 from onnxport.batch.records import Record
 
 RESULTS = "results.jsonl"
-_CHUNK = 8
+_CHUNK = 2
 _CHECK_SECONDS = 120
 
 
