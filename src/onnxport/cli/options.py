@@ -97,6 +97,13 @@ VerifyLevel = Annotated[
         "the model names, as far as they cost little; thorough all of them.",
     ),
 ]
+RequireDynamic = Annotated[
+    bool,
+    typer.Option(
+        "--require-dynamic",
+        help="Stop if the export makes an axis static at which the source model runs with several sizes.",
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", metavar="FILE", help="Also write an HTML report, even if the outputs differ."),
