@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from benchmarks.coverage.building import build_all
-from benchmarks.coverage.pairs import every_pair
-from benchmarks.coverage.sweep import done, in_order, sweep
+from benchmarks.coverage.pairs import every_pair, without_row
+from benchmarks.coverage.report import merge, write
+from benchmarks.coverage.sweep import done, in_a_process, in_order, sweep
 
 
 def main() -> None:
@@ -37,6 +38,13 @@ def main() -> None:
                 what += f"; torch: {built.torch_error}"
             print(f"{count} {built.name}: {what[:260]} {built.missing or ''}", flush=True)
         print(f"{made} made")
+    if args.command == "check":
+        for pair in pairs:
+            if (args.root / "out" / pair.name).is_dir():
+                print(pair.name, in_a_process(pair, args.root), flush=True)
+    if args.command == "report":
+        merge(args.root)
+        write(pairs, without_row())
     if args.command == "run":
         before = {} if args.again else done(args.root)
         pairs = [pair for pair in in_order(pairs)[: args.limit] if pair.name not in before]

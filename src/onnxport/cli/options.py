@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Models = Annotated[
+    bool, typer.Option("--models", help="List the model types that were converted and compared with torch instead.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr, only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what libraries print, and tracebacks.")]
 
