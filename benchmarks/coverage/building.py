@@ -57,7 +57,7 @@ def _result(pair: Pair, root: Path, code: int | None) -> Built:
 
 def _build_type(group: list[Pair], root: Path) -> None:
     cut: Cut | None = None
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         for pair in group:
             built = build(pair, root / "checkpoints" / pair.name, cut)
             if built.cut and built.torch_runs is not False:

@@ -7,7 +7,8 @@ from typing import Any
 
 # In this order: the first that is found is the cause.
 _CAUSES: tuple[tuple[str, str], ...] = (
-    (r"requires the .*(timm|torchvision|torchaudio|detectron2)|needs torchvision|requires the Torchvision", "a library that was not installed"),
+    (r"requires the .*(timm|torchvision|Torchvision|torchaudio|detectron2)|needs torchvision",
+     "a library that was not installed"),
     (r"no processor for texts with images|has no processor|processor", "no processor could be made or used"),
     (r"image tokens|image features", "images in text: features and tokens do not fit"),
     (r"no feature extractor", "no feature extractor"),

@@ -1,7 +1,7 @@
 """Hold a converted folder against torch, at sizes of this script's own.
 
-It shares no code with onnxport: ONNX Runtime runs the graphs as files, transformers loads the checkpoint, and all inputs
-are made here. So a mistake in onnxport's own probing, inputs or comparison cannot hide itself.
+It shares no code with onnxport: ONNX Runtime runs the graphs as files, transformers loads the checkpoint, and all
+inputs are made here. So a mistake in onnxport's own probing, inputs or comparison cannot hide itself.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+
 from benchmarks.coverage import dry_run
 from benchmarks.coverage.pairs import Pair
 
@@ -114,7 +116,11 @@ def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Ch
             fixed += refused
             continue
         feed = _feed(specs, arrays, model, number)
-        extra = {name: torch.from_numpy(value) for name, value in feed.items() if name in inspect.signature(model.forward).parameters}
+        extra = {
+            name: torch.from_numpy(value)
+            for name, value in feed.items()
+            if name in inspect.signature(model.forward).parameters
+        }
         with torch.no_grad():
             expected = model(**{**inputs, **extra})
         _compare(session, feed, _named(expected), result)
@@ -243,13 +249,19 @@ def _decoder(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Chec
         states = {name: _state(spec, rows) for name, spec in specs.items() if name.startswith("past_")}
         cuts = list(range(tokens + 1)) if one_token else [0, tokens - 4, tokens - 3, tokens]
         logits = []
-        for start, end in zip(cuts, cuts[1:], strict=False):
-            feed = {"input_ids": ids[:, start:end], "attention_mask": mask[:, :end], "position_ids": positions[:, start:end]}
+        for start, end in pairwise(cuts):
+            feed = {
+                "input_ids": ids[:, start:end],
+                "attention_mask": mask[:, :end],
+                "position_ids": positions[:, start:end],
+            }
             feed = {name: value for name, value in feed.items() if name in specs} | states
             names = [one.name for one in session.get_outputs()]
             got = dict(zip(names, session.run(None, feed), strict=True))
             logits.append(got["logits"])
-            states = {name: got[name.replace("past_key_values", "present").replace("past_", "present_")] for name in states}
+            states = {
+                name: got[name.replace("past_key_values", "present").replace("past_", "present_")] for name in states
+            }
         whole = np.concatenate(logits, 1)
         result.cases += 1
         real = mask.astype(bool)
@@ -281,14 +293,19 @@ def _encoder_decoder(pair: Pair, model: Any, sessions: dict[str, Any], loaded: _
         encoded = dict(zip([one.name for one in encoder.get_outputs()], encoder.run(None, feed), strict=True))
         names = {one.name: one for one in decoder.get_inputs()}
         tokens_name = "decoder_input_ids" if "decoder_input_ids" in names else "input_ids"
-        states = {name: _state(spec, rows) for name, spec in names.items() if name.startswith("past_") and name not in encoded
-                  and name.replace("past_key_values", "present") not in encoded}  # fmt: skip
+        states = {
+            name: _state(spec, rows)
+            for name, spec in names.items()
+            if name.startswith("past_") and not {name, name.replace("past_key_values", "present")} & set(encoded)
+        }
         given = {name: encoded.get(name, encoded.get(name.replace("past_key_values", "present"))) for name in names}
         logits = []
         for start, end in ((0, 3), (3, 4), (4, 7)):
             step: Arrays = {tokens_name: ids[:, start:end]}
             if "encoder_attention_mask" in names:
-                step["encoder_attention_mask"] = arrays.get("attention_mask", np.ones((rows, next(iter(encoded.values())).shape[-2]), np.int64))
+                step["encoder_attention_mask"] = arrays.get(
+                    "attention_mask", np.ones((rows, next(iter(encoded.values())).shape[-2]), np.int64)
+                )
             if "attention_mask" in names:
                 step["attention_mask"] = np.ones((rows, end), np.int64)
             if "decoder_attention_mask" in names:
@@ -298,7 +315,9 @@ def _encoder_decoder(pair: Pair, model: Any, sessions: dict[str, Any], loaded: _
             step |= {name: value for name, value in given.items() if value is not None and name not in step} | states
             missing = [name for name in names if name not in step]
             if missing:
-                raise ValueError(f"the decoder has inputs {missing} that this script does not know; encoder gives {sorted(encoded)}")
+                raise ValueError(
+                    f"the decoder has inputs {missing} that this script does not know; encoder gives {sorted(encoded)}"
+                )
             outputs = [one.name for one in decoder.get_outputs()]
             got = dict(zip(outputs, decoder.run(None, step), strict=True))
             logits.append(got["logits"])

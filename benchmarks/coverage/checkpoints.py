@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import transformers
+
 from benchmarks.coverage import dry_run
 from benchmarks.coverage.configs import Cut, Values, candidates, shrink
 from benchmarks.coverage.pairs import Pair
 from benchmarks.coverage.preprocessing import Preprocessing, fit_images, preprocessing_of
-
 from tests.tiny_base import randomize
 
 _MOST_PARAMETERS = 24_000_000
@@ -127,7 +127,9 @@ def _model(kind: Any, pair: Pair, pre: Preprocessing, built: Built, first: Cut |
 def _defaults(config_class: Any, model_type: str) -> Values:
     if model_type in _TWO_CONFIGS:
         one, first, other, second = _TWO_CONFIGS[model_type]
-        values = {name: transformers.AutoConfig.for_model(kind).to_dict() for name, kind in ((one, first), (other, second))}
+        values = {
+            name: transformers.AutoConfig.for_model(kind).to_dict() for name, kind in ((one, first), (other, second))
+        }
         if other == "decoder":
             values["decoder"] |= {"is_decoder": True, "add_cross_attention": True}
             values |= {"decoder_start_token_id": 1, "pad_token_id": 3, "is_encoder_decoder": True}
@@ -189,16 +191,23 @@ def _set_tokens(values: Values, pre: Preprocessing, vocabulary: int) -> None:
                     if name == "decoder_start":
                         name = "bos" if getattr(tokenizer, "bos_token_id", None) is not None else "pad"
                     inner[key] = of(name)
-                elif value is None and name == "pad" and tokenizer is not None:
-                    inner[key] = of(name)
-                elif isinstance(value, list) and value and isinstance(value[0], int):
+                elif (value is None and name == "pad" and tokenizer is not None) or (
+                    isinstance(value, list) and value and isinstance(value[0], int)
+                ):
                     inner[key] = of(name)
 
     walk(values)
 
 
 def _forms(name: str) -> tuple[str, ...]:
-    return (f"<{name}>", f"<|{name}|>", f"<|{name}_pad|>", f"<{name}_soft_token>", f"[{name.upper()}]", f"<|{name.upper()}|>")
+    return (
+        f"<{name}>",
+        f"<|{name}|>",
+        f"<|{name}_pad|>",
+        f"<{name}_soft_token>",
+        f"[{name.upper()}]",
+        f"<|{name.upper()}|>",
+    )
 
 
 def _set_labels(values: Values, task: str) -> None:

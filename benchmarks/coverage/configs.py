@@ -33,8 +33,12 @@ _PER_LAYER = re.compile(
     r"layer_types|layers?_type|block_types?$|block_type|mlp_layer_types|attn_types|attention_types|no_rope_layers|hybrid|"
     r"_pattern$|layers_block_type|full_attn_idxs|layers_types"
 )
-_PER_STAGE_DEPTHS = re.compile(r"^(\w+_)?depths$|^layers$|stage_num_blocks|stage_numb_of_layers|num_blocks|^num_layers$")
-_LAYER_NUMBERS = re.compile(r"(out|output)_indices|_indexes$|layer_idx|_layer_ids$|global_attn|_indices$|^(moe|mlp)_.*layers$")
+_PER_STAGE_DEPTHS = re.compile(
+    r"^(\w+_)?depths$|^layers$|stage_num_blocks|stage_numb_of_layers|num_blocks|^num_layers$"
+)
+_LAYER_NUMBERS = re.compile(
+    r"(out|output)_indices|_indexes$|layer_idx|_layer_ids$|global_attn|_indices$|^(moe|mlp)_.*layers$"
+)
 # Values of configs whose defaults are no model.
 _NO_DEFAULT: dict[str, Values] = {
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},

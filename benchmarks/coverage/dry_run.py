@@ -25,7 +25,9 @@ def error_of(model: Any, pair: Any, pre: Any) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     tensors = [value for value in _tensors(outputs) if value.is_floating_point()]
-    if not all(bool(torch.isfinite(value).all()) for value in tensors if value.numel()) and "logits" not in str(pair.task):
+    if not all(bool(torch.isfinite(value).all()) for value in tensors if value.numel()) and "logits" not in str(
+        pair.task
+    ):
         return "outputs are not finite" if any(bool(torch.isnan(value).any()) for value in tensors) else ""
     return ""
 

@@ -1,4 +1,4 @@
-"""Tokenizer, image processor, feature extractor and processor of a model type, of the classes that transformers maps."""
+"""Tokenizer, image processor, feature extractor and processor of a model type, as transformers maps them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import transformers
+
 from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
 
 # A larger "edge" of an image processor is a number of pixels.

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.coverage.building import build_all
 from benchmarks.coverage.checkpoints import Built
 from benchmarks.coverage.pairs import Pair
-
 from onnxport.api.batch import batch
 from onnxport.batch.isolated import Limits
 from onnxport.batch.jobs import Job
@@ -104,7 +103,7 @@ def _axes(folder: Path) -> dict[str, Any]:
     return {
         "axes": {part["name"]: {one["name"]: one["axes"] for one in part["inputs"]} for part in parts},
         "restrictions": [
-            {"part": part["name"], **{key: rule.get(key) for key in ("axis", "limit", "rule", "operand", "reason") if key in rule}}
+            {"part": part["name"], **rule}
             for part in parts for rule in part.get("restrictions", ())
         ],
         "fixes": sorted({fix for part in parts for fix in part.get("fixes", ())}),
@@ -128,7 +127,7 @@ def in_a_process(pair: Pair, root: Path) -> dict[str, Any]:
 
 
 def _check(sender: Any, pair: Pair, root: Path) -> None:
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         from benchmarks.coverage.check import check_in_process
 
         try:
@@ -136,5 +135,3 @@ def _check(sender: Any, pair: Pair, root: Path) -> None:
         except Exception as error:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             sender.send({"right": False, "error": None, "cases": 0, "fixed": [], "problem": text})
-
-

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks.coverage.check import check
 from benchmarks.coverage.checkpoints import build
 from benchmarks.coverage.pairs import every_pair
-
 from onnxport import convert
 from tests.sample import sampled
 
@@ -26,7 +26,9 @@ SAMPLE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sampled(SAMPLE, "distilbert.fill-mask", "chinese_clip_vision_model.image-feature-extraction"))
+@pytest.mark.parametrize(
+    "name", sampled(SAMPLE, "distilbert.fill-mask", "chinese_clip_vision_model.image-feature-extraction")
+)
 def test_pair(tmp_path, name):
     pair = next(pair for pair in every_pair({name.partition(".")[0]}) if pair.name == name)
     built = build(pair, tmp_path / "source")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks.coverage.causes import cause_of
 from benchmarks.coverage.configs import Cut, shrink
 

@@ -31,7 +31,8 @@ class _Anything:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [(_Inherits, "pixel_values"), (_Names, "pixel_values"), (_Neither, "series"), (_Anything, "input_ids")]
+    ("kind", "expected"),
+    [(_Inherits, "pixel_values"), (_Names, "pixel_values"), (_Neither, "series"), (_Anything, "input_ids")],
 )
 def test_main_input(kind: type, expected: str) -> None:
     assert main_input_of(kind) == expected

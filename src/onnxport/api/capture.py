@@ -105,8 +105,7 @@ def _require_dynamic(name: str, before: Sequence[Signature], after: Sequence[Sig
     }
     if lost:
         raise ExportError(
-            f"{name} runs with several sizes of {' and '.join(dict.fromkeys(lost.values()))}, but "
-            f"{'; '.join(lost)}.",
+            f"{name} runs with several sizes of {' and '.join(dict.fromkeys(lost.values()))}, but {'; '.join(lost)}.",
             hint="Leave --require-dynamic out to convert with these sizes.",
         )
 

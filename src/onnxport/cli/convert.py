@@ -81,8 +81,9 @@ def convert(
 _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
     "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "verify_level",
+    "require_dynamic",
 )  # fmt: skip
-_ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights", "require_dynamic")  # not every kind of model takes them
+_ONLY_IF_GIVEN = ("signature", "link_weights", "allow_unused_weights")  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
 
 
