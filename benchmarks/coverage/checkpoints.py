@@ -105,7 +105,7 @@ def _model(kind: Any, pair: Pair, pre: Preprocessing, built: Built, first: Cut |
         try:
             values = shrink(defaults, cut)
             _set_tokens(values, pre, vocabulary)
-            _set_labels(values, pair.task)
+            _set_head(values, pair.task)
             model = _instance(kind, values, pair)
         except Exception as error:
             first_error = first_error or error
@@ -210,7 +210,9 @@ def _forms(name: str) -> tuple[str, ...]:
     )
 
 
-def _set_labels(values: Values, task: str) -> None:
+def _set_head(values: Values, task: str) -> None:
+    if task == "text-generation" and "is_decoder" in values and not values.get("is_encoder_decoder"):
+        values["is_decoder"] = True  # encoders that also have a class for this are saved so
     if task in ("text-classification", "zero-shot-classification", "token-classification", "image-classification",
                 "audio-classification", "object-detection", "semantic-segmentation", "image-segmentation"):  # fmt: skip
         values["id2label"] = dict(enumerate(_LABELS))
