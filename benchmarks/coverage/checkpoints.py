@@ -157,6 +157,10 @@ def _instance(kind: Any, values: Values, pair: Pair) -> Any:
         torch.manual_seed(seed)  # buffers that a model draws by itself
         model = kind(config)
     randomize(model, torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # as trained models have it; some classes of transformers also set it so when they load
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
     return model.eval()
 
 
