@@ -68,7 +68,7 @@ def _page(pairs: Sequence[Pair], without: dict[str, str], results: list[Line], b
         "# Architectures that were tried",
         "",
         f"transformers has {len(pairs):,} pairs of a model type and a task that the table of tasks serves, for "
-        f"{len(types)} model types. This page is about the {len(results)} pairs that were converted for it: the first "
+        f"{len(types)} model types. This page is about the {len(results)} pairs that were tried for it: the first "
         "of an order that is random and always the same. It is no statement about the others.",
         "",
         f"- Of {len(ran)} pairs that torch runs, {good} were converted and are right"
