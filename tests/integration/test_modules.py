@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
 from onnxport import OnnxPortError, convert
-from onnxport.errors import VerificationError
+from onnxport.errors import ExportError, VerificationError
 from onnxport.export import fixes
 from onnxport.progress import Silent
 
@@ -135,6 +137,42 @@ class Quiet(torch.nn.Module):
 
     def forward(self, x):
         return torch.log(x * x + 1e-10)
+
+
+class Steps(torch.nn.Module):
+    """Runs one step after the other in Python, so that the number of steps is static in a graph."""
+
+    def forward(self, x):
+        state = x[:, 0]
+        for step in range(1, x.shape[1]):
+            state = torch.tanh(state + x[:, step])
+        return state
+
+
+def test_an_axis_that_must_stay_dynamic(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        convert(None, Steps(), tmp_path / "out", sample_inputs=torch.randn(2, 7, 6), require_dynamic=True)
+    assert "x_dim_1" in caught.value.message and "7" in caught.value.message
+    assert "--require-dynamic" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+class Chosen(torch.nn.Module):
+    """Which of two sums it gives depends on a value."""
+
+    def forward(self, x):
+        if x.sum() > 0:  # decides
+            return x.sum(-1)
+        return -x.sum(-1)
+
+
+def test_sizes_that_depend_on_values_name_the_line(tmp_path):
+    sample = torch.ones(4, 6)
+    with pytest.raises(ExportError) as caught:
+        convert(None, Chosen(), tmp_path / "out", sample_inputs=sample)
+    assert "depend on values" in caught.value.message
+    assert Path(__file__).name in caught.value.message and "decides" in caught.value.message
+    assert "Eq(" not in caught.value.message and not (tmp_path / "out").exists()
 
 
 def test_silence_stays_finite(tmp_path):

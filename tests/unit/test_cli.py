@@ -210,3 +210,13 @@ def test_inspect_of_a_folder(capsys: Capture, tmp_path: Path) -> None:
     document = run(capsys, "inspect", tmp_path, "--json").document
     assert document["graphs"][0]["verification"]["passed"] is True
     assert document["task"] == "fill-mask"
+
+
+def test_tasks_lists_the_models_that_were_tried(capsys):
+    found = run(capsys, "tasks", "--models", "--json").document
+    assert found["pairs"] > 1000 and found["rows"]
+    assert {row["status"] for row in found["rows"]} <= {
+        "right", "restricted", "refused", "wrong", "unchecked", "torch fails", "not built"
+    }  # fmt: skip
+    one = next(row for row in found["rows"] if row["status"] == "right")
+    assert one["model_type"] in run(capsys, "tasks", "--models").out

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxport.api.build_graph import Graph, build_graph
+from onnxport.errors import ExportError
 from onnxport.export.signature import Signature, infer_signature
 from onnxport.loading.model_to_export import ModelToExport
 from onnxport.specs import Limit, Verification
@@ -39,6 +40,7 @@ def capture_graphs(
     *,
     keep_stored: bool = False,
     level: Level = Level.STANDARD,
+    require_dynamic: bool = False,
 ) -> list[CapturedGraph]:
     """The graphs of `to_export`. The reference is computed before the exporter touches the model.
 
@@ -47,9 +49,10 @@ def capture_graphs(
         watch: told about the steps.
         keep_stored: as for `build_graph`.
         level: how much is compared.
+        require_dynamic: an axis that the source varies must not become static.
 
     Raises:
-        ExportError: the model does not run, or cannot be captured.
+        ExportError: the model does not run, cannot be captured, or gets a static axis that must not be.
     """
     parts = to_export.parts
     sources = record_weights(to_export)
@@ -64,6 +67,8 @@ def capture_graphs(
         for part, signature in zip(parts, signatures, strict=True):
             graphs.append(build_graph(part.source, signature, opset, keep_stored=keep_stored, others=graphs))
         step.done(f"{sum(sum(graph.stats.operators.values()) for graph in graphs)} nodes")
+    if require_dynamic:
+        _require_dynamic(to_export.architecture, signatures, [graph.signature for graph in graphs])
     for index, (before, graph) in enumerate(zip(signatures, graphs, strict=True)):
         after = graph.signature
         if after.accepted != before.accepted or after.multiples != before.multiples:
@@ -88,6 +93,25 @@ def static_axes(signatures: Sequence[Signature]) -> list[str]:
         for r in dict.fromkeys(r for signature in signatures for r in signature.restrictions)
         if r.limit is Limit.FIXED
     ]
+
+
+def _require_dynamic(name: str, before: Sequence[Signature], after: Sequence[Signature]) -> None:
+    """Compare the axes that the source varies with those of the graphs.
+
+    Raises:
+        ExportError: one of them is static in a graph.
+    """
+    lost = {
+        f"{r.axis} is {r.rule} in the graph ({r.reason})": r.axis
+        for source, graph in zip(before, after, strict=True)
+        for r in graph.restrictions
+        if r.limit is Limit.FIXED and r.axis in source.accepted and r.axis not in graph.accepted
+    }
+    if lost:
+        raise ExportError(
+            f"{name} runs with several sizes of {' and '.join(dict.fromkeys(lost.values()))}, but {'; '.join(lost)}.",
+            hint="Leave --require-dynamic out to convert with these sizes.",
+        )
 
 
 def verify_captured(

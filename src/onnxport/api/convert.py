@@ -50,6 +50,7 @@ def convert(
     link_weights: bool = False,
     memory_limit: int | None = None,
     verify_level: str = "standard",
+    require_dynamic: bool = False,
     reporter: Reporter | None = None,
     **model_kwargs: Any,
 ) -> Conversion:
@@ -74,6 +75,8 @@ def convert(
         memory_limit: most bytes of memory to take; 80 % of what is free by default.
         verify_level: how much is compared: "quick", "standard" or "thorough". "standard" adds sizes at the ends of
             each axis and past the thresholds that the model names, as far as they cost little; "thorough" all of them.
+        require_dynamic: raise an error if the export makes an axis static at which the source runs with several
+            sizes; by default the graph is written with a note and a restriction.
         reporter: told about every step; silent by default.
         model_kwargs: `allow_missing_weights`, `allow_unused_weights`, `allow_pickle`, `trust_remote_code`, `revision`,
             `token` and what `from_pretrained` takes; `signature` of a SavedModel.
@@ -105,7 +108,8 @@ def convert(
                 framework=resolved.framework, model=model, output=output, opset=opset, tokenizer=tokenizer,
                 use_external_format=use_external_format, pipeline_name=pipeline_name, overwrite=overwrite,
                 quantize=quantize, allow_mismatch=allow_mismatch, shard_size=shard_size,
-                link_weights=link_weights, memory_limit=memory_limit, verify_level=str(level), **model_kwargs,
+                link_weights=link_weights, memory_limit=memory_limit, verify_level=str(level),
+                require_dynamic=require_dynamic, **model_kwargs,
             ),
             reporter or Silent(),
         )  # fmt: skip
@@ -124,7 +128,9 @@ def convert(
         _require_one_graph(to_export, output)
         _check_resources(to_export, output, files, quantize)
         source = None if output.suffix == ".onnx" else record_answers(to_export)
-        graphs = capture_graphs(to_export, opset, watch, keep_stored=files.link, level=level)
+        graphs = capture_graphs(
+            to_export, opset, watch, keep_stored=files.link, level=level, require_dynamic=require_dynamic
+        )
         with _stage(output, overwrite) as staging:
             written = Output(output, staging, files, quantize, allow_mismatch, load_again)
             return publish(written, to_export, graphs, source, watch)

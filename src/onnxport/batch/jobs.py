@@ -18,7 +18,7 @@ from onnxport.formats.json_file import read_json
 OPTIONS: Mapping[str, type] = {
     "task": str, "framework": str, "opset": int, "tokenizer": str, "revision": str, "signature": str,
     "use_external_format": bool, "link_weights": bool, "allow_mismatch": bool, "allow_missing_weights": bool,
-    "allow_unused_weights": bool, "allow_pickle": bool, "trust_remote_code": bool,
+    "allow_unused_weights": bool, "require_dynamic": bool, "allow_pickle": bool, "trust_remote_code": bool,
     "base_model": str, "strip_prefix": str,
 }  # fmt: skip
 _LISTS = ("precisions", "targets")

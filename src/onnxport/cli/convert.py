@@ -33,6 +33,7 @@ def convert(
     memory_limit: options.MemoryLimit = None,
     quantize: options.Quantize = False,
     verify_level: options.VerifyLevel = "standard",
+    require_dynamic: options.RequireDynamic = False,
     target: options.Target = None,
     report: options.Report = None,
     signature: options.Signature = None,
@@ -82,6 +83,7 @@ def convert(
 _SAME_NAMES = (
     "tokenizer", "framework", "opset", "use_external_format", "quantize", "overwrite", "allow_mismatch",
     "allow_missing_weights", "allow_pickle", "trust_remote_code", "revision", "verify_level",
+    "require_dynamic",
 )  # fmt: skip
 _ONLY_IF_GIVEN = (
     "signature",

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Models = Annotated[
+    bool, typer.Option("--models", help="List the model types that were converted and compared with torch instead.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress on stderr, only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Also show what libraries print, and tracebacks.")]
 
@@ -95,6 +98,13 @@ VerifyLevel = Annotated[
         metavar="quick|standard|thorough",
         help="How much is compared with the source model. standard adds the ends of each axis and the thresholds that "
         "the model names, as far as they cost little; thorough all of them.",
+    ),
+]
+RequireDynamic = Annotated[
+    bool,
+    typer.Option(
+        "--require-dynamic",
+        help="Stop if the export makes an axis static at which the source model runs with several sizes.",
     ),
 ]
 Report = Annotated[

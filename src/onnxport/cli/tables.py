@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification
@@ -139,6 +139,16 @@ def tasks_table(tasks: Iterable[Task]) -> Table:
     table = _table("", ["task", "also called", "what it does", "inputs", "example"], narrow=("task",))
     for task in tasks:
         table.add_row(task.name, ", ".join(task.aliases), task.summary, task.kind, task.example)
+    return table
+
+
+def models_table(rows: Iterable[Mapping[str, str]], pairs: int) -> Table:
+    """A row for each model type and task that was tried, of so many pairs that there are."""
+    rows = list(rows)
+    title = f"{len(rows)} of {pairs} pairs of a model type and a task were tried"
+    table = _table(title, ["model type", "task", "result", "cause"], narrow=("task", "result"))
+    for row in rows:
+        table.add_row(row["model_type"], row["task"], row["status"], row["note"])
     return table
 
 

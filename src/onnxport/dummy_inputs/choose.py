@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,23 @@ _LONG = (16001, 20011, 32003)
 _BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 
 
+def main_input_of(model: Any) -> str:
+    """Return the input that decides what a model reads: "input_ids", "pixel_values", "input_values", ...
+
+    transformers says that it is "input_ids" where a class names none. If its `forward` does not take that, the usual
+    name that it takes decides, or its first parameter.
+
+    Args:
+        model: a model or its class.
+    """
+    named: str = getattr(model, "main_input_name", "input_ids")
+    takes = inspect.signature(model.forward).parameters
+    if named in takes:
+        return named
+    own = [name for name, p in takes.items() if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return next((name for name in ("input_ids", *_BY_MAIN_INPUT) if name in takes), next(iter(own), named))
+
+
 def generator_for(
     pipeline: Any, task: Task, accepts: frozenset[str] | None, states: Sequence[State] = ()
 ) -> InputGenerator:
@@ -33,7 +51,7 @@ def generator_for(
     config = pipeline.model.config
     kind = task.kind
     if task.auto == ("AutoModel",):  # the task is used for all modalities; the model's main input decides
-        kind = _BY_MAIN_INPUT.get(getattr(pipeline.model, "main_input_name", "input_ids"), kind)
+        kind = _BY_MAIN_INPUT.get(main_input_of(pipeline.model), kind)
     image_processor = getattr(pipeline, "image_processor", None)
     if kind == "image":
         return ImageInputGenerator(image_processor, config, accepts)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
+from onnxport.export.capture_failure import capture_failure
 from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
@@ -28,7 +29,6 @@ from onnxport.export.type_promotion import promote_recorded_types
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
 from onnxport.specs import LASTING_LIMITS, Limit, Restriction
-from onnxport.system.library_errors import first_line
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -87,7 +87,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
             elif learned is None and not deferred:
                 deferred = True  # guards become run time checks, which ONNX does not have
             elif learned is None:
-                raise _failure(source, error) from error
+                raise capture_failure(source, error) from error
         else:
             return Captured(program, _with_dims(signature, dims))
     raise ExportError(
@@ -328,17 +328,3 @@ def _with_dims(signature: Signature, dims: _Dims) -> Signature:
         if multiple > 1 and (name, Limit.MULTIPLE, multiple) not in known:
             kept.append(Restriction(name, Limit.MULTIPLE, multiple, "torch.export"))
     return replace(signature, restrictions=tuple(kept), multiples=dict(dims.multiples))
-
-
-def _cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _failure(source: TorchSource, error: Exception) -> ExportError:
-    cause = _cause(error)
-    return ExportError(
-        f"torch.export cannot capture {source.architecture}: {type(cause).__name__}: {first_line(cause)}.",
-        hint="Add --verbose to see the message of torch.",
-    )

@@ -5,11 +5,13 @@ The tables map a model type ("bert") to class names; nothing of the model is loa
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.dummy_inputs.choose import main_input_of
 from onnxport.errors import CheckpointError, TaskError
 from onnxport.loading.model_classes import class_named, class_names, tower
 from onnxport.loading.sentence_settings import is_sentence_encoder
@@ -252,8 +254,16 @@ def _takes_inputs_of(row: Task, architecture: str, framework: str) -> bool:
     paired = (auto for other in TASKS if other.kind == "image+texts" for auto in other.auto)
     if any(architecture in class_names(auto, model_type, framework) for auto in paired):
         return False
-    main_input: str = getattr(model_class, "main_input_name", "input_ids")
-    return main_input == ("pixel_values" if row.kind == "image" else "input_ids")
+    if _joins_modalities(model_class):
+        return False
+    return main_input_of(model_class) == ("pixel_values" if row.kind == "image" else "input_ids")
+
+
+def _joins_modalities(model_class: Any) -> bool:
+    """Whether a base model puts features of images, videos or sound into its text; without them it is another model."""
+    takes = inspect.signature(model_class.forward).parameters
+    features = ("get_image_features", "get_video_features", "get_audio_features")
+    return "input_ids" in takes and any(hasattr(model_class, name) for name in features)
 
 
 def _either(tasks: Iterable[Task]) -> str:

@@ -1,0 +1,158 @@
+"""Tokenizer, image processor, feature extractor and processor of a model type, as transformers maps them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import transformers
+
+from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
+
+# A larger "edge" of an image processor is a number of pixels.
+_PIXELS = 8000
+
+
+class Preprocessing:
+    """What is saved beside a model.
+
+    Attributes:
+        parts: name ("tokenizer", "image_processor", "feature_extractor", "processor") -> object.
+        missing: what could not be made -> why.
+        side: height and width of images that the model takes, None where its config names none.
+    """
+
+    def __init__(self) -> None:
+        self.side: int | None = None  # of images that the model takes
+        self.parts: dict[str, Any] = {}
+        self.missing: dict[str, str] = {}
+
+    def save(self, folder: Any) -> None:
+        """Write all files; a processor writes those that it is made of."""
+        saved = ("processor",) if "processor" in self.parts else tuple(self.parts)
+        for name in saved:
+            self.parts[name].save_pretrained(folder)
+
+
+def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:
+    """Make everything that the mappings have for a type.
+
+    Args:
+        model_type: key of the mappings.
+        text: whether the task needs a tokenizer, also where no mapping has the type.
+    """
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    made = Preprocessing()
+    names = _names(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type))
+    processor = _class(PROCESSOR_MAPPING_NAMES.get(model_type))
+    if names:
+        _try(made, "image_processor", lambda: _first(names)())
+    if name := FEATURE_EXTRACTOR_MAPPING_NAMES.get(model_type):
+        _try(made, "feature_extractor", lambda: _class(name)())
+    if text or model_type in TOKENIZER_MAPPING_NAMES or (processor and "tokenizer" in _attributes(processor)):
+        _try(made, "tokenizer", lambda: tokenizer_of(model_type, marks_in(processor) if processor else ()))
+    if processor is not None:
+        _try(made, "processor", lambda: _processor(processor, made.parts))
+    return made
+
+
+def _try(made: Preprocessing, name: str, make: Any) -> None:
+    try:
+        made.parts[name] = make()
+    except Exception as error:
+        made.missing[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _names(entry: Any) -> list[str]:
+    if isinstance(entry, dict):  # without torchvision only the classes of PIL exist
+        return [entry[key] for key in ("pil", "torchvision") if entry.get(key)]
+    return [name for name in (entry if isinstance(entry, (list, tuple)) else [entry]) if name]
+
+
+def _first(names: list[str]) -> Any:
+    for name in names:
+        if (found := _class(name)) is not None:
+            return found
+    raise ImportError(f"no class of {names}")
+
+
+def _class(name: Any) -> Any:
+    try:
+        return getattr(transformers, name) if name else None
+    except Exception:  # needs a library that is not installed
+        return None
+
+
+def _attributes(processor: Any) -> list[str]:
+    try:
+        return list(processor.get_attributes())
+    except Exception:
+        return []
+
+
+def _processor(kind: Any, parts: dict[str, Any]) -> Any:
+    """A processor of a class, from the parts that there are."""
+    values = {}
+    for name in _attributes(kind):
+        role = next((role for role in parts if role in name), None)
+        if role is None and name == "video_processor":
+            values[name] = _video_processor(kind)
+        elif role is None:
+            raise ValueError(f"{kind.__name__} needs {name}, which has no mapping")
+        else:
+            values[name] = parts[role]
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        if name == "patch_size" and parameter.default is None:
+            values[name] = 16
+        elif name == "vision_feature_select_strategy" and parameter.default is None:
+            values[name] = "default"  # drops the class token, which the processor then has to count
+            values["num_additional_image_tokens"] = 1
+    return kind(**values)
+
+
+def _video_processor(kind: Any) -> Any:
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+    family = kind.__name__.removesuffix("Processor")
+    for entry in VIDEO_PROCESSOR_MAPPING_NAMES.values():
+        name = entry if isinstance(entry, str) else next(iter((entry or {}).values()), None)
+        if name and name.startswith(family) and (found := _class(name)) is not None:
+            return found()
+    raise ValueError(f"{kind.__name__} needs a video processor, which needs torchvision")
+
+
+def fit_images(made: Preprocessing, config: Any) -> None:
+    """Set the sizes of the image processor to those of a shrunk config, 64 pixels where it names none."""
+    made.side = _side_of(config)
+    processors = [made.parts.get("image_processor"), getattr(made.parts.get("processor"), "image_processor", None)]
+    for processor in processors:
+        if processor is None:
+            continue
+        for name in ("size", "crop_size"):
+            value = getattr(processor, name, None)
+            if value:
+                setattr(processor, name, _resized(value, made.side or 64))
+    processor = made.parts.get("processor")
+    vision = getattr(config, "vision_config", None)
+    if isinstance(getattr(processor, "patch_size", None), int) and isinstance(getattr(vision, "patch_size", None), int):
+        processor.patch_size = vision.patch_size
+
+
+def _side_of(config: Any) -> int | None:
+    for one in (config, getattr(config, "vision_config", None), getattr(config, "encoder", None),
+                getattr(config, "backbone_config", None)):  # fmt: skip
+        side = getattr(one, "image_size", None)
+        side = max(side) if isinstance(side, (list, tuple)) and side else side
+        if isinstance(side, int):
+            return side
+    return None
+
+
+def _resized(value: Any, side: int) -> Any:
+    if isinstance(value, int):
+        return side
+    return {key: side * side if number and number > _PIXELS else side for key, number in dict(value).items()}
