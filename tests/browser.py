@@ -97,7 +97,9 @@ class Browser:
         text, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(text))
 
-    def open(self, file: Path | str, *, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> Page:
+    def open(
+        self, file: Path | str, *, width: int, height: int = 900, dark: bool = False, media: str = "screen"
+    ) -> Page:
         """A page, loaded: a file, or an address."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]

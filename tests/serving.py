@@ -29,7 +29,11 @@ class Server:
     def __enter__(self) -> Server:
         paths = os.pathsep.join(path for path in sys.path if path)
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

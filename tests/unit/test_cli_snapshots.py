@@ -24,7 +24,7 @@ from tests.unit.snapshots import check_snapshot
 
 Capture = pytest.CaptureFixture[str]
 COMMANDS = (
-    "convert", "batch", "bench", "run", "verify", "inspect", "compare", "report", "optimize", "quantize", "target",
+    "convert", "batch", "bench", "run", "serve", "verify", "inspect", "compare", "report", "optimize", "quantize", "target",
     "tasks", "env",
 )  # fmt: skip
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}

@@ -50,7 +50,8 @@ class Execution:
         object.__setattr__(self, "provider", name)
 
 
-_chosen: ContextVar[Execution] = ContextVar("execution", default=Execution())
+_DEFAULT = Execution()
+_chosen: ContextVar[Execution] = ContextVar("execution", default=_DEFAULT)
 
 
 @contextmanager

@@ -85,9 +85,7 @@ class Endpoints(LitSpec):
         self._name = folder.path.resolve().name
         self._kind = next((row.kind for row in TASKS if row.name == task), "tensors")
         manifest = folder.manifest
-        self._graphs = {
-            part.name: open_inference.describe(part, manifest.versions) for part in manifest.components
-        }
+        self._graphs = {part.name: open_inference.describe(part, manifest.versions) for part in manifest.components}
         self._main = settings.component
         self._architecture, self._begun = manifest.architecture, int(time.time())
 
@@ -317,4 +315,3 @@ def _lost(error: Any) -> Reply:
     status = getattr(error, "status_code", 500)
     late = status == 504
     return Reply(problem="The request waited too long." if late else "The worker failed.", ours=True)
-

@@ -80,7 +80,9 @@ def _read(tensor: Mapping[str, Any]) -> np.ndarray:
 
 def _cast(array: np.ndarray, datatype: str, name: str) -> np.ndarray:
     wanted = np.dtype(_TYPES[datatype])
-    fits = array.size == 0 or (array.dtype.kind in "biu" if datatype.startswith(_INTEGERS) else array.dtype.kind in "biuf")
+    fits = array.size == 0 or (
+        array.dtype.kind in "biu" if datatype.startswith(_INTEGERS) else array.dtype.kind in "biuf"
+    )
     if datatype == "BOOL":
         fits = array.size == 0 or array.dtype.kind == "b" or (array.dtype.kind == "i" and set(array.flat) <= {0, 1})
     if fits and datatype.startswith(_INTEGERS) and array.size:

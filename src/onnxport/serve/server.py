@@ -38,6 +38,9 @@ def serve(settings: ServeSettings, started: Callable[[str], None] | None = None)
     name = settings.task or folder.manifest.task
     task = MODULE if name == MODULE.name else find_task("translation" if name.startswith("translation_") else name)
     _check(settings)
+    ending = settings.component.removeprefix("model")  # models of several graphs have none of that name
+    if not any(one.endswith(ending) for one in folder.names):
+        folder.component(settings.component)
     from litserve import LitServer
 
     from onnxport.serve.endpoints import Endpoints, ModelAPI, page

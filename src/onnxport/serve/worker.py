@@ -7,6 +7,7 @@ import binascii
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Worker:
                 sizes = [len(job.inputs) for job in jobs]
                 found = self._embed([text for job in jobs for text in job.inputs], jobs[0].settings)
                 ends = np.cumsum([0, *sizes])
-                return [found[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+                return [found[first:last] for first, last in pairwise(ends)]
             inputs = [self._readable(job.inputs) for job in jobs]
             return list(self.pipeline(iter(inputs), batch_size=self.max_batch, **jobs[0].settings))
         except Exception:
@@ -210,7 +211,7 @@ def _run_tensors_together(session: OnnxSession, jobs: Sequence[Job]) -> list[Any
         return None
     return [
         _outputs({name: array[first:last] for name, array in made.items()}, job)
-        for job, first, last in zip(jobs, ends, ends[1:], strict=False)
+        for job, (first, last) in zip(jobs, pairwise(ends), strict=True)
     ]
 
 
