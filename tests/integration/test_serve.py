@@ -294,3 +294,30 @@ def test_what_cannot_be_served_is_said_before_it_starts(folder, tmp_path, capsys
     assert main(["serve", str(folder), "--component", "model_q9"]) == 2
     errors = capsys.readouterr().err
     assert "--port 80" in errors and "example.org" in errors and "model_q9" in errors
+
+
+def test_waiting_requests_share_a_batch_unless_padding_would_cost_more(folder, expected, monkeypatch):
+    from onnxport.serve.jobs import Job, ServeSettings
+    from onnxport.serve.worker import Worker
+
+    worker = Worker(ServeSettings(folder, threads=1))
+    sizes, run = [], OnnxSession.run
+
+    def counted(session, inputs):
+        sizes.append(inputs["input_ids"].shape)
+        return run(session, inputs)
+
+    monkeypatch.setattr(OnnxSession, "run", counted)
+    settings = {"top_k": None, "truncation": True}
+    jobs = [Job("call", text, settings) for text in TEXTS[:12]]
+    long = [Job("call", " ".join(["river"] * 60), settings)]
+    for (job, wanted), reply in zip(
+        zip(jobs, expected[:12], strict=True), worker.run([*jobs, *long])[:12], strict=True
+    ):
+        assert job.settings == settings
+        assert_same(reply.value, wanted)
+    assert sorted(rows for rows, _ in sizes) == [1, 12] and dict(sizes)[1] == 64
+    sizes.clear()
+    other = [Job("call", text, {"top_k": 1, "truncation": True}) for text in TEXTS[:3]]
+    worker.run([*jobs, *other])
+    assert sorted(rows for rows, _ in sizes) == [3, 12]
