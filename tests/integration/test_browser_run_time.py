@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxport import pipeline, quantize
+from onnxport import quantize
 from onnxport.artifact.card_calls import javascript_dtype
 from onnxport.artifact.folder import open_folder
+from onnxport.runtime.pipeline import open_pipeline
 from onnxport.runtime.text_generation import TextGenerator
 from tests import browser
 from tests.transformers_js_page import JavaScriptPage
@@ -67,7 +68,7 @@ def test_embeddings_of_every_dtype(page, models):
     known = dtypes(models["sentence-bert"])
     assert set(known) == {"fp32", "q8", "q4", "int8"}
     for dtype, name in known.items():
-        with pipeline(model=str(models["sentence-bert"]), component=name) as embed:
+        with open_pipeline(models["sentence-bert"], component=name) as embed:
             wanted = embed.encode(TEXTS)
         for text, vector in zip(TEXTS, wanted, strict=True):
             settings = {"pooling": "mean", "normalize": True}  # as this checkpoint
