@@ -97,8 +97,10 @@ class Browser:
         text, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(text))
 
-    def open(self, file: Path, *, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> Page:
-        """A page of a file, loaded."""
+    def open(
+        self, file: Path | str, *, width: int, height: int = 900, dark: bool = False, media: str = "screen"
+    ) -> Page:
+        """A page, loaded: a file, or an address."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session, target)
@@ -110,7 +112,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.events.clear()
-        page.call("Page.navigate", url=file.absolute().as_uri())
+        page.call("Page.navigate", url=file if isinstance(file, str) else file.absolute().as_uri())
         end = time.monotonic() + _SECONDS
         while page.evaluate("document.readyState") != "complete" and time.monotonic() < end:
             time.sleep(0.02)

@@ -97,7 +97,8 @@ def test_what_the_manifest_says_of_it(llama, tmp_path):
     rounded = components["model_q4"]
     assert rounded["precision"] == "int4"
     assert rounded["operators"]["com.microsoft::MatMulNBits"] == 15
-    assert rounded["operators"]["com.microsoft::GatherBlockQuantized"] == 1
+    # onnxruntime-web has no kernel for it on WASM.
+    assert not any("GatherBlockQuantized" in name for name in rounded["operators"])
     # 4 bits and a scale for 32 numbers; the table once.
     assert large_tables(folder / "onnx" / "model_q4.onnx") == [WORDS * 64 // 2]
     assert rounded["size_bytes"] < 0.35 * components["model"]["size_bytes"]

@@ -24,8 +24,8 @@ from tests.unit.snapshots import check_snapshot
 
 Capture = pytest.CaptureFixture[str]
 COMMANDS = (
-    "convert", "batch", "bench", "run", "verify", "inspect", "compare", "report", "optimize", "quantize", "target",
-    "tasks", "env",
+    "convert", "batch", "bench", "run", "serve", "verify", "inspect", "compare", "report", "optimize", "quantize",
+    "target", "tasks", "env",
 )  # fmt: skip
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 # Numbers that differ between machines, and from version to version.

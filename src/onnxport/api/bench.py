@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from onnxport.bench.cells import make_cells, usual_lengths
 from onnxport.bench.measure import Timing, measure
 from onnxport.errors import UsageError
 from onnxport.progress import Reporter, Silent
+from onnxport.runtime.execution import Execution, execution
 
 _SECONDS = 1.0  # of each arm at each size
 
@@ -43,13 +44,15 @@ class Benchmark:
 
     Attributes:
         machine: processor, processors that this process may use, versions.
-        threads: of one operator; None is ONNX Runtime's choice.
+        threads: of one operator; None: the processors that this process may use.
+        provider: where the graphs ran.
     """
 
     path: Path
     machine: dict[str, str]
     threads: int | None
     graphs: tuple[GraphBenchmark, ...]
+    provider: str = "CPU"
 
 
 def bench(
@@ -58,6 +61,7 @@ def bench(
     batches: Sequence[int] = (1, 8),
     lengths: Sequence[int] | None = None,
     threads: int | None = None,
+    provider: str | None = None,
     against: str | Path | None = None,
     seconds: float = _SECONDS,
     reporter: Reporter | None = None,
@@ -70,6 +74,7 @@ def bench(
         lengths: tokens, samples or pixels of a side; by default usual ones that the graph takes. A decoder reads a
             prompt of that length, and writes a token after it.
         threads: of one operator.
+        provider: where the graphs run: "CPU", "CUDA", "CoreML", "DirectML", "OpenVINO" or "WebGPU".
         against: the source model, which is run in its framework at the same inputs.
         seconds: of each arm at each size.
         reporter: told what is being measured.
@@ -79,7 +84,8 @@ def bench(
 
     Raises:
         FolderError: no such folder, or it is damaged.
-        UsageError: a size that a graph does not take, or an arm that cannot be run.
+        UsageError: a size that a graph does not take, an arm that cannot be run, or a provider that onnxruntime does
+            not have.
 
     Example:
         bench("out/minilm", batches=(1,), lengths=(16, 128)).graphs[0].timings[0].p50
@@ -87,19 +93,20 @@ def bench(
     opened = open_folder(folder)
     if min([*batches, *(lengths or ()), threads or 1]) < 1 or seconds <= 0:
         raise UsageError("A batch, length, time or number of threads is below 1.", hint="Give positive numbers.")
+    how = execution(provider, threads)
     found = []
     with (reporter or Silent()).step("Measure") as step:
         for component in opened.manifest.converted():
-            arms = _arms(opened, component, threads, against)
+            arms = _arms(opened, component, how, against)
             cells = make_cells(opened, component, batches, lengths or usual_lengths(component))
             starts, timings = measure(arms, cells, seconds, lambda text: step.done(text))
             sizes = {arm.name: arm.size_bytes for arm in arms}
             found.append(GraphBenchmark(component.name, starts, sizes, tuple(timings)))
         step.done(f"{sum(len(graph.timings) for graph in found)} times")
-    return Benchmark(opened.path, _machine(), threads, tuple(found))
+    return Benchmark(opened.path, _machine(), threads, tuple(found), how.provider)
 
 
-def _arms(folder: Folder, component: Component, threads: int | None, against: str | Path | None) -> list[Arm]:
+def _arms(folder: Folder, component: Component, how: Execution, against: str | Path | None) -> list[Arm]:
     """The graph, its variants that take the same inputs, and the source."""
     manifest = folder.manifest
     names = [spec.name for spec in component.inputs]
@@ -108,14 +115,14 @@ def _arms(folder: Folder, component: Component, threads: int | None, against: st
         Arm(
             one.name,
             open_session,
-            {"path": str(folder.path), "component": one.name, "threads": threads},
+            {"path": str(folder.path), "component": one.name, **asdict(how)},
             one.size_bytes,
         )
         for one in same
         if [spec.name for spec in one.inputs] == names and not _is_static(one)
     ]
     if against is not None:
-        settings = {"model": str(against), "task": manifest.task, "part": component.name, "threads": threads}
+        settings = {"model": str(against), "task": manifest.task, "part": component.name, "threads": how.threads}
         arms.append(Arm(f"{manifest.framework} source", open_source, settings))
     return arms
 

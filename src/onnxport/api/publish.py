@@ -123,6 +123,7 @@ def _write(
 ) -> tuple[list[WrittenModel], dict[str, str]]:
     """The graphs, and in a folder what belongs to the model beside them; path -> sha256 of all these files."""
     from onnxport.artifact.assets import write_assets
+    from onnxport.artifact.javascript_settings import write_javascript_settings
     from onnxport.loading.fast_tokenizer import write_tokenizer_json
 
     paths = [output.graph_file(captured.name) for captured in graphs]
@@ -134,6 +135,7 @@ def _write(
                 to_export.pipeline, to_export.origin, output.staging.path, to_export.replaced, to_export.generation
             )  # fmt: skip
             write_tokenizer_json(getattr(to_export.pipeline, "tokenizer", None), output.staging.path)
+            write_javascript_settings(output.staging.path)
         step.done(f"{sum(file.stat().st_size for file in _distinct(written)) / 1e6:.1f} MB")
     root = output.staging.path
     hashed = {

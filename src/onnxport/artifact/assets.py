@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.javascript_settings import CONFIG, without_javascript_settings
 from onnxport.checkpoints.links import require_inside
 from onnxport.errors import OnnxPortError
 from onnxport.formats.json_file import read_object, read_object_if_present
@@ -124,7 +125,8 @@ def changed_copies(
             if (folder / name).read_bytes() != rewritten[name].encode():
                 wrong.append(f"{name} is not as it was written")
         elif not filecmp.cmp(origin / name, folder / name, shallow=False) and not (
-            name == _GENERATION and _has_settings(origin / name, folder / name, generation)
+            (name == _GENERATION and _has_settings(origin / name, folder / name, generation))
+            or (name == CONFIG and _same_config(origin / name, folder / name))
         ):
             wrong.append(f"{name} is not that of the checkpoint")
     return wrong
@@ -136,6 +138,15 @@ def _has_settings(original: Path, written: Path, generation: Mapping[str, Any]) 
         return read_object(written) == {**read_object(original), **generation}
     except OnnxPortError:
         return False
+
+
+def _same_config(original: Path, written: Path) -> bool:
+    """Whether a config.json differs from `original` only in what it says to transformers.js."""
+    try:
+        configs = [without_javascript_settings(read_object(file)) for file in (original, written)]
+    except OnnxPortError:
+        return False
+    return configs[0] == configs[1]
 
 
 def _save_components(pipeline: Any, folder: Path) -> None:

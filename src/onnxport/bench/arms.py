@@ -56,9 +56,9 @@ class Opened:
     memory_bytes: int
 
 
-def open_session(path: str, component: str, threads: int | None) -> Run:
+def open_session(path: str, component: str, threads: int | None, provider: str | None = None) -> Run:
     """The graph of a folder or file in ONNX Runtime."""
-    return OnnxSession(path, component, threads).run
+    return OnnxSession(path, component, threads, provider=provider).run
 
 
 class ArmProcess:

@@ -24,6 +24,7 @@ def bench(
     batch: options.Batches = "1,8",
     length: options.Lengths = None,
     threads: options.Threads = None,
+    provider: options.Provider = None,
     against: options.Against = None,
     seconds: options.Seconds = 1.0,
     chart: options.ChartFile = None,
@@ -42,8 +43,8 @@ def bench(
     batches, lengths = _numbers(batch, "--batch"), None if length is None else _numbers(length, "--length")
     with shell.working() as reporter:
         found = run_bench(
-            folder, batches=batches, lengths=lengths, threads=threads, against=against, seconds=seconds,
-            reporter=reporter,
+            folder, batches=batches, lengths=lengths, threads=threads, provider=provider, against=against,
+            seconds=seconds, reporter=reporter,
         )  # fmt: skip
     if chart is not None:
         chart.write_text(_chart(found), encoding="utf-8")

@@ -10,7 +10,21 @@ from collections.abc import Sequence
 
 import typer
 
-from onnxport.cli import batch, bench, compare, convert, env, inspect, optimize, report, run, target, tasks, verify
+from onnxport.cli import (
+    batch,
+    bench,
+    compare,
+    convert,
+    env,
+    inspect,
+    optimize,
+    report,
+    run,
+    serve,
+    target,
+    tasks,
+    verify,
+)
 from onnxport.cli.interrupts import Interrupts
 from onnxport.cli.options import Version
 from onnxport.cli.shell import ClosedOutput, Shell
@@ -31,6 +45,7 @@ app.command("convert")(nothing_written()(convert.convert))
 app.command("bench")(bench.bench)
 app.command("batch")(batch.batch)
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)
 app.command("compare")(compare.compare)

@@ -223,10 +223,36 @@ Lengths = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of one operator. Default: ONNX Runtime's choice.")
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of one operator. Default: the processors that it may use."),
 ]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        "--provider", help="Where graphs run: CPU, CUDA, CoreML, DirectML, OpenVINO or WebGPU. Default: CPU.",
+        show_default=False,
+    ),
+]  # fmt: skip
 Seconds = Annotated[float, typer.Option("--seconds", min=0.01, help="Time for each graph at each size.")]
 ChartFile = Annotated[Path | None, typer.Option("--chart", metavar="FILE.svg", help="Also draw the times.")]
+
+Host = Annotated[
+    str,
+    typer.Option("--host", help="Address to listen on: 127.0.0.1 (this machine), 0.0.0.0 or :: (every network)."),
+]
+Port = Annotated[int, typer.Option("--port", help="Port to listen on.")]
+ServeWorkers = Annotated[int, typer.Option("--workers", min=1, help="Processes that hold the model.")]
+MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, help="Most requests that run together.")]
+BatchDelay = Annotated[
+    float, typer.Option("--batch-delay", metavar="MS", min=0, help="How long a request waits for others, in ms.")
+]
+Queue = Annotated[
+    int, typer.Option("--queue", min=1, help="Most requests that run or wait; more are answered with status 429.")
+]
+MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Largest request, such as 16MiB.")]
+RequestTimeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="Longest time of a request.")
+]
 
 Jobs = Annotated[
     str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,15 @@ def run(
     settings: options.Settings = None,
     chat: options.Chat = False,
     save: options.Save = None,
+    provider: options.Provider = None,
+    threads: options.Threads = None,
     memory_limit: options.MemoryLimit = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
     """Run a converted model with ONNX Runtime, and print its outputs."""
     shell = shell_of(context, json=json, verbose=verbose, memory_limit=memory_limit)
-    with shell.working():
+    with shell.working(), _running_on(provider, threads):
         from onnxport.artifact.folder import open_folder
         from onnxport.cli.generate import settings_of
 
@@ -82,6 +85,15 @@ def run(
     else:
         shell.write(answer.text)
     return 0
+
+
+def _running_on(provider: str | None, threads: int | None) -> AbstractContextManager[None]:
+    """For sessions that are opened in the block."""
+    if provider is None and threads is None:
+        return nullcontext()
+    from onnxport.runtime.execution import running_on
+
+    return running_on(provider, threads)
 
 
 def _run_task(task: Task, request: _Request) -> _Answer:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UnknownPreprocessingError
 from onnxport.loading.options import LoadOptions
+from onnxport.runtime.execution import running_on
 from onnxport.system.requirements import is_installed
 
 
@@ -21,7 +23,7 @@ def open_converted(
     Args:
         folder: the folder.
         task: its name; None for the task of the folder.
-        options: components, and arguments of the pipeline.
+        options: components, and arguments of the pipeline; `provider` and `threads` are those of `open_pipeline`.
         component: name of the graph.
 
     Raises:
@@ -30,6 +32,13 @@ def open_converted(
         UnknownPreprocessingError: transformers, which prepares the inputs, is not installed.
     """
     options = options or LoadOptions()
+    arguments = dict(options.pipeline_arguments)
+    where = {name: arguments.pop(name, None) for name in ("provider", "threads")}
+    with running_on(**where):
+        return _open(folder, task, replace(options, pipeline_arguments=arguments), component)
+
+
+def _open(folder: Folder, task: str | None, options: LoadOptions, component: str) -> Any:
     if options.pipeline_class is None and not any(value is not None for value in options.components.values()):
         from onnxport.runtime.pipeline import open_pipeline
 

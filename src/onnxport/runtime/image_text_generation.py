@@ -9,6 +9,7 @@ from typing import Any
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
 from onnxport.formats.json_file import read_object_if_present
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.decoding.prefill import Stop
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
 from onnxport.runtime.embedded_decoder import EmbeddedDecoder, ImageReader
@@ -23,7 +24,7 @@ _MODEL = "model"
 _IMAGE_TOKEN = ("image_token_id", "image_token_index")
 
 
-class ImageTextGenerator:
+class ImageTextGenerator(Closing):
     """Continues texts with images.
 
     `ImageTextGenerator(folder)(inputs)` returns a text for each row. The inputs are arrays from the model's processor:
@@ -34,7 +35,7 @@ class ImageTextGenerator:
         folder: a folder that onnxport wrote for image-text-to-text, by its path or opened already.
         component: "model"; or "model_quantized", for the variants with that suffix. A graph without such a variant
             is used as converted.
-        threads: threads of one operator; None lets ONNX Runtime choose.
+        threads: threads of one operator; None: as many as the process may use processors.
 
     Raises:
         FolderError: no such folder, not these graphs in it, or a config.json without an image token.
@@ -48,6 +49,10 @@ class ImageTextGenerator:
         self.reader = ImageReader(vision)
         self.decoder = EmbeddedDecoder(decoder, embeddings, _image_token(self.folder))
         self._texts: FolderTokenizer | None = None
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return (self.reader.session, self.decoder.embeddings, self.decoder.session)
 
     @property
     def texts(self) -> FolderTokenizer:

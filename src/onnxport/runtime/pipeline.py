@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import TaskError, UnknownPreprocessingError
+from onnxport.runtime.execution import running_on
 from onnxport.runtime.image_text_generation import has_images_in_text
 from onnxport.runtime.sequence_generation import is_encoder_decoder
 from onnxport.tasks import Task, find_task
@@ -40,9 +41,17 @@ _CLASSES = {
 
 
 def open_pipeline(
-    folder: str | Path | Folder, task: str | None = None, component: str = "model", **settings: Any
+    folder: str | Path | Folder,
+    task: str | None = None,
+    component: str = "model",
+    *,
+    provider: str | None = None,
+    threads: int | None = None,
+    **settings: Any,
 ) -> Any:
     """The pipeline of a folder, with the call, the arguments and the results of transformers' pipeline for the task.
+
+    A pipeline may be called from several threads at once; `close`, or the end of a `with` block, frees its graphs.
 
     Example:
         classify = open_pipeline("out/my-model")
@@ -52,14 +61,21 @@ def open_pipeline(
         folder: a folder that onnxport wrote, by its path or opened already.
         task: its name or an alias; None for the task of the folder.
         component: name of the graph ("model_quantized").
+        provider: where the graphs run: "CPU", "CUDA", "CoreML", "DirectML", "OpenVINO" or "WebGPU".
+        threads: threads of one operator; None: as many as the process may use processors.
         settings: defaults of the arguments of the call; `batch_size`.
 
     Raises:
         FolderError: no onnxport folder, no such component, or a file that the task needs is missing.
         TaskError: there is no such task, or it has no pipeline.
         UnknownPreprocessingError: the inputs are prepared by a class of transformers that has no counterpart here.
-        UsageError: a setting that the task does not have.
+        UsageError: a setting that the task does not have, or a provider that onnxruntime does not have.
     """
+    with running_on(provider, threads):
+        return _open(folder, task, component, settings)
+
+
+def _open(folder: str | Path | Folder, task: str | None, component: str, settings: dict[str, Any]) -> Any:
     opened = open_folder(folder)
     name = task or opened.manifest.task
     row = find_task("translation" if name.startswith("translation_") else name)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import FolderError, UsageError
 from onnxport.formats.json_file import read_object_if_present
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt, Stop, prefill
 from onnxport.runtime.decoding.settings import (
@@ -34,7 +35,7 @@ ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 _MODEL = "model"
 
 
-class SequenceGenerator:
+class SequenceGenerator(Closing):
     """Generates texts from the inputs of an encoder: sound, images, or token ids.
 
     `SequenceGenerator(folder)({"input_features": array})` returns a text for each row of the arrays.
@@ -43,7 +44,7 @@ class SequenceGenerator:
         folder: a folder with the graphs encoder_model and decoder_model_merged, by its path or opened already.
         component: "model"; or "model_quantized", for the variants with that suffix. A graph without such a variant
             is used as converted.
-        threads: threads of one operator; None lets ONNX Runtime choose.
+        threads: threads of one operator; None: as many as the process may use processors.
 
     Raises:
         FolderError: no such folder, or not these graphs in it.
@@ -57,6 +58,10 @@ class SequenceGenerator:
         self.decoder = Decoder(OnnxSession(opened, decoder, threads))
         self.generation_config = read_generation_config(self.folder)
         self._texts: FolderTokenizer | None = None
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return (self.encoder.session, self.decoder.session)
 
     @property
     def texts(self) -> FolderTokenizer:

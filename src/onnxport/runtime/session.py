@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.graph_findings import recorded_beside, require_sound
 from onnxport.artifact.manifest import Component, Manifest
 from onnxport.axes import evaluate
-from onnxport.errors import FolderError, SizeError, UsageError, did_you_mean
+from onnxport.errors import FolderError, OnnxPortError, SizeError, UsageError, did_you_mean
+from onnxport.runtime.execution import execution, open_session
 from onnxport.runtime.mapped_weights import graph_without_weights
 from onnxport.runtime.static_axes import StaticAxes, read_static_axes
 from onnxport.specs import Restriction, TensorSpec
@@ -44,7 +45,9 @@ class OnnxSession:
     Args:
         folder_or_file: a folder that onnxport wrote, opened already or by its path, or a single .onnx file.
         component: name of the graph in the folder ("model", "model_quantized").
-        threads: threads of one operator; None lets ONNX Runtime choose.
+        threads: threads of one operator; None: as many as the process may use processors.
+        provider: where it runs: "CPU", "CUDA", "CoreML", "DirectML", "OpenVINO" or "WebGPU"; None: the CPU, or what
+            `execution.running_on` says.
         map_weights: leave the weights in their file, where the system reads them page by page, instead
             of packing copies of them: loads at once and takes next to no memory, and matrix products
             on many rows are slower. None: where packed copies would take more memory than there is.
@@ -55,8 +58,11 @@ class OnnxSession:
         maps_weights: whether the weights stay in their file.
         static_axes: of a graph with static shapes, which inputs are padded; None for a graph with dynamic shapes.
 
+    A session may run in several threads at once. `close`, or the end of a `with` block, frees what it holds.
+
     Raises:
         FolderError: no such folder or file, no such component, the graph is not sound, or ONNX Runtime refuses it.
+        UsageError: the installed onnxruntime does not have the provider.
     """
 
     def __init__(
@@ -65,10 +71,12 @@ class OnnxSession:
         component: str = "model",
         threads: int | None = None,
         *,
+        provider: str | None = None,
         map_weights: bool | None = None,
     ) -> None:
         import onnxruntime
 
+        how = execution(provider, threads)
         self.manifest: Manifest | None = None
         self.component: Component | None = None
         if (file := _graph_file(folder_or_file)) is not None:
@@ -83,8 +91,6 @@ class OnnxSession:
         require_sound(self.file, recorded)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised; warnings are only about optimizations
-        if threads is not None:
-            options.intra_op_num_threads = threads
         graph: str | bytes = str(self.file)
         self.maps_weights = not may_pack(graph_bytes(self.file)) if map_weights is None else map_weights
         if self.maps_weights:
@@ -92,9 +98,10 @@ class OnnxSession:
             options.add_session_config_entry("session.disable_prepacking", "1")
             folder = str(self.file.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        providers = ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(graph, sess_options=options, providers=providers)
+            self._session: Any = open_session(graph, options, how)
+        except OnnxPortError:
+            raise
         except Exception as error:
             raise FolderError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {self.file.name}: {_short(error)}",
@@ -114,8 +121,25 @@ class OnnxSession:
 
     @property
     def raw(self) -> Any:
-        """The onnxruntime.InferenceSession, for calls with OrtValues."""
-        return self._session
+        """The onnxruntime.InferenceSession, for calls with OrtValues.
+
+        Raises:
+            UsageError: the session is closed.
+        """
+        session = self._session
+        if session is None:
+            raise UsageError(f"The session of {self.file.name} is closed.", hint="Open it again: OnnxSession(folder)")
+        return session
+
+    def close(self) -> None:
+        """Free the graph and its weights. Calls that are running end as usual; later ones are refused."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Run the graph once.
@@ -131,6 +155,7 @@ class OnnxSession:
         Raises:
             UsageError: an input is missing, unknown, or of a type or size that the graph cannot take.
         """
+        session = self.raw
         known = (*self.inputs, *self.optional)
         names = {spec.name for spec in known}
         missing = [spec.name for spec in self.inputs if spec.name not in inputs]
@@ -148,7 +173,7 @@ class OnnxSession:
             feed = {name: static.pad(name, array) for name, array in feed.items()}
         check_sizes([spec for spec in known if spec.name in feed], self.restrictions, feed)
         try:
-            values = self._session.run(None, feed)
+            values = session.run(None, feed)
         except Exception as error:
             sizes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in feed.items())
             raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.artifact.folder import Folder, open_folder
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.decoding.prefill import Prompt
 from onnxport.runtime.decoding.settings import GenerationSettings, read_settings
@@ -17,7 +18,7 @@ from onnxport.runtime.session import OnnxSession
 Message = Mapping[str, Any]
 
 
-class TextGenerator:
+class TextGenerator(Closing):
     """Continues texts.
 
     `TextGenerator(folder)("Once upon a time", max_new_tokens=20)` returns the new text; a list of prompts returns a
@@ -27,7 +28,7 @@ class TextGenerator:
     Args:
         folder: a folder that onnxport wrote for text-generation, by its path or opened already.
         component: name of its graph.
-        threads: threads of one operator; None lets ONNX Runtime choose.
+        threads: threads of one operator; None: as many as the process may use processors.
 
     Raises:
         FolderError: no such folder, no tokenizer.json in it, or its graph cannot generate text.
@@ -38,6 +39,10 @@ class TextGenerator:
         self.folder = opened.path
         self.decoder = Decoder(OnnxSession(opened, component, threads))
         self.texts = FolderTokenizer(self.folder)
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return (self.decoder.session,)
 
     def __call__(self, prompt: str | Sequence[str], **settings: Any) -> Any:
         """The new text after a prompt, or a list for a list of prompts.

@@ -7,15 +7,14 @@ if that input is required. The new files have the names of the old ones, so they
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxport.artifact.card_calls import javascript_dtype
 from onnxport.artifact.folder import Folder, open_folder
-from onnxport.artifact.manifest import Component, Manifest
+from onnxport.artifact.manifest import Component
 from onnxport.errors import MissingDependencyError, UsageError, VerificationError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.graph.inputs import verified_sizes, vocabulary_size
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 NAME = "transformers.js"
 _CONFIG = "config.json"
-# What config.json says to transformers.js.
-_SETTINGS, _DATA_FILES, _DTYPE = "transformers.js_config", "use_external_data_format", "dtype"
 # What it gives to an encoder, and fills in where the caller does not.
 _READ = frozenset({"input_ids", "input_features", "input_values", "pixel_values"})
 _FILLED = frozenset({"pixel_mask", "token_type_ids"})
@@ -87,8 +84,6 @@ def write_transformers_js(folder: str | Path, component: str = "model", output: 
         made.take_rest()
         notes = (*source.manifest.notes, *_notes(pairs))
         manifest = replace(source.manifest, components=tuple(written.values()), notes=notes)
-        _write_settings(made.root, manifest)
-        made.replaced(_CONFIG)
         made.hash_written()
         made.publish(manifest)
     return output
@@ -240,16 +235,3 @@ def _write_graph(root: Path, part: Component, model: ir.Model) -> Component:
         size_bytes=written.size_bytes, weights_checksum=write_weights(target, written, root),
         data_files=tuple(file.relative_to(root).as_posix() for file in written.files[1:]),
     )  # fmt: skip
-
-
-def _write_settings(root: Path, manifest: Manifest) -> None:
-    """What transformers.js must know, in config.json: in a browser it looks for int8 graphs unless told otherwise."""
-    file = root / _CONFIG
-    config: dict[str, Any] = read_object_if_present(file)
-    counts = {Path(part.file).name: len(part.data_files) for part in manifest.components if part.data_files}
-    config[_SETTINGS] = {
-        **(config.get(_SETTINGS) or {}),
-        _DTYPE: javascript_dtype(manifest.components[0].file),
-        **({_DATA_FILES: counts} if counts else {}),
-    }
-    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.javascript_settings import without_javascript_settings
 from onnxport.loading.components import LOADERS
 
 PARTS = ("config", "tokenizer", "image_processor", "feature_extractor", "processor", "generation_config")
@@ -47,7 +48,7 @@ def describe_part(name: str, part: Any) -> Any:
         # Its parts are described by themselves.
         own = {key: value for key, value in vars(part).items() if key not in PARTS and not hasattr(value, "to_dict")}
         return _plain({key: value for key, value in own.items() if key not in ("tokenizer", "audio_tokenizer")})
-    return _plain(part.to_dict())
+    return _plain(without_javascript_settings(part.to_dict()))
 
 
 def load_part(folder: Path, name: str) -> Any:

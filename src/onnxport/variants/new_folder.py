@@ -24,6 +24,7 @@ from onnxport.artifact.data_files import data_files, graph_bytes
 from onnxport.artifact.folder import Folder, write_manifest
 from onnxport.artifact.graph_findings import find_in_folder, refuse
 from onnxport.artifact.hashes import check_files, hash_files, walk_files
+from onnxport.artifact.javascript_settings import CONFIG, write_javascript_settings
 from onnxport.artifact.manifest import MANIFEST_NAME, Component, Manifest
 from onnxport.errors import FolderError
 from onnxport.graph.stats import file_operators
@@ -154,6 +155,8 @@ class NewFolder:
         Raises:
             OutputError: a file is not as it was written, or the destination cannot be written.
         """
+        if write_javascript_settings(self.root):
+            self.replaced(CONFIG)
         self.replaced(CARD_NAME)
         replace_card(self.root, manifest, self.staging.destination.resolve().name)
         self.hash_written()

@@ -1,6 +1,6 @@
 """Quantize weights in blocks: 32 values share a scale, and each becomes an integer of 4 or 8 bits.
 
-The layout is that of `com.microsoft::MatMulNBits` and `GatherBlockQuantized`:
+The layout is that of `com.microsoft::MatMulNBits`:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md. A weight is read in strips; only the result
 is held in memory.
 

@@ -1,6 +1,6 @@
 """Weight-only quantization: weights of 4 or 8 bits in blocks, products as `com.microsoft::MatMulNBits`.
 
-An embedding table becomes `GatherBlockQuantized`; one that is also the output layer stays one table. A weight that any
+An embedding table is read by row (`table_rows`); one that is also the output layer stays one table. A weight that any
 other operator reads (a convolution, for example) is not quantized.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-import numpy as np
 
 from onnxport.graph.quantization.blocks import BLOCK
 
@@ -169,7 +167,7 @@ def _users_of(node: ir.Node, index: int, value: ir.Value) -> tuple[list[ir.Node]
             return [node], False
         case "Gemm" if index == 1 and not whole.get_int("transA", 0) and _is_plain(node):
             return [node], bool(whole.get_int("transB", 0))
-        case "Gather" if index == 0 and whole.get_int("axis", 0) == 0:
+        case "Gather" if index == 0 and whole.get_int("axis", 0) == 0 and _has_rank(node.inputs[1]):
             return [node], True
         case "Transpose" if list(whole.get_ints("perm", [1, 0])) == [1, 0]:
             users = list(node.outputs[0].uses())
@@ -178,6 +176,10 @@ def _users_of(node: ir.Node, index: int, value: ir.Value) -> tuple[list[ir.Node]
             alike = all(user.graph is value.graph for user, _ in users) and not node.outputs[0].is_graph_output()
             return ([user for user, _ in users], True) if users and fits and alike else None
     return None
+
+
+def _has_rank(value: ir.Value | None) -> bool:
+    return value is not None and value.shape is not None
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -212,20 +214,10 @@ def _use_matmul(
 def _use_gather(
     model: ir.Model, node: ir.Node, weight: BlockWeight, data: ir.Value, scales: ir.Value, accuracy_level: int
 ) -> None:
-    """Read rows of the table from the blocks that the output layer reads too, with their last two axes merged."""
-    import onnx_ir as ir
+    """Read rows of the table from the blocks that the output layer reads too."""
+    from onnxport.graph.quantization.table_rows import read_rows
 
-    packed = weight.inputs * weight.bits // 8
-    shape = ir.tensor(np.array([weight.outputs, packed], np.int64), name=f"{data.name}.rows")
-    rows = ir.node("Reshape", [data, _initializer(model, shape)], name=f"{node.name or node.outputs[0].name}.rows")
-    rows.outputs[0].name = f"{data.name}.as_rows"
-    rows.outputs[0].shape, rows.outputs[0].type = ir.Shape([weight.outputs, packed]), data.type
-    quantized = ir.node(
-        "GatherBlockQuantized", [rows.outputs[0], node.inputs[1], scales],
-        {"bits": weight.bits, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1},
-        domain=DOMAIN, name=node.name,
-    )  # fmt: skip
-    _replace(model, node, [rows, quantized])
+    _replace(model, node, read_rows(model, node, weight, data, scales))
 
 
 def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:

@@ -9,7 +9,9 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from onnxport.errors import UsageError, did_you_mean
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.preprocessing.texts import Row
+from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.tasks.model import Padding, TaskModel
 
 # Arguments of transformers' pipelines that choose how to run, and change no result.
@@ -35,7 +37,7 @@ class NoSettings:
     """A task without settings."""
 
 
-class TaskPipeline(ABC):
+class TaskPipeline(Closing, ABC):
     """`pipeline(input)` returns the answer, and `pipeline([input, ...])` a list; a generator gives a generator.
 
     Args:
@@ -59,6 +61,10 @@ class TaskPipeline(ABC):
         self.notes = model.folder.manifest.notes
         self.batch_size = int(settings.pop("batch_size", None) or 1)
         self.settings = self._read(self.Settings(), settings)
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return (self.model.session,)
 
     @abstractmethod
     def prepare(self, item: Any, settings: Any) -> Prepared:

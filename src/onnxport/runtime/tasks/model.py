@@ -44,7 +44,7 @@ class TaskModel:
     Args:
         folder: the folder.
         component: name of the graph.
-        threads: threads of one operator; None lets ONNX Runtime choose.
+        threads: threads of one operator; None: as many as the process may use processors.
 
     Raises:
         FolderError: no such component, or its graph cannot be loaded.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.preprocessing.images.load import load_image
 from onnxport.runtime.preprocessing.images.processor import read_image_processor
 from onnxport.runtime.preprocessing.sounds.extractors import read_feature_extractor
 from onnxport.runtime.preprocessing.sounds.load import load_sound
 from onnxport.runtime.prompts.whisper_languages import language_code
 from onnxport.runtime.sequence_generation import SequenceGenerator
+from onnxport.runtime.session import OnnxSession
 
 # The defaults of transformers' pipelines, for models without settings of their own.
 _IMAGE_TO_TEXT = {"max_new_tokens": 256}
@@ -20,7 +22,7 @@ _SPEECH_TO_TEXT = {"max_new_tokens": 256, "num_beams": 5}
 _WITHOUT_EFFECT = ("batch_size", "num_workers", "ignore_warning")
 
 
-class _SequencePipeline:
+class _SequencePipeline(Closing):
     """What the two have in common: a generator, defaults of the call, and lists of inputs.
 
     Args:
@@ -34,6 +36,10 @@ class _SequencePipeline:
         self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
         self.generator = SequenceGenerator(folder, component)
         self.settings = settings
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return self.generator.sessions
 
     def _chosen(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         given = {**self.settings, **settings}

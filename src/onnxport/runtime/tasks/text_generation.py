@@ -8,7 +8,9 @@ from typing import Any
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.formats.json_file import read_object_if_present
+from onnxport.runtime.closing import Closing
 from onnxport.runtime.sequence_generation import TextToTextGenerator
+from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 
 # The defaults of transformers' text-to-text pipelines, for models without settings of their own.
@@ -20,7 +22,7 @@ _T5_LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romania
 _WITHOUT_EFFECT = ("num_workers", "clean_up_tokenization_spaces")
 
 
-class TextGeneration:
+class TextGeneration(Closing):
     """`pipeline("a text")` returns [{"generated_text": str}], the text with its continuation.
 
     A list of texts returns a list of such lists. `return_full_text=False` leaves the prompt out. A list of messages is
@@ -35,6 +37,10 @@ class TextGeneration:
         self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
         self.generator = TextGenerator(folder, component)
         self.settings = settings
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return self.generator.sessions
 
     def __call__(self, text_inputs: Any, return_full_text: bool | None = None, **settings: Any) -> list[Any]:
         chosen = _with_effect(self.settings | settings)
@@ -59,7 +65,7 @@ class TextGeneration:
         ]
 
 
-class TextToText:
+class TextToText(Closing):
     """`pipeline("a text")` returns [{"generated_text": str}], one dict for every returned sequence.
 
     The name is "summary_text" for summarization and "translation_text" for translation. A list of texts returns a list
@@ -77,6 +83,10 @@ class TextToText:
         self.generator = TextToTextGenerator(folder, component, defaults=_TEXT_TO_TEXT)
         self.settings = settings
         self.prefix = self._languages()
+
+    @property
+    def sessions(self) -> Sequence[OnnxSession]:
+        return self.generator.sessions
 
     def __call__(self, texts: str | Sequence[str], **settings: Any) -> list[Any]:
         given = [texts] if isinstance(texts, str) else list(texts)

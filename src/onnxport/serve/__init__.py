@@ -1,0 +1,1 @@
+"""`onnxport serve`: a folder behind HTTP, on LitServe."""
