@@ -168,7 +168,7 @@ def _replace(
         if not all(masks.reader.is_row_of_padding(condition, padding) for condition in zeroed):
             return "rows of the result are replaced by zeros under an unknown condition"
         zeroed, rows = [], bool(zeroed) and padding is not None
-    if zeroed:
+    if not all(masks.reader.is_row_of_padding(condition, None) for condition in zeroed):
         return "rows of the result are replaced by zeros under an unknown condition"
     added = masks.added(others, producer) if others else None
     if others and (added is None or not _square(added)):
