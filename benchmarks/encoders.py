@@ -179,7 +179,7 @@ def _export(encoder: Encoder, model: Any, file: Path) -> None:
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     given = {name: torch.from_numpy(value) for name, value in _inputs(encoder, 2, 9).items()}
-    names = [name for name in given if name != "token_type_ids" or encoder.kind == "bert" and _has_types(model)]
+    names = [name for name in given if name != "token_type_ids" or (encoder.kind == "bert" and _has_types(model))]
     axes = {name: {0: "rows", 1: "tokens"} if not encoder.image else {0: "rows"} for name in (*names, "hidden")}
     torch.onnx.export(
         _Encoded(model, names).eval(), tuple(given[name] for name in names), str(file), input_names=names,

@@ -126,9 +126,7 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
     bits, precision = row.bits, row.name
     if precision == "float16":
         if float_activations:
-            raise UsageError(
-                "A float16 graph has no quantized activations.", hint="Leave out --float-activations."
-            )
+            raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
         from onnxport.variants.half import add_half
 
         return add_half(Path(path).expanduser())

@@ -19,7 +19,8 @@ def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset
     """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
 
     Self attention becomes one operator with packed weights (`fusion.packed_attention`), which ONNX Runtime's own
-    optimizations do not find in these graphs. The level is "extended", not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
+    optimizations do not find in these graphs. The level is "extended",
+    not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
     or wrong on another one.
 
     Args:

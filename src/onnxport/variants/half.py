@@ -78,5 +78,3 @@ def _inputs(folder: Folder | None, source: Path) -> list[Arrays]:
     session = OnnxSession(source)
     specs = (*session.inputs, *session.optional)
     return [random_inputs(specs, guess_sizes(specs, more=number), 100, number) for number in range(_GUESSES)]
-
-

@@ -57,8 +57,9 @@ def read_texts(file: Path) -> list[str]:
     try:
         texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read as text: {error}.", hint="Give a file with one text in each line.") \
-            from error
+        raise UsageError(
+            f"{file} cannot be read as text: {error}.", hint="Give a file with one text in each line."
+        ) from error
     if not texts:
         raise UsageError(f"{file} has no text.", hint="Give a file with one text in each line.")
     return texts
@@ -173,5 +174,3 @@ def require_texts(folder: Folder, texts: Sequence[str] | None) -> None:
             f"{folder.path} has no tokenizer.json, so that --data cannot be encoded.",
             hint="Leave out --data: inputs are generated.",
         )
-
-

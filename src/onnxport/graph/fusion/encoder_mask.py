@@ -133,7 +133,7 @@ def _is_padding_input(value: ir.Value) -> bool:
 
 
 def _array(value: ir.Value, rows: int, tokens: int) -> np.ndarray:
-    """Ones: (rows, tokens) for what counts tokens; for images and sounds, a size that is a multiple of their patches."""
+    """Ones: (rows, tokens) for what counts tokens; for images and sounds a multiple of the size of usual patches."""
     assert value.shape is not None and value.dtype is not None
     shape = []
     for axis, size in enumerate(value.shape):
@@ -142,7 +142,9 @@ def _array(value: ir.Value, rows: int, tokens: int) -> np.ndarray:
         elif axis == 0:
             shape.append(rows)
         else:
-            shape.append(tokens if len(value.shape) == 2 and not value.dtype.is_floating_point() else 64 * (1 + tokens % 3))
+            shape.append(
+                tokens if len(value.shape) == 2 and not value.dtype.is_floating_point() else 64 * (1 + tokens % 3)
+            )
     return np.ones(shape, value.dtype.numpy())
 
 
