@@ -79,7 +79,9 @@ def _modernbert() -> Any:
 
 MODELS = {
     "minilm": Encoder(_minilm, "bert", 12, 384),
-    "bert": Encoder(lambda: transformers.BertModel(transformers.BertConfig(num_hidden_layers=_LAYERS)), "bert", 12, 768),
+    "bert": Encoder(
+        lambda: transformers.BertModel(transformers.BertConfig(num_hidden_layers=_LAYERS)), "bert", 12, 768
+    ),
     "mpnet": Encoder(
         lambda: transformers.MPNetModel(transformers.MPNetConfig(num_hidden_layers=_LAYERS)), "bert", 12, 768
     ),

@@ -68,7 +68,7 @@ def optimize(
             for_ or "cpu", precision or "auto", MAX_LOSS if max_loss is None else max_loss,
             Path(data).expanduser() if data is not None else None,
         )  # fmt: skip
-        return tune(open_folder(path), request, reporter)
+        return tune(open_folder(path), request, _candidate, reporter)
     if sizes is not None:
         from onnxport.variants.static_shapes.write import fix_sizes
 
@@ -83,6 +83,11 @@ def optimize(
 
         return optimize_for(path, for_)
     return add_variant(path, Rewrite("optimized", "float32", _optimize, size=1.0))
+
+
+def _candidate(path: Path, precision: str) -> Path:
+    """Add the graphs of one precision to a folder."""
+    return optimize(path) if precision == "float32" else quantize(path, precision)
 
 
 def _needs_candidates(path: Path, for_: str | None) -> bool:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ _SECONDS = 0.6  # of each graph at each size
 _BATCHES = (1, 8)
 _LENGTHS = 2  # of the usual ones
 
-Maker = Callable[[Path], Path]
+Maker = Callable[[Path, str], Path]
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,13 @@ def parse_loss(text: str) -> float:
     return value
 
 
-def tune(folder: Folder, request: Request, reporter: Reporter | None = None) -> Path:
+def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | None = None) -> Path:
     """Publish the fastest graphs whose loss is within the budget, and record what was measured.
 
     Args:
         folder: a folder that onnxport wrote.
         request: target, precision and budget.
+        make: adds the graphs of a precision to a folder.
         reporter: told what is being done.
 
     Returns:
@@ -108,7 +108,7 @@ def tune(folder: Folder, request: Request, reporter: Reporter | None = None) -> 
         made: list[Candidate] = [_described(open_folder(work), bases, "", "float32")]
         for precision in precisions:
             with told.step(f"Make {precision}") as step:
-                made.append(_made(work, bases, precision))
+                made.append(_made(work, bases, precision, make))
                 step.done(made[-1].note or f"{made[-1].size_bytes / 1e6:.1f} MB")
         opened = open_folder(work)
         with told.step("Measure loss") as step:
@@ -137,14 +137,6 @@ def _precisions(request: Request) -> tuple[str, ...]:
     return (find_precision(request.precision).name,)
 
 
-def _maker(precision: str) -> Maker:
-    from onnxport.api.optimize import optimize, quantize
-
-    if precision == "float32":
-        return optimize
-    return partial(quantize, precision=precision)
-
-
 def _ending(precision: str) -> str:
     return "optimized" if precision == "float32" else find_precision(precision).suffix
 
@@ -168,9 +160,9 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _made(work: Path, bases: Sequence[Component], precision: str) -> Candidate:
+def _made(work: Path, bases: Sequence[Component], precision: str, make: Maker) -> Candidate:
     try:
-        _maker(precision)(work)
+        make(work, precision)
     except (VerificationError, UsageError, ExportError, MemoryLimitError) as error:
         return Candidate((), precision, note=first_line(error))
     return _described(open_folder(work), bases, f"_{_ending(precision)}", precision)
