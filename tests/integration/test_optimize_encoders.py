@@ -89,24 +89,31 @@ def layer(mask, *, heads=2, width=16, opset=23):
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def padding(make, constant):
-    seen = make("Cast", ["attention_mask"], to=TensorProto.BOOL)
-    return make("Unsqueeze", [seen, constant("axes", np.array([1, 2]))])
-
-
-def window(make, constant):
-    """Tokens see those that are at most 40 away."""
+def distances(make, constant):
+    """(1, 1, tokens, tokens): how far apart two tokens are."""
     length = make("Squeeze", [make("Shape", ["x"], start=1, end=2)])
     place = make("Range", [constant("zero", np.array(0)), length, constant("one", np.array(1))])
     column = make("Unsqueeze", [place, constant("last", np.array([1]))])
     far = make("Abs", [make("Sub", [column, place])])
-    near = make("LessOrEqual", [far, constant("forty", np.array(40))])
-    return make("And", [make("Unsqueeze", [near, constant("front", np.array([0, 1]))]), padding(make, constant)])
+    return make("Unsqueeze", [far, constant("front", np.array([0, 1]))])
+
+
+def padding(make, constant):
+    everywhere = make("GreaterOrEqual", [distances(make, constant), "zero"])
+    seen = make("Cast", ["attention_mask"], to=TensorProto.BOOL)
+    return make("And", [everywhere, make("Unsqueeze", [seen, constant("axes", np.array([1, 2]))])])
+
+
+def window(make, constant):
+    """Tokens see those that are at most 40 away."""
+    near = make("LessOrEqual", [distances(make, constant), constant("forty", np.array(40))])
+    seen = make("Cast", ["attention_mask"], to=TensorProto.BOOL)
+    return make("And", [near, make("Unsqueeze", [seen, constant("axes", np.array([1, 2]))])])
 
 
 def nothing(make, constant):
-    seen = make("Expand", [constant("true", np.ones((1, 1, 1, 1), bool)), constant("shape", np.array([1, 1, 1, 1]))])
-    return make("Where", [seen, constant("no", np.zeros((), np.float32)), constant("low", np.float32(-3e38))])
+    everywhere = make("GreaterOrEqual", [distances(make, constant), "zero"])
+    return make("Where", [everywhere, constant("no", np.float32(0)), constant("low", np.float32(-3e38))])
 
 
 @pytest.mark.parametrize(("mask", "kind"), [(padding, "padding"), (window, "other"), (nothing, "nothing")])

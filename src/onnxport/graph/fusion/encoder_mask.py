@@ -6,7 +6,7 @@ compared with the definition. A mask that hides something else is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -108,9 +108,10 @@ class MaskReader:
                 if not isinstance(size, int)}  # fmt: skip
         if longest > _LONGEST:
             return
+        counted = _token_axes(self._model.graph.inputs)
         sizes = [*_SIZES, (2, longest)] if longest > _LONG else _SIZES
         for number, (rows, tokens) in enumerate(sizes if axes else sizes[:1]):
-            arrays = {str(given.name): _array(given, rows, tokens) for given in self._model.graph.inputs}
+            arrays = {str(given.name): _array(given, rows, tokens, counted) for given in self._model.graph.inputs}
             given = None
             if padding is not None:
                 shape = arrays[str(padding.name)].shape
@@ -132,8 +133,12 @@ def _is_padding_input(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) == 2 and value.dtype in whole
 
 
-def _array(value: ir.Value, rows: int, tokens: int) -> np.ndarray:
-    """Ones: (rows, tokens) for what counts tokens; for images and sounds a multiple of the size of usual patches."""
+def _array(value: ir.Value, rows: int, tokens: int, counted: Collection[str]) -> np.ndarray:
+    """Ones: (rows, tokens) for what counts tokens; for images and sounds a multiple of the size of usual patches.
+
+    Args:
+        counted: names of axes that count tokens.
+    """
     assert value.shape is not None and value.dtype is not None
     shape = []
     for axis, size in enumerate(value.shape):
@@ -142,10 +147,19 @@ def _array(value: ir.Value, rows: int, tokens: int) -> np.ndarray:
         elif axis == 0:
             shape.append(rows)
         else:
-            shape.append(
-                tokens if len(value.shape) == 2 and not value.dtype.is_floating_point() else 64 * (1 + tokens % 3)
-            )
+            shape.append(tokens if size.value in counted else 64 * (1 + tokens % 3))
     return np.ones(shape, value.dtype.numpy())
+
+
+def _token_axes(inputs: Sequence[ir.Value]) -> set[str]:
+    """Names of the second axes of inputs (rows, tokens) of whole numbers."""
+    found = set()
+    for value in inputs:
+        if value.shape is not None and len(value.shape) == 2 and value.dtype is not None:
+            size = value.shape[1]
+            if not value.dtype.is_floating_point() and not isinstance(size, int) and size.value is not None:
+                found.add(size.value)
+    return found
 
 
 def _numbers_behind(value: ir.Value) -> set[int]:
