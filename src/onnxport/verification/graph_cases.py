@@ -53,7 +53,7 @@ def padded_cases(
     if _MASK not in names or any(is_past(name) for name in names):
         return []
     session = session_for(reference)
-    cases = []
+    cases: list[Case] = []
     for number, case in enumerate(sizes):
         arrays = random_inputs(inputs, case, vocabulary, number)
         mask = arrays[_MASK]

@@ -65,13 +65,11 @@ class MaskReader:
             return False
         found = [(values, given) for values, given in self._evaluated(condition, padding)]
         for values, given in found:
-            wanted = ~given.astype(bool).any(1) if given is not None else np.zeros(1, bool)
-            try:
-                shown = np.broadcast_to(values.astype(bool), (*values.shape[:-2], *values.shape[-2:]))
-                shown = shown.reshape(len(values), -1)
-            except ValueError:
+            rows = np.zeros(1, bool) if given is None else np.logical_not(given.astype(bool).any(axis=1))
+            shown = values.astype(bool).reshape(len(values), -1) if values.ndim else values.astype(bool).reshape(1, 1)
+            if len(shown) not in (1, rows.size) and rows.size != 1:
                 return False
-            if not (shown == (wanted[:, None] if len(wanted) == len(shown) else wanted)).all():
+            if not (shown == np.asarray(rows).reshape(-1, 1)).all():
                 return False
         return bool(found)
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 BLOCK = 32
-_STEPS = (0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)  # of the widest step
 _STRIP_BYTES = 8 * 2**20
 
 Floats = NDArray[np.float32]
@@ -100,8 +99,7 @@ def quantize_rows(rows: Floats, bits: int) -> tuple[Bytes, Floats]:
     """Quantize the rows of a matrix in blocks of 32.
 
     The value furthest from zero becomes the lowest integer. There is one integer more below zero than above, so the
-    whole range is used. With 4 bits a smaller step may have the smaller squared error, though it cuts off the value
-    furthest from zero: of several steps each block gets the best.
+    whole range is used.
 
     Args:
         rows: (rows, columns).
@@ -117,32 +115,13 @@ def quantize_rows(rows: Floats, bits: int) -> tuple[Bytes, Floats]:
     zero_point = 1 << (bits - 1)
     largest, smallest = blocks.max(-1), blocks.min(-1)
     extreme = np.where(largest > -smallest, largest, smallest)
-    widest = (extreme / -zero_point).astype(np.float32)
-    integers, scales = _levels(blocks, widest, zero_point), widest
-    if bits > 4:
-        return integers, scales
-    least = _squared_error(blocks, integers, scales, zero_point)
-    for share in _STEPS:
-        step = (widest * np.float32(share)).astype(np.float32)
-        levels = _levels(blocks, step, zero_point)
-        error = _squared_error(blocks, levels, step, zero_point)
-        better = error < least
-        integers[better], scales[better], least[better] = levels[better], step[better], error[better]
-    return integers, scales
-
-
-def _levels(blocks: Floats, scales: Floats, zero_point: int) -> Bytes:
+    scales = (extreme / -zero_point).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         inverse = np.where(scales == 0, 0, 1 / scales)
     # 1 / scale overflows for blocks of denormal values
     inverse = np.where(np.isfinite(inverse), inverse, 0).astype(np.float32)
     integers = np.rint(blocks * inverse[..., None]) + zero_point
-    return np.clip(integers, 0, 2 * zero_point - 1).astype(np.uint8)
-
-
-def _squared_error(blocks: Floats, integers: Bytes, scales: Floats, zero_point: int) -> Floats:
-    values = (integers.astype(np.float32) - zero_point) * scales[..., None]
-    return np.asarray(np.square(values - blocks).sum(-1), np.float32)
+    return np.clip(integers, 0, 2 * zero_point - 1).astype(np.uint8), scales
 
 
 def strips(tensor: ir.TensorProtocol) -> Iterator[tuple[int, Floats]]:

@@ -23,8 +23,6 @@ _HALF = 0.5 + 1e-3
 # The largest integer of a column that is not zero: a scale that is too large would hide any error.
 _LEAST_LEVEL = 7
 _STRIP_ELEMENTS = 2**21
-# Of the largest value of a block, what the integers reach at least.
-_LEAST_REACH = 0.65
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,9 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             integers = _unpacked(data[start : start + step], names.bits)
             scale = scales[start : start + step][..., None].astype(np.float64)
             wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1))
-            # The value furthest from zero has the lowest integer, or is cut off a little: of 4 bits the smaller step
-            # may have the smaller squared error.
-            reach, most = np.abs(scale[..., 0]) * zero, np.abs(blocks).max(-1)
-            narrow = reach < most * (_LEAST_REACH if names.bits == 4 else 1 - 1e-4) - 1e-37
-            wrong |= ((reach > most * (1 + 1e-4) + 1e-37) | narrow)[..., None]
+            # The value furthest from zero has the lowest integer: the step is as small as it can be.
+            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + 1e-4) + 1e-37
+            wrong |= wide[..., None]
             error = max(error, float(distance.max(initial=0)))
             bad += int(wrong.sum())
             if first < 0 and wrong.any():
