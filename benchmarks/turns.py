@@ -45,13 +45,16 @@ class Times:
     high: float
 
 
-def measure(works: Mapping[str, Work], turns: int, calls: int) -> dict[str, Times]:
+def measure(
+    works: Mapping[str, Work], turns: int, calls: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Times]:
     """Time the calls of each arm.
 
     Args:
         works: by the names of the arms.
         turns: of each arm, two at least.
         calls: timed ones in a turn; one more goes before them.
+        clock: seconds; `time.thread_time` for calls that run in this thread alone.
     """
     found: dict[str, list[float]] = {name: [] for name in works}
     order = list(works)
@@ -60,7 +63,7 @@ def measure(works: Mapping[str, Work], turns: int, calls: int) -> dict[str, Time
         shuffle(order)
         for name in order:
             wait_for_silence()
-            found[name].append(statistics.median(_turn(works[name], calls)))
+            found[name].append(statistics.median(_turn(works[name], calls, clock)))
     return {name: _times(values) for name, values in found.items()}
 
 
@@ -74,13 +77,13 @@ def wait_for_silence() -> None:
     raise RuntimeError("Some thread of this process never sleeps: nothing can be timed beside it.")
 
 
-def _turn(work: Work, calls: int) -> list[float]:
+def _turn(work: Work, calls: int, clock: Callable[[], float]) -> list[float]:
     times = []
     for _ in range(calls + 1):
         work.before()
-        start = time.perf_counter()
+        start = clock()
         work.call()
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (clock() - start))
     return times[1:]
 
 

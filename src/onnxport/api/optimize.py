@@ -13,21 +13,35 @@ from pathlib import Path
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
 from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
+from onnxport.progress import Reporter
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.system.requirements import require_graph_tools
+from onnxport.tensor_names import is_past
 from onnxport.variants.rewrite import Rewrite, add_variant
 
 _BITS = 32  # of a weight that was not quantized
 
 
 @nothing_written()
-def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int] | None = None) -> Path:
+def optimize(
+    path: str | Path, for_: str | None = None, sizes: Mapping[str, int] | None = None, *,
+    precision: str | None = None, max_loss: float | None = None, data: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> Path:  # fmt: skip
     """Store ONNX Runtime's fused graph: `onnx/model_optimized.onnx` in a folder, `-optimized` beside a file.
 
     Args:
-        for_: "cpu" makes a decoder for that processor instead, `onnx/model_fused.onnx`.
+        for_: "cpu" makes a decoder for that processor instead, `onnx/model_fused.onnx`. For other graphs, and with
+            any of the arguments below: "cpu", "cuda", "webgpu" or "portable" makes candidates, measures their speed
+            (not of "cuda" and "webgpu") and loss, and stores the fastest within the budget. The manifest's `tuning`
+            says what was measured.
         sizes: axis -> size, for every dynamic axis: makes graphs with static shapes instead, `onnx/model_fixed.onnx`;
             see `variants.static_shapes.write.fix_sizes`.
+        precision: "auto" for all that the target runs, or one: "fp32", "fp16", "int8", "int8-weights", "int4".
+        max_loss: share of labels or tokens that may change, or of cosine similarity that embeddings may lose; 0.01 by
+            default.
+        data: a file with a text in each line; by default loss is measured on 211 sentences in 30 languages.
+        reporter: told what is being done.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
@@ -41,6 +55,20 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
         MissingDependencyError: the packages that change graphs are not installed.
     """
     require_graph_tools()
+    path = Path(path).expanduser()
+    if precision is not None or max_loss is not None or data is not None or _needs_candidates(path, for_):
+        from onnxport.api.tune import MAX_LOSS, Request, tune
+        from onnxport.artifact.folder import open_folder
+
+        if sizes is not None:
+            raise UsageError(
+                "Graphs with static shapes have no candidates.", hint="Leave out --sizes, or give it alone."
+            )
+        request = Request(
+            for_ or "cpu", precision or "auto", MAX_LOSS if max_loss is None else max_loss,
+            Path(data).expanduser() if data is not None else None,
+        )  # fmt: skip
+        return tune(open_folder(path), request, _candidate, reporter)
     if sizes is not None:
         from onnxport.variants.static_shapes.write import fix_sizes
 
@@ -53,8 +81,26 @@ def optimize(path: str | Path, for_: str | None = None, sizes: Mapping[str, int]
     if for_ is not None:
         from onnxport.variants.fused import optimize_for
 
-        return optimize_for(Path(path).expanduser(), for_)
-    return add_variant(Path(path).expanduser(), Rewrite("optimized", "float32", _optimize, size=1.0))
+        return optimize_for(path, for_)
+    return add_variant(path, Rewrite("optimized", "float32", _optimize, size=1.0))
+
+
+def _candidate(path: Path, precision: str) -> Path:
+    """Add the graphs of one precision to a folder."""
+    return optimize(path) if precision == "float32" else quantize(path, precision)
+
+
+def _needs_candidates(path: Path, for_: str | None) -> bool:
+    """Whether `for_` names a target whose graph is chosen by measuring: any but the CPU for a decoder."""
+    from onnxport.api.tune import TARGETS
+    from onnxport.artifact.folder import open_folder
+
+    if for_ is None or for_ not in TARGETS or (path.suffix == ".onnx" and not path.is_dir()):
+        return False
+    if for_ != "cpu":
+        return True
+    base = open_folder(path).manifest.find("model")
+    return base is not None and not any(is_past(spec.name) for spec in base.inputs)
 
 
 @nothing_written()
@@ -65,7 +111,8 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
         path: a folder that onnxport wrote, or an `.onnx` file.
         precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`);
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
-            blocks of 32.
+            blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
+            (`onnx/model_fp16.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
             Slower: two to three times with int4, and far more with int8-weights.
 
@@ -81,7 +128,13 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
     """
     require_graph_tools()
     row = find_precision(precision)
-    bits = row.bits
+    bits, precision = row.bits, row.name
+    if precision == "float16":
+        if float_activations:
+            raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
+        from onnxport.variants.half import add_half
+
+        return add_half(Path(path).expanduser())
     if bits is None:
         if float_activations:
             raise UsageError(

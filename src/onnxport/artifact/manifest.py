@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxport.artifact.ledger import Ledger, UnusedTensors
+from onnxport.artifact.tuning import Tuning
 from onnxport.specs import Restriction, TensorSpec, Verification
 
 # 2: every graph says which one it was made from (`Component.derived_from`).
@@ -39,7 +40,7 @@ class Component:
     name: str  # "model", "model_quantized"
     file: str  # relative to the folder, "/" separated: "onnx/model.onnx"
     opset: int
-    precision: str  # "float32", "int8", "int4", "int8-weights"
+    precision: str  # "float32", "float16", "int8", "int4", "int8-weights"
     parameters: int  # number of weight elements
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -92,6 +93,7 @@ class Manifest:
     notes: tuple[str, ...] = ()  # what a user must know: "no tokenizer in the checkpoint"
     unused: UnusedTensors | None = None  # of the checkpoint and the model, what no graph holds
     folder_run: FolderRun | None = None
+    tuning: Tuning | None = None  # of `optimize` with a budget, the last run
     schema_version: int = SCHEMA_VERSION
 
     def find(self, name: str | None) -> Component | None:

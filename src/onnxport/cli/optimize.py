@@ -8,9 +8,13 @@ from pathlib import Path
 import typer
 
 from onnxport.cli.options import (
+    CandidatePrecision,
+    Data,
+    Explain,
     FloatActivations,
     FolderOrGraph,
     Json,
+    MaxLoss,
     MemoryLimit,
     Precision,
     Processor,
@@ -26,6 +30,10 @@ def optimize(
     path: FolderOrGraph,
     for_: Processor = None,
     sizes: Sizes = None,
+    precision: CandidatePrecision = None,
+    max_loss: MaxLoss = None,
+    data: Data = None,
+    explain: Explain = False,
     memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -33,15 +41,35 @@ def optimize(
 ) -> None:
     """Write an optimized graph.
 
-    It is fused by ONNX Runtime; with --for it is fused for a processor; with --sizes it has static shapes. It is
-    compared with the graph that it is made from. Prints the path of the new graph.
+    It is fused by onnxport and ONNX Runtime; with --sizes it has static shapes. With --for, --precision, --max-loss or
+    --data several graphs are made and measured, and the fastest within the budget is kept. Each is compared with the
+    graph that it is made from. Prints the path of the new graph.
     """
     from onnxport.api.optimize import optimize as optimize_path
+    from onnxport.api.tune import parse_loss
+    from onnxport.artifact.folder import open_folder
+    from onnxport.cli.tables import tuning_table
     from onnxport.variants.static_shapes.plan import parse_sizes
 
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     chosen = None if sizes is None else parse_sizes(sizes)
-    _run(shell, "Optimize", lambda: optimize_path(path, for_=for_, sizes=chosen))
+    if precision is None and max_loss is None and data is None and not explain and for_ in (None, "cpu"):
+        _run(shell, "Optimize", lambda: optimize_path(path, for_=for_, sizes=chosen))
+        return
+    loss = None if max_loss is None else parse_loss(max_loss)
+    with shell.working() as reporter:
+        file = optimize_path(
+            path, for_, chosen, precision=precision or ("auto" if explain else None), max_loss=loss, data=data,
+            reporter=reporter,
+        )  # fmt: skip
+        if chosen is None and not shell.json:
+            tuning = open_folder(path).manifest.tuning
+            assert tuning is not None
+            shell.console.print(tuning_table(tuning))
+    if shell.json:
+        shell.write_json({"path": file, "size_bytes": file.stat().st_size})
+    else:
+        shell.write(str(file))
 
 
 def quantize(

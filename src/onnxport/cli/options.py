@@ -185,9 +185,36 @@ Chat = Annotated[bool, typer.Option("--chat", help="Each input is a message of t
 Processor = Annotated[
     str | None,
     typer.Option(
-        "--for", metavar="PROCESSOR", help="Fuse a decoder for a processor: cpu. Its cache is updated in place."
+        "--for",
+        metavar="cpu|cuda|webgpu|portable",
+        help="Make candidates for a target, measure their loss, and their speed on this machine, and write the fastest "
+        "within the budget. With cpu, a decoder is fused, and its cache is updated in place.",
     ),
 ]
+CandidatePrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        "-p",
+        metavar="auto|fp32|fp16|int8|int8-weights|int4",
+        help="Candidates: all that the target runs (auto), or one precision.",
+    ),
+]
+MaxLoss = Annotated[
+    str | None,
+    typer.Option(
+        "--max-loss",
+        metavar="SHARE",
+        help="The budget, such as 1%: labels or tokens that may change, or cosine similarity that embeddings may lose.",
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="FILE", help="Texts to measure the loss on, one in each line. Default: 211 sentences."
+    ),
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Show all candidates with their size, time and loss.")]
 Sizes = Annotated[
     str | None,
     typer.Option(
@@ -202,7 +229,8 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         "-p",
-        help="int8: weights, and activations at run time. int4 or int8-weights: weights only, in blocks of 32.",
+        help="int8: weights, and activations at run time. int4 or int8-weights: weights only, in blocks of 32. fp16: "
+        "computation in float16.",
     ),
 ]
 FloatActivations = Annotated[

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnxport.api.inspect import GraphInspection
+    from onnxport.artifact.tuning import Loss, Tuning
     from onnxport.environments import Status
 
 _MOST_OPERATORS = 12
@@ -159,6 +160,36 @@ def environments_table(statuses: Iterable[Status]) -> Table:
         size = bytes_text(status.size_bytes) if status.size_bytes else ""
         table.add_row(status.name, status.state.value, status.python or "", size, status.purpose, str(status.path))
     return table
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """A row for each candidate of `optimize`: size, time, loss."""
+    numbers = ("size", "ms", "time", "loss", "largest")
+    table = _table(f"Candidates for {tuning.target}, loss at most {tuning.max_loss:.2%}", ["graphs", "precision",
+                   *numbers, "agrees", ""], narrow=numbers, right=numbers)  # fmt: skip
+    for one in tuning.candidates:
+        loss = one.loss
+        table.add_row(
+            ", ".join(one.components) or "-", one.precision, bytes_text(one.size_bytes) if one.components else "",
+            "" if one.milliseconds is None else f"{one.milliseconds:.2f}",
+            "" if one.of_base is None else f"{one.of_base:.2f}",
+            "" if loss is None else f"{loss.mean:.3%} ±{loss.half_width:.3%}",
+            "" if loss is None else f"{loss.largest:.2%}",
+            _agrees(loss), "chosen" if one.chosen else one.note or ("best" if one.best else ""),
+        )  # fmt: skip
+    measured = next((one.loss for one in tuning.candidates if one.loss is not None), None)
+    speed = f"Time: at {tuning.sizes}, on {tuning.measured_on}." if tuning.measured_on else "Speed was not measured."
+    table.caption = f"{speed} Loss: on {measured.inputs}." if measured is not None else speed
+    table.caption_justify = "left"
+    return table
+
+
+def _agrees(loss: Loss | None) -> str:
+    """The further measures of a loss."""
+    if loss is None:
+        return ""
+    found = [f"KL {loss.divergence:.2g}"] if loss.divergence is not None else []
+    return ", ".join(found + ([f"nearest {loss.same_nearest:.1%}"] if loss.same_nearest is not None else []))
 
 
 def bytes_text(count: int) -> str:

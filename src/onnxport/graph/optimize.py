@@ -1,7 +1,10 @@
-"""Apply ONNX Runtime's graph optimizations once and store the result."""
+"""Fuse the attention of an encoder, apply ONNX Runtime's graph optimizations once, and store the result."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnxport.artifact.data_files import data_files, data_name, graph_bytes, next_free
@@ -15,7 +18,9 @@ _COPIES = 2
 def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset()) -> None:
     """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
 
-    The level is "extended", not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
+    Self attention becomes one operator with packed weights (`fusion.packed_attention`), which ONNX Runtime's own
+    optimizations do not find in these graphs. The level is "extended",
+    not "all": the last level chooses layouts for the CPU at hand, and the file would be slow
     or wrong on another one.
 
     Args:
@@ -41,5 +46,23 @@ def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset
         data = data_name(target.name, next_free(target.name, 0, taken))
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    with full_disk_told(target):
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    with full_disk_told(target), _with_packed_attention(source, target.parent) as graph:
+        onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _with_packed_attention(source: Path, folder: Path) -> Iterator[Path]:
+    """The graph with fused self attention, in a temporary folder in `folder`; the graph itself if it has none."""
+    from onnxport.graph.fusion.packed_attention import fuse_self_attention
+    from onnxport.graph.quantization.weight_only import load_graph
+    from onnxport.serialization.onnxfile import write_model
+
+    model = load_graph(source)
+    if not fuse_self_attention(model).layers:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".optimizing-") as name:
+        graph = Path(name) / source.name
+        write_model(model, graph, external=bool(data_files(source)))
+        del model
+        yield graph

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from onnxport.dummy_inputs.base import Arrays, Sizes
 from onnxport.graph.inputs import random_inputs
 from onnxport.specs import CaseCheck, TensorSpec
 from onnxport.system.library_errors import first_line
+from onnxport.tensor_names import is_past
 from onnxport.verification.case import Case
 from onnxport.verification.compare import check_case
 from onnxport.verification.sessions import session_for
 
 Run = Callable[[Arrays], Arrays]
+_MASK = "attention_mask"
+_PADDED = 4  # cases
 
 
 def random_cases(
@@ -34,6 +39,37 @@ def random_cases(
     for number, case in enumerate(sizes):
         arrays = random_inputs(inputs, case, vocabulary, number)
         cases.append(Case(f"evidence {number + 1}", case, arrays, session.run(arrays)))
+    return cases
+
+
+def padded_cases(
+    reference: Path, inputs: Sequence[TensorSpec], sizes: Sequence[Sizes], vocabulary: int
+) -> list[Case]:  # fmt: skip
+    """The same with rows of padding of different lengths, at both ends, and one row that is padding alone.
+
+    None for a graph without a mask (rows, tokens), and for a decoder with a cache.
+    """
+    names = {spec.name for spec in inputs}
+    if _MASK not in names or any(is_past(name) for name in names):
+        return []
+    session = session_for(reference)
+    cases: list[Case] = []
+    for number, case in enumerate(sizes):
+        arrays = random_inputs(inputs, case, vocabulary, number)
+        mask = arrays[_MASK]
+        if mask.ndim != 2 or min(mask.shape) < 2 or len(cases) == _PADDED:
+            continue
+        for row in range(len(mask) - 1):
+            mask[row, mask.shape[1] - (row * mask.shape[1]) // len(mask) :] = 0
+        mask[-1] = 0
+        if len(cases) % 2:
+            mask[:] = mask[:, ::-1].copy()
+            mask[-1, -1] = 1
+        outputs = session.run(arrays)
+        if not all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == "f"):
+            mask[-1, 0] = 1  # a model that gives no numbers for a row without tokens
+            outputs = session.run(arrays)
+        cases.append(Case(f"evidence {number + 1}, padded", case, arrays, outputs))
     return cases
 
 

@@ -84,17 +84,17 @@ class Layer:
     @property
     def heads(self) -> int:
         """Number of query heads."""
-        return _size(self.query, 1)
+        return size_of(self.query, 1)
 
     @property
     def key_heads(self) -> int:
         """Number of key and value heads."""
-        return _size(self.key, 1)
+        return size_of(self.key, 1)
 
     @property
     def features(self) -> int:
         """Features of a head."""
-        return _size(self.query, 3)
+        return size_of(self.query, 3)
 
 
 def find_layers(model: ir.Model) -> list[Layer]:
@@ -123,7 +123,7 @@ def find_layers(model: ir.Model) -> list[Layer]:
         raise NotFusedError(f"the cache input {min(caches - set(cached))} belongs to no attention of a known form")
     for layer in layers:
         with in_layer(layer.number):
-            if _size(layer.value, 3) != layer.features or _size(layer.key, 3) != layer.features:
+            if size_of(layer.value, 3) != layer.features or size_of(layer.key, 3) != layer.features:
                 raise NotFusedError("queries, keys and values have different numbers of features")
     return layers
 
@@ -136,22 +136,22 @@ def _layer_at(node: ir.Node) -> Layer | None:
 
 
 def _from_attention(node: ir.Node) -> Layer:
-    query, key, value = (_required(given) for given in node.inputs[:3])
+    query, key, value = (required(given) for given in node.inputs[:3])
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if node.attributes.get_int("is_causal", 0) or node.attributes.get_int("q_num_heads", 0):
         raise NotFusedError("Attention is used with is_causal or q_num_heads instead of a mask")
     if len(node.inputs) > 4:
-        past = _required(node.inputs[4]), _required(node.inputs[5])
+        past = required(node.inputs[4]), required(node.inputs[5])
         present = node.outputs[1], node.outputs[2]
     else:
         keys, values = _cache_concat(key), _cache_concat(value)
-        key, value = _required(keys.inputs[1]), _required(values.inputs[1])
-        past = _required(keys.inputs[0]), _required(values.inputs[0])
+        key, value = required(keys.inputs[1]), required(values.inputs[1])
+        past = required(keys.inputs[0]), required(values.inputs[0])
         present = keys.outputs[0], values.outputs[0]
-    scale = node.attributes.get_float("scale", _size(query, 3) ** -0.5)
+    scale = node.attributes.get_float("scale", size_of(query, 3) ** -0.5)
     softcap = node.attributes.get_float("softcap", 0.0)
     zeroed: list[ir.Value] = []
-    output = _concatenated_heads(node.outputs[0], zeroed)
+    output = concatenated_heads(node.outputs[0], zeroed)
     return Layer(query, key, value, past, present, mask, output, scale, softcap, zeroed)
 
 
@@ -161,15 +161,15 @@ def _from_softmax(node: ir.Node) -> Layer | None:
     if product is None or product.inputs[0] is not node.outputs[0]:
         return None
     try:
-        values = _cache_concat(_required(product.inputs[1]))
+        values = _cache_concat(required(product.inputs[1]))
     except NotFusedError:
         return None
-    score, mask, before, after, capped = _required(node.inputs[0]), None, 1.0, 1.0, False
+    score, mask, before, after, capped = required(node.inputs[0]), None, 1.0, 1.0, False
     while (producer := score.producer()) is not None and producer.op_type != "MatMul":
-        first = _required(producer.inputs[0])
-        number = _scalar(producer.inputs[1]) if len(producer.inputs) > 1 else None
+        first = required(producer.inputs[0])
+        number = scalar(producer.inputs[1]) if len(producer.inputs) > 1 else None
         if producer.op_type == "Add" and mask is None and not capped and number is None and before == 1.0:
-            mask = _required(producer.inputs[1])
+            mask = required(producer.inputs[1])
         elif producer.op_type in ("Mul", "Div") and number:
             factor = number if producer.op_type == "Mul" else 1 / number
             before *= factor
@@ -180,12 +180,12 @@ def _from_softmax(node: ir.Node) -> Layer | None:
         score = first
     if producer is None:
         raise NotFusedError("scores are not a product of queries and keys")
-    keys = _cache_concat(_required(producer.inputs[1]))
+    keys = _cache_concat(required(producer.inputs[1]))
     zeroed: list[ir.Value] = []
-    output = _concatenated_heads(product.outputs[0], zeroed)
+    output = concatenated_heads(product.outputs[0], zeroed)
     return Layer(
-        _required(producer.inputs[0]), _required(keys.inputs[1]), _required(values.inputs[1]),
-        (_required(keys.inputs[0]), _required(values.inputs[0])), (keys.outputs[0], values.outputs[0]), mask, output,
+        required(producer.inputs[0]), required(keys.inputs[1]), required(values.inputs[1]),
+        (required(keys.inputs[0]), required(values.inputs[0])), (keys.outputs[0], values.outputs[0]), mask, output,
         before * after if capped else before, after if capped else 0.0, zeroed,
     )  # fmt: skip
 
@@ -197,7 +197,7 @@ def _cache_concat(value: ir.Value) -> ir.Node:
     """
     node = value.producer()
     while node is not None and node.op_type in _MOVES:
-        value = _required(node.inputs[0])
+        value = required(node.inputs[0])
         node = value.producer()
     if node is None or node.op_type != "Concat" or len(node.inputs) != 2 or not value.is_graph_output():
         raise NotFusedError("keys or values do not come from the KV cache")
@@ -207,19 +207,19 @@ def _cache_concat(value: ir.Value) -> ir.Node:
     return node
 
 
-def _concatenated_heads(value: ir.Value, zeroed: list[ir.Value]) -> ir.Value:
+def concatenated_heads(value: ir.Value, zeroed: list[ir.Value]) -> ir.Value:
     """Follow (rows, heads, tokens, features) to the value in which the heads are concatenated on one axis.
 
     Args:
         value: the result of the attention.
         zeroed: conditions of `Where` nodes on the way are appended.
     """
-    heads, features = _size(value, 1), _size(value, 3)
+    heads, features = size_of(value, 1), size_of(value, 3)
     transposed = False
     while (node := _only_user(value, ("Where", "Reshape", "Transpose", "Identity"))) is not None:
         result = node.outputs[0]
-        if node.op_type == "Where" and node.inputs[2] is value and _scalar(node.inputs[1]) == 0 and not transposed:
-            zeroed.append(_required(node.inputs[0]))
+        if node.op_type == "Where" and node.inputs[2] is value and scalar(node.inputs[1]) == 0 and not transposed:
+            zeroed.append(required(node.inputs[0]))
         elif (
             node.op_type == "Transpose"
             and list(node.attributes.get_ints("perm", [])) == [0, 2, 1, 3]
@@ -227,7 +227,7 @@ def _concatenated_heads(value: ir.Value, zeroed: list[ir.Value]) -> ir.Value:
         ):
             transposed = True
         elif node.op_type == "Reshape" and transposed and result.shape is not None and len(result.shape) in (2, 3):
-            if _size(result, -1) == heads * features:
+            if size_of(result, -1) == heads * features:
                 return result
             break
         elif node.op_type != "Identity" and not (node.op_type == "Reshape" and result.shape == value.shape):
@@ -242,18 +242,29 @@ def _only_user(value: ir.Value, kinds: tuple[str, ...]) -> ir.Node | None:
     return users[0] if fits else None
 
 
-def _required(value: ir.Value | None) -> ir.Value:
+def required(value: ir.Value | None) -> ir.Value:
+    """The value, which must be there.
+
+    Raises:
+        NotFusedError: it is not.
+    """
     if value is None:
         raise NotFusedError("an input of the attention is missing")
     return value
 
 
-def _scalar(value: ir.Value | None) -> float | None:
+def scalar(value: ir.Value | None) -> float | None:
+    """The number that a constant of one element holds; None for everything else."""
     tensor = value.const_value if value is not None else None
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
 
 
-def _size(value: ir.Value, axis: int) -> int:
+def size_of(value: ir.Value, axis: int) -> int:
+    """The size of an axis.
+
+    Raises:
+        NotFusedError: it is not known.
+    """
     size = value.shape[axis] if value.shape is not None and -len(value.shape) <= axis < len(value.shape) else None
     if not isinstance(size, int):
         raise NotFusedError(f"axis {axis} of {value.name} has no known size")

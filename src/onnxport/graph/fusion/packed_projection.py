@@ -24,8 +24,14 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class _Linear:
-    """A linear layer: data @ weight + bias."""
+class Linear:
+    """A linear layer: data @ weight + bias.
+
+    Attributes:
+        data: (rows, tokens, features).
+        weight: (features, outputs), an initializer.
+        bias: (outputs,), an initializer, or None.
+    """
 
     data: ir.Value
     weight: ir.Value
@@ -43,7 +49,7 @@ def project(model: ir.Model, before: ir.Node, query: ir.Value, key: ir.Value, va
         value: (rows, key heads, tokens, features).
         name: prefix of the names of new nodes.
     """
-    parts = [_before_head_split(given) for given in (query, key, value)]
+    parts = [before_head_split(given) for given in (query, key, value)]
     flat = [part for part in parts if part is not None]
     if len(flat) == 3:
         whole = _sliced_source(flat) or _merge_products(model, before, flat, name)
@@ -56,7 +62,7 @@ def project(model: ir.Model, before: ir.Node, query: ir.Value, key: ir.Value, va
     return Projection((found[0], found[1], found[2]))
 
 
-def _before_head_split(value: ir.Value) -> ir.Value | None:
+def before_head_split(value: ir.Value) -> ir.Value | None:
     """Return the (rows, tokens, heads * features) tensor behind (rows, heads, tokens, features), or None."""
     node = value.producer()
     if node is None or node.op_type != "Transpose" or list(node.attributes.get_ints("perm", [])) != [0, 2, 1, 3]:
@@ -124,18 +130,18 @@ def _merge_products(model: ir.Model, before: ir.Node, parts: list[ir.Value], nam
     """Replace three products by one with concatenated weights, if all three have the same input."""
     import onnx_ir as ir
 
-    linears = [_linear(part) for part in parts]
+    linears = [linear_of(part) for part in parts]
     known = [linear for linear in linears if linear is not None]
     if len(known) != 3 or any(linear.data is not known[0].data for linear in known):
         return None
     if len({linear.bias is None for linear in known}) != 1:
         return None
-    weight = _concatenate_weights(model, [linear.weight for linear in known], f"{name}.qkv.weight")
+    weight = concatenate_weights(model, [linear.weight for linear in known], f"{name}.qkv.weight")
     tape = ir.tape.Tape()
     product = tape.op("MatMul", [known[0].data, weight])
     biases = [linear.bias for linear in known if linear.bias is not None]
     if biases:
-        product = tape.op("Add", [product, _concatenate_weights(model, biases, f"{name}.qkv.bias")])
+        product = tape.op("Add", [product, concatenate_weights(model, biases, f"{name}.qkv.bias")])
     for index, node in enumerate(tape.nodes):
         node.name = node.outputs[0].name = f"{name}.qkv_{index}"
         first = parts[0].shape
@@ -145,7 +151,8 @@ def _merge_products(model: ir.Model, before: ir.Node, parts: list[ir.Value], nam
     return product
 
 
-def _linear(value: ir.Value) -> _Linear | None:
+def linear_of(value: ir.Value) -> Linear | None:
+    """The linear layer that gives `value`; None for anything else, and where its weight is read elsewhere too."""
     node, bias = value.producer(), None
     if node is not None and node.op_type == "Add":
         constants = [given for given in node.inputs if given is not None and _is_weight(given, 1)]
@@ -156,14 +163,14 @@ def _linear(value: ir.Value) -> _Linear | None:
     if node is None or node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[1] is None:
         return None
     weight = node.inputs[1]
-    return _Linear(node.inputs[0], weight, bias) if _is_weight(weight, 2) and len(weight.uses()) == 1 else None
+    return Linear(node.inputs[0], weight, bias) if _is_weight(weight, 2) and len(weight.uses()) == 1 else None
 
 
 def _is_weight(value: ir.Value, rank: int) -> bool:
     return value.is_initializer() and value.const_value is not None and len(value.const_value.shape) == rank
 
 
-def _concatenate_weights(model: ir.Model, weights: list[ir.Value], name: str) -> ir.Value:
+def concatenate_weights(model: ir.Model, weights: list[ir.Value], name: str) -> ir.Value:
     """Return the weights concatenated on the last axis; they are read while the graph is written."""
     import onnx_ir as ir
 
@@ -174,16 +181,17 @@ def _concatenate_weights(model: ir.Model, weights: list[ir.Value], name: str) ->
         return ir.tensor(np.concatenate([tensor.numpy() for tensor in tensors], -1), name=name)
 
     lazy = ir.LazyTensor(read, tensors[0].dtype, shape=ir.Shape(shape), name=name)
-    return _register(model, name, lazy)
+    return register_weight(model, name, lazy)
 
 
 def _weight(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
     import onnx_ir as ir
 
-    return _register(model, name, ir.tensor(array, name=name))
+    return register_weight(model, name, ir.tensor(array, name=name))
 
 
-def _register(model: ir.Model, name: str, tensor: Any) -> ir.Value:
+def register_weight(model: ir.Model, name: str, tensor: Any) -> ir.Value:
+    """Add an initializer to a graph."""
     import onnx_ir as ir
 
     value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)

@@ -25,7 +25,7 @@ class Precision:
 
     Attributes:
         suffix: suffix of the graph's name, "model_q4.onnx"; the dtype of transformers.js.
-        bits: bits of a weight for weight-only quantization; None for dynamic quantization.
+        bits: bits of a weight for weight-only quantization; None for dynamic quantization and float16.
         title: title of the step.
     """
 
@@ -33,13 +33,21 @@ class Precision:
     bits: int | None
     title: str
 
+    @property
+    def name(self) -> str:
+        """Its key in `PRECISIONS`."""
+        return next(name for name, row in PRECISIONS.items() if row is self)
+
 
 PRECISIONS = {
     "int8": Precision("quantized", None, "Quantize to int8"),
     "int4": Precision("q4", 4, "Quantize weights to int4"),
     "int8-weights": Precision("int8", 8, "Quantize weights to int8"),
+    "float16": Precision("fp16", None, "Convert to float16"),
 }
 
+
+_ALIASES = {"fp16": "float16"}
 
 # Names of weight-only precisions.
 WEIGHT_ONLY = frozenset(name for name, row in PRECISIONS.items() if row.bits is not None)
@@ -63,6 +71,7 @@ def find_precision(name: str) -> Precision:
     Raises:
         UsageError: there is no such precision.
     """
+    name = _ALIASES.get(name, name)
     if name not in PRECISIONS:
         raise UsageError(
             f"The precision {name!r} does not exist.",

@@ -43,7 +43,7 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
             proof, fault = _quantized(parts[tensor.name], tensor, known)
             wrong += [fault] if fault else []
         else:
-            found = known.find(tensor)
+            found = known.find(tensor) or known.find_half(tensor)
             if found is None and (known.changed(tensor) or not is_small(tensor)):
                 left.append(tensor)
                 continue
@@ -125,6 +125,20 @@ class _Known:
         """Whether there is a weight of this name, type and shape, with floating values or quantized ones."""
         return bool(self._alike(tensor)) and tensor.elements > 1 and _is_weight(tensor.array())
 
+    def find_half(self, tensor: FileTensor) -> WeightProof | None:
+        """The float32 weight that `tensor` is, rounded to float16; None for other types and other values."""
+        import onnx_ir as ir
+
+        if tensor.dtype != ir.DataType.FLOAT16:
+            return None
+        for own in self.by_name.get(tensor.name.removesuffix(_HALF_ENDING), ()):
+            base = own.array()
+            if own.dtype == ir.DataType.FLOAT and equal(tensor.array(), _in_half(base)):
+                self.held.add(own.name)
+                error = float(np.abs(tensor.array().astype(np.float64) - base).max(initial=0))
+                return WeightProof(Proof.BOUNDED, f"rounded to float16, largest error {error:.3g}", own.name)
+        return None
+
     def find(self, tensor: FileTensor) -> WeightProof | None:
         """The weight that `tensor` is, under its own name or another; None where there is none."""
         array = tensor.array()
@@ -148,6 +162,18 @@ class _Known:
             return None
         self.held.update(packed[1])
         return WeightProof(Proof.TRANSFORMED, f"packed along axis {packed[0]}", " and ".join(packed[1]))
+
+
+_HALF_ENDING = ".half"
+# Elements of a constant whose numbers stand for "masked", and what they become.
+_CLIPPED_UP_TO, _CLIPPED_FROM, _CLIPPED_TO = 64, 65504 / 4, 30000.0
+
+
+def _in_half(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The nearest float16 of every element; constants of few elements have no number beyond 30000."""
+    if 0 < array.size <= _CLIPPED_UP_TO and np.abs(array).max() > _CLIPPED_FROM:
+        array = np.clip(array, -_CLIPPED_TO, _CLIPPED_TO)
+    return np.asarray(array, np.float16)
 
 
 def _is_weight(array: np.ndarray[Any, Any]) -> bool:
