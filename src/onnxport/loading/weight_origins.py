@@ -148,7 +148,7 @@ def _traced(
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
     _check_merged({name: tensor for name, tensor in own.items() if name not in replaced}, expected, absent)
-    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent, adapter)
+    return WeightOrigins(reader, tuple(expected.unused), computed, model, absent, adapter=adapter)
 
 
 def _tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
