@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.tasks import Task
 from onnxport.user_runs.inputs import CONVERSATION, Call, calls_for, shortened
-from onnxport.user_runs.parts import TOKENIZER_FILE, describe
+from onnxport.user_runs.parts import TOKENIZER_FILE, describe, describe_part, load_part
 from onnxport.user_runs.sources import Ask, source_of, undisturbed
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SourceAnswers:
         tokenizer_file: the tokenizer.json that the folder gets in the place of the checkpoint's, whose tokens are other
             ones than the tokenizer's; None where it is a copy.
         prompt: what the chat template makes of a conversation; None without one.
+        tokenizer_again: the tokenizer as transformers has it after saving and loading; None where its file is a copy.
     """
 
     task: Task
@@ -57,6 +59,7 @@ class SourceAnswers:
     generation: dict[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     tokenizer_file: str | None = None
+    tokenizer_again: Any = None
 
 
 def record_answers(to_export: ModelToExport) -> SourceAnswers:
@@ -83,7 +86,7 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
     return SourceAnswers(
         task, framework, answered, parts, to_export.origin, to_export.replaced, to_export.generation,
         _prompt(getattr(pipeline, "tokenizer", None)) if task.kind == "decoder" else None,
-        _corrected(pipeline, to_export.origin),
+        _corrected(pipeline, to_export.origin), _again(getattr(pipeline, "tokenizer", None), to_export.origin),
     )  # fmt: skip
 
 
@@ -100,6 +103,23 @@ def _corrected(pipeline: Any, origin: Path | None) -> str | None:
 
     file = origin / TOKENIZER_FILE if origin is not None else None
     return corrected_json(getattr(pipeline, "tokenizer", None), file) if file is not None and file.is_file() else None
+
+
+def _again(tokenizer: Any, origin: Path | None) -> Any:
+    """Describe the tokenizer after saving and loading it.
+
+    transformers makes parts of some tokenizers again at each loading: Qwen2's has a normalizer that the same tokenizer,
+    read from a GGUF file, has not. A folder cannot be nearer to the source than that; its tokenizer.json is the
+    source's, which is compared on its own.
+    """
+    if tokenizer is None or (origin is not None and (origin / TOKENIZER_FILE).is_file()):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tokenizer.save_pretrained(folder)
+            return describe_part("tokenizer", load_part(Path(folder), "tokenizer"))
+        except Exception:  # a tokenizer of Python code may not be loadable again
+            return None
 
 
 def _prompt(tokenizer: Any) -> str | None:

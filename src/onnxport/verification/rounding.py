@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxport.sources.base import Arrays, MeasuredRun
-from onnxport.verification.tolerance import LARGEST, fixed_tolerance, pieces, scale_of
+from onnxport.verification.tolerance import LARGEST, UNIT, fixed_tolerance, pieces, scale_of
 
 FLOAT64, PERTURBATION, FIXED = "float64", "perturbation", "fixed"
 _SEEDS = (1, 2)
 # Perturbed numbers move outputs about as far as rounding does: 1 to 14 times as far in 12 models. Outputs in float64
 # that are further away than this many times are those of another computation.
 _CREDIBLE = 10.0
+# Units of the last place, of the scale: a model that rounding moves further amplifies it, and then its distance from
+# float64 is one draw of a wide distribution. Another order of sums may draw several times as much.
+_AMPLIFIED = 32.0
 # Standard deviations: an output of few numbers may be rounded little by chance.
 _DEVIATIONS = 3.0
 
@@ -28,11 +31,13 @@ class Rounding:
         moved: of outputs in float32, by name. "float64": the output in float64 less the output, of its shape;
             "perturbation": the largest change of the output when numbers in the model are moved by one unit in the
             last place, a single number.
+        spread: the largest change by perturbed numbers, of outputs in whose computation the model amplifies rounding.
         noise: by how much rounding may move an output, in its units; from this run and the others of the model.
     """
 
     method: str
     moved: Arrays
+    spread: Mapping[str, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
 
     def mapped(self, change: Callable[[Arrays], Arrays]) -> Rounding:
@@ -53,20 +58,20 @@ def measure_rounding(run: MeasuredRun) -> Rounding | None:
     exact = _attempt(run.in_float64)
     moved = _distances(run.outputs, exact) if exact is not None else None
     if moved is not None and all(_is_small(run.outputs[name], far) for name, far in moved.items()):
-        return Rounding(FLOAT64, moved)
+        return Rounding(FLOAT64, moved, _amplified(run, moved))
     spread = _spread(run)
     if spread is None:
         return None
     if moved is not None and all(_largest(far) <= _CREDIBLE * spread[name] for name, far in moved.items()):
-        return Rounding(FLOAT64, moved)
+        return Rounding(FLOAT64, moved, {name: float(far) for name, far in spread.items()})
     return Rounding(PERTURBATION, spread)
 
 
 def with_shared_noise(runs: Sequence[tuple[Arrays, Rounding | None]]) -> list[Rounding | None]:
     """What several runs of a model tell about each other, as `Rounding.noise`.
 
-    It is the largest |moved| of the run, or, if that is more, three times the root of the mean square over all runs,
-    each relative to its scale: three logits can all be right by chance.
+    It is the largest of |moved| and `spread` of the run and three times the root of the mean square over all runs, each
+    relative to its scale: three logits can all be right by chance.
 
     Args:
         runs: outputs, and what rounding does to them.
@@ -85,12 +90,21 @@ def with_shared_noise(runs: Sequence[tuple[Arrays, Rounding | None]]) -> list[Ro
         and replace(
             rounding,
             noise={
-                name: max(_largest(moved), shared.get(name, 0.0) * scale_of(outputs[name]))
+                name: max(
+                    _largest(moved), shared.get(name, 0.0) * scale_of(outputs[name]), rounding.spread.get(name, 0.0)
+                )
                 for name, moved in rounding.moved.items()
             },
         )
         for outputs, rounding in runs
     ]
+
+
+def _amplified(run: MeasuredRun, moved: Arrays) -> dict[str, float]:
+    """By how much perturbed numbers move the outputs that rounding moves far."""
+    far = [name for name, by in moved.items() if _largest(by) > _AMPLIFIED * UNIT * scale_of(run.outputs[name])]
+    spread = _spread(run) if far else None
+    return {name: float(spread[name]) for name in far} if spread is not None else {}
 
 
 def _attempt(call: Callable[[], Arrays]) -> Arrays | None:
