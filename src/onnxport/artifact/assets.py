@@ -20,6 +20,7 @@ from onnxport.errors import OnnxPortError
 from onnxport.formats.json_file import read_object, read_object_if_present
 
 _GENERATION = "generation_config.json"
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 # What a user of the folder may need. Names, not patterns: nothing else of a checkpoint is published.
 _FILES = (
     "config.json",
@@ -36,8 +37,7 @@ _FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *_PROCESSOR_FILES,
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
@@ -81,6 +81,21 @@ def write_assets(
         settings = folder / _GENERATION
         said = read_object_if_present(settings)
         settings.write_text(json.dumps({**said, **generation}, indent=2) + "\n", encoding="utf-8")
+
+
+def processor_files(pipeline: Any, origin: Path | None, replaced: frozenset[str] = frozenset()) -> dict[str, str]:
+    """The texts of the configs of processors that are no copies, as `write_assets` writes them.
+
+    Args:
+        pipeline, origin, replaced: as for `write_assets`.
+    """
+    copied = copied_files(origin, replaced) if origin is not None else []
+    parts = [part for name in _COMPONENTS[1:] if (part := getattr(pipeline, name, None)) is not None]
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in parts:
+            part.save_pretrained(scratch)
+        files = [Path(scratch, name) for name in _PROCESSOR_FILES if name not in copied]
+        return {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
 
 
 def copied_files(origin: Path, replaced: frozenset[str] = frozenset()) -> list[str]:

@@ -76,6 +76,7 @@ def run_folder(root: Path, source: SourceAnswers, recorded: Sequence[Recorded]) 
         found.differences += changed_copies(source.origin, root, source.replaced, source.generation, rewritten)
     found.differences += _parts_differ(folder, source)
     found.differences += _tokenizer_file_differs(root, source)
+    found.differences += _processor_files_differ(root, source)
     if source.prompt is not None:
         found.differences += _prompt_differs(folder, source.prompt)
     differences = tuple(found.differences)
@@ -246,6 +247,15 @@ def _tokenizer_file_differs(root: Path, source: SourceAnswers) -> Iterator[str]:
         told = f"{TOKENIZER_FILE} cannot be loaded: {first_line(error)}"
     if told is not None:
         yield told
+
+
+def _processor_files_differ(root: Path, source: SourceAnswers) -> Iterator[str]:
+    """Files of the processor that are no copies, as texts."""
+    for name, text in source.processor_files.items():
+        file = root / name
+        found = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        if found != text:
+            yield first_difference(text, found, name) or f"{name} is not as the processor writes it"
 
 
 def _prompt_differs(folder: Folder, expected: str) -> Iterator[str]:

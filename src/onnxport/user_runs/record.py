@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxport.artifact.assets import processor_files
 from onnxport.tasks import Task
 from onnxport.user_runs.inputs import CONVERSATION, Call, calls_for, shortened
 from onnxport.user_runs.parts import TOKENIZER_FILE, describe, describe_part, load_part
@@ -48,6 +49,8 @@ class SourceAnswers:
             ones than the tokenizer's; None where it is a copy.
         prompt: what the chat template makes of a conversation; None without one.
         tokenizer_again: the tokenizer as transformers has it after saving and loading; None where its file is a copy.
+        processor_files: name -> text of the files of its processor that are no copies. transformers reads one of them,
+            other run times read the other.
     """
 
     task: Task
@@ -60,6 +63,7 @@ class SourceAnswers:
     prompt: str | None = None
     tokenizer_file: str | None = None
     tokenizer_again: Any = None
+    processor_files: dict[str, str] = field(default_factory=dict)
 
 
 def record_answers(to_export: ModelToExport) -> SourceAnswers:
@@ -87,6 +91,7 @@ def record_answers(to_export: ModelToExport) -> SourceAnswers:
         task, framework, answered, parts, to_export.origin, to_export.replaced, to_export.generation,
         _prompt(getattr(pipeline, "tokenizer", None)) if task.kind == "decoder" else None,
         _corrected(pipeline, to_export.origin), _again(getattr(pipeline, "tokenizer", None), to_export.origin),
+        _processor_files(to_export),
     )  # fmt: skip
 
 
@@ -120,6 +125,13 @@ def _again(tokenizer: Any, origin: Path | None) -> Any:
             return describe_part("tokenizer", load_part(Path(folder), "tokenizer"))
         except Exception:  # a tokenizer of Python code may not be loadable again
             return None
+
+
+def _processor_files(to_export: ModelToExport) -> dict[str, str]:
+    try:
+        return processor_files(to_export.pipeline, to_export.origin, to_export.replaced)
+    except Exception:  # a part of Python code may not be able to save itself; writing the folder will tell
+        return {}
 
 
 def _prompt(tokenizer: Any) -> str | None:

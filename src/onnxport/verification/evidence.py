@@ -21,7 +21,7 @@ from onnxport.verification.compare import LOAD, compare
 from onnxport.verification.greedy import GreedyCase, check_greedy, record_greedy
 from onnxport.verification.level import Level
 from onnxport.verification.structure import Structure
-from onnxport.verification.tolerance import TOLERANCES
+from onnxport.verification.tolerance import FACTOR, TOLERANCES
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,20 @@ def require_agreement(verification: Verification, *, allow_mismatch: bool = Fals
             hint="Try another --opset, or another type of numbers in the model if it is no float32.",
             verification=verification,
         )
+    hint = "Try another --opset. --allow-mismatch publishes it all the same, with this on record."
     if case.error is not None:
         what = case.error
     else:
-        what = _difference(next(output for output in case.outputs if not output.ok))
+        output = next(output for output in case.outputs if not output.ok)
+        what = _difference(output)
+        if output.source_error is not None and FACTOR * output.source_error > output.tolerance:
+            hint = (
+                "The model amplifies rounding so much that no graph can be proved to be it: the same model gives such "
+                "differences from one machine to the next. --allow-mismatch publishes the graph, with this on record."
+            )
     raise VerificationError(
         f"The graph disagrees with the source model in the case {case.name!r} ({where}): {what}.",
-        hint="Try another --opset. --allow-mismatch publishes it all the same, with this on record.",
+        hint=hint,
         verification=verification,
     )
 
