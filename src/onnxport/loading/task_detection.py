@@ -261,7 +261,9 @@ def _takes_inputs_of(row: Task, architecture: str, framework: str) -> bool:
 
 def _joins_modalities(model_class: Any) -> bool:
     """Whether a base model puts features of images, videos or sound into its text; without them it is another model."""
-    takes = inspect.signature(model_class.forward).parameters
+    # The classes of TensorFlow have `call`.
+    called = getattr(model_class, "forward", None) or model_class.call
+    takes = inspect.signature(called).parameters
     features = ("get_image_features", "get_video_features", "get_audio_features")
     return "input_ids" in takes and any(hasattr(model_class, name) for name in features)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from onnxport.errors import VerificationError
 from onnxport.verification.ledger.expected import ExpectedWeight, folded_norm
 from onnxport.verification.ledger.graph_file import FileTensor, graph_tensors
 from onnxport.verification.ledger.source_weights import SourceWeights
+
+if TYPE_CHECKING:
+    from onnxport.weights.lazy import LazyTensor
 
 # Elements. A constant of this size is no weight: the exporter makes it of shapes, axes and numbers of the code.
 _SMALL = 64
@@ -92,8 +95,6 @@ def _fault(tensor: FileTensor, expected: ExpectedWeight, source: SourceWeights) 
     """What is wrong with a weight, in words."""
     import onnx_ir as ir
 
-    from onnxport.weights.lazy import is_computed
-
     dtype = ir.DataType(tensor.dtype).numpy().name
     if dtype != expected.dtype or tensor.shape != expected.shape:
         return (
@@ -106,10 +107,8 @@ def _fault(tensor: FileTensor, expected: ExpectedWeight, source: SourceWeights) 
             digest.update(block)
         same = digest.hexdigest() == expected.sha256
         return None if same else f"{tensor.name} is not {expected.origins} ({expected.transform})"
-    if expected.record is not None and is_computed(expected.record):
-        differing, first = _compare_rounded(tensor, source.array(expected.record))
-    elif expected.record is not None:
-        differing, first = compare_bytes(tensor.blocks(), source.blocks(expected.record), _item(tensor))
+    if expected.record is not None:
+        differing, first = _compare_record(tensor, expected.record, source)
     else:
         values = expected.values
         if values is None:
@@ -179,6 +178,14 @@ def _as_arrays(blocks: Iterable[Any]) -> Iterator[np.ndarray[Any, Any]]:
         array = np.frombuffer(block, np.uint8)
         if len(array):
             yield array
+
+
+def _compare_record(tensor: FileTensor, record: LazyTensor, source: SourceWeights) -> tuple[int, int]:
+    from onnxport.weights.lazy import is_computed  # imports torch, which variables of TensorFlow do without
+
+    if is_computed(record):
+        return _compare_rounded(tensor, source.array(record))
+    return compare_bytes(tensor.blocks(), source.blocks(record), _item(tensor))
 
 
 def _compare_rounded(tensor: FileTensor, values: np.ndarray[Any, Any]) -> tuple[int, int]:
