@@ -86,7 +86,10 @@ def test_images_are_those_of_the_class(tmp_path: Path, name: str) -> None:
                 found = ours(image)
                 assert set(found) == set(wanted)
                 for key, values_of in wanted.items():
-                    np.testing.assert_array_equal(found[key], np.asarray(values_of)[0], err_msg=f"{values} {key}")
+                    first = np.asarray(values_of)[0]
+                    if name == "VideoMAEImageProcessor":  # a video of one frame
+                        (first,) = first
+                    np.testing.assert_array_equal(found[key], first, err_msg=f"{values} {key}")
 
 
 def test_older_files_have_other_keys(tmp_path: Path) -> None:

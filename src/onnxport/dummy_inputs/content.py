@@ -40,8 +40,7 @@ def special_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]
 def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
     """(name, inputs) with a float input at the ends of its range: all lowest, all highest, all zero, all tiny.
 
-    For an image that is black, white and grey; for a sound silence and clipping. Normalized inputs are also given
-    beyond their usual range: another normalization, or none, makes such numbers.
+    For an image that is black, white and grey; for a sound silence and clipping.
     """
     four = generator.make(base | dict.fromkeys(rows, 4), seed=_SEED)
     for name, value in four.items():
@@ -49,8 +48,23 @@ def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Ite
             changed = np.zeros_like(value)
             changed[0], changed[1], changed[3] = value.min(), value.max(), value[3] * value.dtype.type(1e-4)
             yield f"extremes of {name}", {**four, name: changed}
-            if np.abs(value).max() < _NORMALIZED:
-                yield f"{name} beyond its usual range", {**four, name: value * value.dtype.type(_BEYOND)}
+
+
+def far_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
+    """(name, inputs) that hardly any user gives, to find limits of a graph: numbers and tokens at the ends of their range.
+
+    The outputs mean nothing, so they are no measure of what quantization loses.
+    """
+    four = generator.make(base | dict.fromkeys(rows, 4), seed=_SEED)
+    for name, value in four.items():
+        is_values = value.dtype.kind == "f" and not is_past(name) and value.ndim > 1 and len(value) == 4
+        if is_values and np.abs(value).max() < _NORMALIZED:
+            yield f"{name} beyond its usual range", {**four, name: value * value.dtype.type(_BEYOND)}
+    text = _text_of(generator)
+    vocabulary = vocabulary_of(text.config) if text is not None else 0
+    if IDS in four and vocabulary > _MOST_TOKENS:
+        ends = np.resize(_ends(vocabulary), four[IDS].shape).astype(four[IDS].dtype)
+        yield "tokens at the ends of the table", {**four, IDS: ends}
 
 
 def shifted_positions(arrays: Arrays, last: int) -> Arrays | None:
@@ -72,11 +86,6 @@ def _tokens(
         if special:
             chosen = rng.random(ids.shape) < 1 / 3
             yield "special tokens", {**three, IDS: np.where(chosen, rng.choice(special, ids.shape), ids)}
-    if vocabulary > _MOST_TOKENS:
-        yield (
-            "tokens at the ends of the table",
-            {**three, IDS: np.resize(_ends(vocabulary), ids.shape).astype(ids.dtype)},
-        )
     if vocabulary <= _MOST_TOKENS and len(rows) == 1 and "sequence_length" in base:
         limit = next((dim.maximum for dim in generator.dims if dim.name == "sequence_length"), None)
         length = min(_ROW, limit or _ROW)

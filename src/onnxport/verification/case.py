@@ -20,6 +20,7 @@ class Case:
         rounding: what rounding does to them; None where that is not known.
         limit: what the graph is restricted to where it is wrong here: a size below all that were probed, or one from
             which on the source's code does something else. None: then the graph is wrong.
+        far: hardly any user gives such inputs (`dummy_inputs.content.far_contents`).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Case:
     outputs: Arrays
     rounding: Rounding | None = None
     limit: Restriction | None = None
+    far: bool = False
 
 
 def elements(inputs: Arrays) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxport.dummy_inputs.base import Arrays, Sizes
-from onnxport.dummy_inputs.content import extremes, shifted_positions, special_contents
+from onnxport.dummy_inputs.content import extremes, far_contents, shifted_positions, special_contents
 from onnxport.errors import CheckpointError, ExportError
 from onnxport.export.signature import Signature
 from onnxport.sources.base import Source
@@ -55,7 +55,7 @@ class _Run:
     seconds: float = 0.0
     refusal: Exception | None = None
 
-    def add(self, name: str, inputs: Arrays, limit: Restriction | None = None) -> Case:
+    def add(self, name: str, inputs: Arrays, limit: Restriction | None = None, *, far: bool = False) -> Case:
         """Run the source, and measure its rounding.
 
         Raises:
@@ -66,7 +66,7 @@ class _Run:
         in_float32 = getattr(self.source, "precision", "float32") == "float32"
         rounding = measure_rounding(run) if in_float32 else None
         sizes = self.signature.sizes_of(inputs)
-        self.cases.append(Case(name, sizes, inputs, run.outputs, rounding, limit))
+        self.cases.append(Case(name, sizes, inputs, run.outputs, rounding, limit, far))
         self.changed.append(run.changed)
         self.spent += elements(inputs)
         self.seconds += time.perf_counter() - started
@@ -135,9 +135,9 @@ def _further(run: _Run, level: Level, budget: Budget) -> None:
             and run.seconds + cost / a_second <= stop
         )
 
-    def attempt(name: str, inputs: Arrays, limit: Restriction | None = None) -> Exception | None:
+    def attempt(name: str, inputs: Arrays, limit: Restriction | None = None, far: bool = False) -> Exception | None:
         try:
-            run.add(name, inputs, limit)
+            run.add(name, inputs, limit, far=far)
         except CheckpointError:
             raise
         except Exception as error:  # models refuse sizes with any exception
@@ -148,6 +148,9 @@ def _further(run: _Run, level: Level, budget: Budget) -> None:
         fits = _within(signature, inputs) and affordable(inputs)
         if fits and (stable or is_stable(run.source, inputs)):
             attempt(name, inputs)
+    for name, inputs in _far(run):
+        if _within(signature, inputs) and affordable(inputs) and is_stable(run.source, inputs):
+            attempt(name, inputs, far=True)
     for number, size in enumerate(further_plan(generator, signature, run.source.named_sizes(), level)):
         made = _made(signature, size, number)
         if made is None or not _within(signature, made) or not affordable(made):
@@ -183,6 +186,13 @@ def _contents(run: _Run) -> Iterator[tuple[str, Arrays, bool]]:
                 shifted = shifted_positions(inputs, end)
                 if shifted is not None and end < table:
                     yield f"positions up to {end}", shifted, True
+
+
+def _far(run: _Run) -> Iterator[tuple[str, Arrays]]:
+    generator = run.signature.generator
+    base = {dim.name: dim.base_size for dim in generator.dims}
+    with suppress(Exception):  # a preprocessing that refuses such sizes
+        yield from far_contents(generator, base, rows_of(generator, run.signature))
 
 
 def _made(signature: Signature, planned: Planned, number: int) -> Arrays | None:

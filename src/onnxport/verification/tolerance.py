@@ -37,6 +37,8 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "int4": (1e-2, 2.5e-1),
 }
 
+QUANTIZED = ("int8", "int8-weights", "int4")
+
 FACTOR, FLOOR, SMALLEST = 4.0, 16.0, 1e-7
 UNIT = 2.0**-24  # half a unit in the last place: the rounding error of one float32 operation
 _PIECE = 2**20  # elements
