@@ -51,7 +51,7 @@ def extremes(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Ite
 
 
 def far_contents(generator: InputGenerator, base: Sizes, rows: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
-    """(name, inputs) that hardly any user gives, to find limits of a graph: numbers and tokens at the ends of their range.
+    """(name, inputs) that hardly any user gives, to find limits of a graph: numbers and tokens at the ends of ranges.
 
     The outputs mean nothing, so they are no measure of what quantization loses.
     """
