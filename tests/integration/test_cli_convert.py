@@ -55,6 +55,7 @@ def quantized(converted: Conversions) -> Path:
     return converted(SETS_OF_NAMES, quantize=True).folder
 
 
+@pytest.mark.sweep
 def test_convert_gives_one_document_and_the_same_bytes_in_every_process(quantized: Path, tmp_path: Path) -> None:
     source = save(SETS_OF_NAMES, tmp_path / "tiny-bert")
     folder = tmp_path / "new" / "folder"

@@ -186,6 +186,7 @@ def test_opsets_without_an_operator_for_attention(tmp_path, opset):
     assert conversion.passed and "Attention" not in conversion.manifest.components[0].operators
 
 
+@pytest.mark.sweep
 def test_rotary_frequencies_that_change_with_the_length(tmp_path):
     # longrope caches the long frequencies in an attribute of the model at its first call, also at one on fake tensors.
     limit = 128

@@ -149,6 +149,7 @@ def test_where_filling_up_changes_numbers_it_is_refused(tmp_path):
         session.run({"input_ids": ids[:, :7]})
 
 
+@pytest.mark.sweep
 def test_images(fixed):
     folder = fixed("resnet-image-classification", {"batch_size": 2, "height": 64, "width": 96})
     assert is_static(folder / "onnx" / "model_fixed.onnx")
@@ -290,6 +291,7 @@ def test_images_in_texts(converted, tmp_path, name, tokens):
         assert np.abs(found[0]["image_features"] - found[1]["image_features"]).max() < 1e-5
 
 
+@pytest.mark.sweep
 def test_that_zeros_are_right_by_luck_is_no_permission(fixed):
     """A convolution fills up with zeros itself, so the next smaller images have the same numbers; others have not."""
     folder = fixed("segformer-semantic-segmentation", {"batch_size": 1, "height": 64, "width": 96})

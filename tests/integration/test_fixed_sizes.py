@@ -237,6 +237,7 @@ def test_again_with_other_sizes_replaces_it_and_others_leave_it_alone(copy, caps
         require_decoder(manifest, next(c for c in manifest.components if c.name == "model_fixed"))
 
 
+@pytest.mark.sweep
 def test_weights_are_stored_once(tmp_path):
     source = save_decoder("llama", tmp_path / "m", hidden_size=64, tokenizer=tiny_tokenizers.modernbert())
     convert(None, source, tmp_path / "out", use_external_format=True)

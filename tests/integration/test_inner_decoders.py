@@ -21,7 +21,8 @@ from onnxport.runtime.encoder import Encoder
 from onnxport.runtime.session import OnnxSession
 from onnxport.sources.pytorch.inner_decoder import inner_decoder
 
-pytestmark = pytest.mark.integration
+# make graphs holds this kind too.
+pytestmark = [pytest.mark.integration, pytest.mark.sweep]
 
 VOCABULARY = 2000  # a table of 2000 x 32 numbers is worth sharing
 

@@ -203,6 +203,7 @@ def test_weights_beside_the_graph_and_the_same_bytes_twice(text: tuple[Any, Path
     assert (folder / "onnx" / "model.onnx_data").is_file()
 
 
+@pytest.mark.sweep
 def test_verify_tells_another_model(image: tuple[Any, Path], tmp_path: Path) -> None:
     _, root = image
     assert verify(root / "out", root / "model.keras").ok

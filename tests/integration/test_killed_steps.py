@@ -58,7 +58,8 @@ def test_a_folder(command: str, every: int, converted: Conversions, tmp_path: Pa
     assert left == (["js", "out"] if command.endswith(".js") else ["out"])
 
 
-@pytest.mark.parametrize("command", [pytest.param("quantize int8", marks=pytest.mark.sweep), "optimize"])
+@pytest.mark.sweep
+@pytest.mark.parametrize("command", ["quantize int8", "optimize"])
 def test_a_graph_with_data_files(command: str, tmp_path: Path) -> None:
     """Later runs replace the graph of earlier ones."""
     model = onnx.parser.parse_model(

@@ -165,6 +165,7 @@ def _sound(samples: int) -> np.ndarray:
     return np.sin(2 * np.pi * (200 + 300 * time) * time).astype(np.float32)
 
 
+@pytest.mark.sweep
 def test_labels_of_every_frame(tmp_path: Path) -> None:
     made = saved(tmp_path / "m", "Wav2Vec2ForAudioFrameClassification", "Wav2Vec2Config", _SOUND, _extractor())
     assert onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick").passed

@@ -193,7 +193,8 @@ def test_a_weight_that_is_not_the_rounded_one_is_found(tmp_path):
         prove_derived([file], half)
 
 
-def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tmp_path, capsys):
+def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     texts = tmp_path / "texts.txt"
     texts.write_text("the cat sat\nthe dog ran away\n" * 10, encoding="utf-8")
     assert main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts)]) == 0

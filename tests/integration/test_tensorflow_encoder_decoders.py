@@ -14,7 +14,7 @@ from tests.once import Once
 from tests.sample import sampled
 from tests.unit.cli_runner import run
 
-pytestmark = [pytest.mark.integration, needs_tensorflow]
+pytestmark = [pytest.mark.integration, needs_tensorflow, pytest.mark.sweep]
 NAMES = ("t5", "bart", "marian", "whisper")
 KEPT = ("t5",)
 TEXTS = NAMES[:3]

@@ -64,7 +64,7 @@ def made(converted, once):
     return of
 
 
-@pytest.fixture(scope="module", params=sampled(KINDS, "t5", "whisper"))
+@pytest.fixture(scope="module", params=sampled(KINDS, "t5"))
 def folders(request, made):
     return request.param, *made(request.param)
 

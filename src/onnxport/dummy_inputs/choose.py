@@ -30,7 +30,10 @@ def main_input_of(model: Any) -> str:
         model: a model or its class.
     """
     named: str = getattr(model, "main_input_name", "input_ids")
-    takes = inspect.signature(model.forward).parameters
+    forward = getattr(model, "forward", None)
+    if forward is None:  # classes of TensorFlow, which all name theirs
+        return named
+    takes = inspect.signature(forward).parameters
     if named in takes:
         return named
     own = [name for name, p in takes.items() if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
