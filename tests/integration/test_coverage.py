@@ -12,7 +12,7 @@ from tests.sample import sampled
 
 pytestmark = pytest.mark.integration
 
-# A few of every modality and task; all of them were right when they were chosen.
+# A few of every modality and task.
 SAMPLE = (
     "albert.token-classification", "bart.summarization", "bert.fill-mask", "bert.multiple-choice",
     "bert.next-sentence-prediction", "bloom.text-generation", "camembert.question-answering",
