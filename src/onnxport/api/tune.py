@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from onnxport.bench.cells import usual_lengths
 from onnxport.errors import ExportError, FolderError, MemoryLimitError, UsageError, VerificationError, did_you_mean
 from onnxport.graph.quantization.quantize import find_precision
 from onnxport.progress import Reporter, Silent
+from onnxport.publishing.leftovers import scratch_beside
 from onnxport.system.library_errors import first_line
 from onnxport.variants.components import converted_components
 from onnxport.variants.loss import measure_loss
@@ -103,8 +103,8 @@ def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | Non
     if not bases:
         raise FolderError(f"{folder.path} has no float32 graph to start from.", hint="Convert the model again.")
     told = reporter or Silent()
-    with tempfile.TemporaryDirectory(dir=folder.path.parent, prefix=f".{folder.path.name}.tuning-") as name:
-        work = _without_variants(folder, Path(name) / folder.path.name)
+    with scratch_beside(folder.path) as scratch:
+        work = _without_variants(folder, scratch / folder.path.name)
         made: list[Candidate] = [_described(open_folder(work), bases, "", "float32")]
         for precision in precisions:
             with told.step(f"Make {precision}") as step:

@@ -16,7 +16,8 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from onnxport.publishing.atomic_rename import PLAN_NAME, finish_plan, read_plan
@@ -59,6 +60,18 @@ def make_staging(destination: Path) -> tuple[Path, int]:
             return path, _NO_LOCK
         if _is_same(path, lock):
             return path, lock
+        release(lock)
+
+
+@contextmanager
+def scratch_beside(destination: Path) -> Iterator[Path]:
+    """A folder beside `destination` for work that is not published; what a killed process left of one is removed."""
+    clean_leftovers(destination)
+    path, lock = make_staging(destination)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
         release(lock)
 
 
