@@ -89,9 +89,10 @@ class BatchNorm:
     axis: int
 
     @property
-    def folded_bias(self) -> str:
-        """Name of the bias of the one product."""
-        return self.bias if self.bias is not None else f"{self.weight}_bias"
+    def folded_biases(self) -> tuple[str, ...]:
+        """Names that the bias of the one product may have: a bias of zeros may be removed before both become one."""
+        new = f"{self.weight}_bias"
+        return (new,) if self.bias is None else (self.bias, new)
 
 
 @dataclass

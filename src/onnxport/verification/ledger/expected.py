@@ -103,7 +103,7 @@ class Expectations:
             folded = self.history.made.get(source)
             pending += [one for one in folded.inputs if one is not None] if folded is not None else []
             for norm in self.history.norms.values():
-                if source in (norm.weight, norm.folded_bias):
+                if source in (norm.weight, *norm.folded_biases):
                     pending += norm.names
         return found
 
@@ -172,7 +172,7 @@ class Expectations:
             known = all(name in self.source.records for name in (norm.weight, *norm.names))
             if norm.names[2] in left or not known:
                 continue
-            for name, is_bias in ((norm.weight, False), (norm.folded_bias, True)):
+            for name, is_bias in ((norm.weight, False), *((bias, True) for bias in norm.folded_biases)):
                 record = self.source.records[norm.names[1] if is_bias else norm.weight]
                 origins = " and ".join((norm.weight, *norm.names))
                 shape = tuple(int(size) for size in record.shape)
