@@ -136,6 +136,12 @@ def _layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
 
 def _layers(cache: Any, architecture: str) -> list[Any]:
     layers = getattr(cache, "layers", None)
+    if cache is None:
+        raise ExportError(
+            f"{architecture} gives no states (past_key_values), which generating text needs.",
+            hint='If config.json says "is_decoder": false, it is an encoder: convert it for --task feature-extraction or '
+            "fill-mask.",
+        )
     if not layers:
         raise ExportError(f"{architecture} keeps its states in a {type(cache).__name__}, which onnxport cannot read.")
     return list(layers)
