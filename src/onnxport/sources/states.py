@@ -139,7 +139,7 @@ def _layers(cache: Any, architecture: str) -> list[Any]:
     if cache is None:
         raise ExportError(
             f"{architecture} gives no states (past_key_values), which generating text needs.",
-            hint='If config.json says "is_decoder": false, it is an encoder: convert it for --task feature-extraction or '
+            hint='If config.json says "is_decoder": false, it is an encoder: use --task feature-extraction or '
             "fill-mask.",
         )
     if not layers:
