@@ -20,7 +20,8 @@ SAMPLE = (
     "convnext.image-classification", "deberta-v2.question-answering", "deit.image-classification",
     "distilbert.fill-mask", "dpt.depth-estimation", "electra.text-classification", "gemma.text-generation",
     "glm4.feature-extraction", "gpt2.text-generation", "gpt_bigcode.feature-extraction", "hubert.audio-classification",
-    "layoutlm.text-classification", "lfm3.feature-extraction", "llama.text-generation", "mobilevit.image-feature-extraction", "mpnet.fill-mask",
+    "layoutlm.text-classification", "lfm3.feature-extraction", "llama.text-generation", "mpnet.fill-mask",
+    "mobilevit.image-feature-extraction",
     "qwen3.text-classification", "segformer.semantic-segmentation", "siglip.zero-shot-image-classification",
     "t5.text2text-generation", "vit.image-classification", "wav2vec2.automatic-speech-recognition",
 )  # fmt: skip
