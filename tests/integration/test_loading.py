@@ -378,3 +378,14 @@ def test_live_model(masked: Path) -> None:
 
 def test_text_is_as_long_as_the_tests_need() -> None:
     assert len(tokenizer()(TEXT)["input_ids"]) > 40
+
+
+def test_features_of_a_sound_need_their_extractor(tmp_path):
+    from tests.conversions import save as save_tiny
+
+    source = save_tiny("whisper", tmp_path / "m")
+    for file in source.glob("*processor_config.json"):
+        file.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        load_graph_from_args("automatic-speech-recognition", None, source)
+    assert "no feature extractor" in caught.value.message and "preprocessor_config.json" in caught.value.hint

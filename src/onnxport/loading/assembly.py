@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.errors import CheckpointError
 from onnxport.loading.components import Components, has_vocabulary, load_components
 from onnxport.loading.missing_weights import judge_missing_weights
 from onnxport.loading.options import LoadOptions
@@ -110,6 +111,7 @@ def make_pipeline(
     else:
         from onnxport.loading.bare import BarePipeline
 
+        _require_features(model, components)
         pipeline_class = BarePipeline
     if getattr(model, "hf_device_map", None) is None:
         # Left to itself, transformers moves a model to whatever accelerator there is.
@@ -117,6 +119,21 @@ def make_pipeline(
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
     with readable_errors(name):
         return pipeline_class(model=model, task=spec.task, **components.arguments(), **settings)
+
+
+def _require_features(model: Any, components: Components) -> None:
+    """A sound itself can be made up; what a feature extractor makes of one cannot.
+
+    Raises:
+        CheckpointError: the model reads features, and nothing makes them.
+    """
+    given = components.feature_extractor, getattr(components.processor, "feature_extractor", None)
+    if getattr(model, "main_input_name", "") == "input_features" and given == (None, None):
+        raise CheckpointError(
+            f"The checkpoint has no feature extractor (preprocessor_config.json or processor_config.json), which makes "
+            f"the input_features of {type(model).__name__} of a sound.",
+            hint="Copy preprocessor_config.json of the model that it was trained from into the checkpoint.",
+        )
 
 
 def _vocabulary_size(model: Any) -> int | None:
