@@ -100,7 +100,7 @@ def judged(found: np.ndarray, rounding: Rounding | None) -> OutputCheck:
 
 def test_a_graph_is_held_against_float64() -> None:
     moved = np.array([0, 1e-5], np.float32)
-    rounding = Rounding("float64", {"y": moved}, {"y": 1e-5})
+    rounding = Rounding("float64", {"y": moved}, noise={"y": 1e-5})
     check = judged(np.array([1.0, 2.00001], np.float32), rounding)  # float64 itself
     assert check.ok and check.method == "float64" and check.source_error == pytest.approx(1e-5)
     assert check.graph_error is not None and check.graph_error < 1.3e-7 and check.judged_error == check.graph_error
@@ -113,7 +113,7 @@ def test_a_graph_is_held_against_float64() -> None:
 
 
 def test_a_graph_is_held_against_the_source_where_it_was_perturbed() -> None:
-    rounding = Rounding("perturbation", {"y": np.array(1e-4, np.float32)}, {"y": 1e-4})
+    rounding = Rounding("perturbation", {"y": np.array(1e-4, np.float32)}, noise={"y": 1e-4})
     check = judged(np.array([1.0, 2.0 + 3e-4], np.float32), rounding)
     assert check.ok and check.method == "perturbation" and check.graph_error is None
     assert check.judged_error == check.max_abs_error == pytest.approx(3e-4, rel=0.01)
