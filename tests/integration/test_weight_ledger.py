@@ -16,6 +16,7 @@ from onnxport.api.capture import capture_graphs
 from onnxport.artifact.folder import read_folder
 from onnxport.artifact.ledger import Proof
 from onnxport.errors import CheckpointError, OnnxPortError, VerificationError
+from onnxport.formats.graph_tensors import graph_tensors
 from onnxport.graph.write import WeightFiles, write_graphs
 from onnxport.loading import weight_loading
 from onnxport.loading.model_to_export import ModelToExport, load_model_to_export
@@ -25,7 +26,6 @@ from onnxport.progress import Silent
 from onnxport.serialization import onnxfile
 from onnxport.system.timing import Stopwatch
 from onnxport.verification.ledger.derived import prove_derived
-from onnxport.verification.ledger.graph_file import graph_tensors
 from onnxport.verification.ledger.graph_weights import record_weights
 from onnxport.verification.ledger.unused_parameters import NOT_READ
 from onnxport.weights.lazy import evaluate

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from onnxport.formats.graph_tensors import FileTensor
 from onnxport.verification.ledger.arrays import (
     Named,
     packed_pieces,
@@ -12,7 +13,6 @@ from onnxport.verification.ledger.arrays import (
     transform_between,
     weight_normed,
 )
-from onnxport.verification.ledger.graph_file import FileTensor
 from onnxport.verification.ledger.prove import compare_bytes
 from onnxport.verification.ledger.quantized import BlockNames, block_fault, column_fault
 

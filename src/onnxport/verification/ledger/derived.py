@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
+from onnxport.formats.graph_tensors import FileTensor, graph_tensors
 from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
-from onnxport.verification.ledger.graph_file import FileTensor, graph_tensors
 from onnxport.verification.ledger.prove import is_small, wrong_weights
 from onnxport.verification.ledger.quantized import BlockNames, block_fault, column_fault, quantized_parts
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.errors import VerificationError
+from onnxport.formats.graph_tensors import FileTensor, graph_tensors
 from onnxport.verification.ledger.expected import ExpectedWeight, folded_norm
-from onnxport.verification.ledger.graph_file import FileTensor, graph_tensors
 from onnxport.verification.ledger.source_weights import SourceWeights
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxport.verification.ledger.graph_file import FileTensor
+from onnxport.formats.graph_tensors import FileTensor
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 32

@@ -1,6 +1,7 @@
 """The weights of a graph file, as a reader of the file sees them: names, types, shapes and the places of their bytes.
 
-The file is walked as protobuf wire format over a memory map, so weights inside of it are not loaded.
+The file is walked as protobuf wire format over a memory map, so weights inside of it are not loaded. `graph_file` reads
+nodes and the weights of the main graph alone, without onnx.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from onnxport.errors import FolderError
+from onnxport.formats.protobuf_wire import BYTES, WireField, read_fields
 
 _BLOCK_BYTES = 8 * 2**20
 _MODEL_GRAPH, _MODEL_FUNCTION, _FUNCTION_NODE = 7, 25, 7
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_TENSOR_RAW, _BYTES = 9, 2
+_TENSOR_RAW = 9
 
 
 @dataclass(frozen=True)
@@ -108,17 +110,21 @@ def graph_tensors(path: Path) -> list[FileTensor]:
 
 
 def _of_model(data: mmap.mmap, path: Path) -> Iterator[FileTensor]:
-    for number, start, end in _fields(data, 0, len(data)):
-        if number == _MODEL_GRAPH:
-            for part, begin, stop in _fields(data, start, end):
-                if part == _GRAPH_INITIALIZER:
-                    yield _tensor(data, begin, stop, path)
-                elif part == _GRAPH_NODE:
-                    yield from _of_node(data[begin:stop], path)
-        elif number == _MODEL_FUNCTION:
-            for part, begin, stop in _fields(data, start, end):
-                if part == _FUNCTION_NODE:
-                    yield from _of_node(data[begin:stop], path)
+    for part in _messages(data, 0, len(data)):
+        if part.number == _MODEL_GRAPH:
+            for inner in _messages(data, part.content, part.end):
+                if inner.number == _GRAPH_INITIALIZER:
+                    yield _tensor(data, inner, path)
+                elif inner.number == _GRAPH_NODE:
+                    yield from _of_node(data[inner.content : inner.end], path)
+        elif part.number == _MODEL_FUNCTION:
+            for inner in _messages(data, part.content, part.end):
+                if inner.number == _FUNCTION_NODE:
+                    yield from _of_node(data[inner.content : inner.end], path)
+
+
+def _messages(data: mmap.mmap, start: int, end: int) -> Iterator[WireField]:
+    return (part for part in read_fields(data, start, end) if part.wire_type == BYTES)
 
 
 def _of_node(message: bytes, path: Path) -> Iterator[FileTensor]:
@@ -141,21 +147,22 @@ def _of_graph(graph: Any, path: Path) -> Iterator[FileTensor]:
         yield from _of_node(node.SerializeToString(), path)
 
 
-def _tensor(data: mmap.mmap, start: int, end: int, path: Path) -> FileTensor:
+def _tensor(data: mmap.mmap, message: WireField, path: Path) -> FileTensor:
     """An initializer; bytes in `raw_data` stay where they are."""
     import onnx
 
-    raw: tuple[int, int] | None = None
+    raw: WireField | None = None
     rest = bytearray()
-    for number, begin, stop, first in _fields_with_keys(data, start, end):
-        if number == _TENSOR_RAW:
-            raw = begin, stop
+    for part in read_fields(data, message.content, message.end):
+        if part.number == _TENSOR_RAW:
+            raw = part
         else:
-            rest += data[first:stop]
+            rest += data[part.start : part.end]
     tensor = onnx.TensorProto.FromString(bytes(rest))
     if raw is None:
         return _parsed(tensor, path, tensor.name)
-    return _checked(FileTensor(tensor.name, tensor.data_type, tuple(tensor.dims), path, raw[0], raw[1] - raw[0]))
+    length = raw.end - raw.content
+    return _checked(FileTensor(tensor.name, tensor.data_type, tuple(tensor.dims), path, raw.content, length))
 
 
 def _parsed(tensor: Any, path: Path, name: str) -> FileTensor:
@@ -188,49 +195,6 @@ def _checked(tensor: FileTensor) -> FileTensor:
             hint="Convert the model again.",
         )
     return tensor
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, begin, end) of the length-delimited fields of a message."""
-    for number, begin, stop, _ in _fields_with_keys(data, position, end, only=_BYTES):
-        yield number, begin, stop
-
-
-def _fields_with_keys(
-    data: mmap.mmap, position: int, end: int, only: int | None = None
-) -> Iterator[tuple[int, int, int, int]]:
-    """(number, begin of the content, end, begin of the key) of the fields of a message."""
-    while position < end:
-        first = position
-        key, position = _varint(data, position)
-        kind = key & 7
-        if kind == _BYTES:
-            length, position = _varint(data, position)
-            stop = position + length
-        elif kind == 0:
-            _, stop = _varint(data, position)
-        elif kind in (1, 5):
-            stop = position + (8 if kind == 1 else 4)
-        else:
-            raise ValueError(kind)
-        if stop > end:
-            raise ValueError(stop)
-        if only is None or kind == only:
-            yield key >> 3, position, stop, first
-        position = stop
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError(position)
 
 
 def _short(file: Path, name: str) -> FolderError:
