@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.planted.fault import Fault, Model, NothingToPlantError, Result
+from benchmarks.planted.stages import wrappers
 
 # Stages at which the framework still has to run.
 EARLY = ("checkpoint", "loading", "loaded", "exporter")
@@ -42,7 +43,7 @@ class Conversion:
         self.faults: Sequence[Fault] = ()
         self.planted: Fault | None = None  # in this process
         self.parts: Sequence[Any] = ()
-        self._built = 0
+        self.built = 0
         self._started = time.process_time()
 
     def run(self, faults: Sequence[Fault]) -> None:
@@ -66,15 +67,15 @@ class Conversion:
         self.place.mkdir(parents=True)
         given = self.model.make(self.root / "source")
         for fault in [f for f in self.faults if f.stage == "checkpoint"]:
-            if self._enter(fault):
+            if self.enter(fault):
                 fault.plant(self.root / "source")
         self._convert(given)
         for fault in [f for f in self.faults if f.stage == "quantized"]:
-            if self._enter(fault):
+            if self.enter(fault):
                 self._quantize(fault)
         for precision in sorted({fault.precision for fault in self.faults} - {""}):
             sound = Fault(f"{self.name}: sound, {precision}", self.name, "none", lambda _: None, precision=precision)
-            if self._enter(sound):
+            if self.enter(sound):
                 self._quantize(sound)
 
     def _convert(self, given: dict[str, Any]) -> None:
@@ -143,7 +144,7 @@ class Conversion:
 
     # Forks
 
-    def _enter(self, fault: Fault) -> bool:
+    def enter(self, fault: Fault) -> bool:
         """Whether this is the fork in which `fault` is to be planted."""
         if self.planted is not None or (fault.stage in EARLY and not self.model.forks):
             return self.planted is fault
@@ -182,18 +183,16 @@ class Conversion:
 
     # Stages
 
-    def _at(self, stage: str, where: Any, part: int | None = None) -> None:
+    def at(self, stage: str, where: Any, part: int | None = None) -> None:
         """Plant what belongs here: in forks, or in this process."""
         for fault in self.faults:
-            if fault.stage == stage and part in (None, fault.part) and self._enter(fault):
+            if fault.stage == stage and part in (None, fault.part) and self.enter(fault):
                 fault.plant(where)
                 return
 
     @contextmanager
     def _stops(self) -> Iterator[None]:
         """Our own functions, wrapped so that a conversion stops at the stages."""
-        from benchmarks.planted.stages import wrappers
-
         with ExitStack() as stack:
             for owner, name, wrap in wrappers(self):
                 original = getattr(owner, name)

@@ -6,15 +6,14 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from benchmarks.planted.conversion import Conversion
+from benchmarks.planted.fault import Fault
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -58,7 +57,29 @@ def silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
+class Stops(Protocol):
+    """A conversion that stops at the stages.
+
+    Attributes:
+        faults: that are planted in it, each in a fork.
+        planted: the fault of this process.
+        parts: the parts of the loaded model.
+        built: number of graphs that were built.
+    """
+
+    faults: Sequence[Fault]
+    planted: Fault | None
+    parts: Sequence[Any]
+    built: int
+
+    def at(self, stage: str, where: Any, part: int | None = None) -> None:
+        """Plant what belongs to a stage."""
+
+    def enter(self, fault: Fault) -> bool:
+        """Whether this is the process in which `fault` is to be planted."""
+
+
+def wrappers(conversion: Stops) -> Iterator[tuple[Any, str, Wrap]]:
     """(module or class, name, how its function is wrapped)."""
     import onnxport.api.capture
     import onnxport.api.optimize
@@ -69,7 +90,7 @@ def wrappers(conversion: Conversion) -> Iterator[tuple[Any, str, Wrap]]:
     import onnxport.loading.weights
     from onnxport.publishing.staging import Staging
 
-    at = conversion._at
+    at = conversion.at
     yield onnxport.loading.model_to_export, "load_model_to_export", _after(lambda made: _loaded(conversion, made))
     if hasattr(onnxport.loading.weights, "trace_origins"):
         yield onnxport.loading.weights, "trace_origins", _before(lambda model: at("loading", model))
@@ -142,31 +163,31 @@ def _around(before: Callable[[Path], None], after: Callable[[Path], None]) -> Wr
     return wrap
 
 
-def _loaded(conversion: Conversion, made: Any) -> None:
+def _loaded(conversion: Stops, made: Any) -> None:
     import onnxport.loading.weights
 
     conversion.parts = made.parts
     if not hasattr(onnxport.loading.weights, "trace_origins"):
-        conversion._at("loading", made.parts[0].source.model)
-    conversion._at("loaded", made)
+        conversion.at("loading", made.parts[0].source.model)
+    conversion.at("loaded", made)
 
 
-def _building(conversion: Conversion) -> Wrap:
+def _building(conversion: Stops) -> Wrap:
     """The exporter sees a changed model; the finished graph is changed."""
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(source: Any, *arguments: Any, **named: Any) -> Any:
-            part = conversion._built
-            conversion._built += 1
+            part = conversion.built
+            conversion.built += 1
             with ExitStack() as changed:
                 for fault in conversion.faults:
-                    if fault.stage == "exporter" and fault.part == part and conversion._enter(fault):
+                    if fault.stage == "exporter" and fault.part == part and conversion.enter(fault):
                         changed.enter_context(fault.plant(source))
                         break
                 graph = function(source, *arguments, **named)
             current["source"] = source
-            conversion._at("graph", graph.model, part)
+            conversion.at("graph", graph.model, part)
             return graph
 
         return call
@@ -174,14 +195,14 @@ def _building(conversion: Conversion) -> Wrap:
     return wrap
 
 
-def _written(conversion: Conversion) -> Wrap:
+def _written(conversion: Stops) -> Wrap:
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(graphs: Any, targets: Any, *arguments: Any, **named: Any) -> Any:
             models = function(graphs, targets, *arguments, **named)
             found = Written(Path(targets[0]).parent, list(models), [graph.model for graph in graphs])
-            conversion._at("written", found)
-            conversion._at("disk", found)
+            conversion.at("written", found)
+            conversion.at("disk", found)
             return found.models
 
         return call
@@ -189,12 +210,12 @@ def _written(conversion: Conversion) -> Wrap:
     return wrap
 
 
-def _copied(conversion: Conversion) -> Wrap:
+def _copied(conversion: Stops) -> Wrap:
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(pipeline: Any, origin: Any, folder: Path, *arguments: Any, **named: Any) -> Any:
             made = function(pipeline, origin, folder, *arguments, **named)
-            conversion._at("copied", Path(folder))
+            conversion.at("copied", Path(folder))
             return made
 
         return call
@@ -202,7 +223,7 @@ def _copied(conversion: Conversion) -> Wrap:
     return wrap
 
 
-def _quantized(conversion: Conversion) -> Wrap:
+def _quantized(conversion: Stops) -> Wrap:
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def call(source: Any, target: Any, *arguments: Any, **named: Any) -> Any:
