@@ -1,4 +1,4 @@
-"""The model card: README.md of a folder, made from its manifest and nothing else.
+"""The model card: README.md of a folder, made from its manifest, and from its configs for other run times.
 
 No times, no absolute paths: equal manifests give equal cards.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePath
@@ -18,6 +19,7 @@ from typing import Any
 from onnxport.artifact.card_calls import call_of, javascript_dtype
 from onnxport.artifact.data_files import data_name
 from onnxport.artifact.manifest import Component, Manifest
+from onnxport.artifact.run_times import RunTime, run_times
 from onnxport.errors import FolderError, MissingDependencyError, TaskError
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.tasks import MODULE, find_task
@@ -30,13 +32,16 @@ _OTHER_SIZE = 8
 _STATIC = "_fixed"  # ending of a graph with static shapes, made from another one
 
 
-def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False) -> str:
+def render_card(
+    manifest: Manifest, folder_name: str, *, tokenizer: bool = False, others: Sequence[RunTime] = ()
+) -> str:
     """The Markdown text of the card, with the YAML header that model hubs read.
 
     Args:
         manifest: with at least one component.
         folder_name: last part of the folder's path; of a path only that part is used.
         tokenizer: the folder has a tokenizer.json, with which texts are read and written without a framework.
+        others: other run times for the folder, of `run_times`.
 
     Raises:
         FolderError: the manifest has no components.
@@ -66,7 +71,15 @@ def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False
         "rows": _rows,
     }
     template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_context(manifest, folder_name, tokenizer=tokenizer))
+    return environment.from_string(template).render(
+        _context(manifest, folder_name, tokenizer=tokenizer) | {"others": others}
+    )
+
+
+def card_of(root: Path, manifest: Manifest, name: str) -> str:
+    """The card of the folder `root`, called `name`, with the other run times for it; raises as `render_card`."""
+    others = run_times(root, manifest, name)
+    return render_card(manifest, name, tokenizer=(root / "tokenizer.json").is_file(), others=others)
 
 
 def replace_card(root: Path, manifest: Manifest, name: str) -> None:
@@ -75,7 +88,7 @@ def replace_card(root: Path, manifest: Manifest, name: str) -> None:
     An old card may be a hard link to that of another folder, which stays as it is.
     """
     try:
-        text = render_card(manifest, name, tokenizer=(root / "tokenizer.json").is_file())
+        text = card_of(root, manifest, name)
     except MissingDependencyError:
         return
     card = root / CARD_NAME
