@@ -1,8 +1,8 @@
 """What text-embeddings-inference (TEI) reads in a folder, and what config.json gets so that it can.
 
 Source: router/src/lib.rs and backends/ort/src/lib.rs of text-embeddings-inference 1.9. Its ONNX backend opens
-`onnx/model.onnx`, and gives it `input_ids` and `attention_mask`, and `token_type_ids` and `position_ids` where the graph
-takes them. It returns `sentence_embedding` as it is, and of a classifier `logits`.
+`onnx/model.onnx`, and gives it `input_ids` and `attention_mask`, also `token_type_ids` and `position_ids` where the
+graph takes them. It returns `sentence_embedding` as it is, and of a classifier `logits`.
 """
 
 from __future__ import annotations
