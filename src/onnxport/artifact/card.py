@@ -135,7 +135,10 @@ def _extra(manifest: Manifest) -> str:
         kind = find_task(manifest.task).kind
     except TaskError:
         return "pytorch"
-    return {"image": "images", "image+texts": "images", "image-in-text": "pytorch"}.get(kind, "")
+    if kind == "image-in-text":
+        # What the run time cannot prepare, it was not asked.
+        return "images" if manifest.folder_run and not manifest.folder_run.run_time_differences else "pytorch"
+    return "images" if kind in ("image", "image+texts") else ""
 
 
 def _writer(manifest: Manifest) -> tuple[str, str] | None:
