@@ -1,6 +1,7 @@
 """Texts with images as arrays: each image in a text becomes image tokens, as the folder's processor does it.
 
-Source: models/llava/processing_llava.py, models/gemma3/processing_gemma3.py and processing_utils.py of transformers 5.23.
+Source: models/llava/processing_llava.py, models/gemma3/processing_gemma3.py and processing_utils.py of transformers
+5.23.
 """
 
 from __future__ import annotations
