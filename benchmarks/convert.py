@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/convert.py                       # ours alone
     .venv/bin/python benchmarks/convert.py --peer-env .peer      # with the peer; the environment is made if absent
+    .venv/bin/python benchmarks/convert.py --levels              # ours at each level of verification
 
 CPU seconds (user + system), wall seconds and peak resident memory of the whole process, from
 wait4(2); the arms alternate, medians are shown. Ours verifies five sets of inputs against the
@@ -33,9 +34,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None)
     parser.add_argument("--task", default="feature-extraction")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--levels", action="store_true", help="an arm for each level of --verify")
     arguments = parser.parse_args()
     model = arguments.model or _minilm()
     arms = {"onnxport": _ours(model, arguments.task)}
+    if arguments.levels:
+        arms |= {f"--verify {level}": [*arms["onnxport"], "--verify", level] for level in ("quick", "thorough")}
     if arguments.peer_env:
         arms["optimum-onnx"] = peer_command(arguments.peer_env, model, arguments.task)
     measured: dict[str, list[dict]] = {name: [] for name in arms}
@@ -104,17 +108,16 @@ def _median(runs: list[dict]) -> dict:
 
 
 def _print(result: dict[str, dict]) -> None:
-    print(f"{'arm':<14}{'CPU s':>8}{'wall s':>8}{'peak MiB':>10}{'disk MB':>9}")
+    print(f"{'arm':<18}{'CPU s':>8}{'wall s':>8}{'peak MiB':>10}{'disk MB':>9}")
     for name, row in result.items():
-        print(f"{name:<14}{row['cpu_s']:>8.1f}{row['wall_s']:>8.1f}{row['peak_mib']:>10.0f}{row['disk_mb']:>9.1f}")
+        print(f"{name:<18}{row['cpu_s']:>8.1f}{row['wall_s']:>8.1f}{row['peak_mib']:>10.0f}{row['disk_mb']:>9.1f}")
     if "optimum-onnx" in result:
         ours, peer = result["onnxport"], result["optimum-onnx"]
         ratios = [ours[key] / peer[key] for key in ("cpu_s", "wall_s", "peak_mib", "disk_mb")]
-        print(f"{'ratio':<14}{ratios[0]:>8.2f}{ratios[1]:>8.2f}{ratios[2]:>10.2f}{ratios[3]:>9.2f}")
-    steps = result["onnxport"]["steps_cpu_s"]
-    if steps:
-        total = result["onnxport"]["cpu_s"]
-        print("share of our CPU seconds: " + ", ".join(f"{k} {v / total:.0%}" for k, v in steps.items()))
+        print(f"{'ratio':<18}{ratios[0]:>8.2f}{ratios[1]:>8.2f}{ratios[2]:>10.2f}{ratios[3]:>9.2f}")
+    for name, row in result.items():
+        if steps := row["steps_cpu_s"]:
+            print(f"CPU seconds of {name}: " + ", ".join(f"{step} {cpu:.1f}" for step, cpu in steps.items()))
 
 
 if __name__ == "__main__":

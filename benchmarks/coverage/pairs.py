@@ -17,7 +17,7 @@ from onnxport.tasks import TASKS, Task
 
 MODALITIES = {
     "text": "text", "text-pair": "text", "choices": "text", "decoder": "text", "image": "image",
-    "image-in-text": "image and text", "image+texts": "image and text", "audio": "sound",
+    "image-in-text": "image and text", "image+texts": "image and text", "audio": "sound", "video": "video",
 }  # fmt: skip
 
 _BASE = "AutoModel"

@@ -35,7 +35,6 @@ LENGTH = f"((-1) + (((-127) + {SIZE}) // 384))"
         ([], None),
     ],
 )
-@pytest.mark.slow
 def test_smallest_size(guards, smallest):
     assert smallest_valid_size(refusal(*guards), "num_samples", 4001) == smallest
 

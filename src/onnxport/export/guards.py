@@ -9,27 +9,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
-from typing import Any
+from types import CodeType
 
 _GUARD = re.compile(r"Not all values of (\w+) = (L\['\w+'\]\.size\(\)\[\d+\]) in .*? generated guard (.*?)\.?$", re.M)
 _CONSECUTIVE = 16384  # number of consecutive sizes that are tried, from the smallest on
 _LARGE_SIZES = tuple(2**power + odd for power in range(14, 31) for odd in (-1, 0, 1))
-_COMPARISONS: dict[type[ast.cmpop], Callable[[int, int], bool]] = {
-    ast.Lt: lambda x, y: x < y,
-    ast.LtE: lambda x, y: x <= y,
-    ast.Gt: lambda x, y: x > y,
-    ast.GtE: lambda x, y: x >= y,
-    ast.Eq: lambda x, y: x == y,
-    ast.NotEq: lambda x, y: x != y,
-}
-_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: lambda x, y: x + y,
-    ast.Sub: lambda x, y: x - y,
-    ast.Mult: lambda x, y: x * y,
-    ast.FloorDiv: lambda x, y: x // y,
-    ast.Mod: lambda x, y: x % y,
-}
+# What a guard may be made of; whole numbers and the size are its values.
+_NODES = (
+    ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.BoolOp,
+    ast.And, ast.Or, ast.Compare, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
+)  # fmt: skip
 
 
 def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
@@ -49,39 +38,29 @@ def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
     if not guards or len(guards) != len(lines):
         return None
     try:
-        trees = [ast.parse(guard.replace(size, "size"), mode="eval").body for size, guard in guards]
+        codes = [_compiled(guard.replace(size, "size")) for size, guard in guards]
         smallest = known
-        while smallest > 1 and _all_hold(trees, smallest - 1):
+        while smallest > 1 and _all_hold(codes, smallest - 1):
             smallest -= 1
         sizes = (*range(smallest, smallest + _CONSECUTIVE), *(size for size in _LARGE_SIZES if size > smallest))
-        return smallest if all(_all_hold(trees, size) for size in sizes) else None
+        return smallest if all(_all_hold(codes, size) for size in sizes) else None
     except (SyntaxError, ValueError):
         return None
 
 
-def _all_hold(trees: list[ast.expr], size: int) -> bool:
+def _all_hold(codes: list[CodeType], size: int) -> bool:
     try:
-        return all(_value(tree, size) for tree in trees)
+        return all(eval(code, {"__builtins__": {}}, {"size": size}) for code in codes)
     except ZeroDivisionError:  # the expression is undefined at this size
         return False
 
 
-def _value(node: ast.expr, size: int) -> Any:
-    match node:
-        case ast.Constant(value=int(number)):
-            return number
-        case ast.Name(id="size"):
-            return size
-        case ast.Call(func=ast.Name(id="IntInfinity")):
-            return 2**63
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, size)
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            return _OPERATORS[type(operator)](_value(left, size), _value(right, size))
-        case ast.BoolOp(op=ast.And(), values=values):
-            return all(_value(value, size) for value in values)
-        case ast.BoolOp(op=ast.Or(), values=values):
-            return any(_value(value, size) for value in values)
-        case ast.Compare(left=left, ops=[operator], comparators=[right]) if type(operator) in _COMPARISONS:
-            return _COMPARISONS[type(operator)](_value(left, size), _value(right, size))
-    raise ValueError(ast.dump(node))
+def _compiled(guard: str) -> CodeType:
+    """A guard as code that computes with whole numbers and does nothing else; ValueError where it has another part."""
+    tree = ast.parse(guard.replace("IntInfinity()", str(2**63)), mode="eval")
+    for node in ast.walk(tree.body):
+        whole = isinstance(node, ast.Constant) and type(node.value) is int
+        named = not isinstance(node, ast.Name) or node.id == "size"
+        if not whole and not (isinstance(node, _NODES) and named):
+            raise ValueError(ast.dump(node))
+    return compile(tree, "<guard>", "eval")
