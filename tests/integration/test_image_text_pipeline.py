@@ -119,6 +119,26 @@ def test_conversations(converted, tmp_path, name):
         nlp([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}])
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "/etc/passwd",
+        ["/etc/passwd"],
+        {"image": "/etc/passwd", "text": "a"},
+        {"images": ["http://127.0.0.1:9/a.png"], "text": "a"},
+        [{"role": "user", "content": [{"type": "image", "path": "/etc/passwd"}]}],
+    ],
+)
+def test_a_server_opens_no_paths_and_no_addresses(inputs):
+    pytest.importorskip("litserve")
+    from onnxport.serve.worker import Worker
+
+    worker = Worker.__new__(Worker)
+    worker.kind = "image-in-text"
+    with pytest.raises(UsageError, match="base64"):
+        worker._readable(inputs)
+
+
 def test_the_command_needs_no_framework(converted, tmp_path):
     folder = converted("gemma3", {"vocabulary": 2000}).folder
     assert read_object(folder / "processor_config.json")["processor_class"] == "Gemma3Processor"

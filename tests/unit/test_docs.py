@@ -29,7 +29,7 @@ _IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 # Options of other programs that the documents mention.
 _FOREIGN = {
     "--no-deps", "--families", "--merge", "--update",
-    "--model-repository", "--model-id", "--pooling",
+    "--model-repository", "--model-id", "--pooling", "--dtype",
 }  # fmt: skip
 
 

@@ -131,7 +131,8 @@ class Worker:
                 raise UsageError("An image is needed.", hint=_FILES)
             return _image(inputs)
         if self.kind == "image-in-text":
-            return _with_images(inputs)
+            given = [_decoded(one) for one in inputs] if isinstance(inputs, list) else _decoded(inputs)
+            return _with_images(given)
         return inputs
 
     def _pieces(self, prompt: Any, settings: Mapping[str, Any]) -> Iterator[Piece]:

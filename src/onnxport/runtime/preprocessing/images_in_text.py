@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxport.artifact.card_calls import IMAGE_TEXT_PROCESSORS
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.preprocessing.images.load import load_image
@@ -109,7 +110,8 @@ def read_image_text_processor(folder: Path) -> ImageTextProcessor:
     return ImageTextProcessor(name, marker, images, texts, expanded, token, typed, template)
 
 
-_Settings, _Tokens = Mapping[str, Any], Mapping[str, str]
+_Settings = Mapping[str, Any]
+_Tokens = Mapping[str, str]
 _Rules = tuple[str, str, bool, Callable[[NDArray[Any]], str]]
 
 
@@ -124,7 +126,8 @@ def _llava(settings: _Settings, tokens: _Tokens, _: ImageProcessor) -> _Rules:
 
     def expanded(pixels: NDArray[Any]) -> str:
         height, width = pixels.shape[1:]
-        return image * ((height // side) * (width // side) + further - left_out)
+        count: int = (height // side) * (width // side) + further - left_out
+        return image * count
 
     return image, image, False, expanded
 
@@ -141,7 +144,5 @@ def _gemma3(settings: _Settings, tokens: _Tokens, images: ImageProcessor) -> _Ru
     return tokens["boi_token"], tokens["image_token"], True, lambda _: whole
 
 
-_CLASSES: dict[str, Callable[[_Settings, _Tokens, ImageProcessor], _Rules]] = {
-    "LlavaProcessor": _llava,
-    "Gemma3Processor": _gemma3,
-}
+_RULES: tuple[Callable[[_Settings, _Tokens, ImageProcessor], _Rules], ...] = (_llava, _gemma3)
+_CLASSES = dict(zip(IMAGE_TEXT_PROCESSORS, _RULES, strict=True))

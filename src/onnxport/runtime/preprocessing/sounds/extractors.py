@@ -109,7 +109,8 @@ class WhisperSpectrogram(FeatureExtractor):
         """The spectrogram (bands, frames) of a whole recording, without padding."""
         power = np.log10(spectrogram(samples, self._frames, self._filters, 1e-10)).astype(np.float32)[:, :-1]
         power = np.maximum(power, power.max() - 8.0)
-        return ((power + 4.0) / 4.0).astype(np.float32)
+        made: NDArray[np.float32] = ((power + 4.0) / 4.0).astype(np.float32)
+        return made
 
 
 class PatchSpectrogram(FeatureExtractor):
