@@ -99,6 +99,8 @@ def read_image_text_processor(folder: Path) -> ImageTextProcessor:
     name = next((str(found["processor_class"]) for found in (settings, *others) if found.get("processor_class")), None)
     if name not in _CLASSES:
         raise UnknownPreprocessingError(f"The processor {name or 'of texts with images'}")
+    if not (folder / "tokenizer.json").is_file():
+        raise UnknownPreprocessingError(f"{name} without tokenizer.json")
     images, texts = read_image_processor(folder), FolderTokenizer(folder)
     named = tokenizer.get("extra_special_tokens")
     tokens = special_tokens_in(named if isinstance(named, dict) else {}) | special_tokens_in(tokenizer)
