@@ -140,8 +140,8 @@ def test_a_server_opens_no_paths_and_no_addresses(inputs):
 
 
 def test_the_command_needs_no_framework(converted, tmp_path):
-    folder = converted("gemma3", {"vocabulary": 2000}).folder
-    assert read_object(folder / "processor_config.json")["processor_class"] == "Gemma3Processor"
+    folder = converted("llava", {"vocabulary": 2000}).folder
+    assert read_object(folder / "processor_config.json")["processor_class"] == "LlavaProcessor"
     picture(1).save(tmp_path / "photo.png")
     words = ["run", str(folder), str(tmp_path / "photo.png"), "What is this?", "--set", "max_new_tokens=5"]
     made = subprocess.run(
