@@ -18,7 +18,7 @@ class Task:
     Attributes:
         name: canonical name.
         kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio",
-            "video" or "image+texts".
+            "video", "image+texts" or "image+queries" (several texts for each image).
         auto: transformers auto classes of the model, tried in this order.
         outputs: graph outputs in order. Those that the model does not return are dropped; one at least must remain.
         decision: what a user sees: "label" (argmax of logits over the last axis), "token" (the same per position),
@@ -43,6 +43,9 @@ class Task:
     aliases: tuple[str, ...] = ()
     generates: bool = False
 
+
+# Kinds of tasks whose inputs are an image and texts that are separate from it.
+IMAGE_AND_TEXTS = ("image+texts", "image+queries")
 
 _SEGMENTATION = ("logits", "pred_boxes", "pred_masks", "class_queries_logits", "masks_queries_logits")
 
@@ -101,6 +104,9 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-image-classification", "image+texts", ("AutoModelForZeroShotImageClassification",),
          ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds"), "nearest text",
          "labels given at run time, for an image", 'photo.png "a cat,a dog"'),
+    Task("zero-shot-object-detection", "image+queries", ("AutoModelForZeroShotObjectDetection",),
+         ("logits", "pred_boxes"), "box", "boxes of what is named at run time, in an image",
+         'photo.png "a cat,a dog"'),
     Task("image-feature-extraction", "image", ("AutoModel",), ("image_embeds", "last_hidden_state", "pooler_output"),
          None, "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),

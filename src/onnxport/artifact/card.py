@@ -23,7 +23,7 @@ from onnxport.artifact.run_times import RunTime, run_times
 from onnxport.errors import FolderError, MissingDependencyError, TaskError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
-from onnxport.tasks import MODULE, find_task
+from onnxport.tasks import IMAGE_AND_TEXTS, MODULE, find_task
 
 CARD_NAME = "README.md"
 _FRAMEWORKS = {"pt": "PyTorch", "tf": "TensorFlow"}
@@ -146,7 +146,7 @@ def _extra(manifest: Manifest, processor: str | None) -> str:
         return "pytorch"
     if kind == "image-in-text":
         return "images" if processor in IMAGE_TEXT_PROCESSORS else "pytorch"
-    return "images" if kind in ("image", "image+texts") else ""
+    return "images" if kind in ("image", *IMAGE_AND_TEXTS) else ""
 
 
 def _writer(manifest: Manifest) -> tuple[str, str] | None:

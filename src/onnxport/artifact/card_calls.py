@@ -80,6 +80,11 @@ _CALLS: dict[str, Call] = {
     "video-classification": Call('["frame1.png", "frame2.png"]', hub_tag="video-classification"),
     "image-to-image": _image("image-to-image"),
     "automatic-speech-recognition": _audio("speech.wav", "automatic-speech-recognition"),
+    "zero-shot-object-detection": Call(
+        '"photo.png", candidate_labels=["a cat", "a dog"]',
+        '"photo.png", ["a cat", "a dog"]',
+        hub_tag="zero-shot-object-detection",
+    ),
     "zero-shot-image-classification": Call(
         '"photo.png", candidate_labels=["a cat", "a dog"]',
         '"photo.png", ["a cat", "a dog"]',

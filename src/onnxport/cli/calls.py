@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import UsageError
-from onnxport.tasks import Task
+from onnxport.tasks import IMAGE_AND_TEXTS, Task
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ _BY_TASK = {
     "next-sentence-prediction": _pair("text", "text_pair"),
     "zero-shot-classification": _labelled(str),
     "zero-shot-image-classification": _labelled(read_image),
+    "zero-shot-object-detection": _labelled(read_image),
     "multiple-choice": _choices,
     "image-text-to-text": _image_text,
 }
@@ -161,4 +162,4 @@ _TAKES_OBJECTS = ("text-classification", "question-answering", "next-sentence-pr
 # The key of a JSON object that is the input; the others are arguments of the call.
 _TEXTS = ("text", "sequence", "inputs", "input")
 _MAIN = (*_TEXTS, "image", "audio", "file")
-_FILES_OF = {"image+texts": "image"}
+_FILES_OF = dict.fromkeys(IMAGE_AND_TEXTS, "image")

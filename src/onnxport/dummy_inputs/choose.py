@@ -12,9 +12,10 @@ from onnxport.dummy_inputs.clip import ClipInputGenerator
 from onnxport.dummy_inputs.decoder import DecoderInputGenerator
 from onnxport.dummy_inputs.image import ImageInputGenerator
 from onnxport.dummy_inputs.joint import JointInputGenerator
+from onnxport.dummy_inputs.queries import QueryInputGenerator
 from onnxport.dummy_inputs.text import TextInputGenerator
 from onnxport.sources.states import State
-from onnxport.tasks import Task
+from onnxport.tasks import IMAGE_AND_TEXTS, Task
 
 _LONG = (16001, 20011, 32003)
 _BY_MAIN_INPUT = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
@@ -67,11 +68,10 @@ def generator_for(
         if samples is not None and accepts is not None:
             accepts -= {"attention_mask"}
         return AudioInputGenerator(getattr(pipeline, "feature_extractor", None), config, accepts, samples)
-    if kind == "image+texts":
+    if kind in IMAGE_AND_TEXTS:
         text = TextInputGenerator(pipeline.tokenizer, config, "text", accepts, batch="text_batch_size")
-        return JointInputGenerator(
-            text, ImageInputGenerator(image_processor, config, accepts, batch="image_batch_size")
-        )
+        images = ImageInputGenerator(image_processor, config, accepts, batch="image_batch_size")
+        return JointInputGenerator(text, images) if kind == "image+texts" else QueryInputGenerator(text, images)
     if kind == "decoder":
         return DecoderInputGenerator(TextInputGenerator(pipeline.tokenizer, config), states, accepts)
     return TextInputGenerator(pipeline.tokenizer, config, kind, accepts, image_processor=image_processor)

@@ -16,7 +16,7 @@ from onnxport.errors import CheckpointError, TaskError
 from onnxport.loading.model_classes import class_named, class_names, tower
 from onnxport.loading.sentence_settings import is_sentence_encoder
 from onnxport.loading.transformers_version import is_newer, unknown_type_hint, upgrade_hint, written_by
-from onnxport.tasks import TASKS, Task, find_task
+from onnxport.tasks import IMAGE_AND_TEXTS, TASKS, Task, find_task
 
 _IMAGE_TEXT = "AutoModelForImageTextToText"
 # task_type in the adapter_config.json of peft -> the row of the table.
@@ -251,7 +251,7 @@ def _takes_inputs_of(row: Task, architecture: str, framework: str) -> bool:
         return False
     # CLIP and its like are in the table of base models too, but take an image and texts together.
     model_type = getattr(getattr(model_class, "config_class", None), "model_type", "")
-    paired = (auto for other in TASKS if other.kind == "image+texts" for auto in other.auto)
+    paired = (auto for other in TASKS if other.kind in IMAGE_AND_TEXTS for auto in other.auto)
     if any(architecture in class_names(auto, model_type, framework) for auto in paired):
         return False
     if _joins_modalities(model_class):

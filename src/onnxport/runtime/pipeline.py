@@ -26,6 +26,7 @@ _CLASSES = {
     "feature-extraction": "feature_extraction.FeatureExtraction",
     "image-classification": "image_classification.ImageClassification",
     "zero-shot-image-classification": "image_classification.ZeroShotImageClassification",
+    "zero-shot-object-detection": "text_detection.TextDetection",
     "object-detection": "object_detection.ObjectDetection",
     "semantic-segmentation": "segmentation.ImageSegmentation",
     "image-segmentation": "segmentation.ImageSegmentation",

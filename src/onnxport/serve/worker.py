@@ -19,7 +19,7 @@ from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.serve.jobs import Job, Piece, Reply, ServeSettings
 from onnxport.system.library_errors import first_line
-from onnxport.tasks import MODULE, find_task
+from onnxport.tasks import IMAGE_AND_TEXTS, MODULE, find_task
 
 # A text shares a batch with texts of at most twice its length: padding costs as much as text.
 _LONGER, _SHORT = 2, 64
@@ -126,7 +126,7 @@ class Worker:
         """Inputs with images and sounds in the place of base64."""
         if self.kind == "audio":
             return _bytes_of(inputs) if isinstance(inputs, str) else _samples(inputs)
-        if self.kind in ("image", "image+texts"):
+        if self.kind in ("image", *IMAGE_AND_TEXTS):
             if not isinstance(inputs, str):
                 raise UsageError("An image is needed.", hint=_FILES)
             return _image(inputs)

@@ -167,9 +167,11 @@ def _images(task: Task, pipeline: Any) -> Iterator[Call]:
 
 
 def _labelled_images(task: Task, pipeline: Any) -> Iterator[Call]:
+    settings: dict[str, Any] = {"candidate_labels": ["a cat", "a photo of dogs"]}
+    if task.decision == "box":
+        settings["threshold"] = 0.0  # all that it finds
     for width, height in ((97, 71), (64, 90)):
-        image = sample_image(width, height)
-        yield Call(f"an image of {width} x {height}", (image,), {"candidate_labels": ["a cat", "a photo of dogs"]})
+        yield Call(f"an image of {width} x {height}", (sample_image(width, height),), settings)
 
 
 def _clips(task: Task, pipeline: Any) -> Iterator[Call]:
@@ -210,6 +212,7 @@ _Make = Callable[[Task, Any], Iterator[Call]]
 _BY_KIND: dict[str, _Make] = {
     "text": _texts, "text-pair": _pairs, "choices": _choices, "decoder": _prompts, "image": _images,
     "image-in-text": _images_in_texts, "audio": _sounds, "video": _clips, "image+texts": _labelled_images,
+    "image+queries": _labelled_images,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
     "fill-mask": _masked, "question-answering": _questions, "zero-shot-classification": _labelled_texts,

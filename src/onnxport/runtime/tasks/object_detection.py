@@ -17,7 +17,7 @@ from onnxport.runtime.tasks.scores import sigmoid, softmax
 
 Floats = NDArray[np.float32]
 _MOST = 100  # of the classes that take the best pairs of query and label
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DETECTORS = ("Detr", "ConditionalDetr", "DeformableDetr", "Yolos", "RTDetr")
 
 
@@ -52,12 +52,12 @@ class ObjectDetection(ImagePipeline):
         logits, boxes = (outputs[0][name].astype(np.float32) for name in ("logits", "pred_boxes"))
         scores, labels, queries = _best(logits, self.images.kind.boxes)
         height, width = context
-        corners = _corners(boxes) * np.array([width, height, width, height], np.float32)
+        corners = corners(boxes) * np.array([width, height, width, height], np.float32)
         return [
             {
                 "score": float(score),
                 "label": self.model.config.label(int(label)),
-                "box": dict(zip(_CORNERS, (int(number) for number in corners[query]), strict=True)),
+                "box": dict(zip(CORNERS, (int(number) for number in corners[query]), strict=True)),
             }
             for score, label, query in zip(scores, labels, queries, strict=True)
             if score > settings.threshold
@@ -75,7 +75,7 @@ def _best(logits: Floats, how: str) -> tuple[Floats, NDArray[Any], NDArray[Any]]
     return flat[best], best % logits.shape[1], best // logits.shape[1]
 
 
-def _corners(boxes: Floats) -> Floats:
+def corners(boxes: Floats) -> Floats:
     """Left, top, right and bottom of boxes with center, width and height."""
     x, y, width, height = np.moveaxis(boxes, -1, 0)
     half = np.float32(0.5)
