@@ -18,7 +18,7 @@ from onnxport.tasks import TASKS, Task
 MODALITIES = {
     "text": "text", "text-pair": "text", "choices": "text", "decoder": "text", "image": "image",
     "image-in-text": "image and text", "image+texts": "image and text",
-    "image+queries": "image and text", "audio": "sound", "video": "video",
+    "image+queries": "image and text", "image+points": "image", "audio": "sound", "video": "video",
 }  # fmt: skip
 
 _BASE = "AutoModel"

@@ -18,7 +18,8 @@ class Task:
     Attributes:
         name: canonical name.
         kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio",
-            "video", "image+texts" or "image+queries" (several texts for each image).
+            "video", "image+texts", "image+queries" (several texts for each image),
+            or "image+points".
         auto: transformers auto classes of the model, tried in this order.
         outputs: graph outputs in order. Those that the model does not return are dropped; one at least must remain.
         decision: what a user sees: "label" (argmax of logits over the last axis), "token" (the same per position),
@@ -107,6 +108,8 @@ TASKS: tuple[Task, ...] = (
     Task("zero-shot-object-detection", "image+queries", ("AutoModelForZeroShotObjectDetection",),
          ("logits", "pred_boxes"), "box", "boxes of what is named at run time, in an image",
          'photo.png "a cat,a dog"'),
+    Task("mask-generation", "image+points", ("AutoModelForMaskGeneration",), ("iou_scores", "pred_masks"), None,
+         "masks of what points mark in an image", "photo.png 320,240"),
     Task("image-feature-extraction", "image", ("AutoModel",), ("image_embeds", "last_hidden_state", "pooler_output"),
          None, "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),

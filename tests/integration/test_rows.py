@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import onnxport
+from onnxport.cli.main import main
+from onnxport.errors import UsageError
 from onnxport.runtime.pipeline import open_pipeline
+from onnxport.runtime.prompts.points import DECODER, VISION
+from onnxport.runtime.session import OnnxSession
 from onnxport.user_runs.inputs import sample_image
 from tests import tiny_tokenizers
 from tests.integration.test_kinds import saved
@@ -67,3 +71,58 @@ def test_boxes_of_owlv2(tmp_path: Path) -> None:
     source = transformers.pipeline("zero-shot-object-detection", str(tmp_path / "m"))
     wanted = source(image, candidate_labels=labels, threshold=0.02)
     _same_boxes(onnxport.pipeline(model=tmp_path / "o")(image, candidate_labels=labels, threshold=0.02), wanted)
+
+
+def _sam(folder: Path) -> Any:
+    vision = {
+        **_LAYERS, "output_channels": 16, "image_size": 32, "patch_size": 8, "window_size": 3, "mlp_dim": 24,
+        "global_attn_indexes": [], "num_pos_feats": 8,
+    }  # fmt: skip
+    prompts = {"hidden_size": 16, "image_size": 32, "patch_size": 8, "mask_input_channels": 4}
+    decoder = {
+        "hidden_size": 16, "mlp_dim": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_hidden_dim": 16,
+        "iou_head_depth": 2,
+    }  # fmt: skip
+    settings = {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": decoder}
+    processor = transformers.SamImageProcessor(size={"longest_edge": 32}, pad_size=_SQUARE)
+    return saved(folder, "SamModel", "SamConfig", settings, processor)
+
+
+def test_masks_of_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = _sam(tmp_path / "m")
+    conversion = onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick")
+    assert conversion.manifest.task == "mask-generation"
+    # The names and axes that transformers.js expects.
+    graphs = {name: OnnxSession(tmp_path / f"o/onnx/{name}.onnx") for name in (VISION, DECODER)}
+    names = [[spec.name for spec in (*graph.inputs, *graph.outputs)] for graph in graphs.values()]
+    maps = ["image_embeddings", "image_positional_embeddings"]
+    assert sorted(names[0]) == [*maps, "pixel_values"]
+    assert sorted(names[1]) == [*maps, "input_labels", "input_points", "iou_scores", "pred_masks"]
+
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    points = torch.rand(3, 4, 5, 2, generator=torch.Generator().manual_seed(2)) * 32
+    labels = torch.tensor([1, 0, -1, -10, 1]).repeat(3, 4, 1)
+    with torch.no_grad():
+        want = made(pixel_values=pixels, input_points=points, input_labels=labels)
+    read = graphs[VISION].run({"pixel_values": pixels.numpy()})
+    found = graphs[DECODER].run({**read, "input_points": points.numpy(), "input_labels": labels.numpy()})
+    np.testing.assert_allclose(found["iou_scores"], want.iou_scores.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["pred_masks"], want.pred_masks.numpy(), atol=1e-4)
+
+    image, marked = sample_image(83, 57), [[[30, 20], [70, 50]], [[60, 11]]]
+    source = onnxport.pipeline("mask-generation", tmp_path / "m")
+    given = {"input_points": marked, "input_labels": [[1, 0], [1]]}
+    with open_pipeline(tmp_path / "o") as pipeline:
+        rows, wanted = pipeline(image, **given), source(image, **given)
+        assert pipeline([{"image": image, **given}])[0][1]["score"] == rows[1]["score"]
+        with pytest.raises(UsageError):
+            pipeline(image)
+    for one, other in zip(rows, wanted, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert one["mask"].size == other["mask"].size == (83, 57)
+        assert (np.asarray(one["mask"]) != np.asarray(other["mask"])).mean() < 0.005
+    assert 0 < np.asarray(rows[0]["mask"]).mean() < 255
+    image.save(tmp_path / "photo.png")
+    assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30,20", "70,50"]) == 0
+    assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30"]) == 2
+    capsys.readouterr()

@@ -146,7 +146,7 @@ def _extra(manifest: Manifest, processor: str | None) -> str:
         return "pytorch"
     if kind == "image-in-text":
         return "images" if processor in IMAGE_TEXT_PROCESSORS else "pytorch"
-    return "images" if kind in ("image", *IMAGE_AND_TEXTS) else ""
+    return "images" if kind in ("image", "image+points", *IMAGE_AND_TEXTS) else ""
 
 
 def _writer(manifest: Manifest) -> tuple[str, str] | None:

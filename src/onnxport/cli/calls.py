@@ -78,6 +78,16 @@ def _clips(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(" ".join(inputs), ([read_image(name) for name in inputs],))]
 
 
+def _marked(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """An image, and points on one object: "x,y" for each."""
+    try:
+        points = [[float(number) for number in point.split(",")] for point in inputs[1:]]
+    except ValueError:
+        points = []
+    _expect(task, bool(points) and all(len(point) == 2 for point in points))
+    return [Call(" ".join(inputs), (read_image(inputs[0]),), {"input_points": points})]
+
+
 def _sounds(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     from onnxport.runtime.preprocessing.sounds.wav import read_wav
 
@@ -146,7 +156,7 @@ def _expect(task: Task, right: bool) -> None:
         raise UsageError(f"{task.name} takes other inputs.", hint=f"For example: onnxport run FOLDER {task.example}")
 
 
-_BY_KIND = {"text": _texts, "image": _images, "audio": _sounds, "video": _clips}
+_BY_KIND = {"text": _texts, "image": _images, "audio": _sounds, "video": _clips, "image+points": _marked}
 _BY_TASK = {
     "text-classification": _texts_or_pairs,
     "question-answering": _pair("question", "context"),
@@ -162,4 +172,4 @@ _TAKES_OBJECTS = ("text-classification", "question-answering", "next-sentence-pr
 # The key of a JSON object that is the input; the others are arguments of the call.
 _TEXTS = ("text", "sequence", "inputs", "input")
 _MAIN = (*_TEXTS, "image", "audio", "file")
-_FILES_OF = dict.fromkeys(IMAGE_AND_TEXTS, "image")
+_FILES_OF = dict.fromkeys((*IMAGE_AND_TEXTS, "image+points"), "image")

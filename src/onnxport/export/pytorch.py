@@ -9,6 +9,7 @@ place in the checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -193,9 +194,9 @@ def _known_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 
 
 def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
-    """Return minimum sizes of axes that are a sum of other axes (past tokens and new tokens).
+    """Return minimum sizes of axes that are a sum (past and new tokens) or a product (images and texts) of other axes.
 
-    torch assumes that each of these is at least two, and raises an error about a smaller sum after a complete trace.
+    torch assumes that each of these is at least two, and raises an error about a smaller size after a complete trace.
     """
     generator, traced = signature.generator, signature.traced
     bounds = {}
@@ -207,6 +208,8 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
         movers = [dim for dim, arrays in other.items() if arrays[tensor].shape[axis] != size]
         if len(movers) > 1 and size == sum(traced[dim] for dim in movers):
             bounds[name] = {"min": 2 * len(movers)}
+        elif len(movers) > 1 and size == math.prod(traced[dim] for dim in movers):
+            bounds[name] = {"min": 2 ** len(movers)}
     return bounds
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def parts_of(pipeline: Any, framework: str) -> tuple[Part, ...]:
     """The graphs that the model of a pipeline becomes, in the order in which they run.
 
-    One; of an encoder-decoder two; three of a model whose images stand in the sequence of its text.
+    One; of an encoder-decoder, and of a model of masks, two; three of a model whose images stand in the sequence of its text.
 
     Raises:
         UsageError: an unknown framework.
@@ -36,6 +36,8 @@ def parts_of(pipeline: Any, framework: str) -> tuple[Part, ...]:
         return _encoder_and_decoder(pipeline, task)
     if framework == "pt" and task.generates and (in_text or task.kind == "image"):
         return _images_in_text(pipeline, task)
+    if framework == "pt" and task.kind == "image+points":
+        return _image_and_points(pipeline, task)
     source = source_of(pipeline, framework)
     return (Part("model", source, generator_of(pipeline, source), task.decision),)
 
@@ -113,6 +115,28 @@ def _images_in_text(pipeline: Any, task: Task) -> tuple[Part, Part, Part]:
         Part("embed_tokens", embeddings, tokens),
         Part("decoder_model_merged", decoder, embedded, task.decision),
     )
+
+
+def _image_and_points(pipeline: Any, task: Task) -> tuple[Part, Part]:
+    from onnxport.dummy_inputs.points import PointInputGenerator, PreparedImageGenerator
+    from onnxport.runtime.prompts.points import DECODER, EMBEDDINGS, VISION
+    from onnxport.sources.pytorch.prompted_masks import (
+        ImageEmbeddingsSource,
+        MaskDecoderSource,
+        require_parts_suffice,
+        require_verbs,
+    )
+
+    model, architecture = pipeline.model, getattr(pipeline.model, "architecture", None)
+    require_verbs(model, architecture or type(model).__name__)
+    vision = ImageEmbeddingsSource(model, architecture)
+    images = PreparedImageGenerator(getattr(pipeline, "image_processor", None), model.config)
+    with vision.weights_kept():
+        points = PointInputGenerator(images, vision)
+        maps = tuple(name for name in points.maps if name.startswith(EMBEDDINGS))
+        decoder = MaskDecoderSource(model, maps, task.outputs, architecture)
+        require_parts_suffice(vision, decoder, points.whole())
+    return Part(VISION, vision, images), Part(DECODER, decoder, points)
 
 
 def source_of(pipeline: Any, framework: str) -> TorchSource:

@@ -106,7 +106,7 @@ def small_inputs(model: torch.nn.Module, components: Components, kind: str | Non
         inputs.update(_text(model, components.tokenizer))
         if kind == "choices":
             inputs = {name: value.unsqueeze(1).repeat(1, 2, 1) for name, value in inputs.items()}
-    if "pixel_values" in accepted and kind in {"image", *IMAGE_AND_TEXTS, None}:
+    if "pixel_values" in accepted and kind in {"image", "image+points", *IMAGE_AND_TEXTS, None}:
         inputs.update(_image(model, components.image_processor))
     if kind == "audio":
         inputs.update(_audio(model, components.feature_extractor))

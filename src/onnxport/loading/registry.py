@@ -82,6 +82,7 @@ _OURS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     ),
 }
 _OURS |= {
+    "mask-generation": (("AutoModelForMaskGeneration",), f"{_HERE}.masks.PointMaskPipeline", "facebook/sam-vit-huge"),
     "audio-frame-classification": (
         ("AutoModelForAudioFrameClassification",), f"{_HERE}.recordings.AudioFramesPipeline", None,
     ),

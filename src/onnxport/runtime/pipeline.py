@@ -89,6 +89,10 @@ def _open(folder: str | Path | Folder, task: str | None, component: str, setting
         from onnxport.runtime.tasks.image_text_to_text import ImageTextToText
 
         return ImageTextToText(opened, component, shown, **settings)
+    if row.kind == "image+points":
+        from onnxport.runtime.tasks.mask_generation import MaskGeneration
+
+        return MaskGeneration(opened, component, shown, **settings)
     if is_encoder_decoder(opened.names):
         return _sequence_pipeline(row, opened, component, shown, settings)
     if row.name not in _CLASSES:

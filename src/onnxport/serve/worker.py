@@ -126,7 +126,7 @@ class Worker:
         """Inputs with images and sounds in the place of base64."""
         if self.kind == "audio":
             return _bytes_of(inputs) if isinstance(inputs, str) else _samples(inputs)
-        if self.kind in ("image", *IMAGE_AND_TEXTS):
+        if self.kind in ("image", "image+points", *IMAGE_AND_TEXTS):
             if not isinstance(inputs, str):
                 raise UsageError("An image is needed.", hint=_FILES)
             return _image(inputs)

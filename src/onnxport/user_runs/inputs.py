@@ -174,6 +174,13 @@ def _labelled_images(task: Task, pipeline: Any) -> Iterator[Call]:
         yield Call(f"an image of {width} x {height}", (sample_image(width, height),), settings)
 
 
+def _marked_images(task: Task, pipeline: Any) -> Iterator[Call]:
+    for width, height in ((97, 71), (64, 90)):
+        points = [[[width / 3, height / 2]], [[5, 7], [width - 9, height / 3]]]
+        given = {"input_points": points, "input_labels": [[1], [1, 0]]}
+        yield Call(f"points in an image of {width} x {height}", (sample_image(width, height),), given)
+
+
 def _clips(task: Task, pipeline: Any) -> Iterator[Call]:
     from onnxport.dummy_inputs.clip import frames_of
 
@@ -212,7 +219,7 @@ _Make = Callable[[Task, Any], Iterator[Call]]
 _BY_KIND: dict[str, _Make] = {
     "text": _texts, "text-pair": _pairs, "choices": _choices, "decoder": _prompts, "image": _images,
     "image-in-text": _images_in_texts, "audio": _sounds, "video": _clips, "image+texts": _labelled_images,
-    "image+queries": _labelled_images,
+    "image+queries": _labelled_images, "image+points": _marked_images,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
     "fill-mask": _masked, "question-answering": _questions, "zero-shot-classification": _labelled_texts,

@@ -21,8 +21,8 @@ class ProcessorClass:
 
     Attributes:
         defaults: values of settings that preprocessor_config.json may leave out.
-        fit: rule for the size: "size", "convnext", "levit", "crop_pct", "multiple", "divide", "yolos" or
-            "divisible".
+        fit: rule for the size: "size", "convnext", "levit", "crop_pct", "multiple", "divide", "yolos",
+            "divisible" or "longest".
         mask: gives a mask of pixels: where the image is padded ("pad"), always ("always"), or not at all (None).
         order: the steps after resizing.
         boxes: how detections are read from logits: "softmax", "top 100" or "top queries".
@@ -120,6 +120,10 @@ CLASSES: dict[str, ProcessorClass] = {
     "Swin2SRImageProcessor": ProcessorClass(
         _values(_HALF, _BICUBIC, None, do_resize=False, do_pad=True, size_divisor=8), order=("rescale", "mirror pad")
     ),
+    "SamImageProcessor": ProcessorClass(
+        _values(_IMAGENET, _BILINEAR, {"longest_edge": 1024}, **_NOT_SQUARE, do_pad=True, pad_size=_square(1024)),
+        fit="longest", order=_UNCROPPED,
+    ),  # fmt: skip
     "Mask2FormerImageProcessor": ProcessorClass(
         _MASKS, fit="divisible", mask="always", order=_UNCROPPED, segments="384"
     ),
@@ -135,6 +139,7 @@ USUAL: dict[str, str] = {
     "mask2former": "Mask2Former", "maskformer": "MaskFormer", "metaclip_2": "CLIP", "mobilenet_v1": "MobileNetV1",
     "mobilenet_v2": "MobileNetV2", "mobilevit": "MobileViT", "mobilevitv2": "MobileViT", "owlvit": "OwlViT", "poolformer": "PoolFormer",
     "pvt": "Pvt", "pvt_v2": "Pvt", "regnet": "ConvNext", "resnet": "ConvNext", "rt_detr": "RTDetr",
+    "sam": "Sam",
     "segformer": "Segformer", "siglip": "Siglip", "swin": "ViT", "swin2sr": "Swin2SR", "swinv2": "ViT",
     "upernet": "Segformer",
     "van": "ConvNext", "vit": "ViT", "vit_mae": "ViT", "vit_msn": "ViT", "yolos": "Yolos",

@@ -72,10 +72,10 @@ class ImageProcessor:
                 target = sizes.with_shortest_edge(pixels.shape[:2], int(edge / self.settings["crop_pct"]))
                 return _center_crop(_resize(pixels, target, resample), (edge, edge))
             return _resize(pixels, (edge, edge), resample)
-        return _resize(pixels, self._target(pixels.shape[:2]), resample)
+        return _resize(pixels, self.target(pixels.shape[:2]), resample)
 
-    def _target(self, image: sizes.Size) -> sizes.Size:
-        """The size that an image is resized to."""
+    def target(self, image: sizes.Size) -> sizes.Size:
+        """The (height, width) that an image of this (height, width) is resized to."""
         fit, settings = self.kind.fit, self.settings
         if fit == "divide":
             return sizes.rounded_down(image, int(settings["size_divisor"]))
@@ -83,6 +83,8 @@ class ImageProcessor:
         if fit == "multiple":
             keep = bool(settings["keep_aspect_ratio"])
             return sizes.fitted_to_multiple(image, size, int(settings["ensure_multiple_of"]), keep_ratio=keep)
+        if fit == "longest":
+            return sizes.with_longest_edge(image, size["longest_edge"])
         if fit == "levit" and "shortest_edge" in size:
             return sizes.with_shortest_edge(image, int((256 / 224) * size["shortest_edge"]))
         if fit == "crop_pct" and settings.get("crop_pct") is not None:

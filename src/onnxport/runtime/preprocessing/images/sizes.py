@@ -58,6 +58,12 @@ def with_shortest_edge(image: Size, edge: int) -> Size:
     return (longest, edge) if width <= height else (edge, longest)
 
 
+def with_longest_edge(image: Size, edge: int) -> Size:
+    """The longer side is `edge`, and the other one is rounded to the nearest number (SAM)."""
+    scale = edge * 1.0 / max(image)
+    return int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
+
+
 def with_edges(image: Size, shortest: int, longest: int, multiple: int | None = None) -> Size:
     """The shorter side is `shortest`, unless the longer one would be above `longest`.
 
