@@ -13,12 +13,13 @@ from typing import Any
 
 import transformers
 
+from onnxport.loading.own_auto_classes import auto_class
 from onnxport.tasks import TASKS, Task
 
 MODALITIES = {
     "text": "text", "text-pair": "text", "choices": "text", "decoder": "text", "image": "image",
     "image-in-text": "image and text", "image+texts": "image and text",
-    "image+queries": "image and text", "image+points": "image", "audio": "sound", "video": "video",
+    "image+queries": "image and text", "image+points": "image", "series": "series", "audio": "sound", "video": "video",
 }  # fmt: skip
 
 _BASE = "AutoModel"
@@ -80,7 +81,8 @@ def without_row() -> dict[str, str]:
 
 def _mapping(auto: str) -> dict[str, Any]:
     """Model type -> name or names of classes."""
-    return dict(getattr(transformers, auto)._model_mapping._model_mapping)
+    found = getattr(transformers, auto, None) or auto_class(auto)
+    return dict(found._model_mapping._model_mapping)
 
 
 def _class(name: str) -> Any:

@@ -19,8 +19,8 @@ class Task:
         name: canonical name.
         kind: kind of dummy inputs: "text", "text-pair", "choices", "decoder", "image", "image-in-text", "audio",
             "video", "image+texts", "image+queries" (several texts for each image),
-            or "image+points".
-        auto: transformers auto classes of the model, tried in this order.
+            "image+points" or "series".
+        auto: auto classes of the model, of transformers or `loading.own_auto_classes`, tried in this order.
         outputs: graph outputs in order. Those that the model does not return are dropped; one at least must remain.
         decision: what a user sees: "label" (argmax of logits over the last axis), "token" (the same per position),
             "span"
@@ -110,6 +110,8 @@ TASKS: tuple[Task, ...] = (
          'photo.png "a cat,a dog"'),
     Task("mask-generation", "image+points", ("AutoModelForMaskGeneration",), ("iou_scores", "pred_masks"), None,
          "masks of what points mark in an image", "photo.png 320,240"),
+    Task("time-series-forecasting", "series", ("AutoModelForForecasting",), ("prediction_outputs",), None,
+         "the next values of a time series", "series.csv", ("forecasting",)),
     Task("image-feature-extraction", "image", ("AutoModel",), ("image_embeds", "last_hidden_state", "pooler_output"),
          None, "the hidden states of an image model", "photo.png"),
     Task("feature-extraction", "text", ("AutoModel",),

@@ -126,3 +126,30 @@ def test_masks_of_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30,20", "70,50"]) == 0
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30"]) == 2
     capsys.readouterr()
+
+
+_SERIES: dict[str, Any] = {
+    "context_length": 24, "prediction_length": 6, "num_input_channels": 2, "patch_length": 4, "patch_stride": 4,
+    "stride": 4, "d_model": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "ffn_dim": 24, "num_layers": 2,
+    "scaling": "std", "loss": "mse",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["PatchTST", pytest.param("PatchTSMixer", marks=pytest.mark.sweep)])
+def test_forecasts(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = saved(tmp_path / "m", f"{name}ForPrediction", f"{name}Config", _SERIES)
+    conversion = onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick")
+    assert conversion.manifest.task == "time-series-forecasting"
+    values = np.random.default_rng(3).standard_normal((31, 2)).cumsum(0).astype(np.float32) * 20
+    with torch.no_grad():
+        want = made(past_values=torch.from_numpy(values[None, -24:])).prediction_outputs[0].numpy()
+    with open_pipeline(tmp_path / "o") as pipeline:
+        np.testing.assert_allclose(pipeline(values), want, rtol=1e-4, atol=1e-3)
+        assert [rows.shape for rows in pipeline([values, values[3:], values[5:]], batch_size=3)] == [(6, 2)] * 3
+        for wrong in (values[:20], values[:, :1], values * np.nan):
+            with pytest.raises(UsageError):
+                pipeline(wrong)
+    np.savetxt(tmp_path / "series.csv", values, delimiter=",", header="left,right", comments="")
+    assert main(["run", str(tmp_path / "o"), str(tmp_path / "series.csv")]) == 0
+    assert main(["run", str(tmp_path / "o"), str(tmp_path / "none.csv")]) == 2
+    capsys.readouterr()

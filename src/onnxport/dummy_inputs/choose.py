@@ -13,6 +13,7 @@ from onnxport.dummy_inputs.decoder import DecoderInputGenerator
 from onnxport.dummy_inputs.image import ImageInputGenerator
 from onnxport.dummy_inputs.joint import JointInputGenerator
 from onnxport.dummy_inputs.queries import QueryInputGenerator
+from onnxport.dummy_inputs.series import SeriesInputGenerator
 from onnxport.dummy_inputs.text import TextInputGenerator
 from onnxport.sources.states import State
 from onnxport.tasks import IMAGE_AND_TEXTS, Task
@@ -59,6 +60,8 @@ def generator_for(
     image_processor = getattr(pipeline, "image_processor", None)
     if kind == "image":
         return ImageInputGenerator(image_processor, config, accepts)
+    if kind == "series":
+        return SeriesInputGenerator(config)
     if kind == "video":
         return ClipInputGenerator(image_processor, config, accepts)
     if kind == "audio":

@@ -45,7 +45,7 @@ class PointInputGenerator:
         self.images = images
         self.first = images.make(base_sizes(images))
         self.maps = encoder.run(self.first)
-        self.dims = (
+        self.dims: tuple[DynamicDim, ...] = (
             DynamicDim(images.batch, 2, (3, 5)),
             DynamicDim("point_batch_size", 3, (2, 5), edge_sizes=(1,)),
             DynamicDim("nb_points_per_image", 2, (3, 5), edge_sizes=(1,)),

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from onnxport.loading.own_auto_classes import auto_class
+
 _TF = "TF"
 _TOWERS = (
     "TextModelWithProjection", "VisionModelWithProjection", "AudioModelWithProjection", "EncoderModel", "TextModel",
@@ -42,6 +44,8 @@ def tensorflow_class(auto: Iterable[str], config: Any) -> Any:
 
 
 def _auto_class(module: str, name: str) -> Any:
+    if module == "modeling_auto":
+        return auto_class(name)
     return getattr(import_module(f"transformers.models.auto.{module}"), name, None)
 
 

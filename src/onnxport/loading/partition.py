@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def parts_of(pipeline: Any, framework: str) -> tuple[Part, ...]:
     """The graphs that the model of a pipeline becomes, in the order in which they run.
 
-    One; of an encoder-decoder, and of a model of masks, two; three of a model whose images stand in the sequence of its text.
+    One; of an encoder-decoder, and of a model of masks, two; three of a model whose images stand in the sequence of
+    its text.
 
     Raises:
         UsageError: an unknown framework.

@@ -82,6 +82,7 @@ _OURS: dict[str, tuple[tuple[str, ...], str, str | None]] = {
     ),
 }
 _OURS |= {
+    "time-series-forecasting": (("AutoModelForForecasting",), f"{_HERE}.series.ForecastPipeline", None),
     "mask-generation": (("AutoModelForMaskGeneration",), f"{_HERE}.masks.PointMaskPipeline", "facebook/sam-vit-huge"),
     "audio-frame-classification": (
         ("AutoModelForAudioFrameClassification",), f"{_HERE}.recordings.AudioFramesPipeline", None,

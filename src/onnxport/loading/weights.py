@@ -13,6 +13,7 @@ from onnxport.errors import CheckpointError, MissingDependencyError, OnnxPortErr
 from onnxport.loading.gguf import finish, gguf_config
 from onnxport.loading.model_classes import tower
 from onnxport.loading.options import LoadOptions, torch_dtype
+from onnxport.loading.own_auto_classes import auto_class
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
 from onnxport.loading.weight_loading import computed_notes, plan_loading
 from onnxport.loading.weight_origins import WeightOrigins, trace_origins
@@ -190,19 +191,17 @@ def _cannot_load(source: str, error: Exception, written: str | None) -> Checkpoi
 
 def _auto_class(auto: Iterable[str], config: Any, trust_remote_code: bool, architectures: Iterable[str]) -> Any:
     """The first auto class that has a class for `config`, or None; for a tower its own class."""
-    import transformers
-
     auto = tuple(auto)
     own = tower(architectures) if "AutoModel" in auto else None
     if own is not None and isinstance(config, own.config_class):
         return own
     remote = getattr(config, "auto_map", None) or {}
     for name in auto:
-        auto_class = getattr(transformers, name, None)
-        if auto_class is None:
+        found = auto_class(name)
+        if found is None:
             continue
-        if type(config) in auto_class._model_mapping or (trust_remote_code and name in remote):
-            return auto_class
+        if type(config) in found._model_mapping or (trust_remote_code and name in remote):
+            return found
     return None
 
 

@@ -36,6 +36,7 @@ _CLASSES = {
     "audio-frame-classification": "recordings.AudioFrames",
     "audio-xvector": "recordings.VoiceVector",
     "video-classification": "clip_classification.ClipClassification",
+    "time-series-forecasting": "forecasting.Forecasting",
     "image-to-image": "image_to_image.ImageToImage",
     "automatic-speech-recognition": "speech_recognition.SpeechRecognition",
 }

@@ -181,6 +181,14 @@ def _marked_images(task: Task, pipeline: Any) -> Iterator[Call]:
         yield Call(f"points in an image of {width} x {height}", (sample_image(width, height),), given)
 
 
+def _series(task: Task, pipeline: Any) -> Iterator[Call]:
+    config = pipeline.model.config
+    steps = np.arange(config.context_length + 5)[:, None]
+    values = np.sin(steps / 7 + np.arange(config.num_input_channels)) * 5 + steps / 3
+    for shown, one in (("a series", values), ("a series of small values", values[5:] / 1000)):
+        yield Call(shown, (one.astype(np.float32),))
+
+
 def _clips(task: Task, pipeline: Any) -> Iterator[Call]:
     from onnxport.dummy_inputs.clip import frames_of
 
@@ -219,7 +227,7 @@ _Make = Callable[[Task, Any], Iterator[Call]]
 _BY_KIND: dict[str, _Make] = {
     "text": _texts, "text-pair": _pairs, "choices": _choices, "decoder": _prompts, "image": _images,
     "image-in-text": _images_in_texts, "audio": _sounds, "video": _clips, "image+texts": _labelled_images,
-    "image+queries": _labelled_images, "image+points": _marked_images,
+    "image+queries": _labelled_images, "image+points": _marked_images, "series": _series,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
     "fill-mask": _masked, "question-answering": _questions, "zero-shot-classification": _labelled_texts,

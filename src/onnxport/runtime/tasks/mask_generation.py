@@ -42,8 +42,8 @@ class MaskGeneration(ImagePipeline):
     """`pipeline("photo.png", input_points=[[320, 240]])` returns the best mask of each object.
 
     The answer is [{"score": float, "mask": PIL image of the size of the image, 255 on the object}]. An input may also
-    be {"image": ..., "input_points": [...], "input_labels": [...]}. The image is read once for all objects. Settings are
-    those of `PointSettings`.
+    be {"image": ..., "input_points": [...], "input_labels": [...]}. The image is read once for all objects. Settings
+    are those of `PointSettings`.
 
     Raises:
         FolderError: the folder has not these graphs.
@@ -66,9 +66,7 @@ class MaskGeneration(ImagePipeline):
     def prepare(self, item: Any, settings: PointSettings) -> Prepared:
         given = item if isinstance(item, Mapping) else {"image": item}
         image = super().prepare(given.get("image"), settings)
-        points, labels = as_objects(
-            given.get(POINTS, settings.input_points), given.get(LABELS, settings.input_labels)
-        )
+        points, labels = as_objects(given.get(POINTS, settings.input_points), given.get(LABELS, settings.input_labels))
         size = self._prepared_size(image.context)
         scale = np.array([size[1] / image.context[1], size[0] / image.context[0]])
         row = {**image.rows[0], POINTS: (points * scale).astype(np.float32), LABELS: labels}
@@ -107,4 +105,3 @@ class MaskGeneration(ImagePipeline):
 def takes_points(components: Sequence[str]) -> bool:
     """Whether a folder with these graphs makes masks from points."""
     return all(any(name.startswith(graph) for name in components) for graph in (VISION, DECODER))
-

@@ -52,12 +52,12 @@ class ObjectDetection(ImagePipeline):
         logits, boxes = (outputs[0][name].astype(np.float32) for name in ("logits", "pred_boxes"))
         scores, labels, queries = _best(logits, self.images.kind.boxes)
         height, width = context
-        corners = corners(boxes) * np.array([width, height, width, height], np.float32)
+        sides = corners(boxes) * np.array([width, height, width, height], np.float32)
         return [
             {
                 "score": float(score),
                 "label": self.model.config.label(int(label)),
-                "box": dict(zip(CORNERS, (int(number) for number in corners[query]), strict=True)),
+                "box": dict(zip(CORNERS, (int(number) for number in sides[query]), strict=True)),
             }
             for score, label, query in zip(scores, labels, queries, strict=True)
             if score > settings.threshold

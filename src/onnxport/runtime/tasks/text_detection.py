@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class TextDetection(ImagePipeline):
     """
 
     Settings = QuerySettings
-    aliases = {"text_queries": "candidate_labels"}
+    aliases: ClassVar[Mapping[str, str]] = {"text_queries": "candidate_labels"}
 
     def __init__(self, model: TaskModel, task: str, **settings: Any) -> None:
         self.texts = TextEncoder(model.folder.path)

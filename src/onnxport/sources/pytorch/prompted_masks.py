@@ -54,9 +54,9 @@ class ImageEmbeddingsSource(TorchSource):
 class MaskDecoderSource(TorchSource):
     """From the outputs of `ImageEmbeddingsSource` and points to masks.
 
-    Inputs: `input_points` (images, objects, points, 2) in pixels of the prepared image, `input_labels` (images, objects,
-    points): 1 on the object, 0 beside it, -10 for no point. Outputs: `iou_scores` (images, objects, 3) and `pred_masks`
-    (images, objects, 3, height, width), logits.
+    Inputs: `input_points` (images, objects, points, 2) in pixels of the prepared image, `input_labels` (images,
+    objects, points): 1 on the object, 0 beside it, -10 for no point. Outputs: `iou_scores` (images, objects, 3) and
+    `pred_masks` (images, objects, 3, height, width), logits.
 
     Args:
         embeddings: names of the embeddings, in the order in which the model takes them.
@@ -124,7 +124,9 @@ def require_parts_suffice(image: ImageEmbeddingsSource, decoder: MaskDecoderSour
         prompts = {key: inputs[key] for key in (POINTS, LABELS)}
         found = decoder.run({**{key: made[key] for key in made if key in (decoder.accepts() or ())}, **prompts})
     except Exception as error:
-        raise ExportError(f"{name} does not run with its image and its points apart: {first_line(error)}.", hint=hint) from error
+        raise ExportError(
+            f"{name} does not run with its image and its points apart: {first_line(error)}.", hint=hint
+        ) from error
     for key, values in whole.items():
         off, scale = float(np.abs(found[key] - values).max()), float(np.abs(values).max())
         if not off <= _ROUNDING * scale:  # also where it is no number

@@ -122,8 +122,9 @@ CLASSES: dict[str, ProcessorClass] = {
     ),
     "SamImageProcessor": ProcessorClass(
         _values(_IMAGENET, _BILINEAR, {"longest_edge": 1024}, **_NOT_SQUARE, do_pad=True, pad_size=_square(1024)),
-        fit="longest", order=_UNCROPPED,
-    ),  # fmt: skip
+        fit="longest",
+        order=_UNCROPPED,
+    ),
     "Mask2FormerImageProcessor": ProcessorClass(
         _MASKS, fit="divisible", mask="always", order=_UNCROPPED, segments="384"
     ),
@@ -137,7 +138,8 @@ USUAL: dict[str, str] = {
     "detr": "Detr", "dinat": "ViT", "dinov2": "Bit", "dpt": "DPT", "efficientnet": "EfficientNet", "focalnet": "Bit",
     "glpn": "GLPN", "groupvit": "CLIP", "hiera": "Bit", "levit": "Levit", "lw_detr": "DeformableDetr",
     "mask2former": "Mask2Former", "maskformer": "MaskFormer", "metaclip_2": "CLIP", "mobilenet_v1": "MobileNetV1",
-    "mobilenet_v2": "MobileNetV2", "mobilevit": "MobileViT", "mobilevitv2": "MobileViT", "owlvit": "OwlViT", "poolformer": "PoolFormer",
+    "mobilenet_v2": "MobileNetV2", "mobilevit": "MobileViT", "mobilevitv2": "MobileViT", "owlvit": "OwlViT",
+    "poolformer": "PoolFormer",
     "pvt": "Pvt", "pvt_v2": "Pvt", "regnet": "ConvNext", "resnet": "ConvNext", "rt_detr": "RTDetr",
     "sam": "Sam",
     "segformer": "Segformer", "siglip": "Siglip", "swin": "ViT", "swin2sr": "Swin2SR", "swinv2": "ViT",
