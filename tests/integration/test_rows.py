@@ -153,3 +153,29 @@ def test_forecasts(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "series.csv")]) == 0
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "none.csv")]) == 2
     capsys.readouterr()
+
+
+@pytest.mark.sweep
+def test_answers_in_pages(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizers.bert()
+    tokenizer.save_pretrained(tmp_path / "m")
+    settings = {
+        **_LAYERS,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 64,
+        "max_2d_position_embeddings": 1024,
+    }
+    saved(tmp_path / "m", "LayoutLMForQuestionAnswering", "LayoutLMConfig", settings)
+    conversion = onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick")
+    assert conversion.manifest.task == "document-question-answering"
+    page = [
+        ("The", [10, 10, 60, 40]),
+        ("total", [70, 10, 150, 40]),
+        ("is", [160, 10, 190, 40]),
+        ("seven", [200, 10, 290, 40]),
+    ]
+    given = {"question": "What is the total?", "word_boxes": page, "image": None, "top_k": 2}
+    source = transformers.pipeline("document-question-answering", str(tmp_path / "m"))
+    wanted, found = source(**given), onnxport.pipeline(model=tmp_path / "o")(**given)
+    assert [row["answer"] for row in found] == [row["answer"] for row in wanted]
+    assert found[0]["score"] == pytest.approx(wanted[0]["score"], rel=1e-3)

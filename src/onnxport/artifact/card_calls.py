@@ -61,6 +61,10 @@ _CALLS: dict[str, Call] = {
         '"Who wrote it?", "Ada wrote it."',
         hub_tag="question-answering",
     ),
+    "document-question-answering": Call(
+        '"page.png", "What is the total?"',
+        hub_tag="document-question-answering",
+    ),
     "zero-shot-classification": Call(
         '"A new phone", candidate_labels=["technology", "sport"]',
         '"A new phone", ["technology", "sport"]',

@@ -112,6 +112,11 @@ def _pair(first: str, second: str) -> Callable[[Task, list[str], Any], list[Call
     return build
 
 
+def _page(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    _expect(task, len(inputs) == 2)
+    return [Call(inputs[1], keywords={"image": read_image(inputs[0]), "question": inputs[1]})]
+
+
 def _labelled(read: Callable[[str], Any]) -> Callable[[Task, list[str], Any], list[Call]]:
     def build(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
         _expect(task, len(inputs) == 2)
@@ -191,6 +196,7 @@ _BY_KIND = {
 _BY_TASK = {
     "text-classification": _texts_or_pairs,
     "question-answering": _pair("question", "context"),
+    "document-question-answering": _page,
     "next-sentence-prediction": _pair("text", "text_pair"),
     "zero-shot-classification": _labelled(str),
     "zero-shot-image-classification": _labelled(read_image),
@@ -199,7 +205,10 @@ _BY_TASK = {
     "image-text-to-text": _image_text,
 }
 # Tasks whose pipelines take an object as it is.
-_TAKES_OBJECTS = ("text-classification", "question-answering", "next-sentence-prediction", "multiple-choice")
+_TAKES_OBJECTS = (
+    "text-classification", "question-answering", "document-question-answering", "next-sentence-prediction",
+    "multiple-choice",
+)  # fmt: skip
 # The key of a JSON object that is the input; the others are arguments of the call.
 _TEXTS = ("text", "sequence", "inputs", "input")
 _MAIN = (*_TEXTS, "image", "audio", "file")

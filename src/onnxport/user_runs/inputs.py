@@ -143,6 +143,16 @@ def _questions(task: Task, pipeline: Any) -> Iterator[Call]:
         yield Call(f"{_QUESTION!r} about {shown}", (), {"question": _QUESTION, "context": text, "top_k": 3})
 
 
+def _pages(task: Task, pipeline: Any) -> Iterator[Call]:
+    """Words of a page with their places, in thousandths; no text recognition is run."""
+    words = f"{SHORT} {_PARAGRAPH}".split()
+    places = [(10 + 90 * (n % 10), 20 + 40 * (n // 10)) for n in range(len(words))]
+    page = [(word, [x, y, x + 80, y + 30]) for word, (x, y) in zip(words, places, strict=True)]
+    for shown, boxes in (("a page", page[:20]), ("a longer page", page)):
+        given = {"image": None, "question": _QUESTION, "word_boxes": boxes, "top_k": 3}
+        yield Call(f"{_QUESTION!r} about {shown}", (), given)
+
+
 def _pairs(task: Task, pipeline: Any) -> Iterator[Call]:
     for second in ("The street is wet.", _MIXED, _PARAGRAPH):
         yield Call(_shown(second), (), {"text": "It rains.", "text_pair": second})
@@ -230,5 +240,5 @@ _BY_KIND: dict[str, _Make] = {
     "image+queries": _labelled_images, "image+points": _marked_images, "series": _series,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
-    "fill-mask": _masked, "question-answering": _questions, "zero-shot-classification": _labelled_texts,
+    "fill-mask": _masked, "question-answering": _questions, "document-question-answering": _pages, "zero-shot-classification": _labelled_texts,
 }  # fmt: skip
