@@ -18,6 +18,7 @@ from onnxport.checkpoints.adapter import Adapter, base_of, find_adapter
 from onnxport.checkpoints.config_limits import check_config
 from onnxport.checkpoints.hub import resolve_folder
 from onnxport.checkpoints.links import require_links_inside
+from onnxport.checkpoints.packed_weights import PackedWeights, find_packed_weights
 from onnxport.checkpoints.weight_files import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
 from onnxport.errors import CheckpointError, UntrustedCheckpointError, UsageError
 from onnxport.formats.json_file import read_json, read_object
@@ -62,6 +63,7 @@ class Checkpoint:
         custom_code: classes that the checkpoint brings along, "config.json: modeling_x.XModel".
         notes: what a user should know.
         adapter: changes the weights; the rest is of the model that it is for.
+        quantized: how weights are packed that are to be dequantized; `config` then says nothing of it.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Checkpoint:
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
+    quantized: PackedWeights | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -104,6 +107,7 @@ def inspect_checkpoint(
     token: str | bool | None = None,
     framework: str | None = None,
     base_model: str | None = None,
+    dequantize: bool = False,
 ) -> Checkpoint:
     """Find out what a checkpoint is, and check that its files are complete.
 
@@ -115,6 +119,7 @@ def inspect_checkpoint(
         token: access token of a hub model.
         framework: "tf" where TF classes will read the weights.
         base_model: of an adapter, the model that it is for, in place of the one that it names.
+        dequantize: accept quantized weights, which loading then dequantizes.
 
     Raises:
         CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
@@ -140,7 +145,7 @@ def inspect_checkpoint(
     if adapter is not None:
         base = _base_of(
             adapter, base_model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision,
-            token=token, framework=framework,
+            token=token, framework=framework, dequantize=dequantize,
         )  # fmt: skip
         return replace(base, source=source, adapter=adapter)
     if base_model is not None:
@@ -157,9 +162,12 @@ def inspect_checkpoint(
     size = sum(file.stat().st_size for file in weights.files)
     check_config(config, model_folder / "config.json", weights.tensors, size)
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
-    _reject_quantized(folder, config)
+    quantized = _quantized(folder, config, weights) if dequantize else _reject_quantized(folder, config)
+    if quantized is not None:
+        config = {name: value for name, value in config.items() if name != "quantization_config"}
     found = _checkpoint(folder, source, model_folder, config, weights)
-    return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes)
+    return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes,
+                   quantized=quantized)  # fmt: skip
 
 
 def _base_of(adapter: Adapter, chosen: str | None, **options: Any) -> Checkpoint:
@@ -219,8 +227,23 @@ def _reject_quantized(folder: Path, config: dict[str, Any]) -> None:
     if isinstance(quantized, dict):
         raise CheckpointError(
             f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
-            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small.",
+            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small. Without it: "
+            "`--dequantize` (dequantize=True) converts these weights, as float32.",
         )
+
+
+def _quantized(folder: Path, config: dict[str, Any], weights: Weights) -> PackedWeights | None:
+    """How the weights are packed; None where they are not quantized.
+
+    Raises:
+        CheckpointError: in a way that is not read, or damaged.
+    """
+    if isinstance(config.get("quantization_config"), dict) and weights.format != "safetensors":
+        raise CheckpointError(
+            f"The quantized weights of {folder} are stored as {weights.format}; only safetensors are dequantized.",
+            hint="Save the checkpoint again as safetensors.",
+        )
+    return find_packed_weights(config, weights.files)
 
 
 def _read_modules(folder: Path) -> list[Any]:

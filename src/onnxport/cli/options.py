@@ -154,6 +154,9 @@ BaseModel = Annotated[
 StripPrefix = Annotated[
     str | None, typer.Option("--strip-prefix", metavar="PREFIX", help="Take names of weights without it (`module.`).")
 ]
+Dequantize = Annotated[
+    bool, typer.Option("--dequantize", help="Convert weights that the checkpoint stores quantized, as float32.")
+]
 
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")

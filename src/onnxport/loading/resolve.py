@@ -152,6 +152,7 @@ def _checkpoint(model: str | Path, framework: str | None, options: LoadOptions) 
         token=options.token,
         framework=framework,
         base_model=None if options.base_model is None else str(options.base_model),
+        dequantize=options.dequantize,
     )
     if framework == "pt" and checkpoint.framework == "tf":
         raise CheckpointError(
