@@ -1,4 +1,4 @@
-"""Checkpoints with quantized weights, written number by number as AutoGPTQ, AutoAWQ and compressed-tensors lay them out.
+"""Checkpoints with quantized weights, written number by number as AutoGPTQ, AutoAWQ and compressed-tensors do.
 
     expected = pack_checkpoint("gptq", save_decoder("llama", folder))
 

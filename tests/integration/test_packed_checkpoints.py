@@ -1,4 +1,4 @@
-"""Checkpoints that store weights quantized: `dequantize` gives the numbers that they stand for, proved to the last bit."""
+"""Checkpoints that store weights quantized: `dequantize` gives the numbers that they stand for, to the last bit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from onnxport import convert
 from onnxport.artifact.ledger import Proof
-from onnxport.checkpoints.checkpoint import inspect_checkpoint
-from onnxport.cli.main import app
+from onnxport.checkpoints.checkpoint import inspect_checkpoint, judge_quantized
 from onnxport.errors import CheckpointError
 from onnxport.loading.load import load
+from onnxport.weights import dequantize
 from onnxport.weights.lazy import LazyTensor
 from tests.packed_checkpoints import KINDS, pack_checkpoint
 from tests.tiny_decoders import save_decoder
+from tests.unit.cli_runner import refusal, run
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,8 @@ def _saved(kind: str, folder: Path, **changes: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_those_that_were_packed(kind: str, tmp_path: Path) -> None:
+def test_weights_are_those_that_were_packed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dequantize, "_AT_ONCE", 1)  # 32 rows at once, of up to 48
     expected = _saved(kind, tmp_path)
     loaded = load("text-generation", None, tmp_path, dequantize=True, lazy=kind != "awq")
     own = loaded.pipeline.model.state_dict()
@@ -62,7 +63,11 @@ def test_the_converted_model_has_the_outputs_of_the_dequantized_one(kind: str, t
     np.testing.assert_allclose(_logits(tmp_path / "out" / "onnx" / "model.onnx", ids), wanted, rtol=1e-4, atol=1e-4)
     ledger = conversion.manifest.components[0].ledger
     assert ledger is not None
-    packed = [proof for proof in ledger.weights.values() if "_proj.qweight" in proof.origins or "_proj.weight" in proof.origins]
+    packed = [
+        proof
+        for proof in ledger.weights.values()
+        if "_proj.qweight" in proof.origins or "_proj.weight" in proof.origins
+    ]
     assert len(packed) == 7
     assert all("dequantized" in proof.transform and proof.proof in (Proof.EXACT, Proof.TRANSFORMED) for proof in packed)
 
@@ -83,7 +88,7 @@ def _logits(file: Path, ids: np.ndarray) -> np.ndarray:
 def test_without_the_option_the_error_names_it(tmp_path: Path) -> None:
     _saved("gptq", tmp_path / "m")
     with pytest.raises(CheckpointError) as caught:
-        inspect_checkpoint(tmp_path / "m")
+        judge_quantized(inspect_checkpoint(tmp_path / "m"), dequantize=False)
     assert "--dequantize" in str(caught.value.hint)
 
 
@@ -119,14 +124,14 @@ _DAMAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("damage", _DAMAGES)
-def test_damaged_checkpoints_are_refused_before_they_are_loaded(damage: str, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_refused_before_they_are_loaded(damage: str, tmp_path: Path, capsys: Any) -> None:
     kind, tensors, settings = _DAMAGES[damage]
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     save_file({f"{_Q}.weight": torch.ones(32, 32)}, folder / "model.safetensors", metadata={"format": "pt"})
     pack_checkpoint(kind, folder)
-    inspect_checkpoint(folder, dequantize=True)
+    judge_quantized(inspect_checkpoint(folder), dequantize=True)
     found = load_file(folder / "model.safetensors")
     found |= {f"{_Q}.{part}": tensor for part, tensor in tensors.items()}
     save_file({name: tensor for name, tensor in found.items() if tensor is not None}, folder / "model.safetensors")
@@ -134,8 +139,6 @@ def test_damaged_checkpoints_are_refused_before_they_are_loaded(damage: str, tmp
     config["quantization_config"] |= settings
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError) as caught:
-        inspect_checkpoint(folder, dequantize=True)
+        judge_quantized(inspect_checkpoint(folder), dequantize=True)
     assert caught.value.hint
-    result = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "out"), "--dequantize"])
-    assert result.exit_code == 2
-    assert not (tmp_path / "out").exists()
+    refusal(run(capsys, "convert", folder, tmp_path / "out", "--dequantize"), tmp_path / "out")

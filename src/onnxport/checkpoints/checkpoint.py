@@ -107,7 +107,6 @@ def inspect_checkpoint(
     token: str | bool | None = None,
     framework: str | None = None,
     base_model: str | None = None,
-    dequantize: bool = False,
 ) -> Checkpoint:
     """Find out what a checkpoint is, and check that its files are complete.
 
@@ -119,7 +118,6 @@ def inspect_checkpoint(
         token: access token of a hub model.
         framework: "tf" where TF classes will read the weights.
         base_model: of an adapter, the model that it is for, in place of the one that it names.
-        dequantize: accept quantized weights, which loading then dequantizes.
 
     Raises:
         CheckpointError: nothing there, not a checkpoint, or a file that is missing, cut off or broken.
@@ -145,7 +143,7 @@ def inspect_checkpoint(
     if adapter is not None:
         base = _base_of(
             adapter, base_model, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision,
-            token=token, framework=framework, dequantize=dequantize,
+            token=token, framework=framework,
         )  # fmt: skip
         return replace(base, source=source, adapter=adapter)
     if base_model is not None:
@@ -162,12 +160,39 @@ def inspect_checkpoint(
     size = sum(file.stat().st_size for file in weights.files)
     check_config(config, model_folder / "config.json", weights.tensors, size)
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
-    quantized = _quantized(folder, config, weights) if dequantize else _reject_quantized(folder, config)
-    if quantized is not None:
-        config = {name: value for name, value in config.items() if name != "quantization_config"}
     found = _checkpoint(folder, source, model_folder, config, weights)
-    return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes,
-                   quantized=quantized)  # fmt: skip
+    return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes)
+
+
+def judge_quantized(checkpoint: Checkpoint, *, dequantize: bool) -> Checkpoint:
+    """`checkpoint` with what is known about its quantized weights; one without any as it is.
+
+    Args:
+        checkpoint: its config may have a quantization_config.
+        dequantize: accept quantized weights.
+
+    Raises:
+        CheckpointError: they are not accepted; or are packed in a way that is not read, or damaged.
+    """
+    settings = checkpoint.config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return checkpoint
+    if not dequantize:
+        raise CheckpointError(
+            f"The weights of {checkpoint.path} are already quantized "
+            f"({settings.get('quant_method', 'unknown method')}).",
+            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small. Where there is "
+            "none: `--dequantize` (dequantize=True) converts these weights, as float32.",
+        )
+    if checkpoint.weights_format != "safetensors" or checkpoint.framework != "pt":
+        raise CheckpointError(
+            f"The quantized weights of {checkpoint.path} are stored as {checkpoint.weights_format}; only safetensors "
+            "of PyTorch are dequantized.",
+            hint="Save the checkpoint again as safetensors.",
+        )
+    quantized = find_packed_weights(checkpoint.config, checkpoint.weight_files)
+    config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
+    return replace(checkpoint, config=config, quantized=quantized)
 
 
 def _base_of(adapter: Adapter, chosen: str | None, **options: Any) -> Checkpoint:
@@ -220,30 +245,6 @@ def _check_json_files(folders: Iterable[Path]) -> None:
     for file in (folder / name for name in _JSON_FILES for folder in folders):
         if file.is_file():
             read_json(file)
-
-
-def _reject_quantized(folder: Path, config: dict[str, Any]) -> None:
-    quantized = config.get("quantization_config")
-    if isinstance(quantized, dict):
-        raise CheckpointError(
-            f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
-            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small. Without it: "
-            "`--dequantize` (dequantize=True) converts these weights, as float32.",
-        )
-
-
-def _quantized(folder: Path, config: dict[str, Any], weights: Weights) -> PackedWeights | None:
-    """How the weights are packed; None where they are not quantized.
-
-    Raises:
-        CheckpointError: in a way that is not read, or damaged.
-    """
-    if isinstance(config.get("quantization_config"), dict) and weights.format != "safetensors":
-        raise CheckpointError(
-            f"The quantized weights of {folder} are stored as {weights.format}; only safetensors are dequantized.",
-            hint="Save the checkpoint again as safetensors.",
-        )
-    return find_packed_weights(config, weights.files)
 
 
 def _read_modules(folder: Path) -> list[Any]:

@@ -1,18 +1,19 @@
 """Weights that a checkpoint stores quantized: which tensors belong to which weight, and how they are packed.
 
 Standard library only: everything is checked on names, types and shapes in the headers of the files, before a tensor is
-read. A weight is a matrix (outputs, inputs); it is `(number - zero point) * scale`, with one scale for a block.
+read. A weight is a matrix (outputs, inputs); it is `(number - zero point) * scale`, with one scale for a block. Several
+numbers are in one int32, the first in the lowest bits. The layouts, and where they are defined:
 
-| layout | integers | zero points | scales | source |
-|---|---|---|---|---|
-| gptq | int32 (inputs * bits / 32, outputs), lowest bits first | int32 (groups, outputs * bits / 32), one too small in \
-version 1 | (groups, outputs) | AutoGPTQ 0.7, `nn_modules/qlinear/qlinear_cuda.py` |
-| awq | int32 (inputs, outputs / 8), columns in the order 0 2 4 6 1 3 5 7 | int32 (groups, outputs / 8), the same order \
-| (groups, outputs) | AutoAWQ 0.2, `utils/packing_utils.py` (GEMM) |
-| rows | int32 (outputs, inputs * bits / 32), plus 2^(bits - 1) | int32 (outputs * bits / 32, groups), likewise \
-| (outputs, groups) | compressed-tensors 0.10, `compressors/quantized_compressors/pack_quantized.py` |
-| plain | int8 or float8 (outputs, inputs) | as the scales, or none | one for the matrix, a row or a block \
-| compressed-tensors; transformers 5, `integrations/finegrained_fp8.py` |
+- gptq (AutoGPTQ, nn_modules/qlinear): integers (inputs * bits / 32, outputs), zero points (groups, outputs * bits /
+  32), scales (groups, outputs). Stored zero points are one too small, except in the version gptq_v2. g_idx says which
+  group an input belongs to.
+- awq (AutoAWQ, utils/packing_utils.py; GEMM): integers (inputs, outputs / 8), zero points (groups, outputs / 8), scales
+  (groups, outputs). The eight columns of a word are in the order 0 2 4 6 1 3 5 7.
+- rows (compressed-tensors, compressors/quantized_compressors/pack_quantized.py): integers (outputs, inputs * bits /
+  32), zero points (outputs * bits / 32, groups), scales (outputs, groups). 2^(bits - 1) was added to numbers and zero
+  points.
+- plain (compressed-tensors; transformers, integrations/finegrained_fp8.py): int8 or float8 (outputs, inputs), and
+  scales for the matrix, for each row, or for each block.
 """
 
 from __future__ import annotations

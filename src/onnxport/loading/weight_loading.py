@@ -153,11 +153,13 @@ def dequantized_notes(model: torch.nn.Module, quantized: PackedWeights) -> tuple
     for name in turned:
         if any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in names):
             raise CheckpointError(
-                f"{name} of {type(model).__name__} keeps its weight transposed (Conv1D); such quantized weights are not "
+                f"{name} of {type(model).__name__} keeps its weight transposed (Conv1D); such weights are not "
                 "dequantized.",
                 hint="Convert the original float checkpoint.",
             )
-    what = f"{len(quantized.weights)} weights that are stored quantized ({quantized.method}) were dequantized to float32."
+    what = (
+        f"{len(quantized.weights)} weights that are stored quantized ({quantized.method}) were dequantized to float32."
+    )
     if not quantized.activations:
         return (what,)
     return (what, "Scales of activations were left out: the converted model does not round its activations.")

@@ -173,7 +173,9 @@ class CheckpointReader:
         if place is None:
             file, tensor = self._pickled[name]
             return in_memory(tensor, f"{file.name}: {name}")
-        return LazyTensor(torch.empty(place.shape, dtype=place.dtype, device="meta"), Stored(place.file, name, place.begin))
+        return LazyTensor(
+            torch.empty(place.shape, dtype=place.dtype, device="meta"), Stored(place.file, name, place.begin)
+        )
 
 
 def _places(file: Path, more: dict[str, torch.dtype]) -> dict[str, _Place]:
