@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from onnxport import convert
+from onnxport import convert, quantize
+from onnxport.artifact.folder import open_folder
 from onnxport.artifact.ledger import Proof
 from onnxport.checkpoints.checkpoint import inspect_checkpoint, judge_quantized
-from onnxport.errors import CheckpointError
+from onnxport.errors import CheckpointError, UsageError
 from onnxport.loading.load import load
 from onnxport.weights import dequantize
 from onnxport.weights.lazy import LazyTensor
+from tests.once import Once
 from tests.packed_checkpoints import KINDS, pack_checkpoint
 from tests.tiny_decoders import save_decoder
 from tests.unit.cli_runner import refusal, run
@@ -47,20 +51,30 @@ def test_weights_are_those_that_were_packed(kind: str, tmp_path: Path, monkeypat
     assert getattr(loaded.pipeline.model.config, "quantization_config", None) is None
 
 
-@pytest.mark.parametrize("kind", ["gptq-desc-act", pytest.param("float8-blocks", marks=pytest.mark.sweep)])
-def test_the_converted_model_has_the_outputs_of_the_dequantized_one(kind: str, tmp_path: Path) -> None:
-    expected = _saved(kind, tmp_path / "m")
-    conversion = convert(None, tmp_path / "m", tmp_path / "out", pipeline_name="text-generation", dequantize=True)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
+_CONVERTED = ["gptq-desc-act", *(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("awq", "int4-asymmetric"))]
+
+
+def _converted(kind: str, once: Once) -> tuple[Path, tuple[dict[str, torch.Tensor], Any]]:
+    def make(folder: Path) -> tuple[dict[str, torch.Tensor], Any]:
+        expected = _saved(kind, folder / "m")
+        return expected, convert(None, folder / "m", folder / "out", pipeline_name="text-generation", dequantize=True)
+
+    return once(f"packed-{kind}", make)
+
+
+@pytest.mark.parametrize("kind", _CONVERTED)
+def test_the_converted_model_has_the_outputs_of_the_dequantized_one(kind: str, once: Once) -> None:
+    folder, (expected, conversion) = _converted(kind, once)
+    config = json.loads((folder / "out" / "config.json").read_text())
     assert "quantization_config" not in config
-    plain = {name: tensor.float() for name, tensor in load_file(tmp_path / "m" / "model.safetensors").items()
+    plain = {name: tensor.float() for name, tensor in load_file(folder / "m" / "model.safetensors").items()
              if not name.rpartition(".")[0].endswith("_proj")}  # fmt: skip
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(config)).eval()
     model.load_state_dict(plain | expected)
     ids = np.arange(3, 20)[None]
     with torch.no_grad():
         wanted = model(input_ids=torch.from_numpy(ids)).logits.numpy()
-    np.testing.assert_allclose(_logits(tmp_path / "out" / "onnx" / "model.onnx", ids), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(_logits(folder / "out" / "onnx" / "model.onnx", ids), wanted, rtol=1e-4, atol=1e-4)
     ledger = conversion.manifest.components[0].ledger
     assert ledger is not None
     packed = [
@@ -70,6 +84,34 @@ def test_the_converted_model_has_the_outputs_of_the_dequantized_one(kind: str, t
     ]
     assert len(packed) == 7
     assert all("dequantized" in proof.transform and proof.proof in (Proof.EXACT, Proof.TRANSFORMED) for proof in packed)
+
+
+@pytest.mark.parametrize("kind", _CONVERTED)
+def test_integers_are_kept(kind: str, once: Once, tmp_path: Path) -> None:
+    folder, _ = _converted(kind, once)
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    file = quantize(out, "int4", checkpoint=folder / "m")
+    nodes = [node for node in onnx.load(file).graph.node if node.op_type == "MatMulNBits"]
+    assert len(nodes) == 5  # k_proj and v_proj are too small
+    ids = np.arange(3, 20)[None]
+    np.testing.assert_allclose(_logits(file, ids), _logits(out / "onnx" / "model.onnx", ids), rtol=1e-4, atol=1e-4)
+    component = open_folder(out).manifest.find("model_q4")
+    assert component is not None and component.ledger is not None and component.verification is not None
+    assert component.verification.passed and component.verification.max_rel_error < 1e-5
+    proofs = [one for name, one in component.ledger.weights.items() if ".q4" in name or name.endswith(".zeros")]
+    assert len(proofs) == 10 and {one.proof for one in proofs} == {Proof.TRANSFORMED}
+    assert component.size_bytes < open_folder(out).manifest.components[0].size_bytes
+
+
+def test_another_checkpoint_has_no_integers_of_the_folder(once: Once, tmp_path: Path) -> None:
+    folder, _ = _converted("gptq-desc-act", once)
+    shutil.copytree(folder / "out", tmp_path / "out")
+    _saved("gptq", tmp_path / "other", seed=3)
+    with pytest.raises(UsageError):
+        quantize(tmp_path / "out", "int4", checkpoint=tmp_path / "other")
+    with pytest.raises(UsageError):
+        quantize(tmp_path / "out", "int8", checkpoint=folder / "m")
 
 
 def _logits(file: Path, ids: np.ndarray) -> np.ndarray:

@@ -45,16 +45,18 @@ def packed_record(weight: PackedWeight, part: Callable[[str], LazyTensor]) -> La
     return made
 
 
-def dequantized(weight: PackedWeight, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+def dequantized(weight: PackedWeight, parts: dict[str, torch.Tensor], rows: int | None = None) -> torch.Tensor:
     """The values of a packed weight, float32 (outputs, inputs).
 
     Args:
         weight: says how it is packed.
         parts: its stored tensors.
+        rows: number of outputs, from the first on; all by default.
     """
     outputs, inputs = weight.shape
+    outputs = outputs if rows is None else rows
     device = parts["integers"].device
-    values = torch.empty(weight.shape, dtype=torch.float32, device=device)
+    values = torch.empty((outputs, inputs), dtype=torch.float32, device=device)
     if device.type == "meta":
         return values
     scales, zeros = scales_of(weight, parts["scales"]), zeros_of(weight, parts)
@@ -62,11 +64,11 @@ def dequantized(weight: PackedWeight, parts: dict[str, torch.Tensor]) -> torch.T
     step = max(_WORD_ROWS, _AT_ONCE // inputs // _WORD_ROWS * _WORD_ROWS)
     for begin in range(0, outputs, step):
         end = min(outputs, begin + step)
-        rows = torch.arange(begin, end) // weight.block[0]
+        of_row = torch.arange(begin, end) // weight.block[0]
         numbers = integers_of(weight, parts["integers"], begin, end).to(torch.float32)
         if zeros is not None:
-            numbers -= zeros[rows][:, columns]
-        values[begin:end] = numbers * scales[rows][:, columns]
+            numbers -= zeros[of_row][:, columns]
+        values[begin:end] = numbers * scales[of_row][:, columns]
     return values
 
 
@@ -79,7 +81,8 @@ def integers_of(weight: PackedWeight, stored: torch.Tensor, begin: int, end: int
     if weight.layout == "gptq":
         return _unpacked(stored[:, begin:end].t(), weight.bits)
     if weight.layout == "awq":
-        return _unpacked(stored[:, begin // per_word : -(-end // per_word)], weight.bits, _AWQ_PLACES).t()
+        columns = _unpacked(stored[:, begin // per_word : -(-end // per_word)], weight.bits, _AWQ_PLACES)
+        return columns[:, : end - begin].t()  # begin is at the start of a word
     if weight.layout == "rows":
         return _unpacked(stored[begin:end], weight.bits)[:, : weight.shape[1]]
     return stored[begin:end]
