@@ -78,6 +78,7 @@ def test_folder(classifier: SimpleNamespace) -> None:
     onnxport.verify(out, against=classifier.adapter)
 
 
+@pytest.mark.sweep
 def test_another_adapter_is_found(classifier: SimpleNamespace, tmp_path: Path) -> None:
     """The ledger of a folder, run again with an adapter whose factor is another."""
     out = tmp_path / "out"

@@ -103,6 +103,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("step", "number"),
     [

@@ -164,6 +164,7 @@ def test_images(fixed):
         fix_sizes(folder, {"batch_size": 1, "height": 64, "width": 20})
 
 
+@pytest.mark.sweep
 def test_an_axis_that_is_not_free(converted, tmp_path):
     converted("vit-image-classification").copy(tmp_path / "out")
     with pytest.raises(UsageError, match="height=64: the axis is static, model is fixed at 32") as caught:

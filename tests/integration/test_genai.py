@@ -6,6 +6,7 @@ A decoder without an input for positions is for the sweep; `make graphs` writes 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -149,3 +150,16 @@ def test_what_cannot_be_done_is_said(pair, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
     with pytest.raises(MissingDependencyError, match="onnxruntime_genai"):
         find_target("genai")
+
+
+def test_the_lines_of_the_model_card_run(converted, tmp_path, monkeypatch, capsys):
+    tiny = converted("llama", {"tokenizer": "modernbert"})
+    folder = tiny.copy(tmp_path / "out")
+    find_target("genai")(folder)
+    [lines] = re.findall(r"^```python\n([^`]*onnxruntime_genai[^`]*)```", (folder / "README.md").read_text(), re.M)
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(lines, scope)
+    written = scope["generator"].get_sequence(0)
+    assert len(scope["tokenizer"].encode("Once upon a time")) < len(written) <= 40
+    assert capsys.readouterr().out.strip()

@@ -60,6 +60,7 @@ def test_float32_is_the_original(name: str, tmp_path: Path) -> None:
     assert not any("dequantized" in note for note in notes)
 
 
+@pytest.mark.sweep
 def test_a_graph_with_the_tokenizer_of_the_header(tmp_path: Path) -> None:
     model = build("llama")
     write_gguf("llama", tmp_path / "m.gguf", model, tokenizer=True)

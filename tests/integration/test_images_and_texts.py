@@ -42,7 +42,7 @@ IMAGES = {"pixel_values", "image_grid_thw"}
 GRAPHS = ["vision_encoder", "embed_tokens", "decoder_model_merged"]
 
 
-@pytest.fixture(scope="module", params=sampled(["llava", "gemma3", "qwen2_vl", "qwen2_5_vl"], "qwen2_vl"))
+@pytest.fixture(scope="module", params=sampled(["llava", "gemma3", "qwen2_vl", "qwen2_5_vl"], "llava"))
 def tiny(request, converted):
     """(source model, processor, folder, conversion)
 

@@ -74,6 +74,7 @@ def test_a_kill_leaves_the_old_folder_and_the_next_run_cleans_up(steps, source, 
     assert b'"opset": 18' in (output / "onnxport.json").read_bytes()
 
 
+@pytest.mark.sweep
 def test_sigterm_is_an_interrupt_too(source, tmp_path):
     process = start(source, tmp_path / "out")
     interrupt_after(process, "Infer shapes", signal.SIGTERM)

@@ -176,6 +176,7 @@ def test_sample_inputs_of_a_live_model(tmp_path: Path) -> None:
     _close(_run(tmp_path / "out", ids=ids, mask=mask)["scores"], model({"ids": ids, "mask": mask})["scores"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("opset", sampled([13, 15, 18, 21], 13))
 def test_opsets(tmp_path: Path, opset: int) -> None:
     model = tiny_keras.image_network()
@@ -184,6 +185,7 @@ def test_opsets(tmp_path: Path, opset: int) -> None:
     assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == opset
 
 
+@pytest.mark.sweep
 def test_an_old_h5_file_of_a_whole_model(tmp_path: Path) -> None:
     model = tiny_keras.image_network()
     model.save(tmp_path / "model.h5")

@@ -42,6 +42,7 @@ def _agrees(folder: Path, model: Any, **high: int) -> None:
         np.testing.assert_allclose(found[name], np.asarray(array), atol=2e-5)
 
 
+@pytest.mark.sweep
 def test_a_task_has_its_head(tmp_path: Path) -> None:
     model = models.BertTextClassifier(backbone=_bert(), num_classes=3, preprocessor=None)
     model.save_to_preset(str(tmp_path / "preset"))

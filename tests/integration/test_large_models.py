@@ -72,6 +72,7 @@ def mapped(monkeypatch):
     monkeypatch.setattr("onnxport.sources.pytorch.source._LARGE_BYTES", 0)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("external", sampled([False, True], True))
 def test_a_bfloat16_checkpoint_in_shards(tmp_path, mapped, external):
     source = _llama(tmp_path / "m", torch.bfloat16)
@@ -211,6 +212,7 @@ def test_linked_weights_are_not_copied(tmp_path):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.sweep
 def test_what_cannot_be_linked_is_told(tmp_path):
     source = _llama(tmp_path / "m", torch.bfloat16)
     with pytest.raises(UsageError, match="--link-weights has no effect"):

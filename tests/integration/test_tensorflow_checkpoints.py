@@ -20,7 +20,7 @@ from tests.tiny import save
 pytestmark = [pytest.mark.integration, needs_tensorflow]
 
 
-OPSETS = (13,)
+OPSETS = (13, 21)
 REFUSED = ("cut", "other", "garbled", "pickled")
 
 
@@ -46,18 +46,32 @@ def made(once: Once) -> tuple[Path, dict[str, dict[str, Any]]]:
             "head": {"model": fill_mask, "output": nowhere, "pipeline_name": "ner"},
             "task": {"model": ner, "output": nowhere, "pipeline_name": "object-detection"},
             "opset": {"model": ner, "output": nowhere, "opset": 12},
-            "features": {"model": fill_mask, "output": root / "features", "pipeline_name": "feature-extraction"},
-            "random": {"model": fill_mask, "output": root / "random", "pipeline_name": "ner",
-                       "allow_missing_weights": True},
             "torch": {"model": save("bert-token-classification", root / "torch"), "output": root / "from-torch",
                       "framework": "tf"},
-            **{str(opset): {"model": ner, "output": root / str(opset), "opset": opset} for opset in OPSETS},
-            "same": {"path": root / "13", "against": ner},
-            "another": {"path": root / "13", "against": fill_mask},
         }  # fmt: skip
         return dict(zip(calls, call(*calls.values()), strict=True))
 
     return once("tensorflow-calls", make)
+
+
+@pytest.fixture(scope="module")
+def further(once: Once) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """As `made`: conversions that lose a head or have a random one, another opset, and what is verified with them."""
+    source = plain_checkpoints(once)
+    ner, fill_mask = source / "bert-ner", source / "bert-fill-mask"
+
+    def make(root: Path) -> dict[str, dict[str, Any]]:
+        calls: dict[str, dict[str, Any]] = {
+            "features": {"model": fill_mask, "output": root / "features", "pipeline_name": "feature-extraction"},
+            "random": {"model": fill_mask, "output": root / "random", "pipeline_name": "ner",
+                       "allow_missing_weights": True},
+            **{str(opset): {"model": ner, "output": root / str(opset), "opset": opset} for opset in OPSETS},
+            "same": {"path": root / "21", "against": ner},
+            "another": {"path": root / "21", "against": fill_mask},
+        }  # fmt: skip
+        return dict(zip(calls, call(*calls.values()), strict=True))
+
+    return once("tensorflow-further-calls", make)
 
 
 def test_what_is_refused(made: tuple[Path, dict[str, dict[str, Any]]]) -> None:
@@ -74,10 +88,11 @@ def test_what_is_refused(made: tuple[Path, dict[str, dict[str, Any]]]) -> None:
     assert not (root / "refused").exists()
 
 
+@pytest.mark.sweep
 def test_missing_weights_that_an_output_does_not_need_are_left_out_with_it(
-    made: tuple[Path, dict[str, dict[str, Any]]],
+    further: tuple[Path, dict[str, dict[str, Any]]],
 ) -> None:
-    root, found = made
+    root, found = further
     assert [spec.name for spec in read_folder(root / "features").components[0].outputs] == ["last_hidden_state"]
     assert any(note.startswith("pooler_output was left out") for note in found["features"]["notes"])
     assert found["random"]["passed"]
@@ -97,8 +112,9 @@ def test_weights_of_pytorch_in_a_tf_class_give_pytorchs_numbers(made: tuple[Path
     np.testing.assert_allclose(found, reference, atol=TOLERANCE)
 
 
-def test_opsets_and_verify_against(made: tuple[Path, dict[str, dict[str, Any]]]) -> None:
-    root, found = made
+@pytest.mark.sweep
+def test_opsets_and_verify_against(further: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    root, found = further
     assert all(found[str(opset)].get("passed") for opset in OPSETS), found
     assert [read_folder(root / str(opset)).components[0].opset for opset in OPSETS] == list(OPSETS)
     assert found["same"] == {"passed": True}

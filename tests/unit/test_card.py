@@ -138,11 +138,16 @@ def test_what_writes_without_a_framework(task: str, writer: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "extra"),
-    [("object-detection", "images"), ("zero-shot-image-classification", "images"), ("image-text-to-text", "pytorch")],
+    ("task", "processor", "extra"),
+    [
+        ("object-detection", None, "images"),
+        ("zero-shot-image-classification", None, "images"),
+        ("image-text-to-text", "Qwen2VLProcessor", "pytorch"),
+        ("image-text-to-text", "LlavaProcessor", "images"),
+    ],
 )
-def test_the_extra_that_prepares_the_inputs(task: str, extra: str) -> None:
-    card = render_card(dataclasses.replace(make_manifest(), task=task), "out")
+def test_the_extra_that_prepares_the_inputs(task: str, processor: str | None, extra: str) -> None:
+    card = render_card(dataclasses.replace(make_manifest(), task=task), "out", processor=processor)
     assert f'pip install "onnxport[{extra}]"\nonnxport run' in card
 
 

@@ -27,7 +27,10 @@ PAGES = sorted(DOCS.rglob("*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *PAGES])
 _IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 # Options of other programs that the documents mention.
-_FOREIGN = {"--no-deps", "--families", "--merge", "--update"}
+_FOREIGN = {
+    "--no-deps", "--families", "--merge", "--update",
+    "--model-repository", "--model-id", "--pooling", "--dtype",
+}  # fmt: skip
 
 
 def _group() -> Any:

@@ -225,10 +225,10 @@ def _quantize(
 
 def _write_card(output: Output, manifest: Manifest) -> dict[str, str]:
     """The model card; its path -> sha256."""
-    from onnxport.artifact.card import CARD_NAME, render_card
+    from onnxport.artifact.card import CARD_NAME, card_of
 
     root = output.staging.path
-    card = render_card(manifest, output.path.name, tokenizer=(root / "tokenizer.json").is_file()).encode()
+    card = card_of(root, manifest, output.path.name).encode()
     (root / CARD_NAME).write_bytes(card)
     return {CARD_NAME: hashlib.sha256(card).hexdigest()}
 

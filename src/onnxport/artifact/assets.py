@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxport.artifact.embedding_server import additions
 from onnxport.artifact.javascript_settings import CONFIG, without_javascript_settings
 from onnxport.checkpoints.links import require_inside
 from onnxport.errors import OnnxPortError
@@ -156,12 +157,12 @@ def _has_settings(original: Path, written: Path, generation: Mapping[str, Any]) 
 
 
 def _same_config(original: Path, written: Path) -> bool:
-    """Whether a config.json differs from `original` only in what it says to transformers.js."""
+    """Whether a config.json differs from `original` only in what it says to other run times."""
     try:
-        configs = [without_javascript_settings(read_object(file)) for file in (original, written)]
+        own, found = (without_javascript_settings(read_object(file)) for file in (original, written))
     except OnnxPortError:
         return False
-    return configs[0] == configs[1]
+    return found in (own, {**own, **additions(own)})
 
 
 def _save_components(pipeline: Any, folder: Path) -> None:

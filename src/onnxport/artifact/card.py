@@ -1,4 +1,4 @@
-"""The model card: README.md of a folder, made from its manifest and nothing else.
+"""The model card: README.md of a folder, made from its manifest, and from its configs for other run times.
 
 No times, no absolute paths: equal manifests give equal cards.
 """
@@ -10,15 +10,18 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
-from onnxport.artifact.card_calls import call_of, javascript_dtype
+from onnxport.artifact.card_calls import IMAGE_TEXT_PROCESSORS, call_of, javascript_dtype
 from onnxport.artifact.data_files import data_name
 from onnxport.artifact.manifest import Component, Manifest
+from onnxport.artifact.run_times import RunTime, run_times
 from onnxport.errors import FolderError, MissingDependencyError, TaskError
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.specs import CaseCheck, OutputCheck, TensorSpec, Verification
 from onnxport.tasks import MODULE, find_task
 
@@ -30,13 +33,22 @@ _OTHER_SIZE = 8
 _STATIC = "_fixed"  # ending of a graph with static shapes, made from another one
 
 
-def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False) -> str:
+def render_card(
+    manifest: Manifest,
+    folder_name: str,
+    *,
+    tokenizer: bool = False,
+    others: Sequence[RunTime] = (),
+    processor: str | None = None,
+) -> str:
     """The Markdown text of the card, with the YAML header that model hubs read.
 
     Args:
         manifest: with at least one component.
         folder_name: last part of the folder's path; of a path only that part is used.
         tokenizer: the folder has a tokenizer.json, with which texts are read and written without a framework.
+        others: other run times for the folder, of `run_times`.
+        processor: class of the processor of texts with images.
 
     Raises:
         FolderError: the manifest has no components.
@@ -66,7 +78,17 @@ def render_card(manifest: Manifest, folder_name: str, *, tokenizer: bool = False
         "rows": _rows,
     }
     template = resources.files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(_context(manifest, folder_name, tokenizer=tokenizer))
+    return environment.from_string(template).render(
+        _context(manifest, folder_name, tokenizer=tokenizer, processor=processor) | {"others": others}
+    )
+
+
+def card_of(root: Path, manifest: Manifest, name: str) -> str:
+    """The card of the folder `root`, called `name`, with the other run times for it; raises as `render_card`."""
+    others = run_times(root, manifest, name)
+    processor = read_object_if_present(root / "processor_config.json").get("processor_class")
+    tokenizer = (root / "tokenizer.json").is_file()
+    return render_card(manifest, name, tokenizer=tokenizer, others=others, processor=processor)
 
 
 def replace_card(root: Path, manifest: Manifest, name: str) -> None:
@@ -75,7 +97,7 @@ def replace_card(root: Path, manifest: Manifest, name: str) -> None:
     An old card may be a hard link to that of another folder, which stays as it is.
     """
     try:
-        text = render_card(manifest, name, tokenizer=(root / "tokenizer.json").is_file())
+        text = card_of(root, manifest, name)
     except MissingDependencyError:
         return
     card = root / CARD_NAME
@@ -83,7 +105,7 @@ def replace_card(root: Path, manifest: Manifest, name: str) -> None:
     card.write_text(text, encoding="utf-8")
 
 
-def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[str, Any]:
+def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool, processor: str | None) -> dict[str, Any]:
     # A newline in a name would end the code block that it stands in.
     folder = re.sub(r"[\x00-\x1f\x7f]", "?", PurePath(folder_name).name) or "model"
     main = next((c for c in manifest.components if c.name == "model"), manifest.components[0])
@@ -107,7 +129,7 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
         "shell_folder": shlex.quote(folder),
         "shell_example": example,
         "python_arguments": call.python,
-        "extra": _extra(manifest),
+        "extra": _extra(manifest, processor),
         "writer": _writer(manifest) if tokenizer else None,
         "graph_path": f"{folder}/{main.file}",
         "numpy_inputs": [_numpy_input(tensor, _sizes(main)) for tensor in main.inputs],
@@ -116,13 +138,15 @@ def _context(manifest: Manifest, folder_name: str, *, tokenizer: bool) -> dict[s
     }
 
 
-def _extra(manifest: Manifest) -> str:
+def _extra(manifest: Manifest, processor: str | None) -> str:
     """The extra that prepares the inputs of the folder's task; "" for the base install."""
     try:
         kind = find_task(manifest.task).kind
     except TaskError:
         return "pytorch"
-    return {"image": "images", "image+texts": "images", "image-in-text": "pytorch"}.get(kind, "")
+    if kind == "image-in-text":
+        return "images" if processor in IMAGE_TEXT_PROCESSORS else "pytorch"
+    return "images" if kind in ("image", "image+texts") else ""
 
 
 def _writer(manifest: Manifest) -> tuple[str, str] | None:

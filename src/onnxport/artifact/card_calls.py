@@ -87,6 +87,9 @@ _CALLS: dict[str, Call] = {
     ),
 }
 
+# Processors of texts with images that need no transformers: those of runtime/preprocessing/images_in_text.py.
+IMAGE_TEXT_PROCESSORS = ("LlavaProcessor", "Gemma3Processor")
+
 # Suffix of the graph's name to the dtype that transformers.js asks for it with.
 _DTYPES = {
     "": "fp32",

@@ -1,7 +1,7 @@
-"""What config.json says to transformers.js, so that it needs no option.
+"""What config.json says to other run times, so that they need no option: transformers.js, text-embeddings-inference.
 
-In a browser it looks for int8 graphs unless it is told another dtype, and for weights beside a graph only if it is told
-in how many files they are: https://huggingface.co/docs/transformers.js/api/configs
+In a browser transformers.js looks for int8 graphs unless it is told another dtype, and for weights beside a graph only
+if it is told in how many files they are: https://huggingface.co/docs/transformers.js/api/configs
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxport.artifact.card_calls import javascript_dtype
 from onnxport.artifact.data_files import data_files
+from onnxport.artifact.embedding_server import additions
 from onnxport.formats.json_file import read_object
 
 CONFIG = "config.json"
@@ -38,6 +39,7 @@ def write_javascript_settings(root: Path) -> bool:
     config = read_object(file)
     counts = {graph.name: len(found) for graph in graphs if (found := data_files(graph))}
     settings = {name: value for name, value in (config.get(SETTINGS) or {}).items() if name != _DATA_FILES}
+    config |= additions(config)
     config[SETTINGS] = {**settings, _DTYPE: _MAIN, **({_DATA_FILES: counts} if counts else {})}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     if file.read_bytes() == text.encode():

@@ -120,9 +120,11 @@ def _image_text(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     if getattr(pipeline.processor, "chat_template", None):
         content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
         return [Call(text, ([{"role": "user", "content": content}],), {"return_full_text": False})]
-    from onnxport.dummy_inputs.image_marker import image_marker
+    marker = getattr(pipeline.processor, "marker", None)
+    if marker is None:  # a processor of transformers
+        from onnxport.dummy_inputs.image_marker import image_marker
 
-    marker = image_marker(pipeline.processor, pipeline.model.config.image_token_id, images[0])
+        marker = image_marker(pipeline.processor, pipeline.model.config.image_token_id, images[0])
     if marker not in text:
         text = f"{marker * len(images)}\n{text}"
     return [Call(inputs[-1], (images,), {"text": text, "return_full_text": False})]

@@ -34,10 +34,12 @@ Inputs = Annotated[
         ".jsonl file has one input a line, and so has stdin (-).",
     ),
 ]
-TargetName = Annotated[str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai) or transformers.js.")]
+TargetName = Annotated[
+    str, typer.Argument(metavar="TARGET", help="genai (onnxruntime-genai), transformers.js or triton.")
+]
 TargetOutput = Annotated[
     Path | None,
-    typer.Argument(metavar="OUTPUT", help="transformers.js: the folder to write.", show_default=False),
+    typer.Argument(metavar="OUTPUT", help="transformers.js, triton: the folder to write.", show_default=False),
 ]
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The model, instead of the first argument.")]

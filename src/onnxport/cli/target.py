@@ -24,8 +24,8 @@ def target(
 ) -> None:
     """Write the files of another run time.
 
-    genai adds them to the folder; transformers.js needs a second folder, OUTPUT. They are checked before they are
-    written. Prints the path of the result.
+    genai adds them to the folder; transformers.js and triton need a second folder, OUTPUT. They are checked before they
+    are written. Prints the path of the result.
     """
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
     file = write_target(shell, name, folder, component, output)
@@ -44,7 +44,7 @@ def write_target(shell: Shell, name: str, folder: Path, component: str = "model"
     Raises:
         OnnxPortError: as `targets.find_target` and the function that it returns.
     """
-    from onnxport.targets import APART, find_target
+    from onnxport.targets import APART, checked_by, find_target
 
     write = find_target(name)
     if output is not None and name not in APART:
@@ -52,5 +52,5 @@ def write_target(shell: Shell, name: str, folder: Path, component: str = "model"
     where = {"output": output} if name in APART else {}
     with shell.working() as reporter, reporter.step(f"Write for {name}") as line:
         file = write(folder, component=component, **where)
-        line.done("the same tokens")
+        line.done(checked_by(name, file))
     return file

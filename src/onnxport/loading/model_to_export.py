@@ -83,7 +83,9 @@ class ModelToExport:
         self.pipeline = None
         for part in self.parts:
             part.source.release()
-        gc.collect()  # modules refer to themselves in circles
+        # Modules refer to themselves in circles. What was made while collections were paused is young, and the millions
+        # of objects of imported libraries, which are not, would take half a second.
+        gc.collect(1)
 
 
 def load_model_to_export(

@@ -85,7 +85,9 @@ def _open(folder: str | Path | Folder, task: str | None, component: str, setting
 
         return TextGeneration(opened, component, shown, **settings)
     if has_images_in_text(opened.names) or row.kind == "image-in-text":
-        raise UnknownPreprocessingError("The processor of texts with images")
+        from onnxport.runtime.tasks.image_text_to_text import ImageTextToText
+
+        return ImageTextToText(opened, component, shown, **settings)
     if is_encoder_decoder(opened.names):
         return _sequence_pipeline(row, opened, component, shown, settings)
     if row.name not in _CLASSES:

@@ -97,7 +97,7 @@ class SequenceGenerator(Closing):
         Raises:
             UsageError: an input is missing or of another size, or there is no room for an answer.
         """
-        prompt, settings = self._prompt(inputs, settings, first, speech)
+        prompt, settings = self.prompt(inputs, settings, first, speech)
         return generate(self.decoder, prompt, settings, stop=stop)
 
     @property
@@ -109,14 +109,18 @@ class SequenceGenerator(Closing):
         """Texts for the rows of `inputs`; as `tokens`, with the `language` and `task` of `SpeechOptions`."""
         return self._generate_texts(inputs, self.settings(**settings), SpeechOptions(language, task))
 
-    def _prompt(
+    def prompt(
         self,
         inputs: Mapping[str, Any],
         settings: GenerationSettings,
         first: NDArray[np.int64] | None = None,
         speech: SpeechOptions | None = None,
     ) -> tuple[Prompt, GenerationSettings]:
-        """Run the encoder, and put the first tokens of the answers together."""
+        """Run the encoder, and put the first tokens of the answers together; arguments and errors as for `tokens`.
+
+        Returns:
+            The prompt, and the settings with the length that it leaves.
+        """
         rows = self.encoder.rows(inputs)
         encoded = self.encoder.encode(inputs)
         if first is None:
@@ -205,7 +209,7 @@ class TextToTextGenerator(SequenceGenerator):
     ) -> Iterator[str]:
         """The new text piece by piece; together the pieces are what a call returns. Not with beam search."""
         arrays, chosen = self._encode_texts([text], src_lang, tgt_lang, settings)
-        prompt, chosen = self._prompt(arrays, chosen)
+        prompt, chosen = self.prompt(arrays, chosen)
         yield from self.texts.stream(self.decoder, prompt, chosen)
 
     def _encode_texts(

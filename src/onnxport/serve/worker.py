@@ -23,6 +23,7 @@ from onnxport.tasks import MODULE, find_task
 
 # A text shares a batch with texts of at most twice its length: padding costs as much as text.
 _LONGER, _SHORT = 2, 64
+_IMAGE_KEYS = frozenset({"image", "images", "url", "path", "base64"})
 _FILES = "Give the file itself in base64, or as data:...;base64,...; the server opens no paths and no addresses."
 
 
@@ -130,7 +131,8 @@ class Worker:
                 raise UsageError("An image is needed.", hint=_FILES)
             return _image(inputs)
         if self.kind == "image-in-text":
-            return _with_images(inputs)
+            given = [_decoded(one) for one in inputs] if isinstance(inputs, list) else _decoded(inputs)
+            return _with_images(given)
         return inputs
 
     def _pieces(self, prompt: Any, settings: Mapping[str, Any]) -> Iterator[Piece]:
@@ -261,12 +263,16 @@ def _samples(inputs: Any) -> dict[str, Any]:
     return {"raw": np.asarray(inputs["raw"], np.float32), "sampling_rate": inputs["sampling_rate"]}
 
 
+def _decoded(value: Any) -> Any:
+    return _image(value) if isinstance(value, str) else value
+
+
 def _with_images(inputs: Any) -> Any:
     """Messages, or {"image", "text"}, with images in the place of base64."""
     if isinstance(inputs, Mapping):
         found = {key: _with_images(value) for key, value in inputs.items()}
-        for key in ("image", "url"):
-            if isinstance(found.get(key), str):
-                found[key] = _image(found[key])
+        for key in _IMAGE_KEYS.intersection(found):  # no text under them reaches what opens paths and addresses
+            value = found[key]
+            found[key] = [_decoded(one) for one in value] if isinstance(value, list) else _decoded(value)
         return found
     return [_with_images(one) for one in inputs] if isinstance(inputs, list) else inputs

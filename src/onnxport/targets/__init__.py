@@ -8,9 +8,9 @@ from pathlib import Path
 from onnxport.errors import UsageError, did_you_mean
 
 # Names of run times.
-TARGETS = ("genai", "transformers.js")
+TARGETS = ("genai", "transformers.js", "triton")
 # Those that write another folder, and do not change the one that they are given.
-APART = ("transformers.js",)
+APART = ("transformers.js", "triton")
 
 
 def find_target(name: str) -> Callable[..., Path]:
@@ -33,7 +33,20 @@ def find_target(name: str) -> Callable[..., Path]:
 
         require_onnx()
         return write_transformers_js
+    if name == "triton":
+        from onnxport.targets.triton import write_triton
+
+        return write_triton
     from onnxport.targets.genai import require_genai, write_genai
 
     require_genai()
     return write_genai
+
+
+def checked_by(name: str, written: Path) -> str:
+    """What was checked of what the target `name` wrote, in a few words."""
+    if name != "triton":
+        return "the same tokens"
+    from onnxport.targets.triton import summary
+
+    return summary(written)

@@ -77,7 +77,7 @@ def _fits(packed: PackedWeight, reader: CheckpointReader) -> bool:
     if "groups" not in parts:
         return True
     inputs = torch.arange(packed.shape[1])
-    return torch.equal(parts["groups"].long().sort().values, inputs // packed.block[1])
+    return bool(torch.equal(parts["groups"].long().sort().values, inputs // packed.block[1]))
 
 
 def _first_output(packed: PackedWeight, reader: CheckpointReader) -> tuple[Array, tuple[int, int]]:

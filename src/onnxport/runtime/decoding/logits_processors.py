@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxport.errors import UsageError
 from onnxport.runtime.decoding.sampling import log_softmax, warp_logits
 from onnxport.runtime.decoding.settings import GenerationSettings
+from onnxport.runtime.decoding.timestamps import TimestampRules
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -153,6 +154,13 @@ def _suppressed_first_tokens(settings: GenerationSettings, prompt: PromptContext
     return lambda seen, scores: _exclude(scores, tokens) if seen.shape[1] == first else scores
 
 
+def _timestamps(settings: GenerationSettings, prompt: PromptContext) -> LogitsProcessor | None:
+    if settings.first_timestamp_token_id is None or not settings.eos_token_id:
+        return None
+    first, latest = settings.first_timestamp_token_id, settings.max_initial_timestamp_index
+    return TimestampRules(first, settings.eos_token_id[0], prompt.length, latest)
+
+
 def _warpers(settings: GenerationSettings, prompt: PromptContext) -> LogitsProcessor | None:
     return (lambda _seen, scores: warp_logits(scores, settings)) if settings.do_sample else None
 
@@ -165,7 +173,7 @@ def _renormalize(settings: GenerationSettings, prompt: PromptContext) -> LogitsP
 _BUILDERS: tuple[Callable[[GenerationSettings, PromptContext], LogitsProcessor | None], ...] = (
     _sequence_bias, _encoder_repetition_penalty, _repetition_penalty, _no_repeat_ngrams, _encoder_no_repeat_ngrams,
     _bad_words, _min_length, _forced_bos_token, _forced_eos_token, _remove_invalid_values, _length_decay,
-    _suppressed_tokens, _suppressed_first_tokens, _warpers, _renormalize,
+    _suppressed_tokens, _suppressed_first_tokens, _timestamps, _warpers, _renormalize,
 )  # fmt: skip
 
 

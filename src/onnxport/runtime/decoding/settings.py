@@ -62,6 +62,8 @@ class GenerationSettings:
         stop_strings: strings that end an answer; they stay in it.
         seed: of the random numbers; None for other ones in every call.
         positions: number of positions of the decoder, from config.json.
+        first_timestamp_token_id: Whisper's token of 0 s, if answers have timestamps; None for answers without.
+        max_initial_timestamp_index: most steps of the first timestamp; None for any.
     """
 
     max_new_tokens: int | None = None
@@ -100,6 +102,8 @@ class GenerationSettings:
     stop_strings: tuple[str, ...] = ()
     seed: int | None = None
     positions: int | None = None
+    first_timestamp_token_id: int | None = None
+    max_initial_timestamp_index: int | None = None
 
     def __post_init__(self) -> None:
         for name, right in self._limits().items():

@@ -29,10 +29,12 @@ class SpeechOptions:
     Attributes:
         language: "en" or "<|en|>", or one for each recording; None to detect it.
         task: "transcribe" or "translate".
+        timestamps: the answer has timestamps, so it does not begin with the token that says that it has none.
     """
 
     language: str | Sequence[str] | None = None
     task: str | None = None
+    timestamps: bool = False
 
 
 def has_speech_prompt(generation_config: Mapping[str, Any]) -> bool:
@@ -60,7 +62,7 @@ def speech_prompt(
     config = generation_config
     language = options.language if options.language is not None else config.get("language")
     task = options.task if options.task is not None else config.get("task")
-    _check_supported(config, language, task)
+    _check_supported(config, language, task, timestamps=options.timestamps)
     columns: list[Ids] = [np.full(rows, start_token, np.int64)]
     forced = _forced_tokens(config) if language is None and task is None else []
     if language is not None:
@@ -71,16 +73,17 @@ def speech_prompt(
     single = [*forced, _task_token(config, language, task)]
     columns += [np.full(rows, token, np.int64) for token in single if token is not None]
     no_timestamps = config.get("no_timestamps_token_id")
-    if no_timestamps is not None and columns[-1][0] != no_timestamps:
-        columns.append(np.full(rows, no_timestamps, np.int64))
+    if no_timestamps is not None and (columns[-1][0] != no_timestamps) != options.timestamps:
+        # It is appended where it is missing, or taken away where it is there.
+        columns = columns[:-1] if options.timestamps else [*columns, np.full(rows, no_timestamps, np.int64)]
     return np.stack(columns, 1)
 
 
-def _check_supported(config: Mapping[str, Any], language: Any, task: str | None) -> None:
-    if config.get("return_timestamps"):
+def _check_supported(config: Mapping[str, Any], language: Any, task: str | None, *, timestamps: bool) -> None:
+    if config.get("return_timestamps") and not timestamps:
         raise UsageError(
-            "generation_config.json asks for timestamps, which onnxport does not support.",
-            hint="Remove return_timestamps from generation_config.json.",
+            "generation_config.json asks for timestamps, which arrays alone do not get.",
+            hint="Use onnxport.pipeline(FOLDER), or remove return_timestamps from generation_config.json.",
         )
     if config.get("is_multilingual") is False and (language is not None or task is not None):
         raise UsageError("This model has one language and one task.", hint="Leave language and task out.")

@@ -8,13 +8,21 @@ from typing import Any
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.runtime.closing import Closing
+from onnxport.runtime.decoding.transcript import Transcript
 from onnxport.runtime.preprocessing.images.load import load_image
 from onnxport.runtime.preprocessing.images.processor import read_image_processor
-from onnxport.runtime.preprocessing.sounds.extractors import read_feature_extractor
+from onnxport.runtime.preprocessing.sounds.extractors import WhisperSpectrogram, read_feature_extractor
 from onnxport.runtime.preprocessing.sounds.load import load_sound
+from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.prompts.whisper_languages import language_code
 from onnxport.runtime.sequence_generation import SequenceGenerator
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.tasks.whisper_recording import (
+    is_whisper,
+    transcribe,
+    windows_for,
+    with_timestamps,
+)
 
 # The defaults of transformers' pipelines, for models without settings of their own.
 _IMAGE_TO_TEXT = {"max_new_tokens": 256}
@@ -109,16 +117,56 @@ class SpeechToText(_SequencePipeline):
         self.feature_extractor = read_feature_extractor(folder.path)
         super().__init__(folder, component, task, **settings)
 
-    def __call__(self, inputs: Any, return_timestamps: Any = None, **settings: Any) -> Any:
+    def __call__(
+        self, inputs: Any, return_timestamps: Any = None, chunk_length_s: float | None = None, **settings: Any
+    ) -> Any:
         """The words of a recording, or of each of a list.
 
+        Args:
+            inputs: a recording, or a list.
+            return_timestamps: True for Whisper's segments with their times: "chunks" in the answer.
+            chunk_length_s: cut a recording for Whisper into windows of so many seconds, of which `stride_length_s` is
+                shared with the neighbour on each side, by default a sixth. Without it, a recording that is longer than
+                the model takes is read segment by segment.
+            settings: of the generation.
+
         Raises:
-            UsageError: timestamps or chunks, which are not supported; a sound or a setting that cannot be used.
+            UsageError: times of words, timestamps or windows of another model than Whisper, a sound or a setting that
+                cannot be used.
         """
-        chosen = self._chosen(settings)
-        if return_timestamps or chosen.pop("chunk_length_s", None):
-            raise UsageError("Timestamps and chunks are not supported.", hint="Cut the recording into shorter ones.")
+        given = {"return_timestamps": return_timestamps, "chunk_length_s": chunk_length_s}
+        settings |= {name: value for name, value in given.items() if value is not None}
         if isinstance(inputs, (list, tuple)):
             return [self(one, **settings) for one in inputs]
-        arrays = self.feature_extractor(load_sound(inputs, self.feature_extractor.sampling_rate))
-        return {"text": self._texts(arrays, _SPEECH_TO_TEXT, chosen)[0]}
+        chosen = self._chosen(settings)
+        samples = load_sound(inputs, self.feature_extractor.sampling_rate)
+        cut = {name: chosen.pop(name, None) for name in ("chunk_length_s", "stride_length_s")}
+        times = chosen.pop("return_timestamps", self.generator.generation_config.get("return_timestamps"))
+        reader = self.feature_extractor
+        if not (times or cut["chunk_length_s"] or (is_whisper(self.folder) and len(samples) > (reader.longest or 0))):
+            return {"text": self._texts(reader(samples), _SPEECH_TO_TEXT, chosen)[0]}
+        if not is_whisper(self.folder) or not isinstance(reader, WhisperSpectrogram):
+            raise UsageError(
+                "Timestamps and windows are not supported for this model.", hint="Cut the recording into shorter ones."
+            )
+        if times not in (None, False, True):
+            raise UsageError(f"return_timestamps={times!r} is not supported.", hint="return_timestamps=True")
+        windows = windows_for(reader, *cut.values())
+        # The model finds its way through a long recording by its timestamps.
+        timed = bool(times) or (windows.length is None and len(samples) > (reader.longest or 0))
+        transcript = self._transcribed(reader, windows.of(samples), timed, chosen)
+        return {"text": transcript.text, **({"chunks": transcript.chunks} if times else {})}
+
+    def _transcribed(self, reader: WhisperSpectrogram, windows: Any, timed: bool, given: dict[str, Any]) -> Transcript:
+        language, task = language_code(given.pop("language", None)), given.pop("task", None)
+        chosen = self.generator.settings(self._defaults(given), **given)
+        if timed:
+            chosen = with_timestamps(self.generator, chosen)
+        return transcribe(self.generator, reader, windows, chosen, SpeechOptions(language, task, timestamps=timed))
+
+    def _defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in _SPEECH_TO_TEXT.items()
+            if not self._has(name) and not (name == "max_new_tokens" and "max_length" in given)
+        }

@@ -115,6 +115,7 @@ CLASSES: dict[str, ProcessorClass] = {
         _MASKS, fit="divisible", mask="always", order=_UNCROPPED, segments="queries"
     ),
     "VideoMAEImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _edge(224), **_CROPPED)),
+    "Gemma3ImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _square(224))),
     "Swin2SRImageProcessor": ProcessorClass(
         _values(_HALF, _BICUBIC, None, do_resize=False, do_pad=True, size_divisor=8), order=("rescale", "mirror pad")
     ),

@@ -101,10 +101,16 @@ class WhisperSpectrogram(FeatureExtractor):
             )
         padded = np.full(self.longest, self.get("padding_value", 0.0), np.float32)
         padded[: len(samples)] = samples
-        power = np.log10(spectrogram(padded, self._frames, self._filters, 1e-10)).astype(np.float32)[:, :-1]
+        features = self.of_any_length(padded)
+        mask = (np.arange(self.longest) < len(samples)).astype(np.int64)[:: self.hop][: features.shape[1]]
+        return {"input_features": features, "attention_mask": mask}
+
+    def of_any_length(self, samples: Samples) -> NDArray[np.float32]:
+        """The spectrogram (bands, frames) of a whole recording, without padding."""
+        power = np.log10(spectrogram(samples, self._frames, self._filters, 1e-10)).astype(np.float32)[:, :-1]
         power = np.maximum(power, power.max() - 8.0)
-        mask = (np.arange(self.longest) < len(samples)).astype(np.int64)[:: self.hop][: power.shape[1]]
-        return {"input_features": ((power + 4.0) / 4.0).astype(np.float32), "attention_mask": mask}
+        made: NDArray[np.float32] = ((power + 4.0) / 4.0).astype(np.float32)
+        return made
 
 
 class PatchSpectrogram(FeatureExtractor):

@@ -1,0 +1,150 @@
+"""Texts with images without a framework: the arrays of transformers' processors, and the answers of its pipeline."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnxport import pipeline
+from onnxport.errors import UnknownPreprocessingError, UsageError
+from onnxport.formats.json_file import read_object
+from onnxport.runtime.pipeline import open_pipeline
+from onnxport.runtime.preprocessing.images_in_text import read_image_text_processor
+from tests import tiny_tokenizers
+from tests.sample import sampled
+from tests.tiny_images_in_text import IMAGE, TABLE
+
+pytestmark = pytest.mark.integration
+
+NAMES = ["llava", "gemma3"]
+TEXT = {"vocab_size": 400, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {% for part in m.content %}"
+    "{% if part.type == 'image' %}MARKER{% else %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}[assistant]"
+)
+WITHOUT = "import sys; sys.modules.update(torch=None, transformers=None); from onnxport.cli.main import main; "
+
+
+def picture(seed):
+    height, width = 40 + 9 * seed, 80 - 11 * seed
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
+
+
+def saved_processor(name, folder, **changes):
+    """transformers' processor alone, without a model; and a folder that has it."""
+    tokenizer = tiny_tokenizers.roberta()
+    tokenizer.add_tokens([IMAGE], special_tokens=True)
+    processor = TABLE[name][1](TEXT, tokenizer, tokenizer.convert_tokens_to_ids(IMAGE))[1]
+    for attribute, value in changes.items():
+        setattr(processor, attribute, value)
+    processor.save_pretrained(folder)
+    return processor
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llava", {}),
+        ("llava", {"vision_feature_select_strategy": "full"}),
+        ("llava", {"num_additional_image_tokens": 0, "vision_feature_select_strategy": "full", "patch_size": 4}),
+        ("gemma3", {}),
+    ],
+)
+def test_the_arrays_of_transformers(tmp_path, name, changes):
+    processor = saved_processor(name, tmp_path, **changes)
+    own = read_image_text_processor(tmp_path)
+    assert own.marker == processor.image_token and own.chat_template is False
+    for count, text in ((1, f"{own.marker}\nWhat is this?"), (2, f"Who {own.marker} is {own.marker} this?")):
+        images = [picture(seed) for seed in range(1, count + 1)]
+        wanted, found = processor(images=images, text=[text], return_tensors="np"), own(images, text)
+        assert found.keys() == wanted.keys() - {"num_crops"}
+        for key, array in found.items():
+            assert array.dtype == wanted[key].dtype and np.array_equal(array, wanted[key]), key
+    with pytest.raises(UsageError):
+        own([picture(1)], "no marker")
+
+
+def test_what_is_not_here_is_named(tmp_path):
+    saved_processor("idefics3", tmp_path / "tiles")
+    with pytest.raises(UnknownPreprocessingError, match="Idefics3"):
+        read_image_text_processor(tmp_path / "tiles")
+    processor = saved_processor("gemma3", tmp_path / "crops")
+    processor.image_processor.do_pan_and_scan = True
+    processor.save_pretrained(tmp_path / "crops")
+    with pytest.raises(UnknownPreprocessingError, match="do_pan_and_scan"):
+        read_image_text_processor(tmp_path / "crops")
+
+
+@pytest.mark.parametrize("name", sampled(NAMES, "llava"))
+def test_the_answers_of_transformers(converted, tmp_path, name):
+    tiny = converted(name, {"vocabulary": 2000})
+    assert tiny.conversion.manifest.folder_run.equal and not tiny.conversion.manifest.folder_run.run_time_differences
+    source, nlp = pipeline("image-text-to-text", model=str(tiny.source)), open_pipeline(tiny.folder)
+    marker = nlp.processor.marker
+    greedy = {"max_new_tokens": 12, "do_sample": False}
+    one, two = f"{marker}\nWhat is this?", f"Who {marker} is {marker} this?"
+    assert nlp(picture(1), text=one, **greedy) == source(picture(1), text=one, **greedy)
+    beams = greedy | {"num_beams": 3, "num_return_sequences": 2, "return_full_text": False}
+    wanted = source([picture(3), picture(2)], text=two, **beams)
+    assert nlp([picture(3), picture(2)], text=two, **beams) == wanted and len(wanted) == 2
+    given = {"images": picture(2), "text": one}
+    assert nlp(given, generate_kwargs=greedy)[0]["generated_text"].startswith(one)
+    assert nlp([picture(1), picture(2)], text=[one, one], **greedy)[1] == nlp(given, **greedy)
+    assert nlp(picture(1), text=one, **greedy) != nlp(picture(2), text=one, **greedy)  # else any image would pass
+
+
+@pytest.mark.parametrize("name", sampled(NAMES, "llava"))
+def test_conversations(converted, tmp_path, name):
+    tiny = converted(name, {"vocabulary": 2000})
+    folders = [shutil.copytree(tiny.source, tmp_path / "m"), tiny.copy(tmp_path / "out")]
+    marker = open_pipeline(tiny.folder).processor.marker
+    for folder in folders:
+        (folder / "chat_template.jinja").write_text(TEMPLATE.replace("MARKER", marker))
+    content = [{"type": "image", "image": picture(1)}, {"type": "text", "text": "What is this?"}]
+    settings = {"max_new_tokens": 9, "do_sample": False, "return_full_text": False}
+    [wanted] = pipeline("image-text-to-text", model=str(folders[0]))(
+        text=[{"role": "user", "content": content}], **settings
+    )
+    nlp = open_pipeline(folders[1])
+    [found] = nlp([{"role": "user", "content": content}], **settings)
+    assert found["generated_text"] == wanted["generated_text"] != ""
+    with pytest.raises(UsageError):
+        nlp([{"role": "user", "content": content}, {"role": "assistant", "content": "It"}])
+    with pytest.raises(UsageError):
+        nlp([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        "/etc/passwd",
+        ["/etc/passwd"],
+        {"image": "/etc/passwd", "text": "a"},
+        {"images": ["http://127.0.0.1:9/a.png"], "text": "a"},
+        [{"role": "user", "content": [{"type": "image", "path": "/etc/passwd"}]}],
+    ],
+)
+def test_a_server_opens_no_paths_and_no_addresses(inputs):
+    pytest.importorskip("litserve")
+    from onnxport.serve.worker import Worker
+
+    worker = Worker.__new__(Worker)
+    worker.kind = "image-in-text"
+    with pytest.raises(UsageError, match="base64"):
+        worker._readable(inputs)
+
+
+def test_the_command_needs_no_framework(converted, tmp_path):
+    folder = converted("llava", {"vocabulary": 2000}).folder
+    assert read_object(folder / "processor_config.json")["processor_class"] == "LlavaProcessor"
+    picture(1).save(tmp_path / "photo.png")
+    words = ["run", str(folder), str(tmp_path / "photo.png"), "What is this?", "--set", "max_new_tokens=5"]
+    made = subprocess.run(
+        [sys.executable, "-c", f"{WITHOUT}sys.exit(main({words!r}))"], capture_output=True, text=True, timeout=200
+    )
+    assert made.returncode == 0 and made.stdout.strip(), made.stderr
