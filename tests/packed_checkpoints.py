@@ -141,6 +141,44 @@ def _fp8(block: tuple[int, int] | None, ending: str) -> Callable[..., Any]:
     return make
 
 
+def _bnb8(weight: torch.Tensor, random: np.random.Generator) -> tuple[Tensors, Any]:
+    numbers = random.integers(-127, 128, weight.shape).astype(np.int8)
+    largest = random.uniform(0.2, 0.6, len(numbers)).astype(np.float32)
+    parts = {"weight": torch.from_numpy(numbers), "SCB": torch.from_numpy(largest), "weight_format": torch.tensor(0)}
+    scales = largest * np.float32(1 / 127)
+    return parts, numbers.astype(np.float32) * scales[:, None]
+
+
+def _nf4(*, nested: bool) -> Callable[..., Any]:
+    def make(weight: torch.Tensor, random: np.random.Generator) -> tuple[Tensors, Any]:
+        numbers = random.integers(0, 16, weight.shape)
+        codes = np.sort(random.uniform(-1, 1, 16)).astype(np.float32)
+        flat = numbers.reshape(-1)
+        packed = np.array([flat[at] * 16 + flat[at + 1] for at in range(0, flat.size, 2)], np.uint8)
+        scales = random.uniform(0.1, 0.5, flat.size // GROUP).astype(np.float32)
+        state: dict[str, Any] = {"quant_type": "nf4", "blocksize": GROUP, "dtype": "float16", "shape": [*weight.shape]}
+        parts = {
+            "weight": torch.from_numpy(packed[:, None]),
+            "weight.quant_map": torch.from_numpy(codes),
+            "weight.absmax": torch.from_numpy(scales),
+        }
+        if nested:
+            levels = random.integers(0, 256, scales.size).astype(np.uint8)
+            table = np.linspace(-1, 1, 256, dtype=np.float32)
+            outer = random.uniform(0.05, 0.1, -(-scales.size // 256)).astype(np.float32)
+            scales = np.array([table[one] * outer[at // 256] for at, one in enumerate(levels)], np.float32)
+            scales = scales + np.float32(0.25)
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.25}
+            parts["weight.absmax"] = torch.from_numpy(levels)
+            parts["weight.nested_absmax"] = torch.from_numpy(outer)
+            parts["weight.nested_quant_map"] = torch.from_numpy(table)
+        raw = np.frombuffer(json.dumps(state).encode(), np.uint8).copy()
+        parts["weight.quant_state.bitsandbytes__nf4"] = torch.from_numpy(raw)
+        return parts, codes[numbers] * np.repeat(scales, GROUP).reshape(numbers.shape)
+
+    return make
+
+
 def _compressed(weights: dict[str, Any]) -> dict[str, Any]:
     return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}, "ignore": []}
 
@@ -156,6 +194,9 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "int4": (_rows(symmetric=True), _compressed({**_INT4, "symmetric": True})),
     "int4-asymmetric": (_rows(symmetric=False), _compressed({**_INT4, "symmetric": False})),
     "int8": (_int8, _compressed({"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True})),
+    "bitsandbytes-8-bits": (_bnb8, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    "nf4": (_nf4(nested=False), {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    "nf4-nested": (_nf4(nested=True), {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     "float8": (_fp8(None, "weight_scale"), _compressed({"num_bits": 8, "type": "float", "strategy": "channel"})),
     "float8-blocks": (_fp8((24, 32), "weight_scale_inv"), {"quant_method": "fp8", "weight_block_size": [24, 32]}),
 }  # fmt: skip

@@ -134,6 +134,12 @@ def test_without_the_option_the_error_names_it(tmp_path: Path) -> None:
     assert "--dequantize" in str(caught.value.hint)
 
 
+def _state(**changes: Any) -> torch.Tensor:
+    """The settings of a weight of bitsandbytes."""
+    settings = {"quant_type": "nf4", "blocksize": 16, "shape": [32, 32], **changes}
+    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
+
 # What is damaged: (kind, change of the tensors of one layer, change of quantization_config).
 _Q = "model.layers.0.self_attn.q_proj"
 _DAMAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -161,6 +167,11 @@ _DAMAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "no scales": ("float8-blocks", {"weight_scale_inv": None}, {}),
     "scales of another grid": ("float8-blocks", {"weight_scale_inv": torch.ones(3, 3)}, {}),
     "blocks of nothing": ("float8-blocks", {}, {"weight_block_size": [0, 32]}),
+    "no state": ("nf4", {"weight.quant_state.bitsandbytes__nf4": None}, {}),
+    "state of another weight": ("nf4", {"weight.quant_state.bitsandbytes__nf4": _state(shape=[64, 32])}, {}),
+    "blocks across rows": ("nf4", {"weight.quant_state.bitsandbytes__nf4": _state(blocksize=64)}, {}),
+    "a state that is no JSON": ("nf4", {"weight.quant_state.bitsandbytes__nf4": torch.zeros(9, dtype=torch.uint8)}, {}),
+    "columns of a processor": ("bitsandbytes-8-bits", {"weight_format": torch.tensor(1)}, {}),
     "another method": ("gptq", {}, {"quant_method": "hqq"}),
 }  # fmt: skip
 

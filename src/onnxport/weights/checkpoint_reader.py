@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from onnxport.checkpoints.packed_weights import PackedWeight
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.errors import CheckpointError
 from onnxport.weights.dequantize import dequantized, packed_record
 from onnxport.weights.lazy import LazyTensor, in_memory

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxport.checkpoints.packed_weights import PackedWeight
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.weights.lazy import LazyTensor, record
 
 # Numbers that are unpacked at once.
@@ -59,13 +59,14 @@ def dequantized(weight: PackedWeight, parts: dict[str, torch.Tensor], rows: int 
     values = torch.empty((outputs, inputs), dtype=torch.float32, device=device)
     if device.type == "meta":
         return values
-    scales, zeros = scales_of(weight, parts["scales"]), zeros_of(weight, parts)
+    scales, zeros = scales_of(weight, parts), zeros_of(weight, parts)
     columns = parts["groups"].long() if "groups" in parts else torch.arange(inputs) // weight.block[1]
     step = max(_WORD_ROWS, _AT_ONCE // inputs // _WORD_ROWS * _WORD_ROWS)
     for begin in range(0, outputs, step):
         end = min(outputs, begin + step)
         of_row = torch.arange(begin, end) // weight.block[0]
-        numbers = integers_of(weight, parts["integers"], begin, end).to(torch.float32)
+        numbers = integers_of(weight, parts["integers"], begin, end)
+        numbers = parts["codes"][numbers.long()] if "codes" in parts else numbers.to(torch.float32)
         if zeros is not None:
             numbers -= zeros[of_row][:, columns]
         values[begin:end] = numbers * scales[of_row][:, columns]
@@ -85,13 +86,20 @@ def integers_of(weight: PackedWeight, stored: torch.Tensor, begin: int, end: int
         return columns[:, : end - begin].t()  # begin is at the start of a word
     if weight.layout == "rows":
         return _unpacked(stored[begin:end], weight.bits)[:, : weight.shape[1]]
+    if weight.layout == "codes":
+        pairs = stored.reshape(weight.shape[0], -1)[begin:end]
+        return torch.stack([pairs >> 4, pairs & 15], -1).reshape(end - begin, -1)
     return stored[begin:end]
 
 
-def scales_of(weight: PackedWeight, stored: torch.Tensor) -> torch.Tensor:
+def scales_of(weight: PackedWeight, parts: dict[str, torch.Tensor]) -> torch.Tensor:
     """The scales, float32 (blocks of outputs, blocks of inputs)."""
+    stored = parts["scales"]
+    if "scale_codes" in parts:
+        outer = parts["outer_scales"].repeat_interleave(256)[: len(stored)]
+        return (parts["scale_codes"][stored.long()] * outer + weight.scale_offset).reshape(weight.grid)
     oriented = stored.t() if weight.layout in ("gptq", "awq") else stored
-    return oriented.to(torch.float32).reshape(weight.grid)
+    return oriented.to(torch.float32).reshape(weight.grid) * weight.scale_factor
 
 
 def zeros_of(weight: PackedWeight, parts: dict[str, torch.Tensor]) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from onnxport.checkpoints.packed_weights import PackedWeight
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.formats.safetensors_file import read_header
 from onnxport.weights.dequantize import packed_record
 from onnxport.weights.lazy import LazyTensor, in_memory

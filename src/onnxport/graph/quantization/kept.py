@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxport.checkpoints.packed_weights import PackedWeight
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.graph.quantization.kept_blocks import KeptBlocks, parts_of, zero_points
 from onnxport.graph.quantization.weight_only import (
     DOMAIN,
@@ -62,7 +62,7 @@ def keep_integers(model: ir.Model, reader: CheckpointReader, bits: int) -> int:
 def _block(packed: PackedWeight) -> int | None:
     """Inputs of a block: the largest power of two that every group is made of; None where it is too small."""
     size = packed.block[1]
-    if packed.layout == "plain" or packed.block[0] != 1:
+    if packed.layout in ("plain", "codes") or packed.block[0] != 1:
         return None
     block = 32 if size >= packed.shape[1] else min(_MOST_BLOCK, size & -size)
     return block if block >= _LEAST_BLOCK else None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxport.checkpoints.packed_weights import PackedWeight
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.weights.dequantize import integers_of, scales_of, zeros_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class KeptBlocks:
         parts = parts_of(self._packed, self._reader)
         count = -(-self.inputs // self.block)
         if which != "data":
-            grid = scales_of(self._packed, parts["scales"]) if which == "scales" else zero_points(self._packed, parts)
+            grid = scales_of(self._packed, parts) if which == "scales" else zero_points(self._packed, parts)
             group = min(self._packed.block[1], self.inputs)
             of_block = np.minimum(np.arange(count) * self.block // group, grid.shape[1] - 1)
             chosen: Array = grid.numpy()[:, of_block]
