@@ -41,12 +41,13 @@ def test_weights_are_those_that_were_packed(kind: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(dequantize, "_AT_ONCE", 1)  # 32 rows at once, of up to 48
     expected = _saved(kind, tmp_path)
     loaded = load("text-generation", None, tmp_path, dequantize=True, lazy=kind != "awq")
-    own = loaded.pipeline.model.state_dict()
+    own, reader = loaded.pipeline.model.state_dict(), loaded.pipeline.weight_origins.reader
     assert len(expected) == 7
     for name, values in expected.items():
         assert isinstance(own[name], LazyTensor) == (kind != "awq")
         found = own[name].clone() + 0
         assert torch.equal(found, values), name
+        assert torch.equal(reader.values(name), values), name
     assert any("dequantized" in note for note in loaded.notes)
     assert getattr(loaded.pipeline.model.config, "quantization_config", None) is None
 

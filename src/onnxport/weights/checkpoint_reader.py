@@ -18,7 +18,8 @@ import torch
 
 from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.errors import CheckpointError
-from onnxport.weights.dequantize import dequantized, packed_record
+from onnxport.weights.dequantize import packed_record
+from onnxport.weights.dequantized_again import dequantized_again
 from onnxport.weights.lazy import LazyTensor, in_memory
 from onnxport.weights.origins import Stored
 
@@ -161,7 +162,7 @@ class CheckpointReader:
         weight = self.packed.get(name)
         if weight is None:
             return self.tensor(name)
-        return dequantized(weight, {role: self.tensor(part) for role, part in weight.parts.items()})
+        return dequantized_again(weight, {role: self.tensor(part) for role, part in weight.parts.items()})
 
     def record(self, name: str) -> LazyTensor:
         """The same as a record."""
