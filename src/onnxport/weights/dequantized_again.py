@@ -64,13 +64,13 @@ def _zeros(weight: PackedWeight, parts: Mapping[str, torch.Tensor]) -> Array | N
             return np.full(weight.grid, middle)
         if stored.dtype == torch.int8:
             return stored.numpy().astype(np.int64) + middle
-        return _fields(stored.numpy().T, weight.bits).T[: weight.shape[0]]
+        return np.asarray(_fields(stored.numpy().T, weight.bits).T[: weight.shape[0]])
     if stored is None:
         return None
     if weight.layout == "plain":
-        return stored.numpy().reshape(weight.grid)
+        return np.asarray(stored.numpy().reshape(weight.grid))
     numbers = _in_order(stored.numpy()) if weight.layout == "awq" else _fields(stored.numpy(), weight.bits)
-    return numbers.T[: weight.shape[0]].astype(np.int64) + weight.zero_offset
+    return np.asarray(numbers.T[: weight.shape[0]].astype(np.int64) + weight.zero_offset)
 
 
 def _scales(weight: PackedWeight, parts: Mapping[str, torch.Tensor]) -> Array:
