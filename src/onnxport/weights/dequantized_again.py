@@ -63,7 +63,7 @@ def _zeros(weight: PackedWeight, parts: Mapping[str, torch.Tensor]) -> Array | N
         if stored is None:
             return np.full(weight.grid, middle)
         if stored.dtype == torch.int8:
-            return stored.numpy().astype(np.int64) + middle
+            return np.asarray(stored.numpy().astype(np.int64) + middle)
         return np.asarray(_fields(stored.numpy().T, weight.bits).T[: weight.shape[0]])
     if stored is None:
         return None
