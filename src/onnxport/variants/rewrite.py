@@ -39,6 +39,7 @@ class Rewrite:
         size: of the new weights, at least, as a part of the old ones.
         hint: what to do when the outputs differ too much.
         fused_too: also done to a decoder that is fused for a processor.
+        compared_as: another row for the comparison, where nothing is rounded.
     """
 
     suffix: str
@@ -47,6 +48,7 @@ class Rewrite:
     size: float
     hint: str = ""
     fused_too: bool = False
+    compared_as: str | None = None
 
 
 def add_variant(path: Path, step: Rewrite) -> Path:
@@ -124,7 +126,7 @@ def _add_file(file: Path, step: Rewrite) -> Path:
 
 
 def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | None) -> Verification:
-    precision = step.precision
+    precision = step.compared_as or step.precision
     row = PRECISIONS.get(precision)
     if row is not None and row.bits is not None:
         verification = check_rounded(base, target, precision, encoder=encoder, work=target.parent)

@@ -17,6 +17,7 @@ from onnxport.system.memory import require_memory
 
 if TYPE_CHECKING:
     from onnxport.serialization.written_model import WrittenModel
+    from onnxport.weights.checkpoint_reader import CheckpointReader
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,6 @@ def write_weight_only(
         load_graph,
         quantize_weights,
     )
-    from onnxport.graph.strip import strip
-    from onnxport.graph.write import WeightFiles, write_graphs
-    from onnxport.progress import Silent
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
     level = FLOAT_ACTIVATIONS if float_activations else INT8_ACTIVATIONS
@@ -196,6 +194,45 @@ def write_weight_only(
             "Gemm and Gather read.",
             hint="Use dynamic int8: `onnxport quantize PATH`.",
         )
+    return _written(graphs, sources, targets, taken)
+
+
+def write_kept(
+    sources: Sequence[Path], targets: Sequence[Path], reader: CheckpointReader, bits: int, taken: frozenset[str]
+) -> list[WrittenModel]:
+    """Write graphs of one folder with the integers that a checkpoint stores for their weights.
+
+    Args:
+        sources: float32 graphs of its dequantized weights.
+        targets: a file for each graph, in one folder.
+        reader: reads the checkpoint.
+        bits: of the weights to replace, 4 or 8.
+        taken: names that no data file may have.
+
+    Raises:
+        UsageError: no weight of the graphs is one of the checkpoint's.
+        OutputError: there is not enough space.
+    """
+    from onnxport.graph.quantization.kept import keep_integers
+    from onnxport.graph.quantization.weight_only import load_graph
+
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    if not sum(keep_integers(graph.model, reader, bits) for graph in graphs):
+        raise UsageError(
+            f"No weight of {sources[0].name} has integers of {bits} bits in the checkpoint that can be kept.",
+            hint="Give the checkpoint that the folder was converted from with --dequantize; it must store GPTQ, AWQ or "
+            f"packed weights of {bits} bits in groups that a power of two from 16 on divides.",
+        )
+    return _written(graphs, sources, targets, taken)
+
+
+def _written(
+    graphs: Sequence[_Loaded], sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]
+) -> list[WrittenModel]:
+    from onnxport.graph.strip import strip
+    from onnxport.graph.write import WeightFiles, write_graphs
+    from onnxport.progress import Silent
+
     for graph in graphs:
         strip(graph.model)
     external = any(data_files(source) for source in sources)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxport.graph.quantization.block_tensors import BlockWeight
+    from onnxport.graph.quantization.kept_blocks import KeptBlocks
 
 # Small tables and classifiers with few columns save little and lose accuracy.
 _LEAST_NUMBERS, _LEAST_INPUTS, _LEAST_OUTPUTS = 1024, BLOCK, 16
@@ -86,15 +87,29 @@ def quantize_weights(model: ir.Model, bits: int, accuracy_level: int) -> int:
     for weight in found:
         name = cast(str, weight.value.name)
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        quantized = BlockWeight(tensor, name, bits, by_row=weight.by_row)
-        data, scales = _initializer(model, quantized.data), _initializer(model, quantized.scales)
-        for user in weight.users:
-            replace = _use_gather if user.op_type == "Gather" else _use_matmul
-            replace(model, user, quantized, data, scales, accuracy_level)
-        _remove_weight(model, weight.value)
+        replace_weight(model, weight, BlockWeight(tensor, name, bits, by_row=weight.by_row), accuracy_level)
     if found:
         model.opset_imports[DOMAIN] = 1
     return len(found)
+
+
+def replace_weight(
+    model: ir.Model, weight: QuantizableWeight, blocks: BlockWeight | KeptBlocks, accuracy_level: int
+) -> None:
+    """Let the users of a weight read its blocks, in place.
+
+    Args:
+        model: the graph.
+        weight: one of `find_weights`.
+        blocks: the blocks; those that a checkpoint has only for products.
+        accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+    """
+    for user in weight.users:
+        if user.op_type == "Gather":
+            _use_gather(model, user, cast("BlockWeight", blocks))
+        else:
+            _use_matmul(model, user, blocks, accuracy_level)
+    _remove_weight(model, weight.value)
 
 
 def use_dequantized_weights(model: ir.Model, bits: int) -> None:
@@ -190,20 +205,27 @@ def _is_plain(node: ir.Node) -> bool:
     )
 
 
-def _use_matmul(
-    model: ir.Model, node: ir.Node, weight: BlockWeight, data: ir.Value, scales: ir.Value, accuracy_level: int
-) -> None:
+def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks, accuracy_level: int) -> None:
     import onnx_ir as ir
 
+    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
+    zeros = None if weight.zeros is None else _initializer(model, weight.zeros)
+    own, nodes = node.name or node.outputs[0].name, []
+    source = node.inputs[0]
+    if weight.columns is not None:
+        order = _initializer(model, weight.columns)
+        nodes.append(ir.node("Gather", [source, order], {"axis": -1}, name=f"{own}.ordered"))
+        source = nodes[0].outputs[0]
+        source.name = f"{own}.ordered"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     fused_bias = bias is not None and bias.shape is not None and list(bias.shape) == [weight.outputs]
     quantized = ir.node(
-        "MatMulNBits", [node.inputs[0], data, scales, *([None, None, bias] if fused_bias else [])],
-        {"K": weight.inputs, "N": weight.outputs, "bits": weight.bits, "block_size": BLOCK,
+        "MatMulNBits", [source, data, scales, *([zeros, None, bias] if fused_bias else [zeros] if zeros else [])],
+        {"K": weight.inputs, "N": weight.outputs, "bits": weight.bits, "block_size": weight.block,
          "accuracy_level": accuracy_level},
         domain=DOMAIN, name=node.name,
     )  # fmt: skip
-    nodes = [quantized]
+    nodes.append(quantized)
     if bias is not None and not fused_bias:
         nodes.append(ir.node("Add", [quantized.outputs[0], bias], name=f"{node.name or node.outputs[0].name}.bias"))
         quantized.outputs[0].name = f"{node.outputs[0].name}.product"
@@ -211,12 +233,11 @@ def _use_matmul(
     _replace(model, node, nodes)
 
 
-def _use_gather(
-    model: ir.Model, node: ir.Node, weight: BlockWeight, data: ir.Value, scales: ir.Value, accuracy_level: int
-) -> None:
+def _use_gather(model: ir.Model, node: ir.Node, weight: BlockWeight) -> None:
     """Read rows of the table from the blocks that the output layer reads too."""
     from onnxport.graph.quantization.table_rows import read_rows
 
+    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
     _replace(model, node, read_rows(model, node, weight, data, scales))
 
 
