@@ -17,8 +17,9 @@ from onnxport.artifact.folder import Folder
 from onnxport.artifact.manifest import Component
 from onnxport.graph.inputs import Arrays
 from onnxport.graph.quantization.weight_only import find_weights, load_graph
+from onnxport.errors import MemoryLimitError
 from onnxport.system.memory import require_memory
-from onnxport.variants.loss import measure_loss
+from onnxport.variants.loss import has_scores, measure_loss
 from onnxport.variants.samples import Samples, sample_inputs
 
 # 1 - mean cosine similarity; activations of 8 bits need the rest of 0.01.
@@ -26,40 +27,46 @@ BUDGET = 0.009
 _LOW, _HIGH = 4, 8
 _COPIES = 3  # of the weights: in ONNX Runtime, and rounded to 4 and to 8 bits
 _EACH = 8  # calls of which one measures a single weight
+_SOME = 2  # calls of which one measures a number of raised weights
 
 
 def choose_raised(folder: Folder, component: Component) -> tuple[str, ...]:
     """Names of the weights that need 8 bits in a graph of 4, the most sensitive first.
 
     Only embeddings of texts are judged. Of a graph with labels or tokens, a share of a few hundred decisions is too
-    coarse; of one without real inputs there is nothing to measure.
+    coarse; of one without real inputs there is nothing to measure. Where the weights do not fit in memory, none is
+    raised.
 
     Args:
         folder: where the graph is.
         component: its record; float32.
-
-    Raises:
-        MemoryLimitError: the weights do not fit in memory.
     """
+    file = folder.file(component)
+    if has_scores(spec.name for spec in component.outputs) or _is_too_large(file):
+        return ()
     samples = sample_inputs(folder, component)
     if not samples.real:
         return ()
-    file = folder.file(component)
-    require_memory(_COPIES * graph_bytes(file), f"Measuring the weights of {file.name}", "Free memory.")
     graph = _OpenWeights(file, samples)
-    if graph.measure != "cosine":
-        return ()
-    if graph.loss(graph.names) <= BUDGET:
+    if not graph.loss(graph.names) > BUDGET:  # NaN says nothing
         return ()
     ordered = sorted(graph.names, key=lambda name: -graph.loss([name], every=_EACH) / graph.size(name))
     fewest, enough = 0, len(ordered)
     while enough - fewest > 1:
         middle = (fewest + enough) // 2
-        if graph.loss(ordered[middle:], ordered[:middle]) <= BUDGET:
+        if graph.loss(ordered[middle:], ordered[:middle], every=_SOME) <= BUDGET:
             enough = middle
         else:
             fewest = middle
     return tuple(ordered[:enough])
+
+
+def _is_too_large(file: Path) -> bool:
+    try:
+        require_memory(_COPIES * graph_bytes(file), f"Measuring the weights of {file.name}", "")
+    except MemoryLimitError:
+        return True
+    return False
 
 
 class _OpenWeights:
@@ -78,8 +85,6 @@ class _OpenWeights:
         self._known = {spec.name for spec in self._session.get_inputs()}
         self._outputs = [spec.name for spec in self._session.get_outputs()]
         self._wanted = [self._run(call, {}) for call in samples.arrays]
-        first = measure_loss(lambda call: self._wanted[0], lambda call: self._wanted[0], samples.arrays[:1], "")
-        self.measure = first.measure
 
     def size(self, name: str) -> int:
         """Number of values of a weight."""
