@@ -143,7 +143,6 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
             )
         step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
     else:
-
         weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
         step = Rewrite(row.suffix, precision, weights.write, bits / _BITS, hint, True, weights.about)

@@ -15,9 +15,9 @@ import numpy as np
 from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder
 from onnxport.artifact.manifest import Component
+from onnxport.errors import MemoryLimitError
 from onnxport.graph.inputs import Arrays
 from onnxport.graph.quantization.weight_only import find_weights, load_graph
-from onnxport.errors import MemoryLimitError
 from onnxport.system.memory import require_memory
 from onnxport.variants.loss import has_scores, measure_loss
 from onnxport.variants.samples import Samples, sample_inputs
