@@ -17,13 +17,13 @@ from onnxport.graph.quantization.quantize import (
     find_precision,
     quantize_dynamic,
     write_kept,
-    write_weight_only,
 )
 from onnxport.progress import Reporter
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.system.requirements import require_graph_tools
 from onnxport.tensor_names import is_past
 from onnxport.variants.rewrite import Rewrite, add_variant
+from onnxport.variants.weight_only import WeightOnly
 
 _BITS = 32  # of a weight that was not quantized
 
@@ -161,12 +161,9 @@ def quantize(
             )
         step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
     else:
-
-        def rounded(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
-            return write_weight_only(sources, targets, bits, float_activations=float_activations, taken=taken)
-
+        weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
-        step = Rewrite(row.suffix, precision, rounded, bits / _BITS, hint, fused_too=True)
+        step = Rewrite(row.suffix, precision, weights.write, bits / _BITS, hint, fused_too=True, about=weights.about)
     return add_variant(Path(path).expanduser(), step)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
@@ -40,6 +41,7 @@ class Rewrite:
         hint: what to do when the outputs differ too much.
         fused_too: also done to a decoder that is fused for a processor.
         compared_as: another row for the comparison, where nothing is rounded.
+        about: from a graph that it was done to, further fields of the new one's record.
     """
 
     suffix: str
@@ -49,6 +51,7 @@ class Rewrite:
     hint: str = ""
     fused_too: bool = False
     compared_as: str | None = None
+    about: Callable[[Component], dict[str, Any]] = lambda _: {}
 
 
 def add_variant(path: Path, step: Rewrite) -> Path:
@@ -96,10 +99,11 @@ def _component(
     target, encoder = inside.path / graph.file, encoder_of(inside.manifest, graph.base)
     before = next((inside.path / one.file for one in new if encoder is not None and one.base is encoder), None)
     verification = _check(graph_under_test(inside, graph.base), target, step, before)
+    about = {"precision": step.precision, **step.about(graph.base)}
     if record is None:
-        return graph.component(inside.path, verification, precision=step.precision)
+        return graph.component(inside.path, verification, **about)
     return graph.component(
-        inside.path, verification, precision=step.precision,
+        inside.path, verification, **about,
         data_files=tuple(file.relative_to(inside.path).as_posix() for file in record.files[1:]),
         weights_checksum=write_weights(target, record, inside.path),
     )  # fmt: skip

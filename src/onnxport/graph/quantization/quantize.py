@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,7 @@ def write_weight_only(
     bits: int,
     *,
     float_activations: bool = False,
+    raised: Sequence[Collection[str]] = (),
     taken: frozenset[str] = frozenset(),
 ) -> list[WrittenModel]:
     """Write graphs of one folder with weights of 4 or 8 bits in blocks; weights that they share are stored once.
@@ -171,6 +172,7 @@ def write_weight_only(
         targets: a file for each graph, in one folder.
         bits: bits of a weight, 4 or 8.
         float_activations: compute products with float32 activations instead of 8-bit ones.
+        raised: for each graph, names of weights that get 8 bits.
         taken: names that no data file may have.
 
     Raises:
@@ -186,7 +188,10 @@ def write_weight_only(
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
     level = FLOAT_ACTIVATIONS if float_activations else INT8_ACTIVATIONS
-    counts = [quantize_weights(graph.model, bits, level) for graph in graphs]
+    counts = [
+        quantize_weights(graph.model, bits, level, names)
+        for graph, names in zip(graphs, raised or [()] * len(graphs), strict=True)
+    ]
     if not all(counts):
         bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
         raise UsageError(

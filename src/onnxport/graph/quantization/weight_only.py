@@ -6,6 +6,7 @@ other operator reads (a convolution, for example) is not quantized.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,6 +25,7 @@ DOMAIN = "com.microsoft"
 # `accuracy_level` of MatMulNBits: 1 computes in float32; with 8 bits, ONNX Runtime then unpacks the weight at every
 # call, which is sixty times slower. 4 quantizes activations to 8 bits in blocks.
 FLOAT_ACTIVATIONS, INT8_ACTIVATIONS = 1, 4
+_RAISED = 8  # bits of a weight that 4 would harm
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,14 @@ def find_weights(model: ir.Model) -> list[QuantizableWeight]:
     return [weight for weight in found if weight is not None]
 
 
-def quantize_weights(model: ir.Model, bits: int, accuracy_level: int) -> int:
+def quantize_weights(model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = ()) -> int:
     """Replace weights by quantized blocks, in place; the values are computed when the graph is written.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
         accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+        raised: names of weights that get 8 bits.
 
     Returns:
         The number of quantized weights.
@@ -87,7 +90,12 @@ def quantize_weights(model: ir.Model, bits: int, accuracy_level: int) -> int:
     for weight in found:
         name = cast(str, weight.value.name)
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        replace_weight(model, weight, BlockWeight(tensor, name, bits, by_row=weight.by_row), accuracy_level)
+        replace_weight(
+            model,
+            weight,
+            BlockWeight(tensor, name, _RAISED if name in raised else bits, by_row=weight.by_row),
+            accuracy_level,
+        )
     if found:
         model.opset_imports[DOMAIN] = 1
     return len(found)
@@ -112,18 +120,21 @@ def replace_weight(
     _remove_weight(model, weight.value)
 
 
-def use_dequantized_weights(model: ir.Model, bits: int) -> None:
+def use_dequantized_weights(model: ir.Model, bits: int, raised: Collection[str] = ()) -> None:
     """Give weights the values that their quantized blocks represent, in place; operators do not change.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
+        raised: names of weights that have 8 bits.
     """
     from onnxport.graph.quantization.block_tensors import DequantizedTensor
 
     for weight in find_weights(model):
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        weight.value.const_value = DequantizedTensor(tensor, cast(str, weight.value.name), bits, by_row=weight.by_row)
+        name = cast(str, weight.value.name)
+        own = _RAISED if name in raised else bits
+        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row)
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
@@ -138,6 +149,16 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
     for node in model.graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+
+
+def find_raised(model: ir.Model) -> frozenset[str]:
+    """Names of the weights that have 8 bits.
+
+    Args:
+        model: a quantized graph.
+    """
+    ending = f".q{_RAISED}"
+    return frozenset(name.removesuffix(ending) for name in model.graph.initializers if name.endswith(ending))
 
 
 def _quantizable(value: ir.Value) -> QuantizableWeight | None:
