@@ -19,6 +19,7 @@ from onnxport.errors import MemoryLimitError
 from onnxport.graph.inputs import Arrays
 from onnxport.graph.quantization.weight_only import find_weights, load_graph
 from onnxport.system.memory import require_memory
+from onnxport.variants.components import converted_components
 from onnxport.variants.loss import has_scores, measure_loss
 from onnxport.variants.samples import Samples, sample_inputs
 
@@ -34,15 +35,16 @@ def choose_raised(folder: Folder, component: Component) -> tuple[str, ...]:
     """Names of the weights that need 8 bits in a graph of 4, the most sensitive first.
 
     Only embeddings of texts are judged. Of a graph with labels or tokens, a share of a few hundred decisions is too
-    coarse; of one without real inputs there is nothing to measure. Where the weights do not fit in memory, none is
-    raised.
+    coarse; of one without real inputs there is nothing to measure. Where a decoder reads an encoder's states, they are
+    no embeddings, and tables are stored once for both. Where the weights do not fit in memory, none is raised.
 
     Args:
         folder: where the graph is.
         component: its record; float32.
     """
     file = folder.file(component)
-    if has_scores(spec.name for spec in component.outputs) or _is_too_large(file):
+    alone = len(converted_components(folder.manifest)) == 1
+    if not alone or has_scores(spec.name for spec in component.outputs) or _is_too_large(file):
         return ()
     samples = sample_inputs(folder, component)
     if not samples.real:
