@@ -88,6 +88,7 @@ def wrappers(conversion: Stops) -> Iterator[tuple[Any, str, Wrap]]:
     import onnxport.graph.quantization.quantize
     import onnxport.loading.model_to_export
     import onnxport.loading.weights
+    import onnxport.variants.weight_only
     from onnxport.publishing.staging import Staging
 
     at = conversion.at
@@ -106,7 +107,7 @@ def wrappers(conversion: Stops) -> Iterator[tuple[Any, str, Wrap]]:
     # Where a graph differs is searched after a fault was found, and costs more than all before.
     if importlib.util.find_spec("onnxport.api.localise") is not None:
         yield importlib.import_module("onnxport.api.localise"), "locate_differences", _without_search
-    for owner in (onnxport.graph.quantization.quantize, onnxport.api.optimize):
+    for owner in (onnxport.graph.quantization.quantize, onnxport.api.optimize, onnxport.variants.weight_only):
         for name in ("quantize_dynamic", "write_weight_only"):
             if hasattr(owner, name):
                 yield owner, name, _quantized(conversion)

@@ -192,7 +192,7 @@ def test_the_ends_of_what_is_declared_are_compared(bert: Recording, mistral: Rec
 def test_quick_compares_what_it_always_did_and_the_structure(tmp_path: Path) -> None:
     folder = save("bert-feature-extraction", tmp_path / "model")
     recording = Recording(load_model_to_export(resolve_model(folder), "feature-extraction").parts[0], Level.QUICK)
-    assert len(recording.found.cases) == 5
+    assert len(recording.found.cases) == 6  # of five lengths one is even
     assert recording.found.structure is not None
     with changed(recording.source, no_types):
         assert recording.failures()
@@ -300,3 +300,13 @@ def test_an_input_behind_keywords_is_found_by_what_it_changes() -> None:
     assert extra_inputs(source, Maker) == ("token_type_ids",)
     source.extra_inputs = ("token_type_ids",)
     assert "token_type_ids" in source.accepts()
+
+
+def test_sizes_and_what_is_computed_of_them_are_even_and_odd(tmp_path: Path, bert: Recording) -> None:
+    """SEW pads its frames to an even number: where it is traced nothing is missing, so all even numbers agree."""
+    assert {case.sizes["sequence_length"] % 2 for case in bert.found.cases[:6]} == {0, 1}
+    folder = save("wav2vec2-automatic-speech-recognition", tmp_path / "model")
+    sound = Recording(load_model_to_export(resolve_model(folder), "automatic-speech-recognition").parts[0], Level.QUICK)
+    frames = {case.outputs["logits"].shape[1] for case in sound.found.cases}
+    assert {case.sizes["num_samples"] % 2 for case in sound.found.cases} == {0, 1}
+    assert {number % 2 for number in frames} == {0, 1}, frames

@@ -13,9 +13,12 @@ import torch
 import transformers
 
 from onnxport import convert, optimize, quantize, verify
+from onnxport.artifact.folder import open_folder
 from onnxport.errors import UsageError, VerificationError
 from onnxport.runtime.decoder import Decoder
 from onnxport.runtime.session import OnnxSession
+from onnxport.variants.loss import measure_loss
+from onnxport.variants.samples import sample_inputs
 
 pytestmark = pytest.mark.integration
 
@@ -179,3 +182,23 @@ def test_what_cannot_be_done_is_said(llama, tmp_path):
     with pytest.raises(UsageError, match="no weight for weight-only quantization"):
         quantize(tmp_path / "neg.onnx", "int4")
     assert [path.name for path in tmp_path.iterdir()] == ["neg.onnx"]
+
+
+def test_the_most_sensitive_weights_of_embeddings_have_8_bits(converted, tmp_path, monkeypatch):
+    folder = converted("bert-text-classification", pipeline_name="feature-extraction").copy(tmp_path / "out")
+    losses, raised = [], []
+    for budget in (lambda: 1.0, lambda: losses[0] / 3):
+        limit = budget()
+        monkeypatch.setattr("onnxport.variants.sensitivity.BUDGET", limit)
+        quantize(folder, "int4")
+        opened = open_folder(folder)
+        base, rounded = (opened.manifest.find(name) for name in ("model", "model_q4"))
+        calls = sample_inputs(opened, base).arrays
+        one, other = (OnnxSession(opened.file(component)) for component in (base, rounded))
+        losses.append(measure_loss(one.run, other.run, calls, "").mean)
+        names = {name for name in rounded.ledger.weights if name.endswith((".q4", ".q8"))}
+        raised.append(rounded.raised_weights)
+        assert {name for name in names if name.endswith(".q8")} == {f"{name}.q8" for name in raised[-1]}
+    assert raised[0] == () and 0 < len(raised[1]) < len(names)
+    assert losses[1] < 1.3 * losses[0] / 3
+    assert verify(folder).ok

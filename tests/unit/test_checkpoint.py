@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from onnxport.checkpoints import checkpoint as checkpoint_module
-from onnxport.checkpoints.checkpoint import inspect_checkpoint, transformers_knows
+from onnxport.checkpoints.checkpoint import inspect_checkpoint, judge_quantized, transformers_knows
 from onnxport.checkpoints.hub import looks_like_path
-from onnxport.errors import MissingDependencyError, UntrustedCheckpointError
+from onnxport.errors import CheckpointError, MissingDependencyError, UntrustedCheckpointError
 from tests.unit.checkpoints import CONFIG, WEIGHTS, fails, folder, write_json
 
 __all__ = ["folder"]  # the fixture
@@ -184,9 +184,12 @@ def test_adapter_without_base(folder: Path) -> None:
 
 def test_quantized_checkpoint(folder: Path) -> None:
     write_json(folder / "config.json", {**CONFIG, "quantization_config": {"quant_method": "gptq"}})
-    fails(folder, "already quantized (gptq)", "onnxport quantize")
+    with pytest.raises(CheckpointError) as caught:
+        judge_quantized(inspect_checkpoint(folder), dequantize=False)
+    assert "gptq" in caught.value.message
+    assert "--dequantize" in str(caught.value.hint)
     write_json(folder / "config.json", {**CONFIG, "quantization_config": None})
-    inspect_checkpoint(folder)
+    judge_quantized(inspect_checkpoint(folder), dequantize=False)
 
 
 def test_custom_code_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def convert(
             sizes; by default the graph is written with a note and a restriction.
         reporter: told about every step; silent by default.
         model_kwargs: `allow_missing_weights`, `allow_unused_weights`, `allow_pickle`, `trust_remote_code`, `revision`,
-            `token` and what `from_pretrained` takes; `signature` of a SavedModel.
+            `token`, `dequantize` and what `from_pretrained` takes; `signature` of a SavedModel.
 
     Raises:
         OnnxPortError: what was wrong; nothing was written. VerificationError: the numbers differ.

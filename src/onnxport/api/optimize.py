@@ -12,12 +12,18 @@ from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
 from onnxport.graph.optimize import optimize_graph
-from onnxport.graph.quantization.quantize import find_precision, quantize_dynamic, write_weight_only
+from onnxport.graph.quantization.quantize import (
+    Precision,
+    find_precision,
+    quantize_dynamic,
+    write_kept,
+)
 from onnxport.progress import Reporter
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.system.requirements import require_graph_tools
 from onnxport.tensor_names import is_past
 from onnxport.variants.rewrite import Rewrite, add_variant
+from onnxport.variants.weight_only import WeightOnly
 
 _BITS = 32  # of a weight that was not quantized
 
@@ -104,7 +110,13 @@ def _needs_candidates(path: Path, for_: str | None) -> bool:
 
 
 @nothing_written()
-def quantize(path: str | Path, precision: str = "int8", *, float_activations: bool = False) -> Path:
+def quantize(
+    path: str | Path,
+    precision: str = "int8",
+    *,
+    float_activations: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Path:
     """Store quantized graphs beside the float32 ones: in a folder, or beside a file.
 
     Args:
@@ -115,12 +127,16 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
             (`onnx/model_fp16.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
             Slower: two to three times with int4, and far more with int8-weights.
+        checkpoint: with "int4" and "int8-weights": the checkpoint that the folder was converted from with
+            `dequantize`. Its integers, scales and zero points are kept, and nothing is rounded; other weights and the
+            activations stay float32.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: no such precision, `float_activations` with "int8", or no weight that can be quantized.
+        UsageError: no such precision, `float_activations` with "int8", or no weight that can be quantized (or kept).
+        CheckpointError: `checkpoint` cannot be read.
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
             (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
@@ -129,6 +145,8 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
     require_graph_tools()
     row = find_precision(precision)
     bits, precision = row.bits, row.name
+    if checkpoint is not None:
+        return _keep(Path(path).expanduser(), row, checkpoint)
     if precision == "float16":
         if float_activations:
             raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
@@ -143,13 +161,34 @@ def quantize(path: str | Path, precision: str = "int8", *, float_activations: bo
             )
         step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
     else:
-
-        def rounded(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
-            return write_weight_only(sources, targets, bits, float_activations=float_activations, taken=taken)
-
+        weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
-        step = Rewrite(row.suffix, precision, rounded, bits / _BITS, hint, fused_too=True)
+        step = Rewrite(row.suffix, precision, weights.write, bits / _BITS, hint, fused_too=True, about=weights.about)
     return add_variant(Path(path).expanduser(), step)
+
+
+def _keep(path: Path, row: Precision, checkpoint: str | Path) -> Path:
+    """Store graphs with the integers of a quantized checkpoint."""
+    from onnxport.checkpoints.checkpoint import inspect_checkpoint, judge_quantized
+    from onnxport.weights.checkpoint_reader import CheckpointReader
+
+    bits = row.bits
+    if bits is None:
+        raise UsageError(
+            f"The precision {row.name} has no integers of a checkpoint.",
+            hint="With --checkpoint, choose --precision int4 or int8-weights.",
+        )
+    found = judge_quantized(inspect_checkpoint(checkpoint), dequantize=True)
+    if found.quantized is None:
+        raise UsageError(
+            f"The weights of {found.source} are not quantized.", hint="Quantize them: leave --checkpoint out."
+        )
+    reader = CheckpointReader(found.weight_files, found.weights_format, "", found.quantized.weights)
+
+    def kept(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
+        return write_kept(sources, targets, reader, bits, taken)
+
+    return add_variant(path, Rewrite(row.suffix, row.name, kept, bits / _BITS, compared_as="float32"))
 
 
 def _optimize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:

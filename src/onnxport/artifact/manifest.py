@@ -53,6 +53,7 @@ class Component:
     weights_checksum: WeightsChecksum | None = None  # of the weights in `data_files`
     derived_from: str | None = None  # name of the graph that this one was made from; None: converted from the source
     ledger: Ledger | None = None  # what its weights hold, and how that was proved
+    raised_weights: tuple[str, ...] = ()  # that have 8 bits in a graph of 4, the most sensitive first
 
 
 @dataclass(frozen=True)

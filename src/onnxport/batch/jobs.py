@@ -19,7 +19,7 @@ OPTIONS: Mapping[str, type] = {
     "task": str, "framework": str, "opset": int, "tokenizer": str, "revision": str, "signature": str,
     "use_external_format": bool, "link_weights": bool, "allow_mismatch": bool, "allow_missing_weights": bool,
     "allow_unused_weights": bool, "require_dynamic": bool, "allow_pickle": bool, "trust_remote_code": bool,
-    "base_model": str, "strip_prefix": str,
+    "base_model": str, "strip_prefix": str, "dequantize": bool,
 }  # fmt: skip
 _LISTS = ("precisions", "targets")
 _KEYS = ("model", "name", *_LISTS, *OPTIONS)

@@ -18,6 +18,7 @@ from onnxport.checkpoints.adapter import Adapter, base_of, find_adapter
 from onnxport.checkpoints.config_limits import check_config
 from onnxport.checkpoints.hub import resolve_folder
 from onnxport.checkpoints.links import require_links_inside
+from onnxport.checkpoints.packed_weights import PackedWeights, find_packed_weights
 from onnxport.checkpoints.weight_files import Weights, adapter_fault, find_gguf, find_weights, gguf_weights
 from onnxport.errors import CheckpointError, UntrustedCheckpointError, UsageError
 from onnxport.formats.json_file import read_json, read_object
@@ -62,6 +63,7 @@ class Checkpoint:
         custom_code: classes that the checkpoint brings along, "config.json: modeling_x.XModel".
         notes: what a user should know.
         adapter: changes the weights; the rest is of the model that it is for.
+        quantized: how weights are packed that are to be dequantized; `config` then says nothing of it.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Checkpoint:
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
+    quantized: PackedWeights | None = None
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -157,9 +160,39 @@ def inspect_checkpoint(
     size = sum(file.stat().st_size for file in weights.files)
     check_config(config, model_folder / "config.json", weights.tensors, size)
     custom_code, notes = _custom_code(model_folder, config, trust_remote_code)
-    _reject_quantized(folder, config)
     found = _checkpoint(folder, source, model_folder, config, weights)
     return replace(found, is_sentence_transformers=bool(modules), custom_code=custom_code, notes=notes)
+
+
+def judge_quantized(checkpoint: Checkpoint, *, dequantize: bool) -> Checkpoint:
+    """`checkpoint` with what is known about its quantized weights; one without any as it is.
+
+    Args:
+        checkpoint: its config may have a quantization_config.
+        dequantize: accept quantized weights.
+
+    Raises:
+        CheckpointError: they are not accepted; or are packed in a way that is not read, or damaged.
+    """
+    settings = checkpoint.config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return checkpoint
+    if not dequantize:
+        raise CheckpointError(
+            f"The weights of {checkpoint.path} are already quantized "
+            f"({settings.get('quant_method', 'unknown method')}).",
+            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small. Where there is "
+            "none: `--dequantize` (dequantize=True) converts these weights, as float32.",
+        )
+    if checkpoint.weights_format != "safetensors" or checkpoint.framework != "pt":
+        raise CheckpointError(
+            f"The quantized weights of {checkpoint.path} are stored as {checkpoint.weights_format}; only safetensors "
+            "of PyTorch are dequantized.",
+            hint="Save the checkpoint again as safetensors.",
+        )
+    quantized = find_packed_weights(checkpoint.config, checkpoint.weight_files)
+    config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
+    return replace(checkpoint, config=config, quantized=quantized)
 
 
 def _base_of(adapter: Adapter, chosen: str | None, **options: Any) -> Checkpoint:
@@ -212,15 +245,6 @@ def _check_json_files(folders: Iterable[Path]) -> None:
     for file in (folder / name for name in _JSON_FILES for folder in folders):
         if file.is_file():
             read_json(file)
-
-
-def _reject_quantized(folder: Path, config: dict[str, Any]) -> None:
-    quantized = config.get("quantization_config")
-    if isinstance(quantized, dict):
-        raise CheckpointError(
-            f"The weights of {folder} are already quantized ({quantized.get('quant_method', 'unknown method')}).",
-            hint="Convert the original float checkpoint; `onnxport quantize` makes the result small.",
-        )
 
 
 def _read_modules(folder: Path) -> list[Any]:

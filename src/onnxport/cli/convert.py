@@ -47,6 +47,7 @@ def convert(
     revision: options.Revision = None,
     base_model: options.BaseModel = None,
     strip_prefix: options.StripPrefix = None,
+    dequantize: options.Dequantize = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -91,6 +92,7 @@ _ONLY_IF_GIVEN = (
     "allow_unused_weights",
     "base_model",
     "strip_prefix",
+    "dequantize",
 )  # not every kind of model takes them
 _SIZES = {"shard_size": "--shard-size", "memory_limit": "--memory-limit"}
 

@@ -14,6 +14,7 @@ from onnxport.cli.options import (
     FloatActivations,
     FolderOrGraph,
     Json,
+    KeptCheckpoint,
     MaxLoss,
     MemoryLimit,
     Precision,
@@ -77,6 +78,7 @@ def quantize(
     path: FolderOrGraph,
     precision: Precision = "int8",
     float_activations: FloatActivations = False,
+    checkpoint: KeptCheckpoint = None,
     memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -91,7 +93,9 @@ def quantize(
 
     title = find_precision(precision).title
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
-    _run(shell, title, lambda: quantize_path(path, precision, float_activations=float_activations))
+    _run(
+        shell, title, lambda: quantize_path(path, precision, float_activations=float_activations, checkpoint=checkpoint)
+    )
 
 
 def _run(shell: Shell, title: str, step: Callable[[], Path]) -> None:

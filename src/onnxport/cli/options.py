@@ -156,6 +156,15 @@ BaseModel = Annotated[
 StripPrefix = Annotated[
     str | None, typer.Option("--strip-prefix", metavar="PREFIX", help="Take names of weights without it (`module.`).")
 ]
+Dequantize = Annotated[
+    bool, typer.Option("--dequantize", help="Convert weights that the checkpoint stores quantized, as float32.")
+]
+KeptCheckpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="MODEL", help="Keep the integers of this quantized checkpoint; nothing is rounded."
+    ),
+]
 
 Against = Annotated[
     str | None, typer.Option("--against", metavar="MODEL", help="The source model: run both again and compare.")

@@ -12,6 +12,7 @@ from onnxport.cli.options import (
     AllowPickle,
     AllowUnusedWeights,
     BaseModel,
+    Dequantize,
     FolderOrGraph,
     Json,
     MemoryLimit,
@@ -39,6 +40,7 @@ def verify(
     trust_remote_code: TrustRemoteCode = False,
     base_model: BaseModel = None,
     strip_prefix: StripPrefix = None,
+    dequantize: Dequantize = False,
     memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -55,6 +57,7 @@ def verify(
     loading: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     optional = {
         "allow_unused_weights": allow_unused_weights, "base_model": base_model, "strip_prefix": strip_prefix,
+        "dequantize": dequantize,
     }  # fmt: skip
     loading |= {name: value for name, value in optional.items() if value}
     with shell.working() as reporter:

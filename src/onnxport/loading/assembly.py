@@ -68,7 +68,7 @@ def assemble(spec: PipelineSpec, checkpoint: Checkpoint, options: LoadOptions) -
     notes = (*checkpoint.notes, *loaded.notes, *components.notes, *padding, *notes, *unused_notes)
     pipeline = record_loading(pipeline, spec.task, loaded.missing, dropped, notes)
     pipeline.weight_origins, pipeline.unused_tensors = loaded.origins, unused
-    pipeline.config_changed = bool(padding)
+    pipeline.config_changed = bool(padding) or checkpoint.quantized is not None
     return pipeline
 
 

@@ -11,7 +11,7 @@ from onnxport.errors import UsageError
 COMPONENTS = ("tokenizer", "image_processor", "feature_extractor", "processor")
 _NAMED = (
     "allow_missing_weights", "allow_unused_weights", "allow_pickle", "trust_remote_code", "revision", "token",
-    "signature", "device", "lazy", "base_model", "strip_prefix",
+    "signature", "device", "lazy", "base_model", "strip_prefix", "dequantize",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ class LoadOptions:
         signature: the signature of a SavedModel to convert; None: all.
         base_model: of an adapter, the model that it is for, in place of the one that it names.
         strip_prefix: what stands before the names of all tensors of the checkpoint, and is no part of them.
+        dequantize: accept a checkpoint with quantized weights; they are loaded as float32.
         dtype: None (float32), "auto" (as stored), a torch dtype or its name.
         device: where the pipeline puts the model; None leaves it on the CPU.
         lazy: leave the weights in their files (`onnxport.weights`), for a conversion, which reads each weight when it
@@ -48,6 +49,7 @@ class LoadOptions:
     signature: str | None = None
     base_model: str | None = None
     strip_prefix: str | None = None
+    dequantize: bool = False
     dtype: Any = None
     device: Any = None
     lazy: bool = False

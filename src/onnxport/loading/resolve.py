@@ -13,7 +13,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from onnxport.checkpoints.checkpoint import Checkpoint, inspect_checkpoint
+from onnxport.checkpoints.checkpoint import Checkpoint, inspect_checkpoint, judge_quantized
 from onnxport.checkpoints.tensorflow_files import TensorflowFiles, find_tensorflow_files
 from onnxport.environments import require
 from onnxport.errors import CheckpointError, MissingDependencyError, UsageError
@@ -153,6 +153,7 @@ def _checkpoint(model: str | Path, framework: str | None, options: LoadOptions) 
         framework=framework,
         base_model=None if options.base_model is None else str(options.base_model),
     )
+    checkpoint = judge_quantized(checkpoint, dequantize=options.dequantize)
     if framework == "pt" and checkpoint.framework == "tf":
         raise CheckpointError(
             f"{checkpoint.source} has only TensorFlow weights ({checkpoint.weight_files[0].name}).",

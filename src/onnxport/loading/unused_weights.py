@@ -45,6 +45,9 @@ def judge_unused_weights(
     if not unused or reader is None:
         return {}, ()
     reasons = dict(_harmless(model, unused, reader))
+    if checkpoint.quantized is not None:
+        activations = checkpoint.quantized.activations
+        reasons |= {name: "rounds activations, which stay float32" for name in unused if name in activations}
     left = [name for name in unused if name not in reasons]
     notes: list[str] = []
     if left:
@@ -75,12 +78,18 @@ def _harmless(model: Any, names: Sequence[str], reader: Any) -> Iterator[tuple[s
         layer = _LAYER.search(name)
         if not reader.dtype(name).is_floating_point:
             yield name, "whole numbers, which are not trained"
+        elif _of_packed(name, reader) and not reader.tensor(name).any():
+            yield name, "a bias of zeros, which AutoGPTQ adds to every layer"
         elif _COMPUTED.search(name):
             yield name, "computed from the configuration"
         elif any(pattern.search(name) for pattern in patterns):
             yield name, f"transformers' {type(model).__name__} leaves it out"
         elif ahead and (".mtp." in f".{name}" or (layers and layer is not None and int(layer[1]) >= layers)):
             yield name, "predicts further tokens"
+
+
+def _of_packed(name: str, reader: Any) -> bool:
+    return name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in reader.packed
 
 
 def _other_classes(model: Any, checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxport.checkpoints.checkpoint import Checkpoint
+from onnxport.checkpoints.packed_weights import PackedWeights
 from onnxport.errors import CheckpointError, UsageError
 from onnxport.formats.gguf_file import read_gguf_header
 from onnxport.loading.gguf import how_to_load
@@ -59,20 +60,27 @@ def plan_loading(checkpoint: Checkpoint, folder: Path, auto_class: Any, config: 
         MemoryLimitError: the weights have to be in memory, and do not fit.
     """
     reason = _reason_to_load(checkpoint, config, options) if options.lazy else None
-    if (options.lazy and reason is None) or options.strip_prefix:
+    packed = checkpoint.quantized.weights if checkpoint.quantized is not None else ()
+    if packed and options.strip_prefix:
+        raise UsageError(
+            "--strip-prefix and --dequantize cannot be given together.",
+            hint="Save the checkpoint without the wrapper that put the prefix before its names.",
+        )
+    if (options.lazy and reason is None) or options.strip_prefix or packed:
         from onnxport.weights.lazy import evaluate
         from onnxport.weights.stored import lazy_state_dict
 
         state: Mapping[str, Any] | None = lazy_state_dict(
-            checkpoint.weight_files, checkpoint.weights_format, options.strip_prefix or ""
+            checkpoint.weight_files, checkpoint.weights_format, options.strip_prefix or "", packed
         )
         if state is not None:
             _require_own_names(state, checkpoint, options.strip_prefix)
             config.name_or_path = str(folder)
             cls, config = model_class(auto_class, config)
-            if not options.lazy:
+            is_lazy = options.lazy and reason is None
+            if not is_lazy:
                 state = {name: evaluate(tensor) for name, tensor in state.items()}
-            return LoadPlan(cls, config, None, {"state_dict": state}, is_lazy=options.lazy)
+            return LoadPlan(cls, config, None, {"state_dict": state}, is_lazy=is_lazy)
         reason = "they are of a type that torch has no plain tensors for"
     notes: tuple[str, ...] = ()
     if reason is not None:
@@ -130,6 +138,31 @@ def computed_notes(model: torch.nn.Module, missing: Iterable[str]) -> tuple[str,
     if size < _WORTH_A_NOTE_BYTES:
         return ()
     return (f"{len(held)} weights ({size / 1e6:.0f} MB) were computed while loading and held in memory.",)
+
+
+def dequantized_notes(model: torch.nn.Module, quantized: PackedWeights) -> tuple[str, ...]:
+    """Notes on a model whose weights were dequantized.
+
+    Raises:
+        CheckpointError: a layer keeps its weight the other way round.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    turned = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
+    names = {weight.name.removesuffix(".weight") for weight in quantized.weights}
+    for name in turned:
+        if any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in names):
+            raise CheckpointError(
+                f"{name} of {type(model).__name__} keeps its weight transposed (Conv1D); such weights are not "
+                "dequantized.",
+                hint="Convert the original float checkpoint.",
+            )
+    what = (
+        f"{len(quantized.weights)} weights that are stored quantized ({quantized.method}) were dequantized to float32."
+    )
+    if not quantized.activations:
+        return (what,)
+    return (what, "Scales of activations were left out: the converted model does not round its activations.")
 
 
 def model_class(auto_class: Any, config: Any) -> tuple[Any, Any]:

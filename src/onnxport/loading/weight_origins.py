@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from onnxport.weights.checkpoint_reader import CheckpointReader
     from onnxport.weights.lazy import LazyTensor
+    from onnxport.weights.origins import Operation
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a part of a name: of a layer, of an expert
 
@@ -75,8 +76,8 @@ class WeightOrigins:
 
         if self.reader is None or self.computed:
             return WeightOrigins()  # in memory: nothing says where the values are from
-        files = dict.fromkeys([*map(self.reader.file, self.reader.names), adapter.file])
-        reader = CheckpointReader(list(files), self.reader.format, self.reader.prefix)
+        files = dict.fromkeys([*self.reader.files, adapter.file])
+        reader = CheckpointReader(list(files), self.reader.format, self.reader.prefix, self.reader.packed.values())
         return _traced(self.model, reader, self.missing, adapter)
 
 
@@ -114,7 +115,8 @@ def trace_origins(
     if checkpoint.weights_format not in ("safetensors", "pickle"):
         gguf = checkpoint.weight_files[0] if checkpoint.weights_format == "gguf" else None
         return WeightOrigins(model=model, gguf=gguf)
-    reader = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format, prefix or "")
+    packed = checkpoint.quantized.weights if checkpoint.quantized is not None else ()
+    reader = CheckpointReader(checkpoint.weight_files, checkpoint.weights_format, prefix or "", packed)
     return _traced(model, reader, frozenset(missing))
 
 
@@ -147,7 +149,7 @@ def _traced(
             _check_plain(name, tensor, origins, reader)
         else:
             computed[id(tensor)] = _check_values(name, tensor, origins, reader)
-    _check_merged({name: tensor for name, tensor in own.items() if name not in replaced}, expected, absent)
+    _check_merged({name: tensor for name, tensor in own.items() if name not in replaced}, expected, absent, reader)
     return WeightOrigins(reader, tuple(expected.unused), computed, model, absent, adapter=adapter)
 
 
@@ -193,20 +195,20 @@ def _check_plain(name: str, tensor: LazyTensor, origins: list[str], reader: Chec
     """A recorded parameter that is one tensor of the checkpoint, at most cast."""
     import torch
 
-    from onnxport.weights.lazy import IDENTITIES, leaves
+    from onnxport.weights.lazy import IDENTITIES
     from onnxport.weights.origins import Operation
 
-    held = [_leaf_name(leaf) for leaf in leaves(tensor)]
+    held = list(_sources(tensor, reader))
     if len(held) != 1 or held[0] not in origins:
         raise _wrong(name, " and ".join(held[:3]) or "nothing", origins[0])
     allowed = {*IDENTITIES, torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
     origin = tensor.origin
-    while isinstance(origin, Operation):
+    while isinstance(origin, Operation) and _packed_name(origin, reader) is None:
         if origin.operator not in allowed:
             raise _wrong(name, f"{held[0]} after {origin.operator}", origins[0])
         origin = origin.args[0].origin
     for other in origins:
-        values = (reader.tensor(one).to(tensor.dtype) for one in (other, held[0]))
+        values = (reader.values(one).to(tensor.dtype) for one in (other, held[0]))
         if other != held[0] and not _equal(*values):
             raise VerificationError(
                 f"{name} is one weight of the model and two of the checkpoint, {held[0]} and {other}, which differ. "
@@ -217,21 +219,13 @@ def _check_plain(name: str, tensor: LazyTensor, origins: list[str], reader: Chec
 
 def _check_values(name: str, tensor: torch.Tensor, origins: list[str], reader: CheckpointReader) -> LazyTensor:
     """A parameter in memory: its values against those of the checkpoint; their record."""
-    import torch
-
-    from onnxport.weights.lazy import LazyTensor
-    from onnxport.weights.origins import Stored
-
     for origin in origins:
-        if not _equal(reader.tensor(origin).to(tensor.dtype), tensor.detach()):
+        if not _equal(reader.values(origin).to(tensor.dtype), tensor.detach()):
             raise VerificationError(
                 f"The parameter {name} of the loaded model does not have the values of {origin} in the checkpoint.",
                 hint="Report this model.",
             )
-    first = origins[0]
-    like = torch.empty(reader.shape(first), dtype=reader.dtype(first), device="meta")
-    record = LazyTensor(like, Stored(reader.file(first), first, reader.begin(first) or 0))
-    cast: LazyTensor = record.to(tensor.dtype)  # type: ignore[assignment]
+    cast: LazyTensor = reader.record(origins[0]).to(tensor.dtype)  # type: ignore[assignment]
     return cast
 
 
@@ -250,17 +244,19 @@ def _check_module(module: torch.nn.Module, files: Sequence[Path], weights_format
             )
 
 
-def _check_merged(own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str]) -> None:
+def _check_merged(
+    own: Mapping[str, torch.Tensor], expected: _Expected, absent: frozenset[str], reader: CheckpointReader
+) -> None:
     """Parameters that are made of several tensors, or of a part of one: which ones, and in which order."""
     from transformers.core_model_loading import dot_natural_key
 
-    from onnxport.weights.lazy import LazyTensor, leaves
+    from onnxport.weights.lazy import LazyTensor
 
     seen: set[str] = set()
     for name, tensor in own.items():
         if name in expected.plain or name in absent or not isinstance(tensor, LazyTensor):
             continue
-        held = [_leaf_name(leaf) for leaf in leaves(tensor)]
+        held = list(_sources(tensor, reader))
         seen.update(held)
         plain = next((target for target, origins in expected.plain.items() if set(held) & set(origins)), None)
         for origin in held:
@@ -292,6 +288,37 @@ def _by_pattern(names: Iterable[str]) -> Iterator[list[str]]:
     for name in names:
         groups.setdefault(_NUMBER.sub("#", name), []).append(name)
     return iter(groups.values())
+
+
+def _sources(tensor: LazyTensor, reader: CheckpointReader) -> Iterator[str]:
+    """Names of the weights of the checkpoint in a record, in its order; a packed weight is one."""
+    from torch.utils._pytree import tree_leaves
+
+    from onnxport.weights.lazy import LazyTensor
+    from onnxport.weights.origins import Operation
+
+    origin = tensor.origin
+    if not isinstance(origin, Operation):
+        yield _leaf_name(origin)
+        return
+    packed = _packed_name(origin, reader)
+    if packed is not None:
+        yield packed
+        return
+    for value in tree_leaves((origin.args, origin.kwargs)):
+        if isinstance(value, LazyTensor):
+            yield from _sources(value, reader)
+
+
+def _packed_name(origin: Operation, reader: CheckpointReader) -> str | None:
+    """The name of a packed weight, if an operation dequantizes exactly its tensors."""
+    from onnxport.weights.dequantize import Dequantize
+
+    if not isinstance(origin.operator, Dequantize):
+        return None
+    weight = reader.packed.get(origin.operator.weight.name)
+    parts = [_leaf_name(part.origin) for part in origin.args]
+    return weight.name if weight == origin.operator.weight and parts == [*weight.parts.values()] else None
 
 
 def _leaf_name(leaf: Any) -> str:

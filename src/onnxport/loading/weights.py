@@ -15,7 +15,7 @@ from onnxport.loading.model_classes import tower
 from onnxport.loading.options import LoadOptions, torch_dtype
 from onnxport.loading.own_auto_classes import auto_class
 from onnxport.loading.transformers_version import is_newer, upgrade_hint, written_by
-from onnxport.loading.weight_loading import computed_notes, plan_loading
+from onnxport.loading.weight_loading import computed_notes, dequantized_notes, plan_loading
 from onnxport.loading.weight_origins import WeightOrigins, trace_origins
 from onnxport.system.library_errors import first_line
 
@@ -71,6 +71,8 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
                 trust_remote_code=options.trust_remote_code,
                 **settings,
             )
+        if checkpoint.quantized is not None:
+            vars(config).pop("quantization_config", None)
         auto_class = _auto_class(auto, config, options.trust_remote_code, checkpoint.architectures)
         if auto_class is None:
             raise TaskError(
@@ -108,7 +110,8 @@ def load_model(folder: Path, checkpoint: Checkpoint, auto: Iterable[str], option
         with readable_errors(checkpoint.source):  # transformers reads it only together with the weights
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     held = computed_notes(model, missing) if plan.is_lazy else ()
-    notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *plan.notes, *held)
+    packed_notes = dequantized_notes(model, checkpoint.quantized) if checkpoint.quantized is not None else ()
+    notes = (*_dtype_notes(checkpoint, dtype), *gguf_notes, *packed_notes, *plan.notes, *held)
     origins = trace_origins(model, checkpoint, missing, options.strip_prefix)
     loaded = LoadedModel(model, missing, shapes, notes, origins=origins)
     return loaded if checkpoint.adapter is None else _with_adapter(loaded, folder, checkpoint, auto, options)

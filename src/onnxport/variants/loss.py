@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,11 @@ class _Collected:
     losses: list[float] = field(default_factory=list)
     divergences: list[float] = field(default_factory=list)
     vectors: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+def has_scores(outputs: Iterable[str]) -> bool:
+    """Whether a graph with these outputs is judged by its decisions, not as embeddings."""
+    return not set(_SCORES).isdisjoint(outputs)
 
 
 def measure_loss(base: Run, variant: Run, calls: Sequence[Arrays], kind: str) -> Loss:

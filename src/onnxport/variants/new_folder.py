@@ -74,6 +74,7 @@ class NewGraph:
             "size_bytes": graph_bytes(target),
             "data_files": tuple(path.relative_to(root).as_posix() for path in data_files(target)),
             "weights_checksum": None,
+            "raised_weights": (),
             "derived_from": self.base.name,
             "ledger": prove_derived([root / self.base.file], target),
         }

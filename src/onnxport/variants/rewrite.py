@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from onnxport.artifact.data_files import graph_bytes
 from onnxport.artifact.folder import Folder, open_folder
@@ -39,6 +40,8 @@ class Rewrite:
         size: of the new weights, at least, as a part of the old ones.
         hint: what to do when the outputs differ too much.
         fused_too: also done to a decoder that is fused for a processor.
+        compared_as: another row for the comparison, where nothing is rounded.
+        about: from a graph that it was done to, further fields of the new one's record.
     """
 
     suffix: str
@@ -47,6 +50,8 @@ class Rewrite:
     size: float
     hint: str = ""
     fused_too: bool = False
+    compared_as: str | None = None
+    about: Callable[[Component], dict[str, Any]] = lambda _: {}
 
 
 def add_variant(path: Path, step: Rewrite) -> Path:
@@ -94,10 +99,11 @@ def _component(
     target, encoder = inside.path / graph.file, encoder_of(inside.manifest, graph.base)
     before = next((inside.path / one.file for one in new if encoder is not None and one.base is encoder), None)
     verification = _check(graph_under_test(inside, graph.base), target, step, before)
+    about = {"precision": step.precision, **step.about(graph.base)}
     if record is None:
-        return graph.component(inside.path, verification, precision=step.precision)
+        return graph.component(inside.path, verification, **about)
     return graph.component(
-        inside.path, verification, precision=step.precision,
+        inside.path, verification, **about,
         data_files=tuple(file.relative_to(inside.path).as_posix() for file in record.files[1:]),
         weights_checksum=write_weights(target, record, inside.path),
     )  # fmt: skip
@@ -124,7 +130,7 @@ def _add_file(file: Path, step: Rewrite) -> Path:
 
 
 def _check(base: GraphUnderTest, target: Path, step: Rewrite, encoder: Path | None) -> Verification:
-    precision = step.precision
+    precision = step.compared_as or step.precision
     row = PRECISIONS.get(precision)
     if row is not None and row.bits is not None:
         verification = check_rounded(base, target, precision, encoder=encoder, work=target.parent)

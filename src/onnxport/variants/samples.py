@@ -35,11 +35,13 @@ class Samples:
         arrays: of each call, by the names of the graph's inputs.
         kind: what they are, in words: "211 texts", "24 generated inputs".
         count: number of rows.
+        real: they are texts, not generated arrays.
     """
 
     arrays: list[Arrays]
     kind: str
     count: int
+    real: bool = False
 
 
 def shipped_texts() -> list[str]:
@@ -79,7 +81,7 @@ def sample_inputs(folder: Folder, component: Component, texts: Sequence[str] | N
     if reads_texts and (folder.path / "tokenizer.json").is_file():
         given = list(texts or shipped_texts())
         try:
-            return Samples(list(_texts(folder, component, given)), f"{len(given)} texts", len(given))
+            return Samples(list(_texts(folder, component, given)), f"{len(given)} texts", len(given), real=True)
         except OnnxPortError:  # a tokenizer of another model, or a text that it cannot encode
             if texts is not None:
                 raise

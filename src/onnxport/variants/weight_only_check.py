@@ -76,7 +76,7 @@ def check_rounded(
     with tempfile.TemporaryDirectory(dir=work, prefix=".rounding-") as name:
         folder = Path(name)
         reference, exact = folder / "rounded.onnx", folder / "exact.onnx"
-        _write_reference(base.file, reference, PRECISIONS[precision].bits or 0)
+        _write_reference(base.file, reference, PRECISIONS[precision].bits or 0, target)
         _write_exact(target, exact)
         source = f"the graph {base.file.name} with weights rounded to {precision}"
         cases = random_cases(reference, base.inputs, base.sizes, base.vocabulary)
@@ -92,11 +92,12 @@ def check_rounded(
     )
 
 
-def _write_reference(base: Path, file: Path, bits: int) -> None:
-    from onnxport.graph.quantization.weight_only import load_graph, use_dequantized_weights
+def _write_reference(base: Path, file: Path, bits: int, target: Path) -> None:
+    """The base with the weights that the target has."""
+    from onnxport.graph.quantization.weight_only import find_raised, load_graph, use_dequantized_weights
 
     model = load_graph(base)
-    use_dequantized_weights(model, bits)
+    use_dequantized_weights(model, bits, find_raised(load_graph(target)))
     with Silent().step("write") as step:
         write_graph(_Held(model), file, file, WeightFiles(external=True), step)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from onnxport.axes import evaluate, names_in
 from onnxport.dummy_inputs.base import InputGenerator, Sizes
 from onnxport.errors import ExportError
 from onnxport.export.signature import Signature
@@ -17,6 +18,7 @@ _IMAGE_SIDES = ("height", "width")
 _NO_LENGTHS = (*_IMAGE_SIDES, "num_samples", "num_choices", "image_size")
 _ROWS = 17  # more than a block of 16, and no multiple of a usual one
 _LARGE = 1024
+_NEAR = 2000  # sizes that are looked at for another remainder
 _FAR = 131  # beyond a distance of 128, from where on relative positions of T5 share a bucket
 
 
@@ -59,6 +61,10 @@ def basic_plan(generator: InputGenerator, signature: Signature) -> Iterator[Plan
         yield Planned("larger batch, smaller", base | dict.fromkeys(rows, 5) | smaller)
         for name in unseen if len(unseen) > 1 else ():
             yield Planned(f"other {_words(name)}", base | {name: unseen[name][1]})
+        for name, others in unseen.items():
+            size = _other_remainder(name, generator, signature, (signature.traced[name], *others))
+            if size is not None:
+                yield Planned(f"{_words(name)} {size}", base | {name: size})
     else:
         yield Planned("larger batch", base | dict.fromkeys(rows, 5))
         yield Planned("other content", base)
@@ -70,6 +76,38 @@ def basic_plan(generator: InputGenerator, signature: Signature) -> Iterator[Plan
     if generator.can_pad:
         larger = {name: sizes[1] for name, sizes in unseen.items()}
         yield Planned("padded rows", base | dict.fromkeys(rows, 3) | larger, padded=True)
+
+
+def _other_remainder(
+    name: str, generator: InputGenerator, signature: Signature, planned: Sequence[int]
+) -> int | None:  # fmt: skip
+    """A size that is even where all planned ones are odd or the other way round, or makes such an output.
+
+    Code that pads to an even length and was traced where nothing was missing pads nowhere, and all sizes of the same
+    remainder agree.
+    """
+    dim = next(dim for dim in generator.dims if dim.name == name)
+    base = {dim.name: dim.base_size for dim in generator.dims}
+    outputs = {axis for spec in signature.outputs for axis in spec.axes if isinstance(axis, str) and "//" in axis}
+    lengths = [name, *sorted(axis for axis in outputs if name in names_in(axis) and names_in(axis) <= base.keys())]
+
+    def odd(length: str, size: int) -> bool:
+        return evaluate(length, base | {name: size}) % 2 == 1
+
+    alike = [length for length in lengths if len({odd(length, size) for size in planned}) == 1]
+    before = {length: odd(length, planned[0]) for length in alike}
+    step = signature.multiples.get(name, 1)
+    best, most = None, 0
+    for size in range(dim.base_size // step * step + step, dim.base_size + _NEAR, step):
+        allowed = size <= (dim.maximum or size) and all(
+            rule.holds(base | {name: size}) for rule in signature.restrictions if rule.axis == name
+        )
+        changed = sum(odd(length, size) != before[length] for length in alike) if allowed else 0
+        if changed > most:
+            best, most = size, changed
+        if most == len(alike):
+            break
+    return best
 
 
 def further_plan(

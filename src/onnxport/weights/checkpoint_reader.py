@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import mmap
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from onnxport.checkpoints.stored_parts import PackedWeight
 from onnxport.errors import CheckpointError
+from onnxport.weights.dequantize import packed_record
+from onnxport.weights.dequantized_again import dequantized_again
+from onnxport.weights.lazy import LazyTensor, in_memory
+from onnxport.weights.origins import Stored
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -30,6 +35,7 @@ _DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+_FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class CheckpointReader:
         weights_format: "safetensors" or "pickle"; of other formats no tensor is known. Files of adapters are always
             safetensors.
         prefix: is left out of the names.
+        packed: weights that are made of several stored tensors, which `names` leaves out.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -59,14 +66,20 @@ class CheckpointReader:
         torch.Size([2])
     """
 
-    def __init__(self, files: Sequence[Path], weights_format: str, prefix: str = "") -> None:
-        self.format, self.prefix = weights_format, prefix
+    def __init__(
+        self, files: Sequence[Path], weights_format: str, prefix: str = "", packed: Collection[PackedWeight] = ()
+    ) -> None:
+        self.files, self.format, self.prefix = tuple(files), weights_format, prefix
+        self.packed = {weight.name: weight for weight in packed}
+        self._parts = {part for weight in packed for part in weight.parts.values()} - set(self.packed)
         self._maps: dict[Path, mmap.mmap] = {}
         self._places: dict[str, _Place] = {}
         self._pickled: dict[str, tuple[Path, torch.Tensor]] = {}
         for file in files:
             if weights_format == "safetensors" or file.suffix == ".safetensors":
-                self._places |= {name.removeprefix(prefix): place for name, place in _places(file).items()}
+                self._places |= {
+                    name.removeprefix(prefix): place for name, place in _places(file, _FLOAT8 if packed else {}).items()
+                }
             elif weights_format == "pickle":
                 self._pickled |= {
                     name.removeprefix(prefix): (file, tensor) for name, tensor in _unpickled(file).items()
@@ -75,13 +88,15 @@ class CheckpointReader:
     @property
     def names(self) -> list[str]:
         """Names of the tensors, in the order of the files."""
-        return [*self._places, *self._pickled]
+        known = dict.fromkeys([*self._places, *self._pickled, *self.packed])
+        return [name for name in known if name not in self._parts]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places or name in self._pickled
+        return name in self._places or name in self._pickled or name in self.packed
 
     def file(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """The file that holds a tensor; of a packed weight, its integers."""
+        name = self.packed[name].parts["integers"] if name in self.packed else name
         return self._places[name].file if name in self._places else self._pickled[name][0]
 
     def begin(self, name: str) -> int | None:
@@ -90,10 +105,14 @@ class CheckpointReader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's axes."""
+        if name in self.packed:
+            return self.packed[name].shape
         return self._places[name].shape if name in self._places else tuple(self._pickled[name][1].shape)
 
     def dtype(self, name: str) -> torch.dtype:
-        """The type of a tensor."""
+        """The type of a tensor; packed weights are float32."""
+        if name in self.packed:
+            return torch.float32
         return self._places[name].dtype if name in self._places else self._pickled[name][1].dtype
 
     def nbytes(self, name: str) -> int:
@@ -104,7 +123,9 @@ class CheckpointReader:
         return count * int(self.dtype(name).itemsize)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The values of a tensor. Pages of the file are read when they are used, and not kept by this process.
+        """The values of a tensor as it is stored.
+
+        Pages of the file are read when they are used, and not kept by this process.
 
         Raises:
             CheckpointError: there is no such tensor, or its file has become shorter.
@@ -132,17 +153,42 @@ class CheckpointReader:
             raw = torch.frombuffer(mapped, dtype=place.dtype, offset=place.begin, count=count)
         return raw.view(place.shape)
 
+    def values(self, name: str) -> torch.Tensor:
+        """The values of a tensor, of a packed weight after dequantization.
 
-def _places(file: Path) -> dict[str, _Place]:
+        Raises:
+            CheckpointError: as `tensor`.
+        """
+        weight = self.packed.get(name)
+        if weight is None:
+            return self.tensor(name)
+        return dequantized_again(weight, {role: self.tensor(part) for role, part in weight.parts.items()})
+
+    def record(self, name: str) -> LazyTensor:
+        """The same as a record."""
+        weight = self.packed.get(name)
+        return self._stored(name) if weight is None else packed_record(weight, self._stored)
+
+    def _stored(self, name: str) -> LazyTensor:
+        place = self._places.get(name)
+        if place is None:
+            file, tensor = self._pickled[name]
+            return in_memory(tensor, f"{file.name}: {name}")
+        return LazyTensor(
+            torch.empty(place.shape, dtype=place.dtype, device="meta"), Stored(place.file, name, place.begin)
+        )
+
+
+def _places(file: Path, more: dict[str, torch.dtype]) -> dict[str, _Place]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         entries: dict[str, Any] = json.loads(opened.read(length))
-    found = {}
+    found, types = {}, _DTYPES | more
     for name, entry in entries.items():
-        if name == "__metadata__" or entry["dtype"] not in _DTYPES:
+        if name == "__metadata__" or entry["dtype"] not in types:
             continue
         begin, end = (8 + length + int(offset) for offset in entry["data_offsets"])
-        found[name] = _Place(file, _DTYPES[entry["dtype"]], tuple(entry["shape"]), begin, end)
+        found[name] = _Place(file, types[entry["dtype"]], tuple(entry["shape"]), begin, end)
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from onnxport.weights.dequantize import Dequantize
+from onnxport.weights.dequantized_again import dequantized_again
 from onnxport.weights.lazy import LazyTensor
 from onnxport.weights.origins import InMemory, Operation, Stored
 
@@ -82,7 +84,10 @@ def _part(tensor: LazyTensor, ranges: Ranges, leaf: Leaf, kept: dict[int, torch.
             inner(arg, tuple((0, int(size)) for size in arg.shape)) if isinstance(arg, LazyTensor) else arg
             for arg in origin.args
         ]
-        result = operator(*whole, **origin.kwargs)
+        if isinstance(operator, Dequantize):
+            result = dequantized_again(operator.weight, dict(zip(operator.weight.parts, whole, strict=True)))
+        else:
+            result = operator(*whole, **origin.kwargs)
         kept[id(tensor)] = result if origin.index is None else result[origin.index]
     return _cut(kept[id(tensor)], ranges)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxport.graph.quantization.blocks import Blocks, block_shapes, dequantized_strips, quantize_blocks
+from onnxport.graph.quantization.blocks import BLOCK, Blocks, block_shapes, dequantized_strips, quantize_blocks
 
 
 class BlockWeight:
@@ -25,7 +25,13 @@ class BlockWeight:
         inputs: inputs of the product with the weight.
         data: the integers, uint8 (outputs, blocks, 4 * bits).
         scales: float32 (outputs, blocks).
+        zeros, columns: none: zero points are in the middle, and inputs in their order.
+        block: inputs that have one scale.
     """
+
+    zeros: None = None
+    columns: None = None
+    block = BLOCK
 
     def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool) -> None:
         self.tensor, self.bits, self.by_row = tensor, bits, by_row

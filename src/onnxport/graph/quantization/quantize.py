@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from onnxport.system.memory import require_memory
 
 if TYPE_CHECKING:
     from onnxport.serialization.written_model import WrittenModel
+    from onnxport.weights.checkpoint_reader import CheckpointReader
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def write_weight_only(
     bits: int,
     *,
     float_activations: bool = False,
+    raised: Sequence[Collection[str]] = (),
     taken: frozenset[str] = frozenset(),
 ) -> list[WrittenModel]:
     """Write graphs of one folder with weights of 4 or 8 bits in blocks; weights that they share are stored once.
@@ -170,6 +172,7 @@ def write_weight_only(
         targets: a file for each graph, in one folder.
         bits: bits of a weight, 4 or 8.
         float_activations: compute products with float32 activations instead of 8-bit ones.
+        raised: for each graph, names of weights that get 8 bits.
         taken: names that no data file may have.
 
     Raises:
@@ -182,13 +185,13 @@ def write_weight_only(
         load_graph,
         quantize_weights,
     )
-    from onnxport.graph.strip import strip
-    from onnxport.graph.write import WeightFiles, write_graphs
-    from onnxport.progress import Silent
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
     level = FLOAT_ACTIVATIONS if float_activations else INT8_ACTIVATIONS
-    counts = [quantize_weights(graph.model, bits, level) for graph in graphs]
+    counts = [
+        quantize_weights(graph.model, bits, level, names)
+        for graph, names in zip(graphs, raised or [()] * len(graphs), strict=True)
+    ]
     if not all(counts):
         bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
         raise UsageError(
@@ -196,6 +199,45 @@ def write_weight_only(
             "Gemm and Gather read.",
             hint="Use dynamic int8: `onnxport quantize PATH`.",
         )
+    return _written(graphs, sources, targets, taken)
+
+
+def write_kept(
+    sources: Sequence[Path], targets: Sequence[Path], reader: CheckpointReader, bits: int, taken: frozenset[str]
+) -> list[WrittenModel]:
+    """Write graphs of one folder with the integers that a checkpoint stores for their weights.
+
+    Args:
+        sources: float32 graphs of its dequantized weights.
+        targets: a file for each graph, in one folder.
+        reader: reads the checkpoint.
+        bits: of the weights to replace, 4 or 8.
+        taken: names that no data file may have.
+
+    Raises:
+        UsageError: no weight of the graphs is one of the checkpoint's.
+        OutputError: there is not enough space.
+    """
+    from onnxport.graph.quantization.kept import keep_integers
+    from onnxport.graph.quantization.weight_only import load_graph
+
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    if not sum(keep_integers(graph.model, reader, bits) for graph in graphs):
+        raise UsageError(
+            f"No weight of {sources[0].name} has integers of {bits} bits in the checkpoint that can be kept.",
+            hint="Give the checkpoint that the folder was converted from with --dequantize; it must store GPTQ, AWQ or "
+            f"packed weights of {bits} bits in groups that a power of two from 16 on divides.",
+        )
+    return _written(graphs, sources, targets, taken)
+
+
+def _written(
+    graphs: Sequence[_Loaded], sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]
+) -> list[WrittenModel]:
+    from onnxport.graph.strip import strip
+    from onnxport.graph.write import WeightFiles, write_graphs
+    from onnxport.progress import Silent
+
     for graph in graphs:
         strip(graph.model)
     external = any(data_files(source) for source in sources)

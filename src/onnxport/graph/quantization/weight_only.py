@@ -6,6 +6,7 @@ other operator reads (a convolution, for example) is not quantized.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from onnxport.graph.quantization.block_tensors import BlockWeight
+    from onnxport.graph.quantization.kept_blocks import KeptBlocks
 
 # Small tables and classifiers with few columns save little and lose accuracy.
 _LEAST_NUMBERS, _LEAST_INPUTS, _LEAST_OUTPUTS = 1024, BLOCK, 16
@@ -23,6 +25,7 @@ DOMAIN = "com.microsoft"
 # `accuracy_level` of MatMulNBits: 1 computes in float32; with 8 bits, ONNX Runtime then unpacks the weight at every
 # call, which is sixty times slower. 4 quantizes activations to 8 bits in blocks.
 FLOAT_ACTIVATIONS, INT8_ACTIVATIONS = 1, 4
+_RAISED = 8  # bits of a weight that 4 would harm
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,14 @@ def find_weights(model: ir.Model) -> list[QuantizableWeight]:
     return [weight for weight in found if weight is not None]
 
 
-def quantize_weights(model: ir.Model, bits: int, accuracy_level: int) -> int:
+def quantize_weights(model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = ()) -> int:
     """Replace weights by quantized blocks, in place; the values are computed when the graph is written.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
         accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+        raised: names of weights that get 8 bits.
 
     Returns:
         The number of quantized weights.
@@ -86,29 +90,51 @@ def quantize_weights(model: ir.Model, bits: int, accuracy_level: int) -> int:
     for weight in found:
         name = cast(str, weight.value.name)
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        quantized = BlockWeight(tensor, name, bits, by_row=weight.by_row)
-        data, scales = _initializer(model, quantized.data), _initializer(model, quantized.scales)
-        for user in weight.users:
-            replace = _use_gather if user.op_type == "Gather" else _use_matmul
-            replace(model, user, quantized, data, scales, accuracy_level)
-        _remove_weight(model, weight.value)
+        replace_weight(
+            model,
+            weight,
+            BlockWeight(tensor, name, _RAISED if name in raised else bits, by_row=weight.by_row),
+            accuracy_level,
+        )
     if found:
         model.opset_imports[DOMAIN] = 1
     return len(found)
 
 
-def use_dequantized_weights(model: ir.Model, bits: int) -> None:
+def replace_weight(
+    model: ir.Model, weight: QuantizableWeight, blocks: BlockWeight | KeptBlocks, accuracy_level: int
+) -> None:
+    """Let the users of a weight read its blocks, in place.
+
+    Args:
+        model: the graph.
+        weight: one of `find_weights`.
+        blocks: the blocks; those that a checkpoint has only for products.
+        accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+    """
+    for user in weight.users:
+        if user.op_type == "Gather":
+            _use_gather(model, user, cast("BlockWeight", blocks))
+        else:
+            _use_matmul(model, user, blocks, accuracy_level)
+    _remove_weight(model, weight.value)
+
+
+def use_dequantized_weights(model: ir.Model, bits: int, raised: Collection[str] = ()) -> None:
     """Give weights the values that their quantized blocks represent, in place; operators do not change.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
+        raised: names of weights that have 8 bits.
     """
     from onnxport.graph.quantization.block_tensors import DequantizedTensor
 
     for weight in find_weights(model):
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        weight.value.const_value = DequantizedTensor(tensor, cast(str, weight.value.name), bits, by_row=weight.by_row)
+        name = cast(str, weight.value.name)
+        own = _RAISED if name in raised else bits
+        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row)
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
@@ -123,6 +149,16 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
     for node in model.graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+
+
+def find_raised(model: ir.Model) -> frozenset[str]:
+    """Names of the weights that have 8 bits.
+
+    Args:
+        model: a quantized graph.
+    """
+    ending = f".q{_RAISED}"
+    return frozenset(name.removesuffix(ending) for name in model.graph.initializers if name.endswith(ending))
 
 
 def _quantizable(value: ir.Value) -> QuantizableWeight | None:
@@ -190,20 +226,27 @@ def _is_plain(node: ir.Node) -> bool:
     )
 
 
-def _use_matmul(
-    model: ir.Model, node: ir.Node, weight: BlockWeight, data: ir.Value, scales: ir.Value, accuracy_level: int
-) -> None:
+def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks, accuracy_level: int) -> None:
     import onnx_ir as ir
 
+    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
+    zeros = None if weight.zeros is None else _initializer(model, weight.zeros)
+    own, nodes = node.name or node.outputs[0].name, []
+    source = node.inputs[0]
+    if weight.columns is not None:
+        order = _initializer(model, weight.columns)
+        nodes.append(ir.node("Gather", [source, order], {"axis": -1}, name=f"{own}.ordered"))
+        source = nodes[0].outputs[0]
+        source.name = f"{own}.ordered"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     fused_bias = bias is not None and bias.shape is not None and list(bias.shape) == [weight.outputs]
     quantized = ir.node(
-        "MatMulNBits", [node.inputs[0], data, scales, *([None, None, bias] if fused_bias else [])],
-        {"K": weight.inputs, "N": weight.outputs, "bits": weight.bits, "block_size": BLOCK,
+        "MatMulNBits", [source, data, scales, *([zeros, None, bias] if fused_bias else [zeros] if zeros else [])],
+        {"K": weight.inputs, "N": weight.outputs, "bits": weight.bits, "block_size": weight.block,
          "accuracy_level": accuracy_level},
         domain=DOMAIN, name=node.name,
     )  # fmt: skip
-    nodes = [quantized]
+    nodes.append(quantized)
     if bias is not None and not fused_bias:
         nodes.append(ir.node("Add", [quantized.outputs[0], bias], name=f"{node.name or node.outputs[0].name}.bias"))
         quantized.outputs[0].name = f"{node.outputs[0].name}.product"
@@ -211,12 +254,11 @@ def _use_matmul(
     _replace(model, node, nodes)
 
 
-def _use_gather(
-    model: ir.Model, node: ir.Node, weight: BlockWeight, data: ir.Value, scales: ir.Value, accuracy_level: int
-) -> None:
+def _use_gather(model: ir.Model, node: ir.Node, weight: BlockWeight) -> None:
     """Read rows of the table from the blocks that the output layer reads too."""
     from onnxport.graph.quantization.table_rows import read_rows
 
+    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
     _replace(model, node, read_rows(model, node, weight, data, scales))
 
 

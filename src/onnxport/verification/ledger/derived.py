@@ -17,7 +17,13 @@ from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.formats.graph_tensors import FileTensor, graph_tensors
 from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
 from onnxport.verification.ledger.prove import is_small, wrong_weights
-from onnxport.verification.ledger.quantized import BlockNames, block_fault, column_fault, quantized_parts
+from onnxport.verification.ledger.quantized import (
+    BlockNames,
+    block_fault,
+    column_fault,
+    kept_fault,
+    quantized_parts,
+)
 
 
 def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
@@ -84,6 +90,9 @@ def _add(weights: dict[str, WeightProof], sizes: dict[str, int], tensor: FileTen
 def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[WeightProof, str | None]:
     base = known.quantized_from(names)
     known.held.add(names.base)
+    if names.is_kept:
+        fault = kept_fault(names, base)[0] if tensor.name == names.data.name else None
+        return WeightProof(Proof.TRANSFORMED, f"integers of the checkpoint, {names.bits} bits", names.base), fault
     if tensor.name != names.data.name:
         return WeightProof(Proof.BOUNDED, f"scale of {names.data.name}", names.base), None
     fault, error = (block_fault if names.bits else column_fault)(names, base)

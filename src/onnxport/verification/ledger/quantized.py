@@ -32,8 +32,9 @@ class BlockNames:
     Attributes:
         base: name of the weight that was quantized.
         data, scales: its integers and their scales.
-        zeros: zero points, None where they are in the middle.
-        bits: 4 or 8 for blocks of 32 values; None for int8 with a scale for each column.
+        zeros: zero points, None where they are in the middle. Blocks with zero points are of a checkpoint.
+        bits: 4 or 8 for blocks of values; None for int8 with a scale for each column.
+        columns: the order of the inputs, None where it is the weight's.
     """
 
     base: str
@@ -41,6 +42,12 @@ class BlockNames:
     scales: FileTensor
     zeros: FileTensor | None = None
     bits: int | None = None
+    columns: FileTensor | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the integers are those of a checkpoint, which stand for exactly the weight."""
+        return self.bits is not None and self.zeros is not None
 
 
 def quantized_parts(
@@ -59,8 +66,9 @@ def quantized_parts(
             continue
         match = _BLOCKS.fullmatch(tensor.name)
         if match and match[1] in known and f"{match[1]}.scales" in named:
-            parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], None, int(match[2]))
-            found |= {tensor.name: parts, parts.scales.name: parts}
+            zeros, columns = (named.get(f"{match[1]}.{part}") for part in ("zeros", "columns"))
+            parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], zeros, int(match[2]), columns)
+            found |= {one.name: parts for one in (tensor, parts.scales, zeros, columns) if one is not None}
         base = tensor.name.removesuffix(_COLUMNS)
         if base != tensor.name and base in known and f"{base}_scale" in named:
             parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
@@ -98,6 +106,30 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             return None, error
         fault = f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, from row {first}"
     return fault, error
+
+
+def kept_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
+    """(what is wrong, 0) of a weight in blocks whose integers are a checkpoint's: every value must be equal."""
+    assert names.bits is not None and names.zeros is not None
+    weight, data, scales, zeros = base.array(), names.data.array(), names.scales.array(), names.zeros.array()
+    outputs, count = scales.shape
+    block = data.shape[2] * 8 // names.bits
+    layouts = [one for one in (weight, weight.T) if one.ndim == 2 and one.shape[0] == outputs
+               and -(-one.shape[1] // block) == count]  # fmt: skip
+    step = max(1, _STRIP_ELEMENTS // (count * block))
+    for rows in layouts:
+        order = np.arange(rows.shape[1]) if names.columns is None else names.columns.array()
+        if not np.array_equal(np.sort(order), np.arange(rows.shape[1])):
+            continue
+        for start in range(0, outputs, step):
+            part = slice(start, start + step)
+            zero = _unpacked(zeros[part], names.bits)[:, :count, None]
+            values = (_unpacked(data[part], names.bits) - zero).astype(np.float32) * scales[part][..., None]
+            if not np.array_equal(values.reshape(len(values), -1)[:, : rows.shape[1]], rows[part][:, order]):
+                break
+        else:
+            return None, 0.0
+    return f"the integers {names.data.name} do not stand for {names.base}", float("nan")
 
 
 def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
