@@ -88,6 +88,8 @@ def check(pair: Pair, checkpoint: Path, folder: Path) -> Checked:
             session = sessions["model"]
             decoder = any(one.name.startswith("past_") for one in session.get_inputs())
             (_decoder if decoder else _one_graph)(pair, model, session, loaded, result)
+        elif "prompt_encoder_mask_decoder" in sessions:
+            _masks(model, sessions, loaded, result)
         elif "encoder_model" in sessions:
             _encoder_decoder(pair, model, sessions, loaded, result)
         else:
@@ -102,7 +104,9 @@ def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Ch
     for number, (rows, tokens) in enumerate(_SIZES):
         inputs = dry_run.simple_inputs(model, _modality(pair), loaded, rows=rows, tokens=tokens, seed=number + 1)
         if inputs is None:
-            inputs = _image_and_texts(loaded, rows)
+            # A model that looks for texts has as many for each image.
+            texts = 2 * rows if pair.task == "zero-shot-object-detection" else rows + 1
+            inputs = _image_and_texts(loaded, rows, texts)
         _pad(inputs, number)
         arrays = {name: value.numpy() for name, value in inputs.items()}
         specs = {one.name: one for one in session.get_inputs()}
@@ -129,13 +133,31 @@ def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Ch
         result.problem = f"no size of its own could be run: {', '.join(result.fixed)}"
 
 
+def _masks(model: Any, sessions: dict[str, Any], loaded: _Loaded, result: Checked) -> None:
+    """Points on images, the two graphs one after the other against one call of torch."""
+    vision, decoder = sessions["vision_encoder"], sessions["prompt_encoder_mask_decoder"]
+    for number, (rows, points) in enumerate(_SIZES):
+        generator = np.random.default_rng(number + 1)
+        pixels = dry_run.images(loaded, generator, rows)["pixel_values"]
+        given = {
+            "input_points": (generator.random((rows, number + 1, points, 2)) * pixels.shape[-1]).astype(np.float32),
+            "input_labels": generator.choice([1, 0, -10], (rows, number + 1, points)),
+        }
+        with torch.no_grad():
+            expected = model(pixel_values=pixels, **{name: torch.from_numpy(value) for name, value in given.items()})
+        maps = vision.run(None, {"pixel_values": pixels.numpy()})
+        feed = dict(zip([one.name for one in vision.get_outputs()], maps, strict=True)) | given
+        taken = {one.name for one in decoder.get_inputs()}
+        _compare(decoder, {name: feed[name] for name in taken}, _named(expected), result)
+
+
 def _modality(pair: Pair) -> str:
     return pair.modality
 
 
-def _image_and_texts(loaded: _Loaded, rows: int) -> dict[str, torch.Tensor]:
+def _image_and_texts(loaded: _Loaded, rows: int, count: int) -> dict[str, torch.Tensor]:
     generator = np.random.default_rng(rows)
-    texts = [" ".join(generator.choice(["a", "cat", "dog", "red", "car", "tree"], 3 + row)) for row in range(rows + 1)]
+    texts = [" ".join(generator.choice(["a", "cat", "dog", "red", "car", "tree"], 3 + row)) for row in range(count)]
     made = dict(loaded.parts["tokenizer"](texts, padding=True, return_tensors="pt"))
     return made | dry_run.images(loaded, generator, rows)
 

@@ -69,7 +69,7 @@ def build(pair: Pair, folder: Path, first: Cut | None = None) -> Built:
     """
     built = Built(pair.name)
     try:
-        pre = preprocessing_of(pair.model_type, text=pair.modality != "image" and pair.modality != "sound")
+        pre = preprocessing_of(pair.model_type, text=pair.modality not in ("image", "sound", "series"))
         built.missing = pre.missing
         kind = getattr(transformers, pair.architecture)
         model, cut = _model(kind, pair, pre, built, first)

@@ -58,6 +58,9 @@ def simple_inputs(
     inputs: dict[str, torch.Tensor] = {}
     if modality == "image and text":
         return None
+    if modality == "series":
+        shape = rows, model.config.context_length, model.config.num_input_channels
+        return {"past_values": torch.from_numpy(generator.standard_normal(shape).astype(np.float32).cumsum(1))}
     if modality == "image":
         inputs |= images(pre, generator, rows)
     elif modality == "sound":

@@ -11,9 +11,12 @@ import torch
 
 import onnxport
 from onnxport.cli.main import main
-from onnxport.errors import UsageError
+from onnxport.dummy_inputs.base import base_sizes
+from onnxport.errors import ExportError, UsageError
+from onnxport.loading.model_to_export import load_model_to_export
+from onnxport.loading.resolve import resolve_model
 from onnxport.runtime.pipeline import open_pipeline
-from onnxport.runtime.prompts.points import DECODER, VISION
+from onnxport.runtime.prompts.points import DECODER, VISION, as_objects
 from onnxport.runtime.session import OnnxSession
 from onnxport.user_runs.inputs import sample_image
 from tests import tiny_tokenizers
@@ -88,6 +91,7 @@ def _sam(folder: Path) -> Any:
     return saved(folder, "SamModel", "SamConfig", settings, processor)
 
 
+@pytest.mark.sweep
 def test_masks_of_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = _sam(tmp_path / "m")
     conversion = onnxport.convert(None, tmp_path / "m", tmp_path / "o", verify_level="quick")
@@ -126,6 +130,47 @@ def test_masks_of_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30,20", "70,50"]) == 0
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "photo.png"), "30"]) == 2
     capsys.readouterr()
+
+
+def test_masks_in_two_parts(tmp_path: Path) -> None:
+    made = _sam(tmp_path / "m")
+    vision, decoder = load_model_to_export(resolve_model(tmp_path / "m", None)).parts
+    assert (vision.name, decoder.name) == (VISION, DECODER)
+    sizes = {"batch_size": 3, "point_batch_size": 4, "nb_points_per_image": 7}
+    given = decoder.generator.make(sizes, seed=5)
+    pixels = vision.generator.make({**base_sizes(vision.generator), "batch_size": 3}, seed=4)["pixel_values"]
+    prompts = {name: given[name] for name in ("input_points", "input_labels")}
+    with torch.no_grad():
+        want = made(torch.from_numpy(pixels), **{name: torch.from_numpy(value) for name, value in prompts.items()})
+    found = decoder.source.run({**vision.source.run({"pixel_values": pixels}), **prompts})
+    assert found["pred_masks"].shape[:3] == (3, 4, 3)
+    np.testing.assert_allclose(found["pred_masks"], want.pred_masks.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["iou_scores"], want.iou_scores.numpy(), atol=1e-6)
+
+
+def test_masks_of_what_is_not_in_parts(tmp_path: Path) -> None:
+    """SAM-HQ reads more of an image than its embeddings."""
+    vision = {**_LAYERS, "output_channels": 16, "image_size": 32, "patch_size": 8, "window_size": 3, "mlp_dim": 24,
+              "global_attn_indexes": [0], "num_pos_feats": 8}  # fmt: skip
+    settings = {
+        "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": 16, "image_size": 32, "patch_size": 8, "mask_input_channels": 4},
+        "mask_decoder_config": {"hidden_size": 16, "mlp_dim": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                "iou_head_hidden_dim": 16, "iou_head_depth": 2, "vit_dim": 16},
+    }  # fmt: skip
+    saved(tmp_path / "m", "SamHQModel", "SamHQConfig", settings)
+    with pytest.raises(ExportError) as caught:
+        onnxport.convert(None, tmp_path / "m", tmp_path / "o")
+    assert caught.value.hint and not (tmp_path / "o").exists()
+
+
+def test_points_of_objects() -> None:
+    places, labels = as_objects([[[1, 2]], [[3, 4], [5, 6]]], [[1], [1, 0]])
+    assert labels.tolist() == [[1, -10], [1, 0]] and places.shape == (2, 2, 2)
+    assert as_objects([(1, 2), (3, 4)])[1].tolist() == [[1, 1]]
+    for points, given in (((), None), ([[1, 2, 3, 4]], None), ([["a", 2]], None), ([[1, 2]], [1, 0]), ([[]], None)):
+        with pytest.raises(UsageError):
+            as_objects(points, given)
 
 
 _SERIES: dict[str, Any] = {

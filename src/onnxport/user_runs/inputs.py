@@ -240,5 +240,6 @@ _BY_KIND: dict[str, _Make] = {
     "image+queries": _labelled_images, "image+points": _marked_images, "series": _series,
 }  # fmt: skip
 _BY_TASK: dict[str, _Make] = {
-    "fill-mask": _masked, "question-answering": _questions, "document-question-answering": _pages, "zero-shot-classification": _labelled_texts,
+    "fill-mask": _masked, "question-answering": _questions, "document-question-answering": _pages,
+    "zero-shot-classification": _labelled_texts,
 }  # fmt: skip

@@ -40,7 +40,9 @@ def as_objects(points: Sequence[Any], labels: Sequence[Any] | None = None) -> tu
     hint = "input_points=[[x, y]] in pixels of the image"
     try:
         one = np.ndim(points[0][0]) == 0
-        objects = [np.asarray(rows, np.float64).reshape(-1, 2) for rows in ([points] if one else points)]
+        objects = [np.asarray(rows, np.float64) for rows in ([points] if one else points)]
+        if any(rows.ndim != 2 or rows.shape[1] != 2 for rows in objects):
+            raise ValueError("a point is x and y")
         given = [np.ones(len(rows)) for rows in objects] if labels is None else ([labels] if one else labels)
         marks = [np.asarray(row, np.int64).reshape(-1) for row in given]
     except (TypeError, ValueError, IndexError, KeyError):
