@@ -106,7 +106,7 @@ def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Ch
         if inputs is None:
             # A model that looks for texts has as many for each image.
             texts = 2 * rows if pair.task == "zero-shot-object-detection" else rows + 1
-            inputs = _image_and_texts(loaded, rows, texts)
+            inputs = _image_and_texts(model, loaded, rows, texts)
         _pad(inputs, number)
         arrays = {name: value.numpy() for name, value in inputs.items()}
         specs = {one.name: one for one in session.get_inputs()}
@@ -155,10 +155,12 @@ def _modality(pair: Pair) -> str:
     return pair.modality
 
 
-def _image_and_texts(loaded: _Loaded, rows: int, count: int) -> dict[str, torch.Tensor]:
+def _image_and_texts(model: Any, loaded: _Loaded, rows: int, count: int) -> dict[str, torch.Tensor]:
     generator = np.random.default_rng(rows)
     texts = [" ".join(generator.choice(["a", "cat", "dog", "red", "car", "tree"], 3 + row)) for row in range(count)]
-    made = dict(loaded.parts["tokenizer"](texts, padding=True, return_tensors="pt"))
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 64
+    cut = {"truncation": True, "max_length": longest}
+    made = dict(loaded.parts["tokenizer"](texts, padding=True, return_tensors="pt", **cut))
     return made | dry_run.images(loaded, generator, rows)
 
 

@@ -84,7 +84,7 @@ _CALLS: dict[str, Call] = {
     "video-classification": Call('["frame1.png", "frame2.png"]', hub_tag="video-classification"),
     "image-to-image": _image("image-to-image"),
     "automatic-speech-recognition": _audio("speech.wav", "automatic-speech-recognition"),
-    "time-series-forecasting": Call("numpy.zeros((512, 1), 'float32')", hub_tag="time-series-forecasting"),
+    "time-series-forecasting": Call('"series.csv"', hub_tag="time-series-forecasting"),
     "mask-generation": Call('"photo.png", input_points=[[320, 240]]', hub_tag="mask-generation"),
     "zero-shot-object-detection": Call(
         '"photo.png", candidate_labels=["a cat", "a dog"]',

@@ -78,10 +78,6 @@ def _clips(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     return [Call(" ".join(inputs), ([read_image(name) for name in inputs],))]
 
 
-def _series(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
-    return [Call(name, (read_series(name),)) for name in inputs]
-
-
 def _marked(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
     """An image, and points on one object: "x,y" for each."""
     try:
@@ -160,26 +156,6 @@ def read_image(name: str) -> Any:
     return load_image(Path(name))
 
 
-def read_series(name: str) -> Any:
-    """A table of numbers, (time steps, channels): a `.npy` file, or text with commas and perhaps a line of names.
-
-    Raises:
-        UsageError: no such file, or no such table.
-    """
-    import numpy as np
-
-    path = Path(name).expanduser()
-    hint = "Give a .npy file, or a .csv file with a line for each time step and a column for each channel."
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        named = any(character.isalpha() for field in rows[0] for character in field)
-        return np.array([[float(number) for number in row] for row in rows[1 if named else 0 :]], np.float32)
-    except (OSError, ValueError, IndexError) as error:
-        raise UsageError(f"{name} is no table of numbers: {error}.", hint=hint) from error
-
-
 def _expect(task: Task, right: bool) -> None:
     if not right:
         raise UsageError(f"{task.name} takes other inputs.", hint=f"For example: onnxport run FOLDER {task.example}")
@@ -191,7 +167,7 @@ _BY_KIND = {
     "audio": _sounds,
     "video": _clips,
     "image+points": _marked,
-    "series": _series,
+    "series": _texts,
 }
 _BY_TASK = {
     "text-classification": _texts_or_pairs,

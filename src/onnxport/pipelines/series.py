@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Pipeline
 
-from onnxport.runtime.tasks.forecasting import context_of
+from onnxport.runtime.preprocessing.series import context_of
 
 
 class ForecastPipeline(Pipeline):
