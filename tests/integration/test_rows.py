@@ -18,6 +18,8 @@ from onnxport.loading.resolve import resolve_model
 from onnxport.runtime.pipeline import open_pipeline
 from onnxport.runtime.prompts.points import DECODER, VISION, as_objects
 from onnxport.runtime.session import OnnxSession
+from onnxport.serve.jobs import Job, ServeSettings
+from onnxport.serve.worker import Worker
 from onnxport.user_runs.inputs import sample_image
 from tests import tiny_tokenizers
 from tests.integration.test_kinds import saved
@@ -197,6 +199,11 @@ def test_forecasts(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
     np.savetxt(tmp_path / "series.csv", values, delimiter=",", header="left,right", comments="")
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "series.csv")]) == 0
     assert main(["run", str(tmp_path / "o"), str(tmp_path / "none.csv")]) == 2
+    worker = Worker(ServeSettings(tmp_path / "o", threads=1))
+    jobs = [Job("call", values.tolist()), Job("call", str(tmp_path / "series.csv"))]
+    served, refused = (worker.run([job])[0] for job in jobs)
+    np.testing.assert_allclose(served.value, want, rtol=1e-4, atol=1e-3)
+    assert refused.problem and refused.value is None  # no path of a request is opened
     capsys.readouterr()
 
 

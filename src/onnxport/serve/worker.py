@@ -130,6 +130,8 @@ class Worker:
             if not isinstance(inputs, str):
                 raise UsageError("An image is needed.", hint=_FILES)
             return _image(inputs)
+        if self.kind == "series":
+            return _numbers(inputs)
         if self.kind == "image-in-text":
             given = [_decoded(one) for one in inputs] if isinstance(inputs, list) else _decoded(inputs)
             return _with_images(given)
@@ -255,6 +257,14 @@ def _image(text: str) -> Any:
             return load_image(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"The input is not an image: {first_line(error)}.", hint=_FILES) from error
+
+
+def _numbers(inputs: Any) -> np.ndarray:
+    """A series; no text, which the pipeline would take for a path."""
+    try:
+        return np.asarray(inputs, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError("A series is needed.", hint="Give a list of rows: one for each time step.") from error
 
 
 def _samples(inputs: Any) -> dict[str, Any]:
