@@ -86,7 +86,7 @@ def check(pair: Pair, checkpoint: Path, folder: Path) -> Checked:
     try:
         if set(sessions) == {"model"}:
             session = sessions["model"]
-            decoder = any(one.name.startswith("past_") for one in session.get_inputs())
+            decoder = any(one.name.startswith("past_") and one.name != "past_values" for one in session.get_inputs())
             (_decoder if decoder else _one_graph)(pair, model, session, loaded, result)
         elif "prompt_encoder_mask_decoder" in sessions:
             _masks(model, sessions, loaded, result)

@@ -21,13 +21,16 @@ NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
 NUM_LOGITS = "num_logits"  # axis of the logits: as many as there are tokens, or as are kept
 
 
+_SERIES = frozenset({"past_values", "past_observed_mask", "past_time_features"})  # of a time series, no states
+
+
 def is_past(name: str) -> bool:
     """Whether an input is a state from before the call.
 
-    >>> is_past("past_key_values.0.key"), is_past("input_ids")
-    (True, False)
+    >>> is_past("past_key_values.0.key"), is_past("input_ids"), is_past("past_values")
+    (True, False, False)
     """
-    return name.startswith(PAST)
+    return name.startswith(PAST) and name not in _SERIES
 
 
 def present_name(past: str) -> str:

@@ -43,7 +43,8 @@ class PointInputGenerator:
 
     def __init__(self, images: ImageInputGenerator, encoder: Source) -> None:
         self.images = images
-        self.first = images.make(base_sizes(images))
+        # One image: encoders of masks read images of a thousand pixels a side.
+        self.first = images.make({**base_sizes(images), images.batch: 1})
         self.maps = encoder.run(self.first)
         self.dims: tuple[DynamicDim, ...] = (
             DynamicDim(images.batch, 2, (3, 5)),
@@ -52,8 +53,8 @@ class PointInputGenerator:
         )
 
     def whole(self) -> Arrays:
-        """Return inputs of the model before it is taken apart: pixels and points."""
-        made = self.make(base_sizes(self))
+        """Return inputs of the model before it is taken apart: the pixels that `maps` were made of, and points."""
+        made = self.make({**base_sizes(self), self.images.batch: 1})
         return {PIXELS: self.first[PIXELS], **{name: made[name] for name in (POINTS, LABELS)}}
 
     def make(self, sizes: Sizes, *, seed: int = 0, padded: bool = False) -> Arrays:

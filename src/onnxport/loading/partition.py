@@ -136,7 +136,7 @@ def _image_and_points(pipeline: Any, task: Task) -> tuple[Part, Part]:
         points = PointInputGenerator(images, vision)
         maps = tuple(name for name in points.maps if name.startswith(EMBEDDINGS))
         decoder = MaskDecoderSource(model, maps, task.outputs, architecture)
-        require_parts_suffice(vision, decoder, points.whole())
+        require_parts_suffice(decoder, points.whole(), points.maps)
     return Part(VISION, vision, images), Part(DECODER, decoder, points)
 
 

@@ -107,11 +107,12 @@ def require_verbs(model: Any, name: str) -> None:
         )
 
 
-def require_parts_suffice(image: ImageEmbeddingsSource, decoder: MaskDecoderSource, inputs: Arrays) -> None:
+def require_parts_suffice(decoder: MaskDecoderSource, inputs: Arrays, maps: Arrays) -> None:
     """Make sure that the two parts, one after the other in torch, are the whole model.
 
     Args:
         inputs: `pixel_values`, `input_points` and `input_labels`.
+        maps: what the image half gives for these pixels.
 
     Raises:
         ExportError: the parts do not run, or their masks are not those of the model.
@@ -120,9 +121,7 @@ def require_parts_suffice(image: ImageEmbeddingsSource, decoder: MaskDecoderSour
     hint = "onnxport converts models of masks whose prompts are points, such as SAM."
     try:
         whole = TorchSource(decoder.model, decoder.outputs, name).run(inputs)
-        made = image.run({"pixel_values": inputs["pixel_values"]})
-        prompts = {key: inputs[key] for key in (POINTS, LABELS)}
-        found = decoder.run({**{key: made[key] for key in made if key in (decoder.accepts() or ())}, **prompts})
+        found = decoder.run({**maps, **{key: inputs[key] for key in (POINTS, LABELS)}})
     except Exception as error:
         raise ExportError(
             f"{name} does not run with its image and its points apart: {first_line(error)}.", hint=hint
