@@ -124,6 +124,7 @@ def _image_and_points(pipeline: Any, task: Task) -> tuple[Part, Part]:
     from onnxport.sources.pytorch.prompted_masks import (
         ImageEmbeddingsSource,
         MaskDecoderSource,
+        prompted_masks,
         require_parts_suffice,
         require_verbs,
     )
@@ -133,7 +134,8 @@ def _image_and_points(pipeline: Any, task: Task) -> tuple[Part, Part]:
     vision = ImageEmbeddingsSource(model, architecture)
     images = PreparedImageGenerator(getattr(pipeline, "image_processor", None), model.config)
     with vision.weights_kept():
-        points = PointInputGenerator(images, vision)
+        with prompted_masks(vision.architecture):
+            points = PointInputGenerator(images, vision)
         maps = tuple(name for name in points.maps if name.startswith(EMBEDDINGS))
         decoder = MaskDecoderSource(model, maps, task.outputs, architecture)
         require_parts_suffice(decoder, points.whole(), points.maps)

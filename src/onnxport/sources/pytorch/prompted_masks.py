@@ -7,12 +7,13 @@ The verbs are conventions of transformers' models for masks: `get_image_embeddin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxport.errors import ExportError, TaskError
+from onnxport.errors import ExportError, OnnxPortError, TaskError
 from onnxport.runtime.prompts.points import EMBEDDINGS, LABELS, POINTS, POSITIONS
 from onnxport.sources.base import Arrays
 from onnxport.sources.pytorch.source import TorchSource
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _GRID = "get_image_wide_positional_embeddings"
 # Two ways through the same torch operators differ by rounding alone.
 _ROUNDING = 1e-4
+_HINT = "onnxport converts models of masks whose prompts are points, such as SAM."
 
 
 class ImageEmbeddingsSource(TorchSource):
@@ -103,8 +105,25 @@ def require_verbs(model: Any, name: str) -> None:
     if not hasattr(model, "get_image_embeddings") or not {EMBEDDINGS, POINTS, LABELS} <= set(takes):
         raise TaskError(
             f"{name} makes masks, but does not read its image and its points apart. onnxport cannot convert it yet.",
-            hint="onnxport converts models of masks whose prompts are points, such as SAM.",
+            hint=_HINT,
         )
+
+
+@contextmanager
+def prompted_masks(name: str) -> Iterator[None]:
+    """Within it a model of masks runs; whatever it raises tells that it cannot be taken apart.
+
+    Raises:
+        ExportError: in the place of any other exception.
+    """
+    try:
+        yield
+    except OnnxPortError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{name} does not run with its image and its points apart: {first_line(error)}.", hint=_HINT
+        ) from error
 
 
 def require_parts_suffice(decoder: MaskDecoderSource, inputs: Arrays, maps: Arrays) -> None:
@@ -118,18 +137,13 @@ def require_parts_suffice(decoder: MaskDecoderSource, inputs: Arrays, maps: Arra
         ExportError: the parts do not run, or their masks are not those of the model.
     """
     name = decoder.architecture
-    hint = "onnxport converts models of masks whose prompts are points, such as SAM."
-    try:
+    with prompted_masks(name):
         whole = TorchSource(decoder.model, decoder.outputs, name).run(inputs)
         found = decoder.run({**maps, **{key: inputs[key] for key in (POINTS, LABELS)}})
-    except Exception as error:
-        raise ExportError(
-            f"{name} does not run with its image and its points apart: {first_line(error)}.", hint=hint
-        ) from error
     for key, values in whole.items():
         off, scale = float(np.abs(found[key] - values).max()), float(np.abs(values).max())
         if not off <= _ROUNDING * scale:  # also where it is no number
             raise ExportError(
                 f"{name} does more with an image than its embeddings tell: {key} is off by {off:.3g} of {scale:.3g}.",
-                hint=hint,
+                hint=_HINT,
             )
