@@ -81,7 +81,8 @@ def test_images_are_those_of_the_class(tmp_path: Path, name: str) -> None:
             (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": f"{name}Fast"}))
             readers.append(read_image_processor(tmp_path))
         for image in PICTURES:
-            wanted = theirs(images=image, return_tensors="np")
+            wanted = dict(theirs(images=image, return_tensors="np"))
+            wanted.pop("num_crops", None)  # of Gemma 3: for its processor, no model reads it
             for ours in readers:
                 found = ours(image)
                 assert set(found) == set(wanted)
