@@ -21,7 +21,7 @@ from onnxport.runtime.preprocessing.images.classes import IN_TEXT
 from onnxport.runtime.preprocessing.images.load import load_image
 from onnxport.runtime.preprocessing.images.patches import patches_of
 from onnxport.runtime.preprocessing.images.processor import ImageProcessor, read_image_processor
-from onnxport.runtime.preprocessing.images.tiles import crops_of, tiles_of
+from onnxport.runtime.preprocessing.images.tiles import tiles_of
 from onnxport.runtime.prompts.special_tokens import special_tokens_in
 from onnxport.runtime.prompts.tokenizer import FolderTokenizer
 
@@ -171,20 +171,20 @@ def _llava(settings: _Settings, tokens: _Tokens, images: ImageProcessor) -> Imag
 
 
 def _gemma3(settings: _Settings, tokens: _Tokens, images: ImageProcessor) -> ImageRules:
-    """A number of image tokens between two marks, of which the first stands for the image in a text."""
+    """A number of image tokens between two marks, of which the first stands for the image in a text.
+
+    transformers' processor ignores `do_pan_and_scan` in preprocessor_config.json, and so does this.
+    """
     missing = [name for name in ("boi_token", "eoi_token", "image_token") if name not in tokens]
     if missing:
         raise UnknownPreprocessingError(f"Gemma3Processor without {missing[0]} in tokenizer_config.json")
     count = int(settings.get("image_seq_length") or 256)
-    one = f"\n\n{tokens['boi_token']}{tokens['image_token'] * count}{tokens['eoi_token']}\n\n"
+    whole = f"\n\n{tokens['boi_token']}{tokens['image_token'] * count}{tokens['eoi_token']}\n\n"
 
     def read(picture: Any) -> ImageInText:
-        crops = crops_of(images, picture)
-        further = " ".join([one] * (len(crops) - 1))
-        text = f"Here is the original image {one} and here are some crops to help you see better {further}"
-        return ImageInText({_PIXELS: crops}, text if further else one)
+        return ImageInText({_PIXELS: images(picture)[_PIXELS]}, whole)
 
-    return ImageRules(tokens["boi_token"], tokens["image_token"], read, _joined, "token_type_ids")
+    return ImageRules(tokens["boi_token"], tokens["image_token"], read, _stacked, "token_type_ids")
 
 
 def _in_tiles(settings: _Settings, tokens: _Tokens, images: ImageProcessor) -> ImageRules:

@@ -1,7 +1,6 @@
-"""An image as several images: the tiles of Idefics 3 and SmolVLM, and the crops of Gemma 3's pan and scan.
+"""An image as tiles: Idefics 3 and SmolVLM.
 
-Sources: models/idefics3/image_processing_pil_idefics3.py and models/gemma3/image_processing_pil_gemma3.py of
-transformers 5.23. Images here are (height, width, channels).
+Source: models/idefics3/image_processing_pil_idefics3.py of transformers 5.23. Images here are (height, width, channels).
 """
 
 from __future__ import annotations
@@ -62,35 +61,6 @@ def tiles_of(images: ImageProcessor, image: Any) -> Tiles:
     return Tiles(np.stack([channels_first(images.finished(one)) for one in (*made, whole)]), rows, columns)
 
 
-def crops_of(images: ImageProcessor, image: Any) -> Pixels:
-    """The whole image and, of a long one with `do_pan_and_scan`, its parts: (1 + parts, channels, height, width).
-
-    Raises:
-        FolderError: a setting of pan and scan is missing.
-        UsageError: an array that is not an image.
-    """
-    pixels = as_pixels(image)
-    parts = _parts(pixels, images) if images.settings.get("do_pan_and_scan") else []
-    return np.stack([images(one)["pixel_values"] for one in (pixels, *parts)])
-
-
-def _parts(pixels: Pixels, images: ImageProcessor) -> list[Pixels]:
-    smallest, most, ratio = (
-        _number(images, f"pan_and_scan_{name}") for name in ("min_crop_size", "max_num_crops", "min_ratio_to_activate")
-    )
-    sides = pixels.shape[:2]
-    long = 1 if sides[1] >= sides[0] else 0  # the axis along which it is cut
-    longer, shorter = sides[long], sides[1 - long]
-    if longer / shorter < ratio:
-        return []
-    count = min(math.floor(longer / smallest), math.floor(longer / shorter + 0.5))
-    count = int(min(most, max(2, count)))
-    length = math.ceil(longer / count)
-    if min(length, shorter) < smallest:
-        return []
-    return [pixels.take(range(n * length, min((n + 1) * length, longer)), axis=long) for n in range(count)]
-
-
 def _with_longest_edge(image: Size, edge: int) -> Size:
     """The longer side is `edge`, the other one is even, and none is above the largest that the class takes."""
     height, width = image
@@ -125,11 +95,4 @@ def _longest(images: ImageProcessor, name: str) -> int:
     found = images.size(name).get("longest_edge")
     if not found:
         raise FolderError(f"{name} of {images.name} has no longest_edge.", hint="Convert the model again.")
-    return found
-
-
-def _number(images: ImageProcessor, name: str) -> float:
-    found = images.settings.get(name)
-    if not isinstance(found, (int, float)) or found <= 0:
-        raise FolderError(f"{images.name} has {name}={found!r}.", hint="Convert the model again.")
     return found
