@@ -117,7 +117,7 @@ def _boxes(folder: Path) -> None:
     tokenizer = tiny_tokenizers.clip()
     text = _LAYERS | tiny_tokenizers.vocabulary("clip_text_model", tokenizer) | {"max_position_embeddings": 32}
     settings = {
-        "text_config": text, "vision_config": _LAYERS | {"image_size": 32, "patch_size": 8}, "projection_dim": 16,
+        "text_config": text, "vision_config": _LAYERS | {"image_size": 32, "patch_size": 8}, "projection_dim": 32,
     }  # fmt: skip
     processor = transformers.OwlViTImageProcessor(size=_SQUARE, crop_size=_SQUARE)
     _saved(folder, "OwlViTForObjectDetection", settings, processor, tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import shutil
 import signal
 import threading
 import time
@@ -268,6 +269,30 @@ def test_texts_as_openai_has_them_and_a_stop_that_loses_nothing(writer):
         assert running[0][0] == 200
         with pytest.raises(OSError):
             server.post("/v1/completions", {"prompt": "a"})
+
+
+def test_a_client_that_goes_away_frees_its_place(writer, tmp_path):
+    """One worker and one place: until the long text has stopped, nobody else is answered."""
+    folder = shutil.copytree(writer, tmp_path / "writer")
+    for name in ("config.json", "generation_config.json"):  # a text that does not end
+        settings = json.loads((folder / name).read_text())
+        longest = {"max_position_embeddings": 10**6} if name == "config.json" else {}
+        (folder / name).write_text(json.dumps({**settings, "eos_token_id": None, **longest}))
+    with Server(folder, "--queue", "1", "--timeout", "50") as server:
+        for stream in (True, False):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            body = {"prompt": "Paris is", "max_tokens": 500_000, "stream": stream}
+            connection.request("POST", "/v1/completions", json.dumps(body).encode())
+            if stream:
+                answer = connection.getresponse()
+                assert answer.status == 200 and answer.readline().startswith(b"data: ")
+                answer.close()
+            wait(lambda: "onnxport_requests_running 1.0" in server.get("/metrics")[1])
+            connection.close()
+            wait(lambda: server.post("/v1/completions", {"prompt": "seven", "max_tokens": 2})[0] == 200, 20)
+        numbers = server.get("/metrics")[1]
+        assert 'onnxport_requests_total{path="/v1/completions",status="499"} 2.0' in numbers
+        assert "onnxport_requests_running 0.0" in numbers
 
 
 @pytest.mark.sweep
