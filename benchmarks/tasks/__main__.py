@@ -109,7 +109,9 @@ def _run(name: str, arm: str, args: argparse.Namespace) -> tuple[Any, dict[str, 
     file = folder / f"{arm}.json"
     file.write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.tasks.arm", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     if done.returncode:
         raise SystemExit(f"{name}, {arm}:\n{done.stderr[-2000:]}")
     found: tuple[Any, dict[str, Any]] = pickle.loads(Path(job["answer"]).read_bytes())

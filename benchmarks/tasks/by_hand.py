@@ -30,7 +30,8 @@ def _question_answering(path: str) -> Answer:
         allowed = inside.clone()
         allowed[0] = True
         first, last = (
-            scores[0].masked_fill(~allowed, -10000.0).softmax(0) for scores in (outputs.start_logits, outputs.end_logits)
+            scores[0].masked_fill(~allowed, -10000.0).softmax(0)
+            for scores in (outputs.start_logits, outputs.end_logits)
         )
         pairs = torch.outer(first, last).triu().tril(_LONGEST - 1)
         pairs[0] = 0

@@ -128,8 +128,15 @@ CLASSES: dict[str, ProcessorClass] = {
     "Idefics3ImageProcessor": _IN_TILES,
     "SmolVLMImageProcessor": _IN_TILES,
     "Qwen2VLImageProcessor": ProcessorClass(
-        _values(_CLIP, _BICUBIC, {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}, **_NOT_SQUARE,
-                patch_size=14, temporal_patch_size=2, merge_size=2),
+        _values(
+            _CLIP,
+            _BICUBIC,
+            {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+            **_NOT_SQUARE,
+            patch_size=14,
+            temporal_patch_size=2,
+            merge_size=2,
+        ),
         fit="patches",
         order=_UNCROPPED,
     ),  # fmt: skip
