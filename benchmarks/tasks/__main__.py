@@ -6,9 +6,9 @@
 
 For each row a tiny checkpoint is made and converted once; both stay below --work. Then both arms run the same call in
 processes of their own, alternating: `onnxport.pipeline(task, FOLDER)`, and transformers' pipeline on the checkpoint, or
-its model and processor by hand where transformers 5 has no pipeline. Measured are the answer, the time from the start of
-the process to the first result, resident memory, and further calls. A row whose answer differs, or whose folder imports
-more than the base install, makes the exit code 1.
+its model and processor by hand where transformers 5 has no pipeline. Measured are the answer, the time from the start
+of the process to the first result, resident memory, and further calls. A row whose answer differs, or whose folder
+imports more than the base install, makes the exit code 1.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def summary(results: dict[str, Any]) -> str:
     equal = sum(row["problem"] is None for row in rows)
     starts, memories = (_ratios(base, name) for name in ("start_s", "resident_mib"))
     return (
-        f"{equal} of {len(rows)} rows give the result of transformers; {len(base)} run on the base install. Of those, the "
-        f"first result is there in {_range(starts)} of transformers' time, with {_range(memories)} of its memory."
+        f"{equal} of {len(rows)} rows give the result of transformers; {len(base)} run on the base install. "
+        f"Of those, the first result is there in {_range(starts)} of transformers' time, with {_range(memories)} of its memory."
     )
 
 
@@ -41,9 +41,10 @@ def documented() -> str:
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     about = results["about"]
     measured = (
-        f"Measured with onnxruntime {about['onnxruntime']}, transformers {about['transformers']}, torch {about['torch']} "
-        f"and {about['threads']} thread on {about['processor']}: median of {about['rounds']} rounds, each arm in a process "
-        f"of its own, alternating; {about['calls']} further calls in each."
+        f"Measured with onnxruntime {about['onnxruntime']}, transformers {about['transformers']}, torch "
+        f"{about['torch']} and {about['threads']} thread on {about['processor']}, while other work ran. Rounds: "
+        f"{about['rounds']}, median; each arm in a process of its own, alternating; further calls in each: "
+        f"{about['calls']}."
     )
     return f"{table(results)}\n\n{measured}"
 

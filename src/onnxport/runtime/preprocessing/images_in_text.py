@@ -1,7 +1,7 @@
 """Texts with images as arrays: each image in a text becomes image tokens, as the folder's processor does it.
 
-Sources: processing_utils.py and models/*/processing_*.py of transformers 5.23: llava, gemma3, idefics3, smolvlm, qwen2_vl
-and qwen2_5_vl.
+Sources: processing_utils.py and models/*/processing_*.py of transformers 5.23: llava, gemma3, idefics3, smolvlm,
+qwen2_vl and qwen2_5_vl.
 """
 
 from __future__ import annotations

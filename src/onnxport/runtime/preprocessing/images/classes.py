@@ -139,7 +139,7 @@ CLASSES: dict[str, ProcessorClass] = {
         ),
         fit="patches",
         order=_UNCROPPED,
-    ),  # fmt: skip
+    ),
     "Swin2SRImageProcessor": ProcessorClass(
         _values(_HALF, _BICUBIC, None, do_resize=False, do_pad=True, size_divisor=8), order=("rescale", "mirror pad")
     ),

@@ -1,6 +1,6 @@
 """An image as tiles: Idefics 3 and SmolVLM.
 
-Source: models/idefics3/image_processing_pil_idefics3.py of transformers 5.23. Images here are (height, width, channels).
+Source: models/idefics3/image_processing_pil_idefics3.py of transformers 5.23. Images are (height, width, channels).
 """
 
 from __future__ import annotations
