@@ -32,7 +32,8 @@ def summary(results: dict[str, Any]) -> str:
     starts, memories = (_ratios(base, name) for name in ("start_s", "resident_mib"))
     return (
         f"{equal} of {len(rows)} rows give the result of transformers; {len(base)} run on the base install. "
-        f"Of those, the first result is there in {_range(starts)} of transformers' time, with {_range(memories)} of its memory."
+        f"Of those, the first result is there in {_range(starts)} of transformers' time, "
+        f"with {_range(memories)} of its memory."
     )
 
 

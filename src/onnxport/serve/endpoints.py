@@ -215,10 +215,12 @@ class Endpoints(LitSpec):
             return _refused(f"There are {len(asked.jobs)} prompts.", f"At most {self._most_texts} in one request.")
         if not asked.stream:
             answers = await asyncio.gather(*(self._written(job) for job in asked.jobs))
+            texts: list[list[Piece]] = []
             for answer in answers:
                 if isinstance(answer, Reply):
                     return _failed(answer)
-            return JSONResponse(openai.text_response(self._name, answers, chat=chat))
+                texts.append(answer)
+            return JSONResponse(openai.text_response(self._name, texts, chat=chat))
         replies = self._replies(asked.jobs[0])
         first = await anext(replies, Reply(problem="The worker ended.", ours=True))
         if first.problem:
