@@ -17,6 +17,9 @@ from typing import Any
 
 from benchmarks.tasks.calls import call_of
 
+# What the interpreter itself imports: hooks of the environment (`_distutils_hack` of setuptools).
+_AT_START = frozenset(sys.modules)
+
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -95,7 +98,7 @@ def _beyond_base() -> list[str]:
     from importlib.metadata import packages_distributions
 
     owners = packages_distributions()
-    imported = {name.partition(".")[0] for name in list(sys.modules)}
+    imported = {name.partition(".")[0] for name in set(sys.modules) - _AT_START}
     allowed = _base_install() | {"onnxport", "pillow"}
     found = {_plain(owner) for name in imported for owner in owners.get(name, [])}
     return sorted(found - allowed)
