@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.coverage.settings import SETTINGS, laid_over
+
 Values = dict[str, Any]
 
 # Whole numbers that are no width, though they may be large.
@@ -24,6 +26,7 @@ _NO_WIDTH = re.compile(
     r"d_state|d_conv|state_size|conv_kernel|interval|prompt|num$|cache|crop|grid|lookahead|pool|points|classes|shift|"
     r"reduction|spec_size|input_feat_size|input_dim$|num_filters_mel|attention_window|local_attention|tile|threshold"
 )
+_WIDTH = re.compile(r"head_dim|hidden_size$")  # whatever else the name has
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(hidden_)?layers?$|(^|_)layers$|^depth$|num_(\w+_)?blocks$|^num_hidden_groups$")
 _NO_LAYERS = re.compile(r"feature|extract|attn_layers|conv|adapter|moe_layers|mlp_only|dense_layers|shared|per_|window")
 _INNER = re.compile(r"intermediate|ffn|mlp_dim|d_ff$|inner_dim")
@@ -39,19 +42,9 @@ _PER_STAGE_DEPTHS = re.compile(
 _LAYER_NUMBERS = re.compile(
     r"(out|output)_indices|_indexes$|layer_idx|_layer_ids$|global_attn|_indices$|^(moe|mlp)_.*layers$"
 )
-# Values of configs whose defaults are no model.
-_NO_DEFAULT: dict[str, Values] = {
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-    "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64,
-                       "indexer_compress_ratio": 4},
-    "falcon_h1": {"mamba_n_heads": 16},
-}  # fmt: skip
 # Text towers whose code has the sections of its usual width where the config names none.
 _SECTIONED = ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glm_image_text")
+_QUERIES = re.compile(r"^num_queries$|^two_stage_num_proposals$|^num_denoising$")
 _LARGE = 64
 _EXPERTS_KEPT = 4
 _IMAGE_SIDE = 64
@@ -97,16 +90,29 @@ def shrink(values: Values, cut: Cut) -> Values:
         made["num_kv_shared_layers"] = 0
     for key, value in list(made.items()):
         if isinstance(value, dict):
-            if key.endswith("config") or "model_type" in value:
+            if key.endswith("config") or key.isdigit() or "model_type" in value:
                 made[key] = shrink(value, cut)
         elif key in ("id2label", "label2id"):
             continue
         else:
             made[key] = _cut(key, value, made, cut)
+    _cut_feature_layers(made, cut)
     _cut_experts(made)
+    _keep_sums(values, made)
+    if made.get("out_features") and made.get("out_indices"):
+        made["out_indices"] = None  # the same stages again; the config finds them by their names
     _fill(made, cut)
     _fit_sections(made)
     return made
+
+
+def _keep_sums(before: Values, after: Values) -> None:
+    """A width of heads that was the sum of its two parts is so again."""
+    names = ("head_dim", "qk_nope_head_dim", "qk_rope_head_dim")
+    if all(type(after.get(name)) is int for name in names):
+        whole, *parts = (before[name] for name in names)
+        if whole == sum(parts):
+            after["head_dim"] = after["qk_nope_head_dim"] + after["qk_rope_head_dim"]
 
 
 def _fill(values: Values, cut: Cut) -> None:
@@ -117,8 +123,7 @@ def _fill(values: Values, cut: Cut) -> None:
             values["head_dim"] = width // heads
         if "num_key_value_heads" in values and values["num_key_value_heads"] is None:
             values["num_key_value_heads"] = heads
-    for key, value in _NO_DEFAULT.get(str(values.get("model_type")), {}).items():
-        values[key] = value
+    laid_over(values, SETTINGS.get(str(values.get("model_type")), {}))
     if "vocab_size" in values and values["vocab_size"] is None:
         values["vocab_size"] = cut.vocabulary
     if values.get("is_encoder_decoder") and values.get("decoder_start_token_id") is None and "pad_token_id" in values:
@@ -177,13 +182,15 @@ def _cut_number(key: str, value: int, values: Values, cut: Cut) -> int:
     if key in ("image_size", "img_size", "pretrain_image_size") and cut.images:
         patch = _first(values.get("patch_size")) or 1
         return min(value, patch * max(2, _IMAGE_SIDE // patch)) if patch > 1 else min(value, _IMAGE_SIDE)
+    if _QUERIES.search(key):  # the best of so many positions, of which a small image has few
+        return min(value, 16)
     if key in ("codebook_size", "num_embeddings"):
         return min(value, 64)
     if "sliding_window" in key or key == "attention_chunk_size":
         return min(value, 16)
     if _INNER.search(key) and value >= _LARGE and cut.divisor > 1:  # the width inside a block has to fit nothing else
         return value // cut.divisor if value % cut.divisor == 0 else max(value // cut.divisor // 8 * 8, 8)
-    if value < _LARGE // 2 or value % cut.divisor or (_NO_WIDTH.search(key) and "head_dim" not in key):
+    if value < _LARGE // 2 or value % cut.divisor or (_NO_WIDTH.search(key) and not _WIDTH.search(key)):
         return value
     return max(value // cut.divisor, 4)
 
@@ -227,6 +234,22 @@ def _cut_layers(values: Values, cut: Cut) -> None:
             values[key] = stages or [f"stage{deepest}"]
 
 
+def _cut_feature_layers(values: Values, cut: Cut) -> None:
+    """Layers of another tower whose outputs are taken, counted from its start or its end."""
+    if cut.layers is None:
+        return
+    for key, value in values.items():
+        if not re.search(r"(vision|audio|feature)_(\w+_)?(feature_)?layers?$|feature_layers?$", key):
+            continue
+        many = isinstance(value, (list, tuple))
+        numbers = list(value) if many else [value]
+        if not all(type(one) is int for one in numbers) or max(map(abs, numbers), default=0) <= cut.layers:
+            continue
+        values[key] = [one % cut.layers if one >= 0 else -1 - (-1 - one) % cut.layers for one in numbers]
+        if not many:
+            values[key] = values[key][0]
+
+
 def _is_layers(key: str, value: Any) -> bool:
     return type(value) is int and value > 2 and bool(_LAYERS.search(key)) and not _NO_LAYERS.search(key)
 
@@ -259,7 +282,7 @@ def _cut_experts(values: Values) -> None:
             values[key] = min(value, _EXPERTS_KEPT)
         elif _EXPERTS_USED.search(key):
             values[key] = min(value, 2)
-        elif key in ("n_group", "topk_group"):
+        elif key in ("n_group", "num_group", "topk_group"):
             values[key] = 1
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as _SOUNDS
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as _IMAGES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as _PROCESSORS
 
 from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
+from benchmarks.coverage.without_videos import VIDEO, without_videos
 
+_MOST_TOKENS = 16
+_NAMED_TOKEN = re.compile(r"(has no attribute|missing required attribute) '?(?P<name>\w+_token(_id)?)\b")
 # A larger "edge" of an image processor is a number of pixels.
 _PIXELS = 8000
 
@@ -41,23 +50,26 @@ def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:
         model_type: key of the mappings.
         text: whether the task needs a tokenizer, also where no mapping has the type.
     """
-    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     made = Preprocessing()
-    names = _names(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type))
-    processor = _class(PROCESSOR_MAPPING_NAMES.get(model_type))
-    if names:
+    processor = _class(_PROCESSORS.get(model_type))
+    family = _family(model_type) if processor is not None else [model_type]
+    if names := next(filter(None, (_names(_IMAGES.get(one)) for one in family)), []):
         _try(made, "image_processor", lambda: _first(names)())
-    if name := FEATURE_EXTRACTOR_MAPPING_NAMES.get(model_type):
-        _try(made, "feature_extractor", lambda: _class(name)())
+    if name := next(filter(None, map(_SOUNDS.get, family)), None):
+        _try(made, "feature_extractor", lambda: _first(_names(name))())
     if text or model_type in TOKENIZER_MAPPING_NAMES or (processor and "tokenizer" in _attributes(processor)):
         _try(made, "tokenizer", lambda: tokenizer_of(model_type, marks_in(processor) if processor else ()))
     if processor is not None:
-        _try(made, "processor", lambda: _processor(processor, made.parts))
+        _try(made, "processor", lambda: _processor(processor, made))
     return made
+
+
+def _family(model_type: str) -> list[str]:
+    """The type, and those that share its processor: some types are in one mapping and not in another."""
+    name = _PROCESSORS.get(model_type)
+    return [model_type, *(one for one, other in _PROCESSORS.items() if other == name and one != model_type)]
 
 
 def _try(made: Preprocessing, name: str, make: Any) -> None:
@@ -94,15 +106,15 @@ def _attributes(processor: Any) -> list[str]:
         return []
 
 
-def _processor(kind: Any, parts: dict[str, Any]) -> Any:
+def _processor(kind: Any, made: Preprocessing) -> Any:
     """A processor of a class, from the parts that there are."""
-    values = {}
+    parts, values = made.parts, {}
+    if VIDEO in _attributes(kind):
+        kind = without_videos(kind, Path(tempfile.mkdtemp()))
     for name in _attributes(kind):
         role = next((role for role in parts if role in name), None)
-        if role is None and name == "video_processor":
-            values[name] = _video_processor(kind)
-        elif role is None:
-            raise ValueError(f"{kind.__name__} needs {name}, which has no mapping")
+        if role is None:
+            raise ValueError(made.missing.get(name) or f"{kind.__name__} needs {name}, which has no mapping")
         else:
             values[name] = parts[role]
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
@@ -111,18 +123,22 @@ def _processor(kind: Any, parts: dict[str, Any]) -> Any:
         elif name == "vision_feature_select_strategy" and parameter.default is None:
             values[name] = "default"  # drops the class token, which the processor then has to count
             values["num_additional_image_tokens"] = 1
+    for _ in range(_MOST_TOKENS):
+        try:
+            return kind(**values)
+        except (AttributeError, ValueError) as error:
+            named = _NAMED_TOKEN.search(str(error))
+            if named is None or "tokenizer" not in parts:
+                raise
+            _name_token(parts["tokenizer"], named["name"].removesuffix("_id"))
     return kind(**values)
 
 
-def _video_processor(kind: Any) -> Any:
-    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
-
-    family = kind.__name__.removesuffix("Processor")
-    for entry in VIDEO_PROCESSOR_MAPPING_NAMES.values():
-        name = entry if isinstance(entry, str) else next(iter((entry or {}).values()), None)
-        if name and name.startswith(family) and (found := _class(name)) is not None:
-            return found()
-    raise ValueError(f"{kind.__name__} needs a video processor, which needs torchvision")
+def _name_token(tokenizer: Any, name: str) -> None:
+    """Give a tokenizer a special token under the name by which its processor asks for it."""
+    token = f"<{name.removesuffix('_token')}>"
+    tokenizer.add_tokens([token], special_tokens=True)
+    tokenizer._set_model_specific_special_tokens(special_tokens={name: token})
 
 
 def fit_images(made: Preprocessing, config: Any) -> None:

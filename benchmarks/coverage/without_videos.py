@@ -1,0 +1,54 @@
+"""A processor of transformers without its part for videos, which needs torchvision.
+
+`AutoProcessor` cannot load the whole one where torchvision is missing. So a checkpoint gets a class of its own: the one
+of transformers, whose images and texts are prepared as ever, and which has no video processor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+VIDEO = "video_processor"
+_MODULE = "processing_without_videos"
+_CODE = '''from transformers import ProcessorMixin, {base}
+
+
+class Parts(ProcessorMixin):
+    def __init__(self, *args, **kwargs):
+        kwargs.pop("video_processor", None)
+        super().__init__(*(one for one in args if one is not None), **kwargs)
+
+
+class WithoutVideos({base}, Parts):
+    video_processor = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(**(dict(zip(self.get_attributes(), args)) | kwargs | {{"video_processor": None}}))
+
+    @classmethod
+    def get_attributes(cls):
+        return [name for name in {base}.get_attributes() if name != "video_processor"]
+
+
+WithoutVideos.register_for_auto_class("AutoProcessor")
+'''
+
+
+def without_videos(kind: Any, folder: Path) -> Any:
+    """The class for a class of transformers.
+
+    Args:
+        kind: a processor class with a `video_processor`.
+        folder: gets the file of the class; exists.
+    """
+    file = folder / f"{_MODULE}.py"
+    file.write_text(_CODE.format(base=kind.__name__), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(_MODULE, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = module  # transformers looks for the file of the class when it saves it
+    spec.loader.exec_module(module)
+    return module.WithoutVideos
