@@ -8,10 +8,16 @@ model cannot be made that way is tried with a smaller divisor, then with more la
 from __future__ import annotations
 
 import copy
+import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from benchmarks.coverage.settings import SETTINGS, laid_over
 
@@ -26,7 +32,7 @@ _NO_WIDTH = re.compile(
     r"d_state|d_conv|state_size|conv_kernel|interval|prompt|num$|cache|crop|grid|lookahead|pool|points|classes|shift|"
     r"reduction|spec_size|input_feat_size|input_dim$|num_filters_mel|attention_window|local_attention|tile|threshold"
 )
-_WIDTH = re.compile(r"head_dim|hidden_size$")  # whatever else the name has
+_WIDTH = re.compile(r"head_dim|hidden_size$|downsample_channels")  # whatever else the name has
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(hidden_)?layers?$|(^|_)layers$|^depth$|num_(\w+_)?blocks$|^num_hidden_groups$")
 _NO_LAYERS = re.compile(r"feature|extract|attn_layers|conv|adapter|moe_layers|mlp_only|dense_layers|shared|per_|window")
 _INNER = re.compile(r"intermediate|ffn|mlp_dim|d_ff$|inner_dim")
@@ -42,8 +48,7 @@ _PER_STAGE_DEPTHS = re.compile(
 _LAYER_NUMBERS = re.compile(
     r"(out|output)_indices|_indexes$|layer_idx|_layer_ids$|global_attn|_indices$|^(moe|mlp)_.*layers$"
 )
-# Text towers whose code has the sections of its usual width where the config names none.
-_SECTIONED = ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glm_image_text")
+_LEAST_HEAD = 12
 _QUERIES = re.compile(r"^num_queries$|^two_stage_num_proposals$|^num_denoising$")
 _LARGE = 64
 _EXPERTS_KEPT = 4
@@ -99,11 +104,28 @@ def shrink(values: Values, cut: Cut) -> Values:
     _cut_feature_layers(made, cut)
     _cut_experts(made)
     _keep_sums(values, made)
+    _fit_heads(made)
     if made.get("out_features") and made.get("out_indices"):
         made["out_indices"] = None  # the same stages again; the config finds them by their names
     _fill(made, cut)
+    _fit_towers(made)
     _fit_sections(made)
     return made
+
+
+def _fit_heads(values: Values) -> None:
+    """Heads that divide the width; those of towers of images have rotary embeddings on two axes."""
+    width = next((values[name] for name in ("embed_dim", "hidden_size", "d_model") if values.get(name)), None)
+    name = next((name for name in ("num_heads", "num_attention_heads", "encoder_attention_heads") if name in values), "")
+    heads = values.get(name)
+    if type(width) is not int or type(heads) is not int or heads < 1 or type(values.get("head_dim")) is int:
+        return
+    if width % heads == 0 and (width // heads % 4 == 0 or "patch_size" not in values):
+        return
+    step = 4 if width % 4 == 0 else 1
+    values[name] = max(one for one in range(1, heads + 1) if width % one == 0 and width // one % step == 0)
+    if type(groups := values.get("num_key_value_heads")) is int:
+        values["num_key_value_heads"] = math.gcd(groups, values[name])
 
 
 def _keep_sums(before: Values, after: Values) -> None:
@@ -130,19 +152,60 @@ def _fill(values: Values, cut: Cut) -> None:
         values["decoder_start_token_id"] = 0
 
 
+def _fit_towers(values: Values) -> None:
+    """A tower of images ends in the width of the text; defaults of the two are of different models."""
+    vision, text = values.get("vision_config"), values.get("text_config")
+    width = text.get("hidden_size") if isinstance(text, dict) else None
+    if not isinstance(vision, dict) or type(width) is not int:
+        return
+    if type(values.get("hidden_size")) is int:
+        values["hidden_size"] = width
+    if type(vision.get("out_hidden_size")) is int:
+        vision["out_hidden_size"] = width
+    elif type(vision.get("embed_dim")) is int and type(vision.get("hidden_size")) is int and "depth" in vision:
+        vision["hidden_size"] = width
+
+
 def _fit_sections(values: Values) -> None:
     """Sections of rotary embeddings, which share the halves of a head among time, height and width."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling")
-    sections = rope.get("mrope_section") if isinstance(rope, dict) else None
-    if values.get("model_type") in _SECTIONED and isinstance(rope, dict):
-        sections = sections or [1, 1, 1]
+    whole = values.get("rope_parameters") or values.get("rope_scaling")
+    ropes = [one for one in (whole, *whole.values()) if isinstance(one, dict)] if isinstance(whole, dict) else []
+    for rope in ropes:
+        if "rope_type" in rope or "mrope_section" in rope:
+            _fit_section(rope, values)
+
+
+def _fit_section(rope: Values, values: Values) -> None:
+    sections = rope.get("mrope_section") or _sections_in_code(str(values.get("model_type")))
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     if not sections or not isinstance(heads, int) or not isinstance(width, int):
         return
     share = rope.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1
+    if (values.get("head_dim") or width // heads) * share < _LEAST_HEAD:  # too few for a part of each axis
+        if "head_dim" in values:
+            values["head_dim"] = int(_LEAST_HEAD / share)
+        else:
+            fitting = [one for one in range(1, heads) if width % one == 0 and width // one >= _LEAST_HEAD / share]
+            values["num_attention_heads"] = heads = max(fitting, default=heads)
+            values["num_key_value_heads"] = math.gcd(values.get("num_key_value_heads") or heads, heads)
     half = int((values.get("head_dim") or width // heads) * share) // 2
-    part = half // len(sections)
-    rope["mrope_section"] = [half - part * (len(sections) - 1)] + [part] * (len(sections) - 1)
+    parts = [half // len(sections)] * len(sections)
+    parts[sections.index(min(sections)) if sections[0] == sections[1] else 0] += half % len(sections)
+    rope["mrope_section"] = parts
+
+
+@lru_cache
+def _sections_in_code(model_type: str) -> list[int] | None:
+    """The sections that the code of a model takes where its config names none."""
+    try:
+        name = model_type_to_module_name(model_type)
+        spec = importlib.util.find_spec(f"transformers.models.{name}.modeling_{name}")
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    found = re.search(r'"mrope_section",\s*\[([\d, ]+)\]', Path(spec.origin).read_text(encoding="utf-8"))
+    return [int(one) for one in found[1].split(",")] if found else None
 
 
 def _cut(key: str, value: Any, values: Values, cut: Cut) -> Any:
@@ -182,6 +245,8 @@ def _cut_number(key: str, value: int, values: Values, cut: Cut) -> int:
     if key in ("image_size", "img_size", "pretrain_image_size") and cut.images:
         patch = _first(values.get("patch_size")) or 1
         return min(value, patch * max(2, _IMAGE_SIDE // patch)) if patch > 1 else min(value, _IMAGE_SIDE)
+    if key in ("mm_tokens_per_image", "vision_soft_tokens_per_image"):  # pooled from more patches than these
+        return min(value, 4)
     if _QUERIES.search(key):  # the best of so many positions, of which a small image has few
         return min(value, 16)
     if key in ("codebook_size", "num_embeddings"):
@@ -216,7 +281,7 @@ def _cut_layers(values: Values, cut: Cut) -> None:
     lengths = {value: min(value, deepest) for value in before.values()}
     chosen = _chosen_layers(values, lengths)
     for key, value in list(values.items()):
-        if isinstance(value, dict) and value and all(str(one).isdigit() for one in value) and "label" not in key:
+        if isinstance(value, dict) and value and _is_per_layer(key, value):
             kept = {str(chosen.index(int(one))): inner for one, inner in value.items() if int(one) in chosen}
             values[key] = kept
         if not isinstance(value, (list, tuple)) or not value:
@@ -248,6 +313,10 @@ def _cut_feature_layers(values: Values, cut: Cut) -> None:
         values[key] = [one % cut.layers if one >= 0 else -1 - (-1 - one) % cut.layers for one in numbers]
         if not many:
             values[key] = values[key][0]
+
+
+def _is_per_layer(key: str, value: Values) -> bool:
+    return all(str(one).isdigit() for one in value) and "label" not in key and "patch" not in key
 
 
 def _is_layers(key: str, value: Any) -> bool:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as _SOUNDS
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as _IMAGES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as _PROCESSORS
 
+from benchmarks.coverage.settings import PROCESSORS
 from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
 from benchmarks.coverage.without_videos import VIDEO, without_videos
 
+_ASKED = re.compile(r'getattr\((?:self\.)?tokenizer, "(\w+_token)(?:_id)?", None\)|tokenizer\.(\w+_token)(?:_id)?\b')
+_USUAL = ("bos_", "eos_", "pad_", "unk_", "cls_", "sep_", "mask", "add_")
 _MOST_TOKENS = 16
 _NAMED_TOKEN = re.compile(r"(has no attribute|missing required attribute) '?(?P<name>\w+_token(_id)?)\b")
-# A larger "edge" of an image processor is a number of pixels.
-_PIXELS = 8000
 
 
 class Preprocessing:
@@ -34,6 +36,7 @@ class Preprocessing:
     def __init__(self) -> None:
         self.side: int | None = None  # of images that the model takes
         self.parts: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}  # of the processor's constructor
         self.missing: dict[str, str] = {}
 
     def save(self, folder: Any) -> None:
@@ -53,7 +56,7 @@ def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     made = Preprocessing()
-    processor = _class(_PROCESSORS.get(model_type))
+    processor = _class(_processor_name(model_type))
     family = _family(model_type) if processor is not None else [model_type]
     if names := next(filter(None, (_names(_IMAGES.get(one)) for one in family)), []):
         _try(made, "image_processor", lambda: _first(names)())
@@ -66,9 +69,19 @@ def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:
     return made
 
 
+def _processor_name(model_type: str) -> str | None:
+    """The processor of a type. Some are in no mapping: theirs has the name of the model, or is in the table."""
+    if name := _PROCESSORS.get(model_type):
+        return str(name)
+    own = str(CONFIG_MAPPING_NAMES.get(model_type, "")).replace("Config", "Processor")
+    if own in dir(transformers):
+        return own
+    return PROCESSORS.get(model_type)
+
+
 def _family(model_type: str) -> list[str]:
     """The type, and those that share its processor: some types are in one mapping and not in another."""
-    name = _PROCESSORS.get(model_type)
+    name = _processor_name(model_type)
     return [model_type, *(one for one, other in _PROCESSORS.items() if other == name and one != model_type)]
 
 
@@ -108,7 +121,11 @@ def _attributes(processor: Any) -> list[str]:
 
 def _processor(kind: Any, made: Preprocessing) -> Any:
     """A processor of a class, from the parts that there are."""
-    parts, values = made.parts, {}
+    parts, values = made.parts, made.arguments
+    signature = inspect.signature(kind.__init__).parameters
+    for name in _names_asked(kind):
+        if "tokenizer" in parts and getattr(parts["tokenizer"], name, None) is None:
+            _name_token(parts["tokenizer"], name)
     if VIDEO in _attributes(kind):
         kind = without_videos(kind, Path(tempfile.mkdtemp()))
     for name in _attributes(kind):
@@ -117,7 +134,7 @@ def _processor(kind: Any, made: Preprocessing) -> Any:
             raise ValueError(made.missing.get(name) or f"{kind.__name__} needs {name}, which has no mapping")
         else:
             values[name] = parts[role]
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    for name, parameter in signature.items():
         if name == "patch_size" and parameter.default is None:
             values[name] = 16
         elif name == "vision_feature_select_strategy" and parameter.default is None:
@@ -134,41 +151,18 @@ def _processor(kind: Any, made: Preprocessing) -> Any:
     return kind(**values)
 
 
+def _names_asked(kind: Any) -> list[str]:
+    """Names like "image_token" under which a processor asks its tokenizer for tokens, and has no answer of its own."""
+    try:
+        code = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return []
+    names = dict.fromkeys(one for pair in _ASKED.findall(code) for one in pair if one)
+    return [name for name in names if f'hasattr(tokenizer, "{name}")' not in code and name[:4] not in _USUAL]
+
+
 def _name_token(tokenizer: Any, name: str) -> None:
     """Give a tokenizer a special token under the name by which its processor asks for it."""
     token = f"<{name.removesuffix('_token')}>"
     tokenizer.add_tokens([token], special_tokens=True)
     tokenizer._set_model_specific_special_tokens(special_tokens={name: token})
-
-
-def fit_images(made: Preprocessing, config: Any) -> None:
-    """Set the sizes of the image processor to those of a shrunk config, 64 pixels where it names none."""
-    made.side = _side_of(config)
-    processors = [made.parts.get("image_processor"), getattr(made.parts.get("processor"), "image_processor", None)]
-    for processor in processors:
-        if processor is None:
-            continue
-        for name in ("size", "crop_size"):
-            value = getattr(processor, name, None)
-            if value:
-                setattr(processor, name, _resized(value, made.side or 64))
-    processor = made.parts.get("processor")
-    vision = getattr(config, "vision_config", None)
-    if isinstance(getattr(processor, "patch_size", None), int) and isinstance(getattr(vision, "patch_size", None), int):
-        processor.patch_size = vision.patch_size
-
-
-def _side_of(config: Any) -> int | None:
-    for one in (config, getattr(config, "vision_config", None), getattr(config, "encoder", None),
-                getattr(config, "backbone_config", None)):  # fmt: skip
-        side = getattr(one, "image_size", None)
-        side = max(side) if isinstance(side, (list, tuple)) and side else side
-        if isinstance(side, int):
-            return side
-    return None
-
-
-def _resized(value: Any, side: int) -> Any:
-    if isinstance(value, int):
-        return side
-    return {key: side * side if number and number > _PIXELS else side for key, number in dict(value).items()}

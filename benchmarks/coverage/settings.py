@@ -30,6 +30,12 @@ SETTINGS: dict[str, Values] = {
     "pp_ocrv5_server_det": _paddle_block(),
     "pp_ocrv6_medium_det": _paddle_block(),
     "sapiens2": {"head_config": {"upsample_out_channels": [16, 8], "conv_out_channels": [8]}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "granite4_vision": {"deepstack_layer_map": [[0, 0]], "spatial_target_layers": [0, 1, 0, 1],
+                        "downsample_rate": "1/2"},
+    "hunyuan_vl_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 4}},
+    # Sizes of images that the processor insists on, and the number of tokens for such an image.
+    "aria": {"vision_config": {"image_size": 490, "patch_size": 14}, "projector_patch_to_query_dict": {1225: 128}},
     "xmod": {"default_language": "en_XX"},
     # Rotary embeddings are read by kind of layer, or from a config inside; the defaults fill neither.
     "cohere_compass_text": {"rope_parameters": {"full_attention": _DEFAULT_ROPE, "sliding_attention": _DEFAULT_ROPE}},
@@ -45,6 +51,12 @@ SETTINGS: dict[str, Values] = {
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320,
                      "in_channels": [32, 16, 24, 40, 80, 112, 192], "out_channels": [16, 24, 40, 80, 112, 192, 320]},
 }  # fmt: skip
+
+
+# Model type -> the token in the place of image features, where its processor does not say so.
+IMAGE_TOKENS = {"ovis2": "<IMG_ATOM>", "pp_chart2table": "<imgpad>"}
+# Model type -> processor class that its checkpoints name, where no mapping has the type.
+PROCESSORS = {"glm_ocr": "Glm46VProcessor", "glmga": "Glm46VProcessor", "cosmos3_omni": "Qwen3VLProcessor"}
 
 
 def laid_over(values: Values, more: Values) -> None:

@@ -51,7 +51,7 @@ def sweep(pairs: Iterable[Pair], root: Path, seconds: float, *, keep: bool = Fal
         chunk, todo = todo[:_CHUNK], todo[_CHUNK:]
         built = {one.name: one for one in build_all(chunk, root, again=True)}
         made = [pair for pair in chunk if built[pair.name].made]
-        jobs = [Job(pair.name, str(root / "checkpoints" / pair.name), {"task": pair.task}) for pair in made]
+        jobs = [Job(pair.name, str(root / "checkpoints" / pair.name), _options(pair, root)) for pair in made]
         records: dict[str, Record] = {}
         if jobs:
             limits = Limits(seconds=seconds, attempts=1)
@@ -65,6 +65,12 @@ def sweep(pairs: Iterable[Pair], root: Path, seconds: float, *, keep: bool = Fal
                 for part in ("checkpoints", "out"):
                     shutil.rmtree(root / part / pair.name, ignore_errors=True)
             yield line
+
+
+def _options(pair: Pair, root: Path) -> dict[str, Any]:
+    """The options of a conversion; code of the checkpoint's own is what `without_videos` wrote."""
+    own = any((root / "checkpoints" / pair.name).glob("*.py"))
+    return {"task": pair.task, **({"trust_remote_code": True} if own else {})}
 
 
 def _line(pair: Pair, built: Built, record: Record | None, root: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Any
 
 VIDEO = "video_processor"
 _MODULE = "processing_without_videos"
-_CODE = '''from transformers import ProcessorMixin, {base}
+_CODE = '''from types import SimpleNamespace
+
+from transformers import ProcessorMixin, {base}
 
 
 class Parts(ProcessorMixin):
@@ -23,7 +25,7 @@ class Parts(ProcessorMixin):
 
 
 class WithoutVideos({base}, Parts):
-    video_processor = None
+    video_processor = SimpleNamespace(font="", merge_size=2, temporal_patch_size=2)
 
     def __init__(self, *args, **kwargs):
         super().__init__(**(dict(zip(self.get_attributes(), args)) | kwargs | {{"video_processor": None}}))
