@@ -199,7 +199,7 @@ def _set_tokens(values: Values, pre: Preprocessing, vocabulary: int) -> None:
         for key, value in inner.items():
             if isinstance(value, dict) and (key.endswith("config") or "model_type" in value):
                 walk(value)
-            elif key.endswith("_token_ids") and isinstance(value, (list, tuple)) and max(value, default=0) >= vocabulary:
+            elif key.endswith("_token_ids") and isinstance(value, (list, tuple)) and max(value, default=0) > vocabulary:
                 inner[key] = [next(spare, vocabulary - 1) for _ in value]
             elif key.endswith(("_token_id", "_token_index")) and not isinstance(value, bool):
                 name = key.rpartition("_token_")[0]

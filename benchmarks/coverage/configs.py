@@ -116,7 +116,8 @@ def shrink(values: Values, cut: Cut) -> Values:
 def _fit_heads(values: Values) -> None:
     """Heads that divide the width; those of towers of images have rotary embeddings on two axes."""
     width = next((values[name] for name in ("embed_dim", "hidden_size", "d_model") if values.get(name)), None)
-    name = next((name for name in ("num_heads", "num_attention_heads", "encoder_attention_heads") if name in values), "")
+    names = ("num_heads", "num_attention_heads", "encoder_attention_heads")
+    name = next((name for name in names if name in values), "")
     heads = values.get(name)
     if type(width) is not int or type(heads) is not int or heads < 1 or type(values.get("head_dim")) is int:
         return

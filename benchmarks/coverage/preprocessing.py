@@ -16,7 +16,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as 
 
 from benchmarks.coverage.settings import PROCESSORS
 from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
-from benchmarks.coverage.without_videos import VIDEO, without_videos
+from benchmarks.coverage.without_videos import VIDEO, is_without_videos, save_both, without_videos
 
 _ASKED = re.compile(r'getattr\((?:self\.)?tokenizer, "(\w+_token)(?:_id)?", None\)|tokenizer\.(\w+_token)(?:_id)?\b')
 _USUAL = ("bos_", "eos_", "pad_", "unk_", "cls_", "sep_", "mask", "add_")
@@ -43,7 +43,10 @@ class Preprocessing:
         """Write all files; a processor writes those that it is made of."""
         saved = ("processor",) if "processor" in self.parts else tuple(self.parts)
         for name in saved:
-            self.parts[name].save_pretrained(folder)
+            if name == "processor" and is_without_videos(self.parts[name]):
+                save_both(self.parts[name], folder)
+            else:
+                self.parts[name].save_pretrained(folder)
 
 
 def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:

@@ -6,6 +6,7 @@ from typing import Any
 
 Values = dict[str, Any]
 
+
 def _paddle_block() -> Values:
     """The convolutions (kernel, stride, padding) that PaddleOCR has in its configuration files."""
     made: Values = {"reduce_channel": [1, 1, 0], "return_channel": [1, 1, 0]}

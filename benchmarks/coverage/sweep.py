@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.coverage.building import build_all
 from benchmarks.coverage.checkpoints import Built
 from benchmarks.coverage.pairs import Pair
+from benchmarks.coverage.without_videos import OWN
 from onnxport.api.batch import batch
 from onnxport.batch.isolated import Limits
 from onnxport.batch.jobs import Job
@@ -68,9 +69,9 @@ def sweep(pairs: Iterable[Pair], root: Path, seconds: float, *, keep: bool = Fal
 
 
 def _options(pair: Pair, root: Path) -> dict[str, Any]:
-    """The options of a conversion; code of the checkpoint's own is what `without_videos` wrote."""
-    own = any((root / "checkpoints" / pair.name).glob("*.py"))
-    return {"task": pair.task, **({"trust_remote_code": True} if own else {})}
+    """The options of a conversion."""
+    own = root / "checkpoints" / pair.name / OWN
+    return {"task": pair.task, **({"processor": str(own), "trust_remote_code": True} if own.is_dir() else {})}
 
 
 def _line(pair: Pair, built: Built, record: Record | None, root: Path) -> dict[str, Any]:
