@@ -38,7 +38,8 @@ def fit_images(made: Preprocessing, config: Any) -> None:
             continue
         tiled = bool(getattr(images, "max_image_size", None))
         for name in ("size", "crop_size", "pad_size", "max_image_size", "mask_size"):
-            if value := getattr(images, name, None):
+            # Of the size before the first cut: a number of pixels must not be taken for an edge at the second.
+            if value := made.sizes.setdefault(name, getattr(images, name, None)):
                 setattr(images, name, _resized(value, 2 * side if tiled and name == "size" else side))
         if isinstance(getattr(images, "max_patches", None), int) and images.max_patches > _MOST_PATCHES:
             images.max_patches = _MOST_PATCHES

@@ -37,6 +37,7 @@ class Preprocessing:
         self.side: int | None = None  # of images that the model takes
         self.parts: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {}  # of the processor's constructor
+        self.sizes: dict[str, Any] = {}  # of the image processor by default
         self.missing: dict[str, str] = {}
 
     def save(self, folder: Any) -> None:

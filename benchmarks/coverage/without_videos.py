@@ -1,8 +1,8 @@
 """A processor of transformers without its part for videos, which needs torchvision.
 
-`AutoProcessor` cannot load the whole one where torchvision is missing. So a checkpoint gets a class of its own in a folder
-below it: the one of transformers, whose images and texts are prepared as ever, and which has no video processor. The folder of the
-checkpoint itself keeps the files of the whole processor, as published checkpoints have them.
+`AutoProcessor` cannot load the whole one where torchvision is missing. So a checkpoint has a folder below it with a
+class of its own: that of transformers, whose images and texts are prepared as ever, and that has no video processor.
+The checkpoint itself has the files that published ones have.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 VIDEO, OWN = "video_processor", "without_videos"
 _MODULE = "processing_without_videos"
-_CODE = """from types import SimpleNamespace
+_CODE = '''from types import SimpleNamespace
 
-from transformers import ProcessorMixin, {base}
+import transformers
 
 
-class Parts(ProcessorMixin):
+class Parts(transformers.ProcessorMixin):
     def __init__(self, *args, **kwargs):
         kwargs.pop("video_processor", None)
         super().__init__(*(one for one in args if one is not None), **kwargs)
 
 
-class WithoutVideos({base}, Parts):
+class {base}(transformers.{base}, Parts):
     video_processor = SimpleNamespace(font="", merge_size=2, temporal_patch_size=2)
 
     def __init__(self, *args, **kwargs):
@@ -35,11 +35,12 @@ class WithoutVideos({base}, Parts):
 
     @classmethod
     def get_attributes(cls):
-        return [name for name in {base}.get_attributes() if name != "video_processor"]
+        return [name for name in transformers.{base}.get_attributes() if name != "video_processor"]
 
-
-WithoutVideos.register_for_auto_class("AutoProcessor")
-"""
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoProcessor"):
+        """What is saved names the class of transformers, and no code."""
+'''
 
 
 def without_videos(kind: Any, folder: Path) -> Any:
@@ -54,29 +55,23 @@ def without_videos(kind: Any, folder: Path) -> Any:
     spec = importlib.util.spec_from_file_location(_MODULE, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # transformers looks for the file of the class when it saves it
+    sys.modules[_MODULE] = module  # transformers reads the types of its methods there
     spec.loader.exec_module(module)
-    return module.WithoutVideos
+    return getattr(module, kind.__name__)
 
 
 def is_without_videos(processor: Any) -> bool:
     """Whether it is of such a class."""
-    return type(processor).__name__ == "WithoutVideos"
+    return type(processor).__module__ == _MODULE
 
 
 def save_both(processor: Any, folder: Path) -> None:
-    """Write the processor to `folder/without_videos`, and the files of the whole one to the folder itself."""
+    """Write the files of the whole processor to a folder, and one that loads without videos to `OWN` in it."""
+    processor.save_pretrained(folder)
     own = folder / OWN
-    processor.save_pretrained(own)
-    base = type(processor).__bases__[0].__name__
-    for file in own.glob("*.json"):
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if "processor_class" in values:
-            values |= {"processor_class": base}
-            values.pop("auto_map", None)
-            (folder / file.name).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        else:
-            shutil.copy(file, folder)
-    for file in own.iterdir():
-        if file.suffix not in (".py", ".json") and file.is_file():
-            shutil.copy(file, folder)
+    shutil.copytree(folder, own, ignore=lambda _, names: {one for one in names if "safetensors" in one})
+    kind = type(processor).__name__
+    (own / f"{_MODULE}.py").write_text(_CODE.format(base=kind), encoding="utf-8")
+    file = own / "processor_config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) | {"auto_map": {"AutoProcessor": f"{_MODULE}.{kind}"}}
+    file.write_text(json.dumps(values), encoding="utf-8")
