@@ -203,6 +203,9 @@ def _set_tokens(values: Values, pre: Preprocessing, vocabulary: int) -> None:
                 inner[key] = [next(spare, vocabulary - 1) for _ in value]
             elif key.endswith(("_token_id", "_token_index")) and not isinstance(value, bool):
                 name = key.rpartition("_token_")[0]
+                rows = inner.get("vocab_size")
+                if isinstance(value, int) and isinstance(rows, int) and value < rows < vocabulary:
+                    continue  # a table of other things than words
                 if isinstance(value, int) and value >= 0:
                     if name == "decoder_start":
                         name = "bos" if getattr(tokenizer, "bos_token_id", None) is not None else "pad"

@@ -32,7 +32,8 @@ _NO_WIDTH = re.compile(
     r"d_state|d_conv|state_size|conv_kernel|interval|prompt|num$|cache|crop|grid|lookahead|pool|points|classes|shift|"
     r"reduction|spec_size|input_feat_size|input_dim$|num_filters_mel|attention_window|local_attention|tile|threshold"
 )
-_WIDTH = re.compile(r"head_dim|hidden_size$|downsample_channels")  # whatever else the name has
+# Widths, whatever else the name has.
+_WIDTH = re.compile(r"head_dim|(?<!patch_embed_)hidden_size$|downsample_channels|upsample_groups")
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(hidden_)?layers?$|(^|_)layers$|^depth$|num_(\w+_)?blocks$|^num_hidden_groups$")
 _NO_LAYERS = re.compile(r"feature|extract|attn_layers|conv|adapter|moe_layers|mlp_only|dense_layers|shared|per_|window")
 _INNER = re.compile(r"intermediate|ffn|mlp_dim|d_ff$|inner_dim")
@@ -116,6 +117,9 @@ def shrink(values: Values, cut: Cut) -> Values:
 def _fit_heads(values: Values) -> None:
     """Heads that divide the width; those of towers of images have rotary embeddings on two axes."""
     width = next((values[name] for name in ("embed_dim", "hidden_size", "d_model") if values.get(name)), None)
+    for key, value in values.items():  # of other blocks of the same width
+        if key.endswith("cross_attention_heads") and type(value) is int and type(width) is int:
+            values[key] = math.gcd(value, width)
     names = ("num_heads", "num_attention_heads", "encoder_attention_heads")
     name = next((name for name in names if name in values), "")
     heads = values.get(name)
@@ -352,7 +356,7 @@ def _cut_experts(values: Values) -> None:
             values[key] = min(value, _EXPERTS_KEPT)
         elif _EXPERTS_USED.search(key):
             values[key] = min(value, 2)
-        elif key in ("n_group", "num_group", "topk_group"):
+        elif key in ("n_group", "num_expert_group", "topk_group"):
             values[key] = 1
 
 

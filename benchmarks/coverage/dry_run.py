@@ -76,7 +76,7 @@ def simple_inputs(
     elif modality in ("image", "sound") and prompts.takes_prompts(model):
         inputs = prompts.prompt(model, pre, generator, words=tokens, sound=modality == "sound")
     elif modality == "image":
-        inputs = images(pre, generator, rows)
+        inputs = patches(model, generator, rows, takes) or images(pre, generator, rows)
         if "input_ids" in takes and not decodes:  # a decoder that reads images on another way
             inputs["input_ids"] = torch.from_numpy(generator.integers(40, 90, (rows, 5)))
         if "task_inputs" in takes:
@@ -133,7 +133,28 @@ def images(pre: Any, generator: np.random.Generator, rows: int) -> dict[str, tor
         side = pre.side or 64
         return {"pixel_values": torch.from_numpy(generator.standard_normal((rows, 3, side, side)).astype(np.float32))}
     pictures = [generator.integers(0, 255, (80, 96, 3), dtype=np.uint8) for _ in range(rows)]
-    return {key: value for key, value in processor(pictures, return_tensors="pt").items() if torch.is_tensor(value)}
+    made = processor(pictures, return_tensors="pt")
+    made = {"pixel_values": made} if torch.is_tensor(made) else made
+    return {key: value for key, value in made.items() if torch.is_tensor(value)}
+
+
+def patches(model: Any, generator: np.random.Generator, rows: int, takes: Any) -> Tensors:
+    """Images of 4 x 4 patches as the processors of towers for texts with images make them; {} for other models."""
+    config, cells = model.config, 16
+    size = getattr(config, "patch_size", None)
+    grid = next((name for name in ("grid_thw", "image_grid_thw") if name in takes), None)
+    if not isinstance(size, int) or not (grid or "spatial_shapes" in takes or "pixel_position_ids" in takes):
+        return {}
+    channels = getattr(config, "num_channels", None) or getattr(config, "in_channels", None) or 3
+    width = channels * (getattr(config, "temporal_patch_size", None) or 1) * size**2
+    pixels = torch.from_numpy(generator.random((rows, cells, width), np.float32))
+    if grid:
+        return {"pixel_values": pixels.reshape(rows * cells, width), grid: torch.tensor([[1, 4, 4]] * rows)}
+    places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1).reshape(1, cells, 2)
+    return {
+        "pixel_values": pixels, "pixel_attention_mask": torch.ones((rows, cells), dtype=torch.long),
+        "spatial_shapes": torch.tensor([[4, 4]] * rows), "pixel_position_ids": places.repeat(rows, 1, 1),
+    }  # fmt: skip
 
 
 def clips(model: Any, pre: Any, generator: np.random.Generator, rows: int, takes: Any) -> Tensors:

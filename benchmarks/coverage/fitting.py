@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,10 @@ def fit_images(made: Preprocessing, config: Any) -> None:
     for images in (made.parts.get("image_processor"), getattr(processor, "image_processor", None)):
         if images is None:
             continue
+        if hasattr(images, "do_split_image"):  # these models take images of one size
+            images.do_pad = True
         tiled = bool(getattr(images, "max_image_size", None))
-        for name in ("size", "crop_size", "pad_size", "max_image_size", "mask_size"):
+        for name in ("size", "crop_size", "pad_size", "max_image_size", "mask_size", "high_res_size"):
             # Of the size before the first cut: a number of pixels must not be taken for an edge at the second.
             if value := made.sizes.setdefault(name, getattr(images, name, None)):
                 setattr(images, name, _resized(value, 2 * side if tiled and name == "size" else side))
@@ -51,6 +54,13 @@ def fit_images(made: Preprocessing, config: Any) -> None:
                 setattr(images, name, dict.fromkeys(old, number) if isinstance(old, dict) else number)
         if getattr(config, "image_grid_pinpoints", None) and hasattr(images, "image_grid_pinpoints"):
             config.image_grid_pinpoints = images.image_grid_pinpoints = [[side, 2 * side], [2 * side, side]]
+    bins = next((n for one in (config, getattr(config, "encoder_config", None), getattr(config, "encoder", None))
+                 if isinstance(n := getattr(one, "num_mel_bins", None), int)), None)  # fmt: skip
+    extractor = made.parts.get("feature_extractor")
+    if bins and getattr(extractor, "num_mel_bins", bins) == bins != getattr(extractor, "feature_size", bins):
+        made.parts["feature_extractor"] = type(extractor)(feature_size=bins)
+        if hasattr(processor, "feature_extractor"):
+            processor.feature_extractor = made.parts["feature_extractor"]
     if isinstance(getattr(processor, "patch_size", None), int) and isinstance(getattr(vision, "patch_size", None), int):
         factor = getattr(config, "downsample_factor", None) if hasattr(processor, "img_size") else 1
         processor.patch_size = vision.patch_size * (factor or 1)
@@ -75,13 +85,14 @@ def fit_counts(made: Preprocessing, model: Any) -> None:
         processor.num_image_tokens = (vision.image_size // vision.patch_size) ** 2  # of one tile
         return
     counted = [(one, name) for one in holders for name in _COUNTS if isinstance(getattr(one, name, ""), int | None)]
-    if not counted or not hasattr(model, "get_image_features"):
+    inner = next((one for one in (model, getattr(model, "model", None)) if hasattr(one, "get_image_features")), None)
+    if not counted or inner is None:
         return
     inputs = dry_run.images(made, np.random.default_rng(0), 1)
-    taken = inspect.signature(model.get_image_features).parameters
+    taken = inspect.signature(inner.get_image_features).parameters
     try:
         with torch.no_grad():
-            found = model.get_image_features(**{name: value for name, value in inputs.items() if name in taken})
+            found = inner.get_image_features(**{name: value for name, value in inputs.items() if name in taken})
     except Exception:
         return
     found = getattr(found, "pooler_output", found)
@@ -103,7 +114,8 @@ def _side_of(config: Any) -> int | None:
         side = max(side) if isinstance(side, (list, tuple)) and side else side
         if isinstance(side, int):
             return side
-    return None
+    positions = getattr(config, "n_positions", None)  # a pixel each
+    return math.isqrt(positions) if isinstance(positions, int) else None
 
 
 def _resized(value: Any, side: int) -> Any:

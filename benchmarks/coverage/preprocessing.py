@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES as _SOUNDS
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as _IMAGES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as _PROCESSORS
 
-from benchmarks.coverage.settings import PROCESSORS
+from benchmarks.coverage.settings import FEATURE_EXTRACTORS, PROCESSORS
 from benchmarks.coverage.tokenizers import marks_in, tokenizer_of
 from benchmarks.coverage.without_videos import VIDEO, is_without_videos, save_both, without_videos
 
@@ -63,13 +64,22 @@ def preprocessing_of(model_type: str, *, text: bool) -> Preprocessing:
     processor = _class(_processor_name(model_type))
     family = _family(model_type) if processor is not None else [model_type]
     if names := next(filter(None, (_names(_IMAGES.get(one)) for one in family)), []):
-        _try(made, "image_processor", lambda: _first(names)())
-    if name := next(filter(None, map(_SOUNDS.get, family)), None):
+        _try(made, "image_processor", lambda: _image_processor(_first(names)))
+    if name := FEATURE_EXTRACTORS.get(model_type) or next(filter(None, map(_SOUNDS.get, family)), None):
         _try(made, "feature_extractor", lambda: _first(_names(name))())
     if text or model_type in TOKENIZER_MAPPING_NAMES or (processor and "tokenizer" in _attributes(processor)):
         _try(made, "tokenizer", lambda: tokenizer_of(model_type, marks_in(processor) if processor else ()))
     if processor is not None:
         _try(made, "processor", lambda: _processor(processor, made))
+    return made
+
+
+def _image_processor(kind: Any) -> Any:
+    made = kind()
+    if hasattr(made, "apply_ocr"):  # the words of a page come with the tokens, and need no other program
+        made.apply_ocr = False
+    if getattr(made, "clusters", "") is None:
+        made.clusters = np.random.default_rng(0).uniform(-1, 1, (64, 3))
     return made
 
 

@@ -20,7 +20,9 @@ Tensors = dict[str, torch.Tensor]
 
 def takes_prompts(model: Any) -> bool:
     """Whether features of images or sounds go to the places of tokens of a text."""
-    return media_token(model.config) is not None and "input_ids" in inspect.signature(model.forward).parameters
+    takes = inspect.signature(model.forward).parameters
+    masked = "image_embeds_position_mask" in takes or "image_attention_mask" in takes
+    return (media_token(model.config) is not None or masked) and "input_ids" in takes
 
 
 def media_token(config: Any) -> int | None:
@@ -65,7 +67,7 @@ def prompt(model: Any, pre: Any, generator: np.random.Generator, *, words: int =
             errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
             continue
         inputs = {key: value for key, value in made.items() if torch.is_tensor(value) and key != "labels"}
-        count = int((inputs["input_ids"] == token).sum())
+        count = 0 if token is None else int((inputs["input_ids"] == token).sum())
         if token is None or count:
             found.append((count, inputs))
     if found:  # processors that add the tokens themselves add them to those of a marker too

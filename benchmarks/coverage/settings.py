@@ -28,6 +28,7 @@ SETTINGS: dict[str, Values] = {
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
     "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64,
                        "indexer_compress_ratio": 4},
+    "pp_doclayout_v2": {"class_thresholds": [0.5] * 3, "class_order": [0, 1, 2]},
     "pp_ocrv5_server_det": _paddle_block(),
     "pp_ocrv6_medium_det": _paddle_block(),
     "sapiens2": {"head_config": {"upsample_out_channels": [16, 8], "conv_out_channels": [8]}},
@@ -37,17 +38,22 @@ SETTINGS: dict[str, Values] = {
     "hunyuan_vl_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 4}},
     # Sizes of images that the processor insists on, and the number of tokens for such an image.
     "aria": {"vision_config": {"image_size": 490, "patch_size": 14}, "projector_patch_to_query_dict": {1225: 128}},
+    "moonshine_streaming": {"num_key_value_heads": 8},
     "xmod": {"default_language": "en_XX"},
     # Rotary embeddings are read by kind of layer, or from a config inside; the defaults fill neither.
     "cohere_compass_text": {"rope_parameters": {"full_attention": _DEFAULT_ROPE, "sliding_attention": _DEFAULT_ROPE}},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8}},
     # The first layers of the default are of one kind; the code needs both.
     "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "falcon_h1": {"mamba_n_heads": 16},
     # Weights are tied among the layers of this kind, and one alone is tied to none, which is refused.
     "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
+    # Norms of 32 groups of channels, a number in the code.
+    "janus_vqgan": {"base_channels": 32, "channel_multiplier": [1, 1], "latent_channels": 32},
     # Widths are products with this factor; the first one, 32, is in the code.
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320,
                      "in_channels": [32, 16, 24, 40, 80, 112, 192], "out_channels": [16, 24, 40, 80, 112, 192, 320]},
@@ -56,6 +62,8 @@ SETTINGS: dict[str, Values] = {
 
 # Model type -> the token in the place of image features, where its processor does not say so.
 IMAGE_TOKENS = {"ovis2": "<IMG_ATOM>", "pp_chart2table": "<imgpad>"}
+# Model type -> feature extractor that its checkpoints name, where the mapping has none or another.
+FEATURE_EXTRACTORS = {"wav2vec2-bert": "SeamlessM4TFeatureExtractor", "moonshine_streaming": "Wav2Vec2FeatureExtractor"}
 # Model type -> processor class that its checkpoints name, where no mapping has the type.
 PROCESSORS = {"glm_ocr": "Glm46VProcessor", "glmga": "Glm46VProcessor", "cosmos3_omni": "Qwen3VLProcessor"}
 

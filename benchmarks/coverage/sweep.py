@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.coverage.building import build_all
+from benchmarks.coverage.causes import LIBRARY
 from benchmarks.coverage.checkpoints import Built
 from benchmarks.coverage.pairs import Pair
 from benchmarks.coverage.without_videos import OWN
@@ -86,10 +87,11 @@ def _line(pair: Pair, built: Built, record: Record | None, root: Path) -> dict[s
              "error_share": record.error_share, "cases": record.cases}  # fmt: skip
     if not record.ok:
         status = "refused"  # also where onnxport itself found other numbers: nothing was published
-        if built.torch_runs is False:
+        library = next((one for one in (*built.missing.values(), built.torch_error) if LIBRARY.search(one)), None)
+        if library is not None and built.torch_runs is False:
+            status, line["message"] = "not built", library
+        elif built.torch_runs is False:
             status, line["message"] = "torch fails", built.torch_error
-        elif "processor" in built.missing and pair.task == "image-text-to-text":
-            status, line["message"] = "not built", built.missing["processor"]
         return line | {"status": status, "ended": record.status.value}
     line |= _axes(root / "out" / pair.name)
     checked = in_a_process(pair, root)

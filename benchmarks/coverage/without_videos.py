@@ -16,7 +16,8 @@ from typing import Any
 
 VIDEO, OWN = "video_processor", "without_videos"
 _MODULE = "processing_without_videos"
-_CODE = '''from types import SimpleNamespace
+_CODE = '''import inspect
+from types import SimpleNamespace
 
 import transformers
 
@@ -40,6 +41,10 @@ class {base}(transformers.{base}, Parts):
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoProcessor"):
         """What is saved names the class of transformers, and no code."""
+
+
+# Arguments by these names are saved.
+{base}.__init__.__signature__ = inspect.signature(transformers.{base}.__init__)
 '''
 
 
