@@ -8,6 +8,7 @@ a single graph a further file is written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
@@ -121,10 +122,11 @@ def quantize(
 
     Args:
         path: a folder that onnxport wrote, or an `.onnx` file.
-        precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`);
+        precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`); "uint8" the
+            same with unsigned weights (`onnx/model_uint8.onnx`).
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
             blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
-            (`onnx/model_fp16.onnx`).
+            (`onnx/model_fp16.onnx`). "q4f16" does so with weights of 4 bits (`onnx/model_q4f16.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
             Slower: two to three times with int4, and far more with int8-weights.
         checkpoint: with "int4" and "int8-weights": the checkpoint that the folder was converted from with
@@ -147,19 +149,19 @@ def quantize(
     bits, precision = row.bits, row.name
     if checkpoint is not None:
         return _keep(Path(path).expanduser(), row, checkpoint)
-    if precision == "float16":
+    if precision in ("float16", "q4f16"):
         if float_activations:
             raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
-        from onnxport.variants.half import add_half
+        from onnxport.variants.half import add_half, add_half_blocks
 
-        return add_half(Path(path).expanduser())
+        return (add_half if precision == "float16" else add_half_blocks)(Path(path).expanduser())
     if bits is None:
         if float_activations:
             raise UsageError(
-                "Dynamic int8 always quantizes activations.",
+                f"Dynamic {precision} always quantizes activations.",
                 hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
             )
-        step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
+        step = Rewrite(row.suffix, precision, partial(_quantize, precision == "uint8"), size=8 / _BITS)
     else:
         weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
         hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
@@ -196,6 +198,6 @@ def _optimize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset
         optimize_graph(source, target, taken)
 
 
-def _quantize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
+def _quantize(unsigned: bool, sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
     for source, target in zip(sources, targets, strict=True):
-        quantize_dynamic(source, target)  # one file
+        quantize_dynamic(source, target, unsigned=unsigned)  # one file

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _LEAST_NUMBERS, _LEAST_INPUTS, _LEAST_OUTPUTS = 1024, BLOCK, 16
 DOMAIN = "com.microsoft"
 # `accuracy_level` of MatMulNBits: 1 computes in float32; with 8 bits, ONNX Runtime then unpacks the weight at every
-# call, which is sixty times slower. 4 quantizes activations to 8 bits in blocks.
-FLOAT_ACTIVATIONS, INT8_ACTIVATIONS = 1, 4
+# call, which is sixty times slower. 2 computes in float16, 4 quantizes activations to 8 bits in blocks.
+FLOAT_ACTIVATIONS, HALF_ACTIVATIONS, INT8_ACTIVATIONS = 1, 2, 4
 _RAISED = 8  # bits of a weight that 4 would harm
 
 
@@ -72,30 +72,30 @@ def find_weights(model: ir.Model) -> list[QuantizableWeight]:
     return [weight for weight in found if weight is not None]
 
 
-def quantize_weights(model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = ()) -> int:
+def quantize_weights(
+    model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = (), *, half: bool = False
+) -> int:
     """Replace weights by quantized blocks, in place; the values are computed when the graph is written.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
-        accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
-        raised: names of weights that get 8 bits.
+        accuracy_level: `FLOAT_ACTIVATIONS`, `HALF_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+        raised: names of weights that get 8 bits; with `half`, that are not quantized.
+        half: scales are numbers that float16 holds.
 
     Returns:
         The number of quantized weights.
     """
     from onnxport.graph.quantization.block_tensors import BlockWeight
 
-    found = find_weights(model)
+    found = [weight for weight in find_weights(model) if not (half and weight.value.name in raised)]
     for weight in found:
         name = cast(str, weight.value.name)
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        replace_weight(
-            model,
-            weight,
-            BlockWeight(tensor, name, _RAISED if name in raised else bits, by_row=weight.by_row),
-            accuracy_level,
-        )
+        own = _RAISED if name in raised else bits
+        blocks = BlockWeight(tensor, name, own, by_row=weight.by_row, half=half)
+        replace_weight(model, weight, blocks, accuracy_level)
     if found:
         model.opset_imports[DOMAIN] = 1
     return len(found)
@@ -120,21 +120,28 @@ def replace_weight(
     _remove_weight(model, weight.value)
 
 
-def use_dequantized_weights(model: ir.Model, bits: int, raised: Collection[str] = ()) -> None:
+def use_dequantized_weights(
+    model: ir.Model, bits: int, raised: Collection[str] = (), *, half: Collection[str] | None = None
+) -> None:
     """Give weights the values that their quantized blocks represent, in place; operators do not change.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
         raised: names of weights that have 8 bits.
+        half: names of the weights that are quantized, with scales that float16 holds; None for all, with any scales.
     """
     from onnxport.graph.quantization.block_tensors import DequantizedTensor
 
     for weight in find_weights(model):
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
         name = cast(str, weight.value.name)
+        if half is not None and name not in half:
+            continue
         own = _RAISED if name in raised else bits
-        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row)
+        weight.value.const_value = DequantizedTensor(
+            tensor, name, own, by_row=weight.by_row, half=half is not None
+        )
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
@@ -151,13 +158,14 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
-def find_raised(model: ir.Model) -> frozenset[str]:
-    """Names of the weights that have 8 bits.
+def find_quantized(model: ir.Model, bits: int = _RAISED) -> frozenset[str]:
+    """Names of the weights that have so many bits.
 
     Args:
         model: a quantized graph.
+        bits: 4 or 8.
     """
-    ending = f".q{_RAISED}"
+    ending = f".q{bits}"
     return frozenset(name.removesuffix(ending) for name in model.graph.initializers if name.endswith(ending))
 
 

@@ -65,9 +65,10 @@ def quantized_parts(
         if any(one.dtype == tensor.dtype and one.shape == tensor.shape for one in known.get(tensor.name, ())):
             continue
         match = _BLOCKS.fullmatch(tensor.name)
-        if match and match[1] in known and f"{match[1]}.scales" in named:
+        scales = named.get(f"{match[1]}.scales") or named.get(f"{match[1]}.scales.half") if match else None
+        if match and match[1] in known and scales is not None:
             zeros, columns = (named.get(f"{match[1]}.{part}") for part in ("zeros", "columns"))
-            parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], zeros, int(match[2]), columns)
+            parts = BlockNames(match[1], tensor, scales, zeros, int(match[2]), columns)
             found |= {one.name: parts for one in (tensor, parts.scales, zeros, columns) if one is not None}
         base = tensor.name.removesuffix(_COLUMNS)
         if base != tensor.name and base in known and f"{base}_scale" in named:
@@ -84,6 +85,8 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
     layouts = [one for one in (weight, weight.T) if one.ndim == 2 and one.shape[0] == outputs
                and -(-one.shape[1] // _BLOCK) == data.shape[1]]  # fmt: skip
     zero = 1 << (names.bits - 1)
+    # float16 rounds a scale, to zero if it is half of its smallest number.
+    step_error, smallest = (2.0**-11, zero * 2.0**-25) if _fits_half(scales) else (1e-4, 1e-37)
     fault, error = f"{names.data.name} does not have the shape of {names.base}", float("nan")
     for rows in layouts:
         bad, error, first = 0, 0.0, -1
@@ -94,9 +97,9 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             blocks = strip.reshape(len(strip), -1, _BLOCK)
             integers = _unpacked(data[start : start + step], names.bits)
             scale = scales[start : start + step][..., None].astype(np.float64)
-            wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1))
+            wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1), smallest)
             # The value furthest from zero has the lowest integer: the step is as small as it can be.
-            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + 1e-4) + 1e-37
+            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + step_error) + smallest
             wrong |= wide[..., None]
             error = max(error, float(distance.max(initial=0)))
             bad += int(wrong.sum())
@@ -182,15 +185,25 @@ def _compare_columns(
     return bad, first, error
 
 
-def _far(weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int]) -> tuple[Array, Array]:
-    """(which elements are not the nearest integer, distance of each element from its weight)."""
+def _fits_half(scales: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return scales.dtype == np.float16 or bool(np.array_equal(scales, scales.astype(np.float16)))
+
+
+def _far(
+    weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int], smallest: float = 1e-37
+) -> tuple[Array, Array]:
+    """(which elements are not the nearest integer, distance of each element from its weight).
+
+    A weight up to `smallest` may have a scale of zero.
+    """
     values = (integers.astype(np.float64) - zero) * scale
     distance = np.abs(values - weight)
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = np.where(scale == 0, zero, weight / scale + zero)
     off = np.abs(exact - integers) > _HALF
     off &= ~((integers == limits[0]) & (exact < limits[0])) & ~((integers == limits[1]) & (exact > limits[1]))
-    return off | ((scale == 0) & (np.abs(weight) > 1e-37)), distance
+    return off | ((scale == 0) & (np.abs(weight) > smallest)), distance
 
 
 def _unpacked(data: Array, bits: int) -> Array:
