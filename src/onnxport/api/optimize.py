@@ -117,6 +117,8 @@ def quantize(
     *,
     float_activations: bool = False,
     checkpoint: str | Path | None = None,
+    calibration: str | None = None,
+    data: str | Path | None = None,
 ) -> Path:
     """Store quantized graphs beside the float32 ones: in a folder, or beside a file.
 
@@ -127,17 +129,24 @@ def quantize(
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
             blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
             (`onnx/model_fp16.onnx`). "q4f16" does so with weights of 4 bits (`onnx/model_q4f16.onnx`).
+            "int8-static" is int8 with scales of activations that are measured beforehand, for encoders
+            (`onnx/model_int8_static.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
             Slower: two to three times with int4, and far more with int8-weights.
         checkpoint: with "int4" and "int8-weights": the checkpoint that the folder was converted from with
             `dequantize`. Its integers, scales and zero points are kept, and nothing is rounded; other weights and the
             activations stay float32.
+        calibration: with "int8-static": how the range of an activation follows from its values: "minmax" (the
+            default), "percentile" (99.999) or "entropy".
+        data: with "int8-static": the samples that are measured, of which half are used to measure the loss. A text in
+            each line, or an `.npz` file with an array for each input of the graph. By default 211 sentences, and
+            generated images and sounds.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: no such precision, `float_activations` with "int8", or no weight that can be quantized (or kept).
+        UsageError: no such precision, an argument that it has not, "int8-static" for a decoder, or no weight that can be quantized (or kept).
         CheckpointError: `checkpoint` cannot be read.
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
@@ -145,28 +154,54 @@ def quantize(
         MissingDependencyError: the packages that change graphs are not installed.
     """
     require_graph_tools()
-    row = find_precision(precision)
-    bits, precision = row.bits, row.name
+    row, path = find_precision(precision), Path(path).expanduser()
+    _require_fitting(row, float_activations=float_activations, calibrated=calibration is not None or data is not None)
     if checkpoint is not None:
-        return _keep(Path(path).expanduser(), row, checkpoint)
-    if precision in ("float16", "q4f16"):
-        if float_activations:
-            raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
-        from onnxport.variants.half import add_half, add_half_blocks
+        return _keep(path, row, checkpoint)
+    match row.name:
+        case "float16" | "q4f16":
+            from onnxport.variants.half import add_half, add_half_blocks
 
-        return (add_half if precision == "float16" else add_half_blocks)(Path(path).expanduser())
-    if bits is None:
-        if float_activations:
-            raise UsageError(
-                f"Dynamic {precision} always quantizes activations.",
-                hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
-            )
-        step = Rewrite(row.suffix, precision, partial(_quantize, precision == "uint8"), size=8 / _BITS)
-    else:
-        weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
-        hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
-        step = Rewrite(row.suffix, precision, weights.write, bits / _BITS, hint, fused_too=True, about=weights.about)
-    return add_variant(Path(path).expanduser(), step)
+            return add_half(path) if row.name == "float16" else add_half_blocks(path)
+        case "int8-static":
+            from onnxport.variants.static_int8 import add_static_int8
+
+            samples = Path(data).expanduser() if data is not None else None
+            return add_static_int8(path, calibration or "minmax", samples)
+        case "int8" | "uint8":
+            return add_variant(path, Rewrite(row.suffix, row.name, partial(_quantize, row.name == "uint8"), 8 / _BITS))
+        case _:
+            return _add_weight_only(path, row, float_activations)
+
+
+def _require_fitting(row: Precision, *, float_activations: bool, calibrated: bool) -> None:
+    """Raises UsageError for arguments that the precision has not."""
+    if calibrated and row.name != "int8-static":
+        raise UsageError(
+            f"{row.name} is not calibrated: the scales of activations are computed at run time, or there are none.",
+            hint="Leave out --calibration and --data, or choose --precision int8-static.",
+        )
+    if not float_activations or row.name in ("int4", "int8-weights"):
+        return
+    if row.name in ("float16", "q4f16"):
+        raise UsageError(
+            f"A {row.name} graph has no quantized activations.", hint="Leave out --float-activations."
+        )
+    raise UsageError(
+        f"{'Static' if row.name == 'int8-static' else 'Dynamic'} {row.name.removesuffix('-static')} always quantizes "
+        "activations.",
+        hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
+    )
+
+
+def _add_weight_only(path: Path, row: Precision, float_activations: bool) -> Path:
+    assert row.bits is not None
+    weights = WeightOnly(path, row.bits, float_activations)
+    hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
+    size = row.bits / _BITS
+    return add_variant(
+        path, Rewrite(row.suffix, row.name, weights.write, size, hint, fused_too=True, about=weights.about)
+    )
 
 
 def _keep(path: Path, row: Precision, checkpoint: str | Path) -> Path:

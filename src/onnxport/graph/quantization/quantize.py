@@ -43,6 +43,7 @@ class Precision:
 PRECISIONS = {
     "int8": Precision("quantized", None, "Quantize to int8"),
     "uint8": Precision("uint8", None, "Quantize to uint8"),
+    "int8-static": Precision("int8_static", None, "Calibrate and quantize to int8"),
     "int4": Precision("q4", 4, "Quantize weights to int4"),
     "int8-weights": Precision("int8", 8, "Quantize weights to int8"),
     "q4f16": Precision("q4f16", 4, "Quantize weights to int4, compute in float16"),

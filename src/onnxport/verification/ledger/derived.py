@@ -96,7 +96,7 @@ def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[We
     if tensor.name != names.data.name:
         return WeightProof(Proof.BOUNDED, f"scale of {names.data.name}", names.base), None
     fault, error = (block_fault if names.bits else column_fault)(names, base)
-    bits = names.bits or 8
+    bits = names.bits or 8 * names.data.nbytes // max(1, names.data.elements)
     return WeightProof(Proof.BOUNDED, f"quantized to {bits} bits, largest error {error:.3g}", names.base), fault
 
 

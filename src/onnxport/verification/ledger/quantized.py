@@ -71,9 +71,11 @@ def quantized_parts(
             parts = BlockNames(match[1], tensor, scales, zeros, int(match[2]), columns)
             found |= {one.name: parts for one in (tensor, parts.scales, zeros, columns) if one is not None}
         base = tensor.name.removesuffix(_COLUMNS)
-        if base != tensor.name and base in known and f"{base}_scale" in named:
-            parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
-            found |= dict.fromkeys((tensor.name, f"{base}_scale", f"{base}_zero_point"), parts)
+        # A bias of a product on integers has the scale of that product, under a name of its own.
+        own = next((one for one in (base, tensor.name) if f"{one}_scale" in named), None)
+        if base != tensor.name and base in known and own is not None:
+            parts = BlockNames(base, tensor, named[f"{own}_scale"], named.get(f"{own}_zero_point"))
+            found |= dict.fromkeys((tensor.name, f"{own}_scale", f"{own}_zero_point"), parts)
     return found
 
 
@@ -136,7 +138,10 @@ def kept_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
 
 
 def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
-    """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis."""
+    """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis.
+
+    A bias of 32 bits has the scale that its product has, however small it is.
+    """
     weight, data, scales = base.array(), names.data.array(), names.scales.array().reshape(-1)
     if weight.shape != data.shape:
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
@@ -179,7 +184,7 @@ def _compare_columns(
         if wrong.any():
             first = first if first >= 0 else start * weight[:1].size + int(wrong.reshape(-1).argmax())
             bad += int(wrong.sum())
-    coarse = (level < _LEAST_LEVEL) & (size > 1e-30)
+    coarse = (level < _LEAST_LEVEL) & (size > 1e-30) & (data.dtype.itemsize == 1)
     if coarse.any() and not bad:
         bad, first = int(coarse.sum()), 0
     return bad, first, error
