@@ -18,6 +18,7 @@ from onnxport.graph.quantization.quantize import (
     find_precision,
     quantize_dynamic,
     write_kept,
+    write_nf4,
 )
 from onnxport.progress import Reporter
 from onnxport.serialization.written_model import WrittenModel
@@ -128,7 +129,8 @@ def quantize(
             same with unsigned weights (`onnx/model_uint8.onnx`).
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
             blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
-            (`onnx/model_fp16.onnx`). "q4f16" does so with weights of 4 bits (`onnx/model_q4f16.onnx`).
+            (`onnx/model_fp16.onnx`). "bnb4" has weights of 4 bits as bitsandbytes has them, nf4
+            (`onnx/model_bnb4.onnx`). "q4f16" computes in float16 with weights of 4 bits (`onnx/model_q4f16.onnx`).
             "int8-static" is int8 with scales of activations that are measured beforehand, for encoders
             (`onnx/model_int8_static.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
@@ -168,6 +170,8 @@ def quantize(
 
             samples = Path(data).expanduser() if data is not None else None
             return add_static_int8(path, calibration or "minmax", samples)
+        case "bnb4":
+            return add_variant(path, Rewrite(row.suffix, row.name, write_nf4, 4 / _BITS))
         case "int8" | "uint8":
             return add_variant(path, Rewrite(row.suffix, row.name, partial(_quantize, row.name == "uint8"), 8 / _BITS))
         case _:
@@ -187,6 +191,8 @@ def _require_fitting(row: Precision, *, float_activations: bool, calibrated: boo
         raise UsageError(
             f"A {row.name} graph has no quantized activations.", hint="Leave out --float-activations."
         )
+    if row.name == "bnb4":
+        raise UsageError("bnb4 always keeps activations in float32.", hint="Leave out --float-activations.")
     raise UsageError(
         f"{'Static' if row.name == 'int8-static' else 'Dynamic'} {row.name.removesuffix('-static')} always quantizes "
         "activations.",

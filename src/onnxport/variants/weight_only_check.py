@@ -25,7 +25,7 @@ from onnxport.tensor_names import is_past
 
 EXACT_SUFFIX = ", float32 activations"
 # Precisions whose activations are not rounded to integers, with the row of `TOLERANCES` for the same weights.
-_EXACT_ROWS = {"q4f16": "float16"}
+_EXACT_ROWS = {"q4f16": "float16", "bnb4": "float32"}
 _PROMPT = (2, 16)  # rows, tokens
 
 
@@ -99,12 +99,16 @@ def check_rounded(
 
 def _write_reference(base: Path, file: Path, precision: str, target: Path) -> None:
     """The base with the weights that the target has."""
+    from onnxport.graph.quantization.nf4 import use_nf4_values
     from onnxport.graph.quantization.weight_only import find_quantized, load_graph, use_dequantized_weights
 
     model, rounded = load_graph(base), load_graph(target)
-    bits = PRECISIONS[precision].bits or 0
-    half = find_quantized(rounded, bits) if precision == "q4f16" else None
-    use_dequantized_weights(model, bits, find_quantized(rounded), half=half)
+    if precision == "bnb4":
+        use_nf4_values(model)
+    else:
+        bits = PRECISIONS[precision].bits or 0
+        half = find_quantized(rounded, bits) if precision == "q4f16" else None
+        use_dequantized_weights(model, bits, find_quantized(rounded), half=half)
     with Silent().step("write") as step:
         write_graph(_Held(model), file, file, WeightFiles(external=True), step)
 

@@ -47,6 +47,7 @@ PRECISIONS = {
     "int4": Precision("q4", 4, "Quantize weights to int4"),
     "int8-weights": Precision("int8", 8, "Quantize weights to int8"),
     "q4f16": Precision("q4f16", 4, "Quantize weights to int4, compute in float16"),
+    "bnb4": Precision("bnb4", 4, "Quantize weights to nf4"),
     "float16": Precision("fp16", None, "Convert to float16"),
 }
 
@@ -229,6 +230,26 @@ def write_half_blocks(
         use_half(graph.model, values, operators)
         RemoveUnusedNodesPass()(graph.model)
     _require_weights(sources, counts)
+    return _written(graphs, sources, targets, taken)
+
+
+def write_nf4(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
+    """Write graphs of one folder with weights of 4 bits as bitsandbytes has them; see `nf4`.
+
+    Args:
+        sources: float32 graphs.
+        targets: a file for each graph, in one folder.
+        taken: names that no data file may have.
+
+    Raises:
+        UsageError: a graph has no weight that can be quantized.
+        OutputError: there is not enough space.
+    """
+    from onnxport.graph.quantization.nf4 import use_nf4
+    from onnxport.graph.quantization.weight_only import load_graph
+
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    _require_weights(sources, [use_nf4(graph.model) for graph in graphs])
     return _written(graphs, sources, targets, taken)
 
 

@@ -117,7 +117,7 @@ def replace_weight(
             _use_gather(model, user, cast("BlockWeight", blocks))
         else:
             _use_matmul(model, user, blocks, accuracy_level)
-    _remove_weight(model, weight.value)
+    remove_weight(model, weight.value)
 
 
 def use_dequantized_weights(
@@ -237,12 +237,12 @@ def _is_plain(node: ir.Node) -> bool:
 def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks, accuracy_level: int) -> None:
     import onnx_ir as ir
 
-    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
-    zeros = None if weight.zeros is None else _initializer(model, weight.zeros)
+    data, scales = add_initializer(model, weight.data), add_initializer(model, weight.scales)
+    zeros = None if weight.zeros is None else add_initializer(model, weight.zeros)
     own, nodes = node.name or node.outputs[0].name, []
     source = node.inputs[0]
     if weight.columns is not None:
-        order = _initializer(model, weight.columns)
+        order = add_initializer(model, weight.columns)
         nodes.append(ir.node("Gather", [source, order], {"axis": -1}, name=f"{own}.ordered"))
         source = nodes[0].outputs[0]
         source.name = f"{own}.ordered"
@@ -259,18 +259,18 @@ def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks
         nodes.append(ir.node("Add", [quantized.outputs[0], bias], name=f"{node.name or node.outputs[0].name}.bias"))
         quantized.outputs[0].name = f"{node.outputs[0].name}.product"
         quantized.outputs[0].shape, quantized.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-    _replace(model, node, nodes)
+    replace_node(model, node, nodes)
 
 
 def _use_gather(model: ir.Model, node: ir.Node, weight: BlockWeight) -> None:
     """Read rows of the table from the blocks that the output layer reads too."""
     from onnxport.graph.quantization.table_rows import read_rows
 
-    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
-    _replace(model, node, read_rows(model, node, weight, data, scales))
+    data, scales = add_initializer(model, weight.data), add_initializer(model, weight.scales)
+    replace_node(model, node, read_rows(model, node, weight, data, scales))
 
 
-def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
+def replace_node(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
     """Replace a node by new nodes; the last one returns its output."""
     old, new = node.outputs[0], nodes[-1].outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -281,14 +281,15 @@ def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
     model.graph.remove(node, safe=True)
 
 
-def _remove_weight(model: ir.Model, value: ir.Value) -> None:
+def remove_weight(model: ir.Model, value: ir.Value) -> None:
     """Remove a weight that is not read any more, and the Transpose that read it."""
     for node in list(value.consumers()):
         model.graph.remove(node, safe=True)
     model.graph.initializers.pop(cast(str, value.name))
 
 
-def _initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
+def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
+    """The initializer of the graph with this tensor; one that has its name already."""
     import onnx_ir as ir
 
     known = model.graph.initializers.get(cast(str, tensor.name))

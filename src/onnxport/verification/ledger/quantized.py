@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from onnxport.formats.graph_tensors import FileTensor
+from onnxport.graph.quantization.nf4 import BLOCK as LEVEL_BLOCK
+from onnxport.graph.quantization.nf4 import DATA, LEVELS, SCALES, unpacked
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 32
 _BLOCKS = re.compile(r"(.+)\.q([48])")
 _COLUMNS = "_quantized"
+_NF4_BITS = 4
 # Half a step, and what float32 rounds when it divides by the scale.
 _HALF = 0.5 + 1e-3
 # The largest integer of a column that is not zero: a scale that is too large would hide any error.
@@ -45,6 +48,11 @@ class BlockNames:
     columns: FileTensor | None = None
 
     @property
+    def has_levels(self) -> bool:
+        """Whether the integers are numbers of levels."""
+        return self.data.name.endswith(DATA)
+
+    @property
     def is_kept(self) -> bool:
         """Whether the integers are those of a checkpoint, which stand for exactly the weight."""
         return self.bits is not None and self.zeros is not None
@@ -70,6 +78,10 @@ def quantized_parts(
             zeros, columns = (named.get(f"{match[1]}.{part}") for part in ("zeros", "columns"))
             parts = BlockNames(match[1], tensor, scales, zeros, int(match[2]), columns)
             found |= {one.name: parts for one in (tensor, parts.scales, zeros, columns) if one is not None}
+        base = tensor.name.removesuffix(DATA)
+        if base != tensor.name and base in known and f"{base}{SCALES}" in named:
+            parts = BlockNames(base, tensor, named[f"{base}{SCALES}"], bits=_NF4_BITS)
+            found |= dict.fromkeys((tensor.name, f"{base}{SCALES}"), parts)
         base = tensor.name.removesuffix(_COLUMNS)
         # A bias of a product on integers has the scale of that product, under a name of its own.
         own = next((one for one in (base, tensor.name) if f"{one}_scale" in named), None)
@@ -111,6 +123,28 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             return None, error
         fault = f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, from row {first}"
     return fault, error
+
+
+def level_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
+    """(what is wrong, largest error) of a weight in levels of nf4 (`com.microsoft::MatMulBnb4`)."""
+    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    if data.size != -(-weight.size // 2) or scales.size != -(-weight.size // LEVEL_BLOCK):
+        return f"{names.data.name} does not have the shape of {names.base}", float("nan")
+    levels, factors = unpacked(data, weight.size), np.repeat(scales, LEVEL_BLOCK)[: weight.size]
+    distance = np.zeros(0)
+    for rows in (weight.T, weight):
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        padded = np.zeros(scales.size * LEVEL_BLOCK, np.float32)
+        padded[: flat.size] = np.abs(flat)
+        share = np.divide(flat, factors, out=np.zeros_like(flat), where=factors != 0)
+        between = (LEVELS[1:] + LEVELS[:-1]) / 2  # where a level ends and the next one begins
+        low, high = np.searchsorted(between, share - 1e-4), np.searchsorted(between, share + 1e-4)
+        distance = np.abs(LEVELS[levels] * factors - flat)
+        if np.array_equal(padded.reshape(-1, LEVEL_BLOCK).max(-1), scales) and bool(
+            ((low <= levels) & (levels <= high)).all()
+        ):
+            return None, float(distance.max(initial=0))
+    return f"{names.data.name} is not {names.base} quantized", float(distance.max(initial=0))
 
 
 def kept_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
