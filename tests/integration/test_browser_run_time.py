@@ -27,7 +27,8 @@ in_browser = pytest.mark.skipif(
     reason="needs Chromium, and ONNXPORT_NODE_MODULES: a node_modules folder with @huggingface/transformers",
 )
 TEXTS = ["the river of stone", "seven", "Paris is a city by the water"]
-PRECISIONS = ("int8", "int4", "int8-weights")
+PRECISIONS = ("int8", "uint8", "int4", "int8-weights", "fp16", "q4f16", "bnb4")
+DTYPES = {"fp32", "q8", "uint8", "q4", "int8", "fp16", "q4f16", "bnb4"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def dtypes(folder):
 @in_browser
 def test_embeddings_of_every_dtype(page, models):
     known = dtypes(models["sentence-bert"])
-    assert set(known) == {"fp32", "q8", "q4", "int8"}
+    assert set(known) == DTYPES
     for dtype, name in known.items():
         with open_pipeline(models["sentence-bert"], component=name) as embed:
             wanted = embed.encode(TEXTS)
@@ -79,7 +80,7 @@ def test_embeddings_of_every_dtype(page, models):
 @in_browser
 def test_texts_of_every_dtype(page, models):
     known = dtypes(models["llama"])
-    assert set(known) == {"fp32", "q8", "q4", "int8"}
+    assert set(known) == DTYPES
     for dtype, name in known.items():
         # The kernels round activations of 8 bits differently, and a random model amplifies that from token to token.
         count = 8 if dtype == "fp32" else 1

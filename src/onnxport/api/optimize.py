@@ -28,6 +28,7 @@ from onnxport.variants.rewrite import Rewrite, add_variant
 from onnxport.variants.weight_only import WeightOnly
 
 _BITS = 32  # of a weight that was not quantized
+_BLOCKS = ("int4", "int8-weights")  # precisions of weights in blocks whose activations can have 8 bits
 
 
 @nothing_written()
@@ -185,7 +186,7 @@ def _require_fitting(row: Precision, *, float_activations: bool, calibrated: boo
             f"{row.name} is not calibrated: the scales of activations are computed at run time, or there are none.",
             hint="Leave out --calibration and --data, or choose --precision int8-static.",
         )
-    if not float_activations or row.name in ("int4", "int8-weights"):
+    if not float_activations or row.name in _BLOCKS:
         return
     if row.name in ("float16", "q4f16"):
         raise UsageError(
@@ -216,7 +217,7 @@ def _keep(path: Path, row: Precision, checkpoint: str | Path) -> Path:
     from onnxport.weights.checkpoint_reader import CheckpointReader
 
     bits = row.bits
-    if bits is None:
+    if bits is None or row.name not in _BLOCKS:
         raise UsageError(
             f"The precision {row.name} has no integers of a checkpoint.",
             hint="With --checkpoint, choose --precision int4 or int8-weights.",
