@@ -218,7 +218,8 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
 def test_speed_decides_where_it_can_be_measured(folder):
     optimize(folder, for_="cpu", precision="auto", max_loss=0.5)
     tuning = open_folder(folder).manifest.tuning
-    assert [one.precision for one in tuning.candidates] == ["float32", "float32", "int8", "int8-weights", "int4"]
+    wanted = ["float32", "float32", "int8", "int8-static", "int8-weights", "int4"]
+    assert [one.precision for one in tuning.candidates] == wanted
     usable = [one for one in tuning.candidates if one.components]
     assert all(one.of_base > 0 and one.loss.count > 100 for one in usable)
     assert sum(one.chosen for one in tuning.candidates) == 1

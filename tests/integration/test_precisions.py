@@ -22,7 +22,8 @@ from tests.integration.test_transformers_js import KINDS, TEXTS, in_javascript, 
 
 pytestmark = pytest.mark.integration
 PRECISIONS = {"uint8": "uint8", "q4f16": "q4f16", "bnb4": "bnb4", "fp16": "fp16"}  # dtype of transformers.js: precision
-NAMES = {"fp32": "model"} | {dtype: f"model_{dtype}" for dtype in PRECISIONS}
+NAMES = {"fp32": "model", "q8": "model_quantized"} | {dtype: f"model_{dtype}" for dtype in PRECISIONS}
+OTHERS = {"q4": "int4", "int8": "int8-weights"}
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +157,9 @@ def test_embeddings_in_node(encoder):
     asked = {"task": "feature-extraction", "settings": {"pooling": "mean", "normalize": True}}
     found = in_javascript(encoder, texts=TEXTS, dtypes=list(NAMES), **asked)
     for dtype, name in NAMES.items():
-        same = [cosines(np.array(row), embeddings(encoder, name, [text])) for row, text in zip(found[dtype], TEXTS)]
-        assert np.min(same) > (0.999 if dtype == "uint8" else 1 - 1e-4), dtype
+        wanted = np.concatenate([embeddings(encoder, name, [text]) for text in TEXTS])
+        same = cosines(np.array(found[dtype]), wanted)
+        assert same.min() > (0.999 if dtype in ("uint8", "q8") else 1 - 1e-4), dtype
     static = in_javascript(encoder, texts=TEXTS, options={"model_file_name": "model_int8_static"}, **asked)
     assert cosines(np.array(static), embeddings(encoder, "model_int8_static", TEXTS)).min() > 0.999
 
@@ -170,18 +172,21 @@ def test_tokens_in_node(pair, converted, tmp_path):
 
     inputs = inputs_of("t5")
     dtypes = ["fp32", "q4f16", "bnb4"]
-    found = in_javascript(pair / "js", inputs=tensors(inputs), dtypes=dtypes, tokens=4, **{"class": "AutoModelForSeq2SeqLM"})
+    found = in_javascript(
+        pair / "js", inputs=tensors(inputs), dtypes=dtypes, tokens=4, **{"class": "AutoModelForSeq2SeqLM"}
+    )
     for dtype in dtypes:
         suffix = "" if dtype == "fp32" else f"_{dtype}"
         generator = SequenceGenerator(pair / "js", f"model{suffix}")
         wanted = generator.tokens(inputs, generator.settings(max_new_tokens=4))
         assert [row[1 : 1 + len(one)] for row, one in zip(found[dtype], wanted, strict=True)] == wanted, dtype
     folder = converted("llama", {"tokenizer": "modernbert"}).copy(tmp_path / "llama")
-    for precision in PRECISIONS.values():
+    for precision in (*PRECISIONS.values(), *OTHERS.values(), "int8"):
         quantize(folder, precision)
+    names = NAMES | {dtype: f"model_{dtype}" for dtype in OTHERS}
     given = {"return_full_text": False, "add_special_tokens": True}
-    found = in_javascript(folder, task="text-generation", texts=TEXTS, tokens=2, settings=given, dtypes=list(NAMES))
-    for dtype, name in NAMES.items():
+    found = in_javascript(folder, task="text-generation", texts=TEXTS, tokens=2, settings=given, dtypes=list(names))
+    for dtype, name in names.items():
         with TextGenerator(folder, name) as write:
             wanted = [write(text, max_new_tokens=2) for text in TEXTS]
         assert [row[0]["generated_text"] for row in found[dtype]] == wanted, dtype

@@ -84,7 +84,12 @@ def large_tables(file):
 
 @pytest.mark.parametrize(
     ("precision", "bits", "name"),
-    [("int4", 4, "model_q4"), ("int8-weights", 8, "model_int8"), ("q4f16", 4, "model_q4f16"), ("bnb4", None, "model_bnb4")],
+    [
+        ("int4", 4, "model_q4"),
+        ("int8-weights", 8, "model_int8"),
+        ("q4f16", 4, "model_q4f16"),
+        ("bnb4", None, "model_bnb4"),
+    ],
 )
 def test_the_logits_are_those_of_the_rounded_model(llama, tmp_path, precision, bits, name):
     source, converted = llama

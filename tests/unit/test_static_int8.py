@@ -31,7 +31,10 @@ _PRODUCTS = {
 def write(name: str, file: Path) -> Path:
     """A product with weights of one sign, whose pairs are as large as they can be."""
     body, shape, given = _PRODUCTS[name]
-    axes, out = ", ".join("n" * (at == 0) or str(size) for at, size in enumerate(given)), ", ".join("abcd"[: len(given)])
+    axes, out = (
+        ", ".join("n" * (at == 0) or str(size) for at, size in enumerate(given)),
+        ", ".join("abcd"[: len(given)]),
+    )
     model = parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 17]> product (float[{axes}] x) => (float[{out}] y) {{ {body} }}'
     )

@@ -46,7 +46,7 @@ def optimize(
             says what was measured.
         sizes: axis -> size, for every dynamic axis: makes graphs with static shapes instead, `onnx/model_fixed.onnx`;
             see `variants.static_shapes.write.fix_sizes`.
-        precision: "auto" for all that the target runs, or one: "fp32", "fp16", "int8", "int8-weights", "int4".
+        precision: "auto" for all that the target runs, "fp32", or one of `quantize`.
         max_loss: share of labels or tokens that may change, or of cosine similarity that embeddings may lose; 0.01 by
             default.
         data: a file with a text in each line; by default loss is measured on 211 sentences in 30 languages.
@@ -131,7 +131,8 @@ def quantize(
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
             blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
             (`onnx/model_fp16.onnx`). "bnb4" has weights of 4 bits as bitsandbytes has them, nf4
-            (`onnx/model_bnb4.onnx`). "q4f16" computes in float16 with weights of 4 bits (`onnx/model_q4f16.onnx`).
+            (`onnx/model_bnb4.onnx`). "q4f16" has weights of 4 bits in blocks of 32 and computes in float16
+            (`onnx/model_q4f16.onnx`).
             "int8-static" is int8 with scales of activations that are measured beforehand, for encoders
             (`onnx/model_int8_static.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
@@ -149,11 +150,12 @@ def quantize(
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: no such precision, an argument that it has not, "int8-static" for a decoder, or no weight that can be quantized (or kept).
+        UsageError: no such precision, an argument that it has not, "int8-static" for a decoder, or no weight that can
+            be quantized (or kept).
         CheckpointError: `checkpoint` cannot be read.
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
-            (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
+            (of weights in blocks: of that graph with the quantized weights). Nothing was written.
         MissingDependencyError: the packages that change graphs are not installed.
     """
     require_graph_tools()
@@ -189,9 +191,7 @@ def _require_fitting(row: Precision, *, float_activations: bool, calibrated: boo
     if not float_activations or row.name in _BLOCKS:
         return
     if row.name in ("float16", "q4f16"):
-        raise UsageError(
-            f"A {row.name} graph has no quantized activations.", hint="Leave out --float-activations."
-        )
+        raise UsageError(f"A {row.name} graph has no quantized activations.", hint="Leave out --float-activations.")
     if row.name == "bnb4":
         raise UsageError("bnb4 always keeps activations in float32.", hint="Leave out --float-activations.")
     raise UsageError(

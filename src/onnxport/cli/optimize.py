@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -97,8 +98,11 @@ def quantize(
 
     title = find_precision(precision).title
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
-    given = {"float_activations": float_activations, "checkpoint": checkpoint, "calibration": calibration, "data": data}
-    _run(shell, title, lambda: quantize_path(path, precision, **given))
+    step = partial(
+        quantize_path, path, precision, float_activations=float_activations, checkpoint=checkpoint,
+        calibration=calibration, data=data,
+    )  # fmt: skip
+    _run(shell, title, step)
 
 
 def _run(shell: Shell, title: str, step: Callable[[], Path]) -> None:

@@ -241,8 +241,8 @@ Precision = Annotated[
         "--precision",
         "-p",
         help="int8 or uint8: weights, and activations at run time. int8-static: the same with calibrated scales, for "
-        "encoders. int4 or int8-weights: weights only, in blocks of 32; bnb4: in blocks of 64, nf4. fp16: computation in "
-        "float16. q4f16: int4 with computation in float16.",
+        "encoders. int4 or int8-weights: weights only, in blocks of 32; bnb4: in blocks of 64, nf4. fp16: computation "
+        "in float16. q4f16: int4 with computation in float16.",
     ),
 ]
 Calibration = Annotated[

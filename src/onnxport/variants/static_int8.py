@@ -107,7 +107,9 @@ def _arrays(inputs: Sequence[TensorSpec], data: Path) -> Samples:
         UsageError: it cannot be read, or has not the inputs of the graph.
     """
     names = [spec.name for spec in inputs]
-    hint = f"Give an .npz file with an array for each input: numpy.savez(FILE, {names[0]}=array), a row for each sample."
+    hint = (
+        f"Give an .npz file with an array for each input: numpy.savez(FILE, {names[0]}=array), a row for each sample."
+    )
     try:
         with np.load(data, allow_pickle=False) as file:
             known = {spec.name: np.asarray(file[spec.name], spec.dtype) for spec in inputs if spec.name in file.files}
@@ -120,7 +122,5 @@ def _arrays(inputs: Sequence[TensorSpec], data: Path) -> Samples:
     if len(sizes) != 1 or 0 in sizes:
         raise UsageError(f"The arrays of {data} have {sorted(sizes)} rows.", hint=hint)
     (rows,) = sizes
-    calls = [
-        {name: array[start : start + _ROWS] for name, array in known.items()} for start in range(0, rows, _ROWS)
-    ]
+    calls = [{name: array[start : start + _ROWS] for name, array in known.items()} for start in range(0, rows, _ROWS)]
     return Samples(calls, f"{rows} samples of {data.name}", rows)

@@ -78,9 +78,7 @@ def quantize_blocks(tensor: ir.TensorProtocol, bits: int, *, by_row: bool, half:
     return Blocks(data, scales)
 
 
-def dequantized_strips(
-    tensor: ir.TensorProtocol, bits: int, *, by_row: bool, half: bool = False
-) -> Iterator[Floats]:
+def dequantized_strips(tensor: ir.TensorProtocol, bits: int, *, by_row: bool, half: bool = False) -> Iterator[Floats]:
     """Yield the values that the quantized weight represents, in the weight's own layout, in strips of rows.
 
     Args:

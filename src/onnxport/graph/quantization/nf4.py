@@ -1,8 +1,8 @@
 """Weights of 4 bits as bitsandbytes stores them (nf4), for `com.microsoft::MatMulBnb4`.
 
 The rows of a weight, one for each output, follow one another; 64 numbers share a scale, which is the largest of them
-without its sign. Each number becomes the nearest of 16 levels: quantiles of a normal distribution, from Dettmers et al.,
-QLoRA, appendix E. Two levels share a byte, the first in the high half.
+without its sign. Each number becomes the nearest of 16 levels: quantiles of a normal distribution, from Dettmers et
+al., QLoRA, appendix E. Two levels share a byte, the first in the high half.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def use_nf4_values(model: ir.Model) -> None:
         weight.value.const_value = ir.tensor(own, name=tensor.name)
 
 
-def dequantize(data: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+def dequantize(
+    data: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], shape: tuple[int, int]
+) -> np.ndarray[Any, Any]:
     """The numbers that levels stand for.
 
     Args:
@@ -76,7 +78,8 @@ def dequantize(data: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], shape: 
         shape: (outputs, inputs).
     """
     size = shape[0] * shape[1]
-    return (LEVELS[unpacked(data, size)] * np.repeat(scales, BLOCK)[:size]).reshape(shape)
+    numbers: np.ndarray[Any, Any] = LEVELS[unpacked(data, size)] * np.repeat(scales, BLOCK)[:size]
+    return numbers.reshape(shape)
 
 
 def unpacked(data: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
@@ -100,10 +103,10 @@ class _Levels:
 
     def values(self, which: str) -> np.ndarray[Any, Any]:
         """`data` or `scales`."""
+        import onnx
         from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
-        quantizer = object.__new__(MatMulBnb4Quantizer)  # its own constructor wants a whole graph
-        quantizer.block_size, quantizer.quant_type = BLOCK, MatMulBnb4Quantizer.NF4
+        quantizer = MatMulBnb4Quantizer(onnx.ModelProto(), MatMulBnb4Quantizer.NF4, BLOCK)  # of no graph: arrays only
         weights = self.tensor.numpy()
         data, scales = quantizer.bnb4_block_quant(weights.T if self._weight.by_row else weights)
         return cast("np.ndarray[Any, Any]", data if which == "data" else scales)
@@ -136,4 +139,3 @@ def _product(node: ir.Node, levels: _Levels, data: ir.Value, scales: ir.Value) -
     product = made.outputs[0]
     product.name, product.shape, product.type = f"{name}.product", node.outputs[0].shape, node.outputs[0].type
     return [made, ir.node("Add", [product, bias], name=f"{name}.bias")]
-

@@ -249,17 +249,19 @@ def write_nf4(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset
     from onnxport.graph.quantization.weight_only import load_graph
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
-    _require_weights(sources, [use_nf4(graph.model) for graph in graphs])
+    _require_weights(sources, [use_nf4(graph.model) for graph in graphs], "MatMul and Gemm")
     return _written(graphs, sources, targets, taken)
 
 
-def _require_weights(sources: Sequence[Path], counts: Sequence[int]) -> None:
+def _require_weights(
+    sources: Sequence[Path], counts: Sequence[int], readers: str = "MatMul, Gemm and Gather"
+) -> None:  # fmt: skip
     """Raises UsageError for a graph without a weight that can be quantized."""
     bare = next((source for source, count in zip(sources, counts, strict=True) if not count), None)
     if bare is not None:
         raise UsageError(
-            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only MatMul, "
-            "Gemm and Gather read.",
+            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only "
+            f"{readers} read.",
             hint="Use dynamic int8: `onnxport quantize PATH`.",
         )
 

@@ -139,9 +139,7 @@ def use_dequantized_weights(
         if half is not None and name not in half:
             continue
         own = _RAISED if name in raised else bits
-        weight.value.const_value = DequantizedTensor(
-            tensor, name, own, by_row=weight.by_row, half=half is not None
-        )
+        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row, half=half is not None)
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:

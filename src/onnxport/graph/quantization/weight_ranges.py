@@ -74,7 +74,7 @@ def find_weight_ranges(file: Path, *, convolutions: bool = False) -> WeightRange
 
 
 def _use(node: ir.Node, index: int) -> str:
-    """Return how a node reads a weight: as a table, filters, a matrix with an output per column or row, or otherwise."""
+    """Return how a node reads it: as a table, filters, a matrix with an output per column or row, or otherwise."""
     match node.op_type:
         case "Gather" if index == 0:
             return "table"
