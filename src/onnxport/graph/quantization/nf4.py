@@ -106,8 +106,10 @@ class _Levels:
         import onnx
         from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
+        from onnxport.graph.quantization.blocks import strips
+
         quantizer = MatMulBnb4Quantizer(onnx.ModelProto(), MatMulBnb4Quantizer.NF4, BLOCK)  # of no graph: arrays only
-        weights = self.tensor.numpy()
+        weights = np.concatenate([strip for _, strip in strips(self.tensor)])  # onnx reads no linked files
         data, scales = quantizer.bnb4_block_quant(weights.T if self._weight.by_row else weights)
         return cast("np.ndarray[Any, Any]", data if which == "data" else scales)
 
