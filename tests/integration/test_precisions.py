@@ -84,6 +84,8 @@ def test_what_the_manifest_says_of_a_calibrated_graph(encoder):
     assert (part.calibration.method, part.calibration.inputs) == ("minmax", "211 texts")
     assert part.calibration.count + part.loss.count == 211
     assert part.loss.measure == "cosine" and 0 < part.loss.mean < 0.01
+    said = (encoder / "README.md").read_text()
+    assert f"static scales (minmax, {part.calibration.count} of 211 texts). On {part.loss.count} further rows" in said
     notes = verify(encoder).notes
     assert any("model_int8_static.onnx: the sums of" in note for note in notes)
     assert len([name for name in part.ledger.weights if name.endswith("_quantized")]) == 12
