@@ -26,9 +26,10 @@ GRAPH_CASES = {
 def test_every_repair_has_a_case():
     # The last one has its case in tests/unit/test_small_sigmoids.py.
     assert {*GRAPH_CASES, "small-sigmoids"} == set(fixes.GRAPH_FIXES)
-    # The last one is in tests/unit/test_recurrences.py and test_decoders.py.
+    # The last two are in tests/unit/test_recurrences.py, test_decoders.py and test_window_attention.py.
     assert set(fixes.TRACE_FIXES) == {
         "symbolic-int", "one-key-head", "ordered-sets", "recurrent-layers", "linear-recurrences",
+        "window-attention",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
 from onnxport.export.fixes.small_sigmoids import precise_sigmoids
 from onnxport.export.fixes.symbolic_int import symbolic_int
+from onnxport.export.fixes.window_attention import window_attention
 from onnxport.graph.origins import touched_by
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]
     "ordered-sets": ordered_sets,
     "recurrent-layers": dynamic_recurrence,
     "linear-recurrences": linear_recurrences,
+    "window-attention": window_attention,
 }
 
 GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
