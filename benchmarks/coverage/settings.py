@@ -22,6 +22,9 @@ _DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # Model type, of the config itself or of one inside it -> values laid over it after it was shrunk.
 SETTINGS: dict[str, Values] = {
+    # A chunk of 256 steps is a product of 256 x 256 for each head, in a text of 11 tokens too.
+    **{name: {"chunk_size": 16} for name in ("mamba2", "zamba2", "nemotron_h")},
+    **{name: {"mamba_chunk_size": 16} for name in ("bamba", "falcon_h1", "granitemoehybrid")},
     # No number, or an empty list, where the code of the model needs one.
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
