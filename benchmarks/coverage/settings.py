@@ -24,7 +24,6 @@ _DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 SETTINGS: dict[str, Values] = {
     # A chunk of 256 steps is a product of 256 x 256 for each head, in a text of 11 tokens too.
     **{name: {"chunk_size": 16} for name in ("mamba2", "zamba2", "nemotron_h")},
-    **{name: {"mamba_chunk_size": 16} for name in ("bamba", "falcon_h1", "granitemoehybrid")},
     # No number, or an empty list, where the code of the model needs one.
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
@@ -49,10 +48,10 @@ SETTINGS: dict[str, Values] = {
     # The first layers of the default are of one kind; the code needs both.
     "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "bamba": {"attn_layer_indices": [1]},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2},
+    "bamba": {"attn_layer_indices": [1], "mamba_chunk_size": 16},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2, "mamba_chunk_size": 16},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "falcon_h1": {"mamba_n_heads": 16},
+    "falcon_h1": {"mamba_n_heads": 16, "mamba_chunk_size": 16},
     # Weights are tied among the layers of this kind, and one alone is tied to none, which is refused.
     "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
     # Norms of 32 groups of channels, a number in the code.
