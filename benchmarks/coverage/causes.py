@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+LIBRARY = re.compile(
+    r"requires the .*(timm|[Tt]orchvision|torchaudio|detectron2|natten|essentia|librosa|mistral-common|PyTesseract)|"
+    r"Package `\w+` is required|needs torchvision"
+)
+
 # In this order: the first that is found is the cause.
 _CAUSES: tuple[tuple[str, str], ...] = (
-    (r"requires the .*(timm|torchvision|Torchvision|torchaudio|detectron2)|needs torchvision",
-     "a library that was not installed"),
+    (LIBRARY.pattern, "a library that was not installed"),
     (r"no processor for texts with images|has no processor|processor", "no processor could be made or used"),
     (r"image tokens|image features", "images in text: features and tokens do not fit"),
     (r"no feature extractor", "no feature extractor"),

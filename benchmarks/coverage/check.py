@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,13 @@ import torch
 import transformers
 
 from benchmarks.coverage import dry_run
+from benchmarks.coverage.comparison import TYPES, Arrays, Checked, compare, empty_state, judge, named
+from benchmarks.coverage.images_in_text import images_in_text
 from benchmarks.coverage.pairs import Pair
+from benchmarks.coverage.without_videos import OWN
 
-Arrays = dict[str, np.ndarray]
-
-# Largest difference as a share of the largest value of an output. Sound float32 graphs stay below 1e-5.
-_TOLERANCE = 1e-3
 # (rows, tokens) of text; none of them is a size that onnxport probes or traces with.
 _SIZES = ((1, 9), (3, 23), (4, 37))
-_TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
-
-
-@dataclass
-class Checked:
-    """The result for one folder.
-
-    Attributes:
-        cases: comparisons that were made.
-        error: largest difference as a share of the largest value; None if nothing was compared.
-        problem: why something could not be compared or differs; empty if all is right.
-        fixed: axes that vary in the inputs and are numbers in the graph, like "pixel_values.height=64".
-    """
-
-    cases: int = 0
-    error: float | None = None
-    problem: str = ""
-    fixed: tuple[str, ...] = ()
-
-    @property
-    def right(self) -> bool:
-        return not self.problem and self.error is not None and self.error <= _TOLERANCE
 
 
 class _Loaded:
@@ -57,10 +33,14 @@ class _Loaded:
         self.side = None
         self.parts: dict[str, Any] = {}
         for name, auto in (("image_processor", "AutoImageProcessor"), ("feature_extractor", "AutoFeatureExtractor"),
-                           ("tokenizer", "AutoTokenizer")):  # fmt: skip
+                           ("tokenizer", "AutoTokenizer"), ("processor", "AutoProcessor")):  # fmt: skip
             if name == "tokenizer" or list(folder.glob("*processor_config.json")):
+                own = name == "processor" and (folder / OWN).is_dir()
+                options = {"local_files_only": True, "trust_remote_code": own}
                 try:
-                    self.parts[name] = getattr(transformers, auto).from_pretrained(folder, local_files_only=True)
+                    self.parts[name] = getattr(transformers, auto).from_pretrained(
+                        folder / OWN if own else folder, **options
+                    )
                 except Exception:  # the checkpoint has none
                     continue
 
@@ -88,6 +68,8 @@ def check(pair: Pair, checkpoint: Path, folder: Path) -> Checked:
             session = sessions["model"]
             decoder = any(one.name.startswith("past_") and one.name != "past_values" for one in session.get_inputs())
             (_decoder if decoder else _one_graph)(pair, model, session, loaded, result)
+        elif "embed_tokens" in sessions:
+            images_in_text(model, sessions, loaded, result)
         elif "prompt_encoder_mask_decoder" in sessions:
             _masks(model, sessions, loaded, result)
         elif "encoder_model" in sessions:
@@ -102,12 +84,8 @@ def check(pair: Pair, checkpoint: Path, folder: Path) -> Checked:
 def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Checked) -> None:
     fixed: list[str] = []
     for number, (rows, tokens) in enumerate(_SIZES):
-        inputs = dry_run.simple_inputs(model, _modality(pair), loaded, rows=rows, tokens=tokens, seed=number + 1)
-        if inputs is None:
-            # A model that looks for texts has as many for each image.
-            texts = 2 * rows if pair.task == "zero-shot-object-detection" else rows + 1
-            inputs = _image_and_texts(model, loaded, rows, texts)
-        _pad(inputs, number)
+        inputs = dry_run.simple_inputs(model, pair.modality, loaded, rows=rows, tokens=tokens, seed=number + 1)
+        _pad(inputs, number, model.config)
         arrays = {name: value.numpy() for name, value in inputs.items()}
         specs = {one.name: one for one in session.get_inputs()}
         refused = [
@@ -127,7 +105,7 @@ def _one_graph(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Ch
         }
         with torch.no_grad():
             expected = model(**{**inputs, **extra})
-        _compare(session, feed, _named(expected), result)
+        compare(session, feed, named(expected), result)
     result.fixed = tuple(dict.fromkeys(fixed))
     if not result.cases:
         result.problem = f"no size of its own could be run: {', '.join(result.fixed)}"
@@ -148,28 +126,18 @@ def _masks(model: Any, sessions: dict[str, Any], loaded: _Loaded, result: Checke
         maps = vision.run(None, {"pixel_values": pixels.numpy()})
         feed = dict(zip([one.name for one in vision.get_outputs()], maps, strict=True)) | given
         taken = {one.name for one in decoder.get_inputs()}
-        _compare(decoder, {name: feed[name] for name in taken}, _named(expected), result)
+        compare(decoder, {name: feed[name] for name in taken}, named(expected), result)
 
 
-def _modality(pair: Pair) -> str:
-    return pair.modality
-
-
-def _image_and_texts(model: Any, loaded: _Loaded, rows: int, count: int) -> dict[str, torch.Tensor]:
-    generator = np.random.default_rng(rows)
-    texts = [" ".join(generator.choice(["a", "cat", "dog", "red", "car", "tree"], 3 + row)) for row in range(count)]
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 64
-    cut = {"truncation": True, "max_length": longest}
-    made = dict(loaded.parts["tokenizer"](texts, padding=True, return_tensors="pt", **cut))
-    return made | dry_run.images(loaded, generator, rows)
-
-
-def _pad(inputs: dict[str, torch.Tensor], number: int) -> None:
-    """From the second case on, the last row of tokens is padded on the right."""
-    mask = inputs.get("attention_mask")
-    if number and mask is not None and mask.dim() == 2 and mask.shape[0] > 1 and "input_ids" in inputs:
-        mask[-1, -3:] = 0
-        inputs["input_ids"][-1, -4] = inputs["input_ids"][-1, -1]  # the end token stays visible
+def _pad(inputs: dict[str, torch.Tensor], number: int, config: Any) -> None:
+    """From the second case on, the last row of tokens is padded on the right; its end token stays the only one."""
+    mask, ids = inputs.get("attention_mask"), inputs.get("input_ids")
+    if number and mask is not None and ids is not None and mask.shape == ids.shape and len(mask) > 1:
+        last = ids[-1, ..., -1].clone()
+        pad = getattr(config, "pad_token_id", None)
+        mask[-1, ..., -3:] = 0
+        ids[-1, ..., -3:] = pad if isinstance(pad, int) and not bool((last == pad).any()) else ids[-1, ..., :1]
+        ids[-1, ..., -4] = last
 
 
 def _feed(specs: dict[str, Any], arrays: Arrays, model: Any, number: int) -> Arrays:
@@ -178,7 +146,7 @@ def _feed(specs: dict[str, Any], arrays: Arrays, model: Any, number: int) -> Arr
     like = arrays.get("input_ids", next(iter(arrays.values())))
     for name, spec in specs.items():
         if name in arrays:
-            feed[name] = arrays[name].astype(_TYPES.get(spec.type, np.float32))
+            feed[name] = arrays[name].astype(TYPES.get(spec.type, np.float32))
         elif name == "position_ids":
             feed[name] = np.broadcast_to(np.arange(like.shape[1]), like.shape[:2]).astype(np.int64)
         elif name == "token_type_ids":
@@ -193,63 +161,6 @@ def _feed(specs: dict[str, Any], arrays: Arrays, model: Any, number: int) -> Arr
         else:
             raise ValueError(f"the graph has an input {name} {spec.shape} that this script does not know")
     return feed
-
-
-def _named(outputs: Any) -> Arrays:
-    """Tensors of torch's result by the names that a graph gives them."""
-    found: Arrays = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found[prefix] = value.float().numpy() if value.is_floating_point() else value.numpy()
-        elif isinstance(value, dict):
-            for name, inner in value.items():
-                walk(f"{prefix}.{name}" if prefix else str(name), inner)
-        elif isinstance(value, (list, tuple)):
-            for index, inner in enumerate(value):
-                walk(f"{prefix}.{index}", inner)
-
-    walk("", outputs)
-    return found
-
-
-def _compare(session: Any, feed: Arrays, expected: Arrays, result: Checked, mask: np.ndarray | None = None) -> Arrays:
-    """Run the graph and compare each output that torch has under the same name."""
-    names = [one.name for one in session.get_outputs()]
-    got = dict(zip(names, session.run(None, feed), strict=True))
-    common = [name for name in names if name in expected]
-    if not common:
-        result.problem = f"no output of {names} is among torch's {sorted(expected)}"
-        return got
-    result.cases += 1
-    for name in common:
-        _judge(name, got[name], expected[name], result)
-    return got
-
-
-def _judge(name: str, got: np.ndarray, wanted: np.ndarray, result: Checked) -> None:
-    if got.shape != wanted.shape:
-        result.problem = f"{name} has shape {got.shape}, torch's {wanted.shape}"
-        return
-    if not got.size:
-        return
-    finite = np.isfinite(wanted)
-    if not np.array_equal(finite, np.isfinite(got)):
-        result.problem = f"{name}: other values are infinite or NaN than torch's"
-        return
-    wide, there = wanted[finite].astype(np.float64), got[finite].astype(np.float64)
-    scale = max(float(np.abs(wide).max(initial=0)), 1e-6)
-    error = float(np.abs(wide - there).max(initial=0)) / scale
-    result.error = max(result.error or 0.0, error)
-    if error > _TOLERANCE:
-        result.problem = f"{name} differs by {error:.1e} of its largest value"
-
-
-def _state(spec: Any, rows: int) -> np.ndarray:
-    """An empty past: no tokens in a cache, zeros in a state of a fixed size."""
-    shape = [rows if index == 0 and not isinstance(size, int) else size if isinstance(size, int) else 0
-             for index, size in enumerate(spec.shape)]  # fmt: skip
-    return np.zeros(shape, _TYPES.get(spec.type, np.float32))
 
 
 def _decoder(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Checked) -> None:
@@ -269,8 +180,8 @@ def _decoder(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Chec
             given["attention_mask"] = mask = np.ones_like(ids)
         inputs = {name: torch.from_numpy(value) for name, value in given.items() if name in takes}
         with torch.no_grad():
-            expected = _named(model(**inputs, use_cache=False))["logits"]
-        states = {name: _state(spec, rows) for name, spec in specs.items() if name.startswith("past_")}
+            expected = named(model(**inputs, use_cache=False))["logits"]
+        states = {name: empty_state(spec, rows) for name, spec in specs.items() if name.startswith("past_")}
         cuts = list(range(tokens + 1)) if one_token else [0, tokens - 4, tokens - 3, tokens]
         logits = []
         for start, end in pairwise(cuts):
@@ -289,19 +200,21 @@ def _decoder(pair: Pair, model: Any, session: Any, loaded: _Loaded, result: Chec
         whole = np.concatenate(logits, 1)
         result.cases += 1
         real = mask.astype(bool)
-        _judge("logits", whole[real], expected[real], result)
+        judge("logits", whole[real], expected[real], result)
 
 
 def _encoder_decoder(pair: Pair, model: Any, sessions: dict[str, Any], loaded: _Loaded, result: Checked) -> None:
     """The encoder once, the decoder in two calls, against one call of torch."""
     encoder = sessions["encoder_model"]
     decoder = next(session for name, session in sessions.items() if "decoder" in name)
+    takes = inspect.signature(model.forward).parameters
     fixed: list[str] = []
     for number, (rows, tokens) in enumerate(_SIZES[:2]):
         inputs = dry_run.simple_inputs(model, pair.modality, loaded, rows=rows, tokens=tokens, seed=number + 1)
-        assert inputs is not None
         inputs.pop("decoder_input_ids", None)
-        _pad(inputs, number)
+        if pair.modality in ("image", "sound"):
+            inputs.pop("input_ids", None)
+        _pad(inputs, number, model.config)
         ids = np.random.default_rng(number + 7).integers(40, 90, (rows, 7))
         arrays = {name: value.numpy() for name, value in inputs.items()}
         specs = {one.name: one for one in encoder.get_inputs()}
@@ -311,14 +224,15 @@ def _encoder_decoder(pair: Pair, model: Any, sessions: dict[str, Any], loaded: _
         if refused:
             fixed += refused
             continue
+        name = "decoder_input_ids" if "decoder_input_ids" in takes else "input_ids"
         with torch.no_grad():
-            expected = _named(model(**inputs, decoder_input_ids=torch.from_numpy(ids), use_cache=False))["logits"]
+            expected = named(model(**{**inputs, name: torch.from_numpy(ids)}, use_cache=False))["logits"]
         feed = _feed(specs, arrays, model, number)
         encoded = dict(zip([one.name for one in encoder.get_outputs()], encoder.run(None, feed), strict=True))
         names = {one.name: one for one in decoder.get_inputs()}
         tokens_name = "decoder_input_ids" if "decoder_input_ids" in names else "input_ids"
         states = {
-            name: _state(spec, rows)
+            name: empty_state(spec, rows)
             for name, spec in names.items()
             if name.startswith("past_") and not {name, name.replace("past_key_values", "present")} & set(encoded)
         }
@@ -347,7 +261,7 @@ def _encoder_decoder(pair: Pair, model: Any, sessions: dict[str, Any], loaded: _
             logits.append(got["logits"])
             states = {name: got[name.replace("past_key_values", "present")] for name in states}
         result.cases += 1
-        _judge("logits", np.concatenate(logits, 1), expected, result)
+        judge("logits", np.concatenate(logits, 1), expected, result)
     result.fixed = tuple(dict.fromkeys(fixed))
     if not result.cases:
         result.problem = f"no size of its own could be run: {', '.join(result.fixed)}"

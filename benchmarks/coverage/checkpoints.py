@@ -14,8 +14,10 @@ import transformers
 
 from benchmarks.coverage import dry_run
 from benchmarks.coverage.configs import Cut, Values, candidates, shrink
+from benchmarks.coverage.fitting import fit_counts, fit_images
 from benchmarks.coverage.pairs import Pair
-from benchmarks.coverage.preprocessing import Preprocessing, fit_images, preprocessing_of
+from benchmarks.coverage.preprocessing import Preprocessing, preprocessing_of
+from benchmarks.coverage.settings import IMAGE_TOKENS
 from tests.tiny_base import randomize
 
 _MOST_PARAMETERS = 24_000_000
@@ -38,7 +40,7 @@ class Built:
         name: of the pair.
         made: whether it was written.
         error: why not.
-        torch_runs: whether the model ran on simple inputs; None if there are none for its kind.
+        torch_runs: whether the model ran on simple inputs; None if it was not built.
         torch_error: what it raised.
         missing: preprocessing that could not be made -> why.
         parameters: number of weights.
@@ -111,9 +113,10 @@ def _model(kind: Any, pair: Pair, pre: Preprocessing, built: Built, first: Cut |
             first_error = first_error or error
             continue
         fit_images(pre, model.config)
+        fit_counts(pre, model)
         ran = dry_run.error_of(model, pair, pre)
-        if ran is None or ran == "":
-            built.torch_runs = ran == "" or None
+        if not ran:
+            built.torch_runs = True
             return model, cut
         if only_built is None:
             only_built = (model, cut, ran)
@@ -121,6 +124,7 @@ def _model(kind: Any, pair: Pair, pre: Preprocessing, built: Built, first: Cut |
         raise first_error or RuntimeError("no candidate")
     built.torch_runs, built.torch_error = False, only_built[2]
     fit_images(pre, only_built[0].config)
+    fit_counts(pre, only_built[0])
     return only_built[:2]
 
 
@@ -139,6 +143,8 @@ def _defaults(config_class: Any, model_type: str) -> Values:
     # What a config leaves out of its dictionary is not shrunk; sub-configs always are in it.
     for name in getattr(config_class, "sub_configs", {}) or {}:
         sub = getattr(config, name, None)
+        if sub is None and name == "vision_config" and (kind := config_class.sub_configs[name]).model_type:
+            sub = kind()  # left out by the default, although the tasks are about images
         if sub is not None and not isinstance(values.get(name), dict):
             values[name] = sub.to_dict()
     return values
@@ -173,6 +179,10 @@ def _set_tokens(values: Values, pre: Preprocessing, vocabulary: int) -> None:
     def of(name: str) -> int | None:
         if name in taken:
             return taken[name]
+        named = IMAGE_TOKENS.get(values.get("model_type", "")) if name == "image" else None
+        if named and tokenizer is not None:
+            tokenizer.add_tokens([named], special_tokens=True)
+            return int(tokenizer.convert_tokens_to_ids(named))
         found = getattr(tokenizer, f"{name}_token_id", None) if tokenizer is not None else None
         processor = pre.parts.get("processor")
         if found is None and processor is not None:
@@ -189,13 +199,18 @@ def _set_tokens(values: Values, pre: Preprocessing, vocabulary: int) -> None:
         for key, value in inner.items():
             if isinstance(value, dict) and (key.endswith("config") or "model_type" in value):
                 walk(value)
+            elif key.endswith("_token_ids") and isinstance(value, (list, tuple)) and max(value, default=0) > vocabulary:
+                inner[key] = [next(spare, vocabulary - 1) for _ in value]
             elif key.endswith(("_token_id", "_token_index")) and not isinstance(value, bool):
                 name = key.rpartition("_token_")[0]
+                rows = inner.get("vocab_size")
+                if isinstance(value, int) and isinstance(rows, int) and value < rows < vocabulary:
+                    continue  # a table of other things than words
                 if isinstance(value, int) and value >= 0:
                     if name == "decoder_start":
                         name = "bos" if getattr(tokenizer, "bos_token_id", None) is not None else "pad"
                     inner[key] = of(name)
-                elif (value is None and name == "pad" and tokenizer is not None) or (
+                elif (value is None and name in ("pad", "image") and tokenizer is not None) or (
                     isinstance(value, list) and value and isinstance(value[0], int)
                 ):
                     inner[key] = of(name)

@@ -8,10 +8,18 @@ model cannot be made that way is tried with a smaller divisor, then with more la
 from __future__ import annotations
 
 import copy
+import importlib.util
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+from benchmarks.coverage.settings import SETTINGS, laid_over
 
 Values = dict[str, Any]
 
@@ -24,6 +32,8 @@ _NO_WIDTH = re.compile(
     r"d_state|d_conv|state_size|conv_kernel|interval|prompt|num$|cache|crop|grid|lookahead|pool|points|classes|shift|"
     r"reduction|spec_size|input_feat_size|input_dim$|num_filters_mel|attention_window|local_attention|tile|threshold"
 )
+# Widths, whatever else the name has.
+_WIDTH = re.compile(r"head_dim|(?<!patch_embed_)hidden_size$|downsample_channels|upsample_groups")
 _LAYERS = re.compile(r"(num|n)_(\w+_)?(hidden_)?layers?$|(^|_)layers$|^depth$|num_(\w+_)?blocks$|^num_hidden_groups$")
 _NO_LAYERS = re.compile(r"feature|extract|attn_layers|conv|adapter|moe_layers|mlp_only|dense_layers|shared|per_|window")
 _INNER = re.compile(r"intermediate|ffn|mlp_dim|d_ff$|inner_dim")
@@ -39,19 +49,8 @@ _PER_STAGE_DEPTHS = re.compile(
 _LAYER_NUMBERS = re.compile(
     r"(out|output)_indices|_indexes$|layer_idx|_layer_ids$|global_attn|_indices$|^(moe|mlp)_.*layers$"
 )
-# Values of configs whose defaults are no model.
-_NO_DEFAULT: dict[str, Values] = {
-    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2},
-    "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "qwen4_exp_text": {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64,
-                       "indexer_compress_ratio": 4},
-    "falcon_h1": {"mamba_n_heads": 16},
-}  # fmt: skip
-# Text towers whose code has the sections of its usual width where the config names none.
-_SECTIONED = ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm4v_moe_text", "glm_ocr_text", "glm_image_text")
+_LEAST_HEAD = 12
+_QUERIES = re.compile(r"^num_queries$|^two_stage_num_proposals$|^num_denoising$")
 _LARGE = 64
 _EXPERTS_KEPT = 4
 _IMAGE_SIDE = 64
@@ -97,16 +96,50 @@ def shrink(values: Values, cut: Cut) -> Values:
         made["num_kv_shared_layers"] = 0
     for key, value in list(made.items()):
         if isinstance(value, dict):
-            if key.endswith("config") or "model_type" in value:
+            if key.endswith("config") or key.isdigit() or "model_type" in value:
                 made[key] = shrink(value, cut)
         elif key in ("id2label", "label2id"):
             continue
         else:
             made[key] = _cut(key, value, made, cut)
+    _cut_feature_layers(made, cut)
     _cut_experts(made)
+    _keep_sums(values, made)
+    _fit_heads(made)
+    if made.get("out_features") and made.get("out_indices"):
+        made["out_indices"] = None  # the same stages again; the config finds them by their names
     _fill(made, cut)
+    _fit_towers(made)
     _fit_sections(made)
     return made
+
+
+def _fit_heads(values: Values) -> None:
+    """Heads that divide the width; those of towers of images have rotary embeddings on two axes."""
+    width = next((values[name] for name in ("embed_dim", "hidden_size", "d_model") if values.get(name)), None)
+    for key, value in values.items():  # of other blocks of the same width
+        if key.endswith("cross_attention_heads") and type(value) is int and type(width) is int:
+            values[key] = math.gcd(value, width)
+    names = ("num_heads", "num_attention_heads", "encoder_attention_heads")
+    name = next((name for name in names if name in values), "")
+    heads = values.get(name)
+    if type(width) is not int or type(heads) is not int or heads < 1 or type(values.get("head_dim")) is int:
+        return
+    if width % heads == 0 and (width // heads % 4 == 0 or "patch_size" not in values):
+        return
+    step = 4 if width % 4 == 0 else 1
+    values[name] = max(one for one in range(1, heads + 1) if width % one == 0 and width // one % step == 0)
+    if type(groups := values.get("num_key_value_heads")) is int:
+        values["num_key_value_heads"] = math.gcd(groups, values[name])
+
+
+def _keep_sums(before: Values, after: Values) -> None:
+    """A width of heads that was the sum of its two parts is so again."""
+    names = ("head_dim", "qk_nope_head_dim", "qk_rope_head_dim")
+    if all(type(after.get(name)) is int for name in names):
+        whole, *parts = (before[name] for name in names)
+        if whole == sum(parts):
+            after["head_dim"] = after["qk_nope_head_dim"] + after["qk_rope_head_dim"]
 
 
 def _fill(values: Values, cut: Cut) -> None:
@@ -117,27 +150,67 @@ def _fill(values: Values, cut: Cut) -> None:
             values["head_dim"] = width // heads
         if "num_key_value_heads" in values and values["num_key_value_heads"] is None:
             values["num_key_value_heads"] = heads
-    for key, value in _NO_DEFAULT.get(str(values.get("model_type")), {}).items():
-        values[key] = value
+    laid_over(values, SETTINGS.get(str(values.get("model_type")), {}))
     if "vocab_size" in values and values["vocab_size"] is None:
         values["vocab_size"] = cut.vocabulary
     if values.get("is_encoder_decoder") and values.get("decoder_start_token_id") is None and "pad_token_id" in values:
         values["decoder_start_token_id"] = 0
 
 
+def _fit_towers(values: Values) -> None:
+    """A tower of images ends in the width of the text; defaults of the two are of different models."""
+    vision, text = values.get("vision_config"), values.get("text_config")
+    width = text.get("hidden_size") if isinstance(text, dict) else None
+    if not isinstance(vision, dict) or type(width) is not int:
+        return
+    if type(values.get("hidden_size")) is int:
+        values["hidden_size"] = width
+    if type(vision.get("out_hidden_size")) is int:
+        vision["out_hidden_size"] = width
+    elif type(vision.get("embed_dim")) is int and type(vision.get("hidden_size")) is int and "depth" in vision:
+        vision["hidden_size"] = width
+
+
 def _fit_sections(values: Values) -> None:
     """Sections of rotary embeddings, which share the halves of a head among time, height and width."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling")
-    sections = rope.get("mrope_section") if isinstance(rope, dict) else None
-    if values.get("model_type") in _SECTIONED and isinstance(rope, dict):
-        sections = sections or [1, 1, 1]
+    whole = values.get("rope_parameters") or values.get("rope_scaling")
+    ropes = [one for one in (whole, *whole.values()) if isinstance(one, dict)] if isinstance(whole, dict) else []
+    for rope in ropes:
+        if "rope_type" in rope or "mrope_section" in rope:
+            _fit_section(rope, values)
+
+
+def _fit_section(rope: Values, values: Values) -> None:
+    sections = rope.get("mrope_section") or _sections_in_code(str(values.get("model_type")))
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     if not sections or not isinstance(heads, int) or not isinstance(width, int):
         return
     share = rope.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1
+    if (values.get("head_dim") or width // heads) * share < _LEAST_HEAD:  # too few for a part of each axis
+        if "head_dim" in values:
+            values["head_dim"] = int(_LEAST_HEAD / share)
+        else:
+            fitting = [one for one in range(1, heads) if width % one == 0 and width // one >= _LEAST_HEAD / share]
+            values["num_attention_heads"] = heads = max(fitting, default=heads)
+            values["num_key_value_heads"] = math.gcd(values.get("num_key_value_heads") or heads, heads)
     half = int((values.get("head_dim") or width // heads) * share) // 2
-    part = half // len(sections)
-    rope["mrope_section"] = [half - part * (len(sections) - 1)] + [part] * (len(sections) - 1)
+    parts = [half // len(sections)] * len(sections)
+    parts[sections.index(min(sections)) if sections[0] == sections[1] else 0] += half % len(sections)
+    rope["mrope_section"] = parts
+
+
+@lru_cache
+def _sections_in_code(model_type: str) -> list[int] | None:
+    """The sections that the code of a model takes where its config names none."""
+    try:
+        name = model_type_to_module_name(model_type)
+        spec = importlib.util.find_spec(f"transformers.models.{name}.modeling_{name}")
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    found = re.search(r'"mrope_section",\s*\[([\d, ]+)\]', Path(spec.origin).read_text(encoding="utf-8"))
+    return [int(one) for one in found[1].split(",")] if found else None
 
 
 def _cut(key: str, value: Any, values: Values, cut: Cut) -> Any:
@@ -177,13 +250,17 @@ def _cut_number(key: str, value: int, values: Values, cut: Cut) -> int:
     if key in ("image_size", "img_size", "pretrain_image_size") and cut.images:
         patch = _first(values.get("patch_size")) or 1
         return min(value, patch * max(2, _IMAGE_SIDE // patch)) if patch > 1 else min(value, _IMAGE_SIDE)
+    if key in ("mm_tokens_per_image", "vision_soft_tokens_per_image"):  # pooled from more patches than these
+        return min(value, 4)
+    if _QUERIES.search(key):  # the best of so many positions, of which a small image has few
+        return min(value, 16)
     if key in ("codebook_size", "num_embeddings"):
         return min(value, 64)
     if "sliding_window" in key or key == "attention_chunk_size":
         return min(value, 16)
     if _INNER.search(key) and value >= _LARGE and cut.divisor > 1:  # the width inside a block has to fit nothing else
         return value // cut.divisor if value % cut.divisor == 0 else max(value // cut.divisor // 8 * 8, 8)
-    if value < _LARGE // 2 or value % cut.divisor or (_NO_WIDTH.search(key) and "head_dim" not in key):
+    if value < _LARGE // 2 or value % cut.divisor or (_NO_WIDTH.search(key) and not _WIDTH.search(key)):
         return value
     return max(value // cut.divisor, 4)
 
@@ -209,7 +286,7 @@ def _cut_layers(values: Values, cut: Cut) -> None:
     lengths = {value: min(value, deepest) for value in before.values()}
     chosen = _chosen_layers(values, lengths)
     for key, value in list(values.items()):
-        if isinstance(value, dict) and value and all(str(one).isdigit() for one in value) and "label" not in key:
+        if isinstance(value, dict) and value and _is_per_layer(key, value):
             kept = {str(chosen.index(int(one))): inner for one, inner in value.items() if int(one) in chosen}
             values[key] = kept
         if not isinstance(value, (list, tuple)) or not value:
@@ -225,6 +302,26 @@ def _cut_layers(values: Values, cut: Cut) -> None:
         elif key == "out_features" and before and all(re.fullmatch(r"stage\d+", str(one)) for one in value):
             stages = [one for one in value if int(one[5:]) <= deepest]
             values[key] = stages or [f"stage{deepest}"]
+
+
+def _cut_feature_layers(values: Values, cut: Cut) -> None:
+    """Layers of another tower whose outputs are taken, counted from its start or its end."""
+    if cut.layers is None:
+        return
+    for key, value in values.items():
+        if not re.search(r"(vision|audio|feature)_(\w+_)?(feature_)?layers?$|feature_layers?$", key):
+            continue
+        many = isinstance(value, (list, tuple))
+        numbers = list(value) if many else [value]
+        if not all(type(one) is int for one in numbers) or max(map(abs, numbers), default=0) <= cut.layers:
+            continue
+        values[key] = [one % cut.layers if one >= 0 else -1 - (-1 - one) % cut.layers for one in numbers]
+        if not many:
+            values[key] = values[key][0]
+
+
+def _is_per_layer(key: str, value: Values) -> bool:
+    return all(str(one).isdigit() for one in value) and "label" not in key and "patch" not in key
 
 
 def _is_layers(key: str, value: Any) -> bool:
@@ -259,7 +356,7 @@ def _cut_experts(values: Values) -> None:
             values[key] = min(value, _EXPERTS_KEPT)
         elif _EXPERTS_USED.search(key):
             values[key] = min(value, 2)
-        elif key in ("n_group", "topk_group"):
+        elif key in ("n_group", "num_expert_group", "topk_group"):
             values[key] = 1
 
 

@@ -104,6 +104,11 @@ def _serves(row: Task, auto: str, architecture: str) -> bool:
     model = _class(architecture)
     if model is None:
         return False
+    takes = _parameters(model)
+    if row.kind == "audio" and not any(name in takes for name in _SOUNDS):
+        return False  # a text is read aloud
+    if row.kind == "image" and getattr(model, "main_input_name", "") == "pixel_values_videos":
+        return False
     if auto == "AutoModelForImageTextToText":
         images_in_text = hasattr(model, "get_image_features") and not getattr(
             model.config_class, "is_encoder_decoder", False
@@ -123,6 +128,8 @@ def base_kind(model: Any) -> str | None:
     if has_images and has_text:
         # A decoder of text that may be given images, or a model of pairs: no row has one graph of both.
         return None
+    if has_images and "num_frames" in inspect.signature(model.config_class.__init__).parameters:
+        return None  # clips, which no row takes for hidden states
     if has_images:
         return "image"
     return "text" if has_text else None

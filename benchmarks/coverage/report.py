@@ -61,7 +61,7 @@ def _page(pairs: Sequence[Pair], without: dict[str, str], results: list[Line], b
     ran = [one for one in results if one["status"] not in ("torch fails", "not built")]
     good = sum(one["status"] in ("right", "restricted") for one in ran)
     types = {pair.model_type for pair in pairs}
-    by_type = {one["name"].partition(".")[0]: one for one in builds}
+    by_type = {one["name"].rpartition(".")[0]: one for one in builds}
     made = sum(one["made"] for one in by_type.values())
     seconds = sorted(one["cpu_seconds"] for one in results if one["status"] in ("right", "restricted"))
     lines = [
@@ -117,7 +117,7 @@ def _page(pairs: Sequence[Pair], without: dict[str, str], results: list[Line], b
         if one["status"] != "right":
             short.setdefault(f"{one['status']}: {cause_of(one)}", []).append(f"`{one['name']}`")
     lines += [f"| {cause} | {', '.join(names)} |" for cause, names in sorted(short.items(), key=lambda i: -len(i[1]))]
-    failed = sorted({name.partition(".")[0] for name in (one["name"] for one in by_type.values() if not one["made"])})
+    failed = sorted({name.rpartition(".")[0] for name in (one["name"] for one in by_type.values() if not one["made"])})
     lines += ["", "No checkpoint could be made of: " + (", ".join(failed) or "none") + ".", "",
               "## Right", "", ", ".join(f"`{one['name']}`" for one in results if one["status"] == "right") + ".", "",
               "## Base models that no row serves", "",

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.coverage.building import build_all
+from benchmarks.coverage.causes import LIBRARY
 from benchmarks.coverage.checkpoints import Built
 from benchmarks.coverage.pairs import Pair
+from benchmarks.coverage.without_videos import OWN
 from onnxport.api.batch import batch
 from onnxport.batch.isolated import Limits
 from onnxport.batch.jobs import Job
@@ -51,7 +53,7 @@ def sweep(pairs: Iterable[Pair], root: Path, seconds: float, *, keep: bool = Fal
         chunk, todo = todo[:_CHUNK], todo[_CHUNK:]
         built = {one.name: one for one in build_all(chunk, root, again=True)}
         made = [pair for pair in chunk if built[pair.name].made]
-        jobs = [Job(pair.name, str(root / "checkpoints" / pair.name), {"task": pair.task}) for pair in made]
+        jobs = [Job(pair.name, str(root / "checkpoints" / pair.name), _options(pair, root)) for pair in made]
         records: dict[str, Record] = {}
         if jobs:
             limits = Limits(seconds=seconds, attempts=1)
@@ -67,6 +69,12 @@ def sweep(pairs: Iterable[Pair], root: Path, seconds: float, *, keep: bool = Fal
             yield line
 
 
+def _options(pair: Pair, root: Path) -> dict[str, Any]:
+    """The options of a conversion."""
+    own = root / "checkpoints" / pair.name / OWN
+    return {"task": pair.task, **({"processor": str(own), "trust_remote_code": True} if own.is_dir() else {})}
+
+
 def _line(pair: Pair, built: Built, record: Record | None, root: Path) -> dict[str, Any]:
     line: dict[str, Any] = {
         "name": pair.name, "model_type": pair.model_type, "task": pair.task, "modality": pair.modality,
@@ -79,10 +87,11 @@ def _line(pair: Pair, built: Built, record: Record | None, root: Path) -> dict[s
              "error_share": record.error_share, "cases": record.cases}  # fmt: skip
     if not record.ok:
         status = "refused"  # also where onnxport itself found other numbers: nothing was published
-        if built.torch_runs is False:
+        library = next((one for one in (*built.missing.values(), built.torch_error) if LIBRARY.search(one)), None)
+        if library is not None and built.torch_runs is False:
+            status, line["message"] = "not built", library
+        elif built.torch_runs is False:
             status, line["message"] = "torch fails", built.torch_error
-        elif "processor" in built.missing and pair.task == "image-text-to-text":
-            status, line["message"] = "not built", built.missing["processor"]
         return line | {"status": status, "ended": record.status.value}
     line |= _axes(root / "out" / pair.name)
     checked = in_a_process(pair, root)

@@ -154,6 +154,9 @@ class CaseCheck:
     ok: bool = True
     # Decisions that differ where the source's two candidates are within twice the tolerance: either may win.
     near_ties: int = 0
+    # Rows that agree with the source once a decision inside the model that rounding turns (the choice of an expert, a
+    # threshold) is taken the other way.
+    inner_ties: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,15 @@ in_browser = pytest.mark.skipif(
     reason="needs Chromium, and ONNXPORT_NODE_MODULES: a node_modules folder with @huggingface/transformers",
 )
 TEXTS = ["the river of stone", "seven", "Paris is a city by the water"]
-PRECISIONS = ("int8", "int4", "int8-weights")
+PRECISIONS = ("int8", "uint8", "int4", "int8-weights", "fp16", "q4f16", "bnb4")
+DTYPES = {"fp32", "q8", "uint8", "q4", "int8", "fp16", "q4f16", "bnb4"}
 
 
 @pytest.fixture(scope="module")
-def models(converted, once):
-    """Folders with a graph of every precision, by name."""
+def rounded(converted, once):
+    """Called with a name: a folder with a graph of every precision."""
 
-    def rounded(name, options):
+    def of(name, options):
         def make(root):
             converted(name, options).copy(root / name)
             for precision in PRECISIONS:
@@ -42,16 +43,7 @@ def models(converted, once):
 
         return once(f"rounded-{name}", make)[0] / name
 
-    return {
-        "sentence-bert": rounded("sentence-bert", {}),
-        "llama": rounded("llama", {"tokenizer": "modernbert"}),
-    }
-
-
-@pytest.fixture(scope="module")
-def page(models):
-    with JavaScriptPage(Path(MODULES), models) as open_page:
-        yield open_page
+    return of
 
 
 def dtypes(folder):
@@ -64,31 +56,36 @@ def dtypes(folder):
 
 
 @in_browser
-def test_embeddings_of_every_dtype(page, models):
-    known = dtypes(models["sentence-bert"])
-    assert set(known) == {"fp32", "q8", "q4", "int8"}
-    for dtype, name in known.items():
-        with open_pipeline(models["sentence-bert"], component=name) as embed:
-            wanted = embed.encode(TEXTS)
-        for text, vector in zip(TEXTS, wanted, strict=True):
-            settings = {"pooling": "mean", "normalize": True}  # as this checkpoint
-            found = np.array(page.ask("feature-extraction", "sentence-bert", text, options(dtype), settings))[0]
-            assert cosine(found, vector) > (1 - 1e-5 if dtype == "fp32" else 0.999), dtype
+def test_embeddings_of_every_dtype(rounded):
+    folder = rounded("sentence-bert", {})
+    known = dtypes(folder)
+    assert set(known) == DTYPES
+    settings = {"pooling": "mean", "normalize": True}  # as this checkpoint
+    with JavaScriptPage(Path(MODULES), {"sentence-bert": folder}) as page:
+        for dtype, name in known.items():
+            with open_pipeline(folder, component=name) as embed:
+                wanted = embed.encode(TEXTS)
+            for text, vector in zip(TEXTS, wanted, strict=True):
+                found = np.array(page.ask("feature-extraction", "sentence-bert", text, options(dtype), settings))[0]
+                assert cosine(found, vector) > (1 - 1e-5 if dtype == "fp32" else 0.999), dtype
 
 
 @in_browser
-def test_texts_of_every_dtype(page, models):
-    known = dtypes(models["llama"])
-    assert set(known) == {"fp32", "q8", "q4", "int8"}
-    for dtype, name in known.items():
-        # The kernels round activations of 8 bits differently, and a random model amplifies that from token to token.
-        count = 8 if dtype == "fp32" else 1
-        with TextGenerator(models["llama"], name) as write:
-            wanted = [write(text, max_new_tokens=count) for text in TEXTS]
-        # It adds special tokens to a prompt only where the tokenizer asks for them in its own way.
-        given = {"max_new_tokens": count, "do_sample": False, "return_full_text": False, "add_special_tokens": True}
-        found = [page.ask("text-generation", "llama", text, options(dtype), given) for text in TEXTS]
-        assert [answer[0]["generated_text"] for answer in found] == wanted, dtype
+@pytest.mark.sweep
+def test_texts_of_every_dtype(rounded):
+    folder = rounded("llama", {"tokenizer": "modernbert"})
+    known = dtypes(folder)
+    assert set(known) == DTYPES
+    with JavaScriptPage(Path(MODULES), {"llama": folder}) as page:
+        for dtype, name in known.items():
+            # Kernels round activations of 8 bits differently, and a random model amplifies that from token to token.
+            count = 8 if dtype == "fp32" else 1
+            with TextGenerator(folder, name) as write:
+                wanted = [write(text, max_new_tokens=count) for text in TEXTS]
+            # It adds special tokens to a prompt only where the tokenizer asks for them in its own way.
+            given = {"max_new_tokens": count, "do_sample": False, "return_full_text": False, "add_special_tokens": True}
+            found = [page.ask("text-generation", "llama", text, options(dtype), given) for text in TEXTS]
+            assert [answer[0]["generated_text"] for answer in found] == wanted, dtype
 
 
 def options(dtype):

@@ -163,6 +163,25 @@ def test_a_recurrence_that_begins_again_takes_one_token_a_call(tmp_path):
     assert np.stack(found, 1).tolist() == wanted.tolist()
 
 
+@pytest.mark.sweep
+@pytest.mark.parametrize("model_type", ["mamba2", "qwen3_5_text"])
+def test_recurrences_take_any_number_of_tokens(tmp_path, model_type):
+    """Also more than a chunk of the model (16, 64), after a state, and one by one."""
+    conversion = convert(None, save_decoder(model_type, tmp_path / "m"), tmp_path / "out", require_dynamic=True)
+    (component,) = conversion.manifest.components
+    assert conversion.passed and component.operators["Scan"] == (2 if model_type == "mamba2" else 1)
+    assert not any(r.axis == "sequence_length" and r.rule.startswith("fixed") for r in component.restrictions)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
+    ids = np.random.default_rng(1).integers(3, model.config.vocab_size, (2, 150))
+    decoder = Decoder(OnnxSession(tmp_path / "out" / "onnx" / "model.onnx"))
+    progress, mask = decoder.start(2), np.ones_like(ids)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(ids)).logits.numpy()
+    for start, stop in ((0, 70), (70, 148), (148, 149), (149, 150)):
+        logits = decoder.step(progress, ids[:, start:stop], mask[:, start:stop])
+        np.testing.assert_allclose(logits, wanted[:, stop - 1], atol=2e-4 * np.abs(wanted).max())
+
+
 def test_the_cache_goes_into_the_attention(converted):
     """No layer joins or repeats keys beside the operator."""
     graph = onnx.load(converted("llama", TOKENIZED).folder / "onnx" / "model.onnx").graph

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from onnxport import pipeline
 from onnxport.errors import UnknownPreprocessingError, UsageError
 from onnxport.formats.json_file import read_object
 from onnxport.runtime.pipeline import open_pipeline
+from onnxport.runtime.preprocessing.images.processor import read_image_processor
 from onnxport.runtime.preprocessing.images_in_text import read_image_text_processor
 from tests import tiny_tokenizers
 from tests.sample import sampled
@@ -21,7 +25,7 @@ from tests.tiny_images_in_text import IMAGE, TABLE
 
 pytestmark = pytest.mark.integration
 
-NAMES = ["llava", "gemma3"]
+NAMES = ["llava", "gemma3", "smolvlm"]
 TEXT = {"vocab_size": 400, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {% for part in m.content %}"
@@ -35,15 +39,29 @@ def picture(seed):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
 
 
+def stretched(height, width, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8))
+
+
+SIZES = [(40, 80), (31, 31), (500, 20), (20, 300), (64, 65), (33, 97)]
+
+
 def saved_processor(name, folder, **changes):
     """transformers' processor alone, without a model; and a folder that has it."""
     tokenizer = tiny_tokenizers.roberta()
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     processor = TABLE[name][1](TEXT, tokenizer, tokenizer.convert_tokens_to_ids(IMAGE))[1]
     for attribute, value in changes.items():
-        setattr(processor, attribute, value)
+        inner, _, last = attribute.rpartition(".")
+        setattr(getattr(processor, inner) if inner else processor, last, value)
     processor.save_pretrained(folder)
     return processor
+
+
+def same_arrays(found, wanted):
+    assert found.keys() == wanted.keys() - {"num_crops"}
+    for key, array in found.items():
+        assert array.dtype == wanted[key].dtype and np.array_equal(array, wanted[key]), key
 
 
 @pytest.mark.parametrize(
@@ -53,6 +71,9 @@ def saved_processor(name, folder, **changes):
         ("llava", {"vision_feature_select_strategy": "full"}),
         ("llava", {"num_additional_image_tokens": 0, "vision_feature_select_strategy": "full", "patch_size": 4}),
         ("gemma3", {}),
+        ("gemma3", {"image_processor.do_pan_and_scan": True}),
+        ("idefics3", {}),
+        ("smolvlm", {"image_processor.do_image_splitting": False, "image_seq_len": 9}),
     ],
 )
 def test_the_arrays_of_transformers(tmp_path, name, changes):
@@ -60,24 +81,71 @@ def test_the_arrays_of_transformers(tmp_path, name, changes):
     own = read_image_text_processor(tmp_path)
     assert own.marker == processor.image_token and own.chat_template is False
     for count, text in ((1, f"{own.marker}\nWhat is this?"), (2, f"Who {own.marker} is {own.marker} this?")):
-        images = [picture(seed) for seed in range(1, count + 1)]
-        wanted, found = processor(images=images, text=[text], return_tensors="np"), own(images, text)
-        assert found.keys() == wanted.keys() - {"num_crops"}
-        for key, array in found.items():
-            assert array.dtype == wanted[key].dtype and np.array_equal(array, wanted[key]), key
+        for size in SIZES:
+            images = [stretched(*size, seed) for seed in range(count)]
+            same_arrays(own(images, text), processor(images=images, text=[text], return_tensors="np"))
     with pytest.raises(UsageError):
         own([picture(1)], "no marker")
+
+
+@pytest.mark.parametrize("changes", [{}, {"patch_size": 4, "size": {"shortest_edge": 256, "longest_edge": 1600}}])
+def test_patches_with_a_grid(tmp_path, changes):
+    """The processor of Qwen2-VL itself needs torchvision; its text is a marker for each row of features."""
+    tokenizer, images = tiny_tokenizers.roberta(), transformers.Qwen2VLImageProcessorPil(**changes)
+    tokenizer.add_tokens(["<|image_pad|>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    images.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    own = {}
+    # As older files have it, and as transformers 5 writes it.
+    size = settings.pop("size")
+    older = {**settings, "min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    for name, found in (("Qwen2VLProcessor", older), ("Qwen2_5_VLProcessor", {**settings, "size": size})):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**found, "processor_class": name}))
+        own[name] = read_image_text_processor(tmp_path)
+    assert {processor.name for processor in own.values()} == set(own)
+    for size in [*SIZES, (300, 420)]:
+        pictures = [stretched(*size), stretched(64, 48, 1)]
+        wanted = images(pictures, return_tensors="np")
+        counts = [int(grid.prod()) // 4 for grid in wanted["image_grid_thw"]]
+        whole = f"a {'<|image_pad|>' * counts[0]} b {'<|image_pad|>' * counts[1]}"
+        wanted |= dict(tokenizer([whole], return_tensors="np"))
+        image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        wanted["mm_token_type_ids"] = (wanted["input_ids"] == image).astype(np.int64)
+        for processor in own.values():
+            same_arrays(processor(pictures, "a <|image_pad|> b <|image_pad|>"), wanted)
+    with pytest.raises(UsageError):
+        own["Qwen2VLProcessor"]([stretched(3, 900)], "<|image_pad|>")
+
+
+def test_the_texts_of_tiles(tmp_path):
+    """SmolVLM's own processor needs torchvision and num2words; its text comes from this function."""
+    from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
+
+    saved_processor("smolvlm", tmp_path)
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps({**settings, "processor_class": "SmolVLMProcessor"}))
+    own = read_image_text_processor(tmp_path)
+    for size in SIZES:
+        rows, columns = (int(n) for n in _grid_of(own.rules.read(stretched(*size)).text))
+        wanted = get_image_prompt_string(rows, columns, 4, "<fake_token_around_image>", IMAGE, "<global-img>")
+        assert own.rules.read(stretched(*size)).text == wanted
+
+
+def _grid_of(text):
+    found = re.findall(r"<row_(\d+)_col_(\d+)>", text)
+    return found[-1] if found else (0, 0)
 
 
 def test_what_is_not_here_is_named(tmp_path):
     saved_processor("idefics3", tmp_path / "tiles")
     with pytest.raises(UnknownPreprocessingError, match="Idefics3"):
-        read_image_text_processor(tmp_path / "tiles")
-    processor = saved_processor("gemma3", tmp_path / "crops")
-    processor.image_processor.do_pan_and_scan = True
-    processor.save_pretrained(tmp_path / "crops")
-    with pytest.raises(UnknownPreprocessingError, match="do_pan_and_scan"):
-        read_image_text_processor(tmp_path / "crops")
+        read_image_processor(tmp_path / "tiles")  # of a task with one array for each image
+    settings = json.loads((tmp_path / "tiles/processor_config.json").read_text())
+    for name, match in (("LlavaProcessor", "Idefics3"), ("FuyuProcessor", "Fuyu")):
+        (tmp_path / "tiles/processor_config.json").write_text(json.dumps({**settings, "processor_class": name}))
+        with pytest.raises(UnknownPreprocessingError, match=match):
+            read_image_text_processor(tmp_path / "tiles")
 
 
 @pytest.mark.parametrize("name", sampled(NAMES, "llava"))

@@ -199,16 +199,16 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
     texts.write_text("the cat sat\nthe dog ran away\n" * 10, encoding="utf-8")
     assert main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts)]) == 0
     printed = capsys.readouterr()
-    assert "model_fp16.onnx" in printed.out
+    assert "model_q4f16.onnx" in printed.out
     assert "chosen" in printed.err
     tuning = open_folder(folder).manifest.tuning
-    assert [one.precision for one in tuning.candidates] == ["float32", "float16"]
-    assert tuning.candidates[1].chosen
+    assert [one.precision for one in tuning.candidates] == ["float32", "float16", "q4f16"]
+    assert tuning.candidates[2].chosen  # the smallest: no speed was measured
     assert all(one.loss.inputs == "20 texts" and one.loss.measure == "decisions" for one in tuning.candidates)
     assert tuning.candidates[0].loss.mean == 0
     assert tuning.measured_on == ""
     assert "Speed, size and loss" in (folder / "README.md").read_text(encoding="utf-8")
-    assert [one.name for one in open_folder(folder).manifest.components] == ["model", "model_fp16"]
+    assert [one.name for one in open_folder(folder).manifest.components] == ["model", "model_q4f16"]
     assert verify(folder).ok
     with pytest.raises(UsageError):
         optimize(folder, for_="tpu", precision="auto")
@@ -218,7 +218,8 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
 def test_speed_decides_where_it_can_be_measured(folder):
     optimize(folder, for_="cpu", precision="auto", max_loss=0.5)
     tuning = open_folder(folder).manifest.tuning
-    assert [one.precision for one in tuning.candidates] == ["float32", "float32", "int8", "int8-weights", "int4"]
+    wanted = ["float32", "float32", "int8", "int8-static", "int8-weights", "int4"]
+    assert [one.precision for one in tuning.candidates] == wanted
     usable = [one for one in tuning.candidates if one.components]
     assert all(one.of_base > 0 and one.loss.count > 100 for one in usable)
     assert sum(one.chosen for one in tuning.candidates) == 1

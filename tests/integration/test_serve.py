@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import shutil
 import signal
 import threading
 import time
@@ -133,6 +134,23 @@ def test_the_open_inference_protocol(server, folder):
     assert server.get("/v2/models/modle")[0] == 404
 
 
+def test_several_texts_in_one_request(server, expected):
+    wanted = {"inputs": TEXTS[:9], "parameters": {"top_k": None}}
+    status, found = server.post("/predict", wanted)
+    assert status == 200 and len(found) == 9
+    tensor = {"name": "text", "shape": [9], "datatype": "BYTES", "data": TEXTS[:9]}
+    asked = {"inputs": [tensor], "parameters": {"top_k": None}}
+    status, answer = server.post("/v2/models/model/infer", asked)
+    assert status == 200
+    [output] = answer["outputs"]
+    assert (output["name"], output["shape"], output["datatype"]) == ("answer", [9], "BYTES")
+    for one, text, right in zip(found, output["data"], expected[:9], strict=True):
+        assert_same(one, right)
+        assert_same(json.loads(text), right)
+    status, answer = server.post("/v2/models/model/infer", {**asked, "parameters": {"top_x": 1}})
+    assert status == 400 and "top_x" in answer["error"]
+
+
 def test_limits(server, expected):
     status, answer = server.post("/predict", {"inputs": "a" * 70_000})
     assert status == 413 and "65536 bytes" in answer["error"]["message"]
@@ -223,6 +241,17 @@ def test_texts_as_openai_has_them_and_a_stop_that_loses_nothing(writer):
         )
         assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == answer
         assert events[-1]["usage"] == found["usage"]
+        two = {"prompt": ["Paris is", "the river"], "max_tokens": 9}
+        status, found = server.post("/v1/completions", two)
+        second = write("the river", max_new_tokens=9)
+        assert [(one["index"], one["text"]) for one in found["choices"]] == [(0, wanted), (1, second)]
+        events = server.events("/v1/completions", {**two, "stream": True, "stream_options": {"include_usage": True}})
+        texts = ["", ""]
+        for event in events[:-1]:
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+        assert texts == [wanted, second] and events[-1]["usage"] == found["usage"]
+        status, found = server.post("/v1/completions", {"prompt": ["a"] * 99})
+        assert status == 400 and "99" in found["error"]["message"]
         status, found = server.post("/v1/completions", {"prompt": "a", "max_tokens": 0})
         assert status == 400
         status, found = server.post("/v1/completions", {"prompt": "a", "n": 3})
@@ -240,6 +269,30 @@ def test_texts_as_openai_has_them_and_a_stop_that_loses_nothing(writer):
         assert running[0][0] == 200
         with pytest.raises(OSError):
             server.post("/v1/completions", {"prompt": "a"})
+
+
+def test_a_client_that_goes_away_frees_its_place(writer, tmp_path):
+    """One worker and one place: until the long text has stopped, nobody else is answered."""
+    folder = shutil.copytree(writer, tmp_path / "writer")
+    for name in ("config.json", "generation_config.json"):  # a text that does not end
+        settings = json.loads((folder / name).read_text())
+        longest = {"max_position_embeddings": 10**6} if name == "config.json" else {}
+        (folder / name).write_text(json.dumps({**settings, "eos_token_id": None, **longest}))
+    with Server(folder, "--queue", "1", "--timeout", "50") as server:
+        for stream in (True, False):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            body = {"prompt": "Paris is", "max_tokens": 500_000, "stream": stream}
+            connection.request("POST", "/v1/completions", json.dumps(body).encode())
+            if stream:
+                answer = connection.getresponse()
+                assert answer.status == 200 and answer.readline().startswith(b"data: ")
+                answer.close()
+            wait(lambda: "onnxport_requests_running 1.0" in server.get("/metrics")[1])
+            connection.close()
+            wait(lambda: server.post("/v1/completions", {"prompt": "seven", "max_tokens": 2})[0] == 200, 20)
+        numbers = server.get("/metrics")[1]
+        assert 'onnxport_requests_total{path="/v1/completions",status="499"} 2.0' in numbers
+        assert "onnxport_requests_running 0.0" in numbers
 
 
 @pytest.mark.sweep

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import runpy
+import sys
+import types
+
 import numpy as np
 import pytest
 
+from onnxport import pipeline
 from onnxport.cli.main import main
 from onnxport.errors import OutputError, UsageError
 from onnxport.runtime.session import OnnxSession
@@ -19,7 +25,10 @@ def test_a_classifier(converted, tmp_path, capsys):
     folder = converted("bert-text-classification").folder
     assert main(["target", "triton", str(folder), str(tmp_path / "models")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "models")
-    [place] = (tmp_path / "models").iterdir()
+    place = tmp_path / "models" / folder.name
+    assert {one.name for one in (tmp_path / "models").iterdir()} == {
+        folder.name, f"{folder.name}_tokenizer", f"{folder.name}_text",
+    }  # fmt: skip
     assert (
         sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())[0] == "1/model.onnx"
     )
@@ -41,6 +50,57 @@ def test_a_classifier(converted, tmp_path, capsys):
     with pytest.raises(UsageError):
         write(folder, component="model_q5", output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+class _Tensor:
+    def __init__(self, name, values):
+        self.name, self.values = name, values
+
+    def as_numpy(self):
+        return self.values
+
+
+class _Response:
+    def __init__(self, output_tensors=(), error=None):
+        self.output_tensors, self.error = output_tensors, error
+
+
+def test_texts_in_the_ensemble(converted, tmp_path, monkeypatch):
+    """model.py runs as Triton runs it, with a stand-in of the module that exists inside the server alone."""
+    folder = converted("bert-text-classification").folder
+    root = find_target("triton")(folder, output=tmp_path / "models")
+    name = folder.name
+    tokens, whole = (read_config(root / f"{name}_{part}" / "config.pbtxt") for part in ("tokenizer", "text"))
+    assert (tokens.backend, whole.platform, tokens.max_batch_size) == ("python", "ensemble", 32)
+    assert [one.data_type for one in (*tokens.input, *whole.input)] == [model_config.TYPE_STRING] * 2
+    graph = read_config(root / name / "config.pbtxt")
+    assert [one.name for one in tokens.output] == [one.name for one in graph.input]
+    assert [one.name for one in whole.output] == [one.name for one in graph.output]
+    first, second = whole.ensemble_scheduling.step
+    assert (first.model_name, second.model_name) == (tokens.name, graph.name)
+    # Every tensor that a step takes is given, or made by the step before it.
+    assert set(first.input_map) == {"text"}
+    assert set(first.output_map.values()) == set(second.input_map.values()) == {one.name for one in graph.input}
+
+    backend = types.ModuleType("triton_python_backend_utils")
+    backend.Tensor, backend.InferenceResponse, backend.TritonError = _Tensor, _Response, str
+    backend.get_input_tensor_by_name = lambda request, name: request[name]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    made = runpy.run_path(str(root / tokens.name / "1" / "model.py"))["TritonPythonModel"]()
+    described = json.dumps({"output": [{"name": one.name} for one in tokens.output]})
+    made.initialize({"model_repository": str(root / tokens.name), "model_version": "1", "model_config": described})
+    texts = ["Ada lives in London.", "a", "It rains. " * 90]
+    requests = [np.array([[text.encode()] for text in some], object) for some in (texts, texts[:1])]
+    answers = made.execute([{"text": _Tensor("text", one)} for one in requests])
+    session = OnnxSession(root / name / "1" / "model.onnx")
+    with pipeline(model=str(folder), truncation=True, top_k=None) as classify:
+        for answer, some in zip(answers, (texts, texts[:1]), strict=True):
+            logits = session.run({one.name: one.values for one in answer.output_tensors})["logits"]
+            scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            for row, wanted in zip(scores, classify(list(some)), strict=True):
+                np.testing.assert_allclose(sorted(row), sorted(one["score"] for one in wanted), atol=1e-6)
+    [refused] = made.execute([{"text": _Tensor("text", np.array([[b"\xff"]], object))}])
+    assert refused.error
 
 
 def test_two_graphs_share_their_weights(converted, tmp_path):

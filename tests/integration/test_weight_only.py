@@ -36,16 +36,29 @@ def save_tied_llama(folder):
     return folder
 
 
-def round_in_blocks(model, bits):
+def round_in_blocks(model, bits, scales=torch.float32):
     """Every linear layer and table, in place: blocks of 32 along the inputs, the furthest number the lowest."""
     middle = 2 ** (bits - 1)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             blocks = module.weight.data.reshape(len(module.weight), -1, 32)
             furthest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
-            scale = furthest / -middle
+            scale = (furthest / -middle).to(scales).float()
             module.weight.data = ((blocks / scale).round().clip(-middle, middle - 1) * scale).reshape_as(module.weight)
     model.tie_weights()
+
+
+def round_as_bitsandbytes(model):
+    """The linear layers but the output layer, which is the table: the nearest of 16 levels of the largest of 64."""
+    normal = torch.distributions.Normal(0, 1).icdf
+    low, high = normal(torch.linspace(0.9677083, 0.5, 8))[:-1], normal(torch.linspace(0.9677083, 0.5, 9))[:-1]
+    levels = torch.cat([-low / low[0], torch.zeros(1), high.flip(0) / high[0]])
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            blocks = module.weight.data.reshape(-1, 64)
+            largest = blocks.abs().amax(-1, keepdim=True)
+            nearest = (blocks[..., None] / largest[..., None] - levels).abs().argmin(-1)
+            module.weight.data = (levels[nearest] * largest).reshape_as(module.weight)
 
 
 def converted_tied_llama(once):
@@ -69,24 +82,35 @@ def large_tables(file):
     return [len(t.raw_data) for t in onnx.load(file).graph.initializer if t.dims[:1] == [WORDS] and t.data_type == 2]
 
 
-@pytest.mark.parametrize(("precision", "bits", "name"), [("int4", 4, "model_q4"), ("int8-weights", 8, "model_int8")])
+@pytest.mark.parametrize(
+    ("precision", "bits", "name"),
+    [
+        ("int4", 4, "model_q4"),
+        ("int8-weights", 8, "model_int8"),
+        ("q4f16", 4, "model_q4f16"),
+        ("bnb4", None, "model_bnb4"),
+    ],
+)
 def test_the_logits_are_those_of_the_rounded_model(llama, tmp_path, precision, bits, name):
     source, converted = llama
     folder = shutil.copytree(converted, tmp_path / "out")
-    file = quantize(folder, precision, float_activations=True)
+    file = quantize(folder, precision, float_activations=precision in ("int4", "int8-weights"))
     assert file == folder / "onnx" / f"{name}.onnx"
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     ids = np.random.default_rng(1).integers(3, WORDS, (3, 23))
     with torch.no_grad():
         before = model(torch.from_numpy(ids)).logits.numpy()
-        round_in_blocks(model, bits)
+        if bits is None:
+            round_as_bitsandbytes(model)
+        else:
+            round_in_blocks(model, bits, torch.float16 if precision == "q4f16" else torch.float32)
         wanted = model(torch.from_numpy(ids)).logits.numpy()
     decoder = Decoder(OnnxSession(folder, name))
     progress = decoder.start(3)
     scale = np.abs(wanted).max()
     for start, end in ((0, 17), (17, 18), (18, 23)):
         found = decoder.step(progress, ids[:, start:end])
-        assert np.abs(found - wanted[:, end - 1]).max() < 1e-4 * scale
+        assert np.abs(found - wanted[:, end - 1]).max() < (1e-2 if precision == "q4f16" else 1e-4) * scale
     assert np.abs(before - wanted).max() > 1e-3 * scale  # rounding can be seen
 
 
@@ -121,8 +145,8 @@ def test_a_wrong_scale_is_found(llama, tmp_path, monkeypatch):
 
     right = block_tensors.quantize_blocks
 
-    def wrong(tensor, bits, *, by_row):
-        made = right(tensor, bits, by_row=by_row)
+    def wrong(tensor, bits, **options):
+        made = right(tensor, bits, **options)
         made.scales[-1, -1] *= 1.5
         return made
 

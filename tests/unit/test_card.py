@@ -143,7 +143,7 @@ def test_what_writes_without_a_framework(task: str, writer: str | None) -> None:
     [
         ("object-detection", None, "images"),
         ("zero-shot-image-classification", None, "images"),
-        ("image-text-to-text", "Qwen2VLProcessor", "pytorch"),
+        ("image-text-to-text", "LlavaNextProcessor", "pytorch"),
         ("image-text-to-text", "LlavaProcessor", "images"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxport.export.guards import smallest_valid_size
+from onnxport.export.guards import valid_sizes
 
 SIZE = "L['input_values'].size()[1]"
 
@@ -21,12 +21,13 @@ LENGTH = f"((-1) + (((-127) + {SIZE}) // 384))"
 
 
 @pytest.mark.parametrize(
-    ("guards", "smallest"),
+    ("guards", "sizes"),
     [
-        ([f"{LENGTH}*{LENGTH} != 1", f"{LENGTH} < {LENGTH}*{LENGTH}", f"(1 % {LENGTH}) != 0"], 1279),
-        ([f"1279 <= {SIZE} and {SIZE} <= IntInfinity()"], 1279),
-        ([f"{SIZE} != 7"], 8),
-        ([f"{SIZE} >= 0"], 1),
+        ([f"{LENGTH}*{LENGTH} != 1", f"{LENGTH} < {LENGTH}*{LENGTH}", f"(1 % {LENGTH}) != 0"], (1279, None)),
+        ([f"1279 <= {SIZE} and {SIZE} <= IntInfinity()"], (1279, None)),
+        ([f"{SIZE} != 7"], (8, None)),
+        ([f"{SIZE} >= 0"], (1, None)),
+        ([f"720 <= {SIZE} and {SIZE} <= 1600399"], (720, 1600399)),  # a table of positions
         ([f"{SIZE} <= 8009"], None),  # a larger input breaks it
         ([f"({SIZE} % 32) == 1"], None),  # true at 4001 and 8001, not between
         ([f"{SIZE} != 5000"], None),
@@ -35,12 +36,12 @@ LENGTH = f"((-1) + (((-127) + {SIZE}) // 384))"
         ([], None),
     ],
 )
-def test_smallest_size(guards, smallest):
-    assert smallest_valid_size(refusal(*guards), "num_samples", 4001) == smallest
+def test_valid_sizes(guards, sizes):
+    assert valid_sizes(refusal(*guards), "num_samples", 4001) == sizes
 
 
 def test_another_sentence_about_the_axis_is_no_guard():
     message = refusal(f"{SIZE} > 3").replace(
         "Suggested", f"  - The values of num_samples = {SIZE} must be 3.\nSuggested"
     )
-    assert smallest_valid_size(message, "num_samples", 4001) is None
+    assert valid_sizes(message, "num_samples", 4001) is None

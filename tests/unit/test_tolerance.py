@@ -46,6 +46,9 @@ class Run:
             raise NotImplementedError
         return {"y": self.exact}
 
+    def decided_otherwise(self, seed: int) -> None:
+        raise NotImplementedError
+
     def perturbed(self, seed: int) -> dict[str, np.ndarray]:
         if self.spread is None:
             raise NotImplementedError

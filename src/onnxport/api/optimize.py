@@ -8,6 +8,7 @@ a single graph a further file is written.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from onnxport.errors import UsageError, nothing_written
@@ -17,6 +18,7 @@ from onnxport.graph.quantization.quantize import (
     find_precision,
     quantize_dynamic,
     write_kept,
+    write_nf4,
 )
 from onnxport.progress import Reporter
 from onnxport.serialization.written_model import WrittenModel
@@ -26,6 +28,7 @@ from onnxport.variants.rewrite import Rewrite, add_variant
 from onnxport.variants.weight_only import WeightOnly
 
 _BITS = 32  # of a weight that was not quantized
+_BLOCKS = ("int4", "int8-weights")  # precisions of weights in blocks whose activations can have 8 bits
 
 
 @nothing_written()
@@ -43,7 +46,7 @@ def optimize(
             says what was measured.
         sizes: axis -> size, for every dynamic axis: makes graphs with static shapes instead, `onnx/model_fixed.onnx`;
             see `variants.static_shapes.write.fix_sizes`.
-        precision: "auto" for all that the target runs, or one: "fp32", "fp16", "int8", "int8-weights", "int4".
+        precision: "auto" for all that the target runs, "fp32", or one of `quantize`.
         max_loss: share of labels or tokens that may change, or of cosine similarity that embeddings may lose; 0.01 by
             default.
         data: a file with a text in each line; by default loss is measured on 211 sentences in 30 languages.
@@ -116,55 +119,96 @@ def quantize(
     *,
     float_activations: bool = False,
     checkpoint: str | Path | None = None,
+    calibration: str | None = None,
+    data: str | Path | None = None,
 ) -> Path:
     """Store quantized graphs beside the float32 ones: in a folder, or beside a file.
 
     Args:
         path: a folder that onnxport wrote, or an `.onnx` file.
-        precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`);
+        precision: "int8" quantizes weights, and activations at run time (`onnx/model_quantized.onnx`); "uint8" the
+            same with unsigned weights (`onnx/model_uint8.onnx`).
             "int4" (`onnx/model_q4.onnx`) and "int8-weights" (`onnx/model_int8.onnx`) quantize the weights alone, in
             blocks of 32. "fp16" computes in float16 what float16 can hold, and takes and gives float32
-            (`onnx/model_fp16.onnx`).
+            (`onnx/model_fp16.onnx`). "bnb4" has weights of 4 bits as bitsandbytes has them, nf4
+            (`onnx/model_bnb4.onnx`). "q4f16" has weights of 4 bits in blocks of 32 and computes in float16
+            (`onnx/model_q4f16.onnx`).
+            "int8-static" is int8 with scales of activations that are measured beforehand, for encoders
+            (`onnx/model_int8_static.onnx`).
         float_activations: with quantized weights: the activations stay float32 instead of being quantized to 8 bits.
             Slower: two to three times with int4, and far more with int8-weights.
         checkpoint: with "int4" and "int8-weights": the checkpoint that the folder was converted from with
             `dequantize`. Its integers, scales and zero points are kept, and nothing is rounded; other weights and the
             activations stay float32.
+        calibration: with "int8-static": how the range of an activation follows from its values: "minmax" (the
+            default), "percentile" (99.999) or "entropy".
+        data: with "int8-static": the samples that are measured, of which half are used to measure the loss. A text in
+            each line, or an `.npz` file with an array for each input of the graph. By default 211 sentences, and
+            generated images and sounds.
 
     Returns:
         The file that was written; of several the last, which is the decoder's.
 
     Raises:
-        UsageError: no such precision, `float_activations` with "int8", or no weight that can be quantized (or kept).
+        UsageError: no such precision, an argument that it has not, "int8-static" for a decoder, or no weight that can
+            be quantized (or kept).
         CheckpointError: `checkpoint` cannot be read.
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance from those of the graph that it was made from
-            (of "int4" and "int8-weights": of that graph with the quantized weights). Nothing was written.
+            (of weights in blocks: of that graph with the quantized weights). Nothing was written.
         MissingDependencyError: the packages that change graphs are not installed.
     """
     require_graph_tools()
-    row = find_precision(precision)
-    bits, precision = row.bits, row.name
+    row, path = find_precision(precision), Path(path).expanduser()
+    _require_fitting(row, float_activations=float_activations, calibrated=calibration is not None or data is not None)
     if checkpoint is not None:
-        return _keep(Path(path).expanduser(), row, checkpoint)
-    if precision == "float16":
-        if float_activations:
-            raise UsageError("A float16 graph has no quantized activations.", hint="Leave out --float-activations.")
-        from onnxport.variants.half import add_half
+        return _keep(path, row, checkpoint)
+    match row.name:
+        case "float16" | "q4f16":
+            from onnxport.variants.half import add_half, add_half_blocks
 
-        return add_half(Path(path).expanduser())
-    if bits is None:
-        if float_activations:
-            raise UsageError(
-                "Dynamic int8 always quantizes activations.",
-                hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
-            )
-        step = Rewrite(row.suffix, precision, _quantize, size=8 / _BITS)
-    else:
-        weights = WeightOnly(Path(path).expanduser(), bits, float_activations)
-        hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
-        step = Rewrite(row.suffix, precision, weights.write, bits / _BITS, hint, fused_too=True, about=weights.about)
-    return add_variant(Path(path).expanduser(), step)
+            return add_half(path) if row.name == "float16" else add_half_blocks(path)
+        case "int8-static":
+            from onnxport.variants.static_int8 import add_static_int8
+
+            samples = Path(data).expanduser() if data is not None else None
+            return add_static_int8(path, calibration or "minmax", samples)
+        case "bnb4":
+            return add_variant(path, Rewrite(row.suffix, row.name, write_nf4, 4 / _BITS))
+        case "int8" | "uint8":
+            return add_variant(path, Rewrite(row.suffix, row.name, partial(_quantize, row.name == "uint8"), 8 / _BITS))
+        case _:
+            return _add_weight_only(path, row, float_activations)
+
+
+def _require_fitting(row: Precision, *, float_activations: bool, calibrated: bool) -> None:
+    """Raises UsageError for arguments that the precision has not."""
+    if calibrated and row.name != "int8-static":
+        raise UsageError(
+            f"{row.name} is not calibrated: the scales of activations are computed at run time, or there are none.",
+            hint="Leave out --calibration and --data, or choose --precision int8-static.",
+        )
+    if not float_activations or row.name in _BLOCKS:
+        return
+    if row.name in ("float16", "q4f16"):
+        raise UsageError(f"A {row.name} graph has no quantized activations.", hint="Leave out --float-activations.")
+    if row.name == "bnb4":
+        raise UsageError("bnb4 always keeps activations in float32.", hint="Leave out --float-activations.")
+    raise UsageError(
+        f"{'Static' if row.name == 'int8-static' else 'Dynamic'} {row.name.removesuffix('-static')} always quantizes "
+        "activations.",
+        hint="For float32 activations choose another precision: --precision int8-weights, or int4.",
+    )
+
+
+def _add_weight_only(path: Path, row: Precision, float_activations: bool) -> Path:
+    assert row.bits is not None
+    weights = WeightOnly(path, row.bits, float_activations)
+    hint = "" if float_activations else "Try float32 activations: --float-activations (float_activations=True)."
+    size = row.bits / _BITS
+    return add_variant(
+        path, Rewrite(row.suffix, row.name, weights.write, size, hint, fused_too=True, about=weights.about)
+    )
 
 
 def _keep(path: Path, row: Precision, checkpoint: str | Path) -> Path:
@@ -173,7 +217,7 @@ def _keep(path: Path, row: Precision, checkpoint: str | Path) -> Path:
     from onnxport.weights.checkpoint_reader import CheckpointReader
 
     bits = row.bits
-    if bits is None:
+    if bits is None or row.name not in _BLOCKS:
         raise UsageError(
             f"The precision {row.name} has no integers of a checkpoint.",
             hint="With --checkpoint, choose --precision int4 or int8-weights.",
@@ -196,6 +240,6 @@ def _optimize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset
         optimize_graph(source, target, taken)
 
 
-def _quantize(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
+def _quantize(unsigned: bool, sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> None:
     for source, target in zip(sources, targets, strict=True):
-        quantize_dynamic(source, target)  # one file
+        quantize_dynamic(source, target, unsigned=unsigned)  # one file

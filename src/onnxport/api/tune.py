@@ -27,12 +27,11 @@ from onnxport.variants.new_folder import new_folder, with_components
 from onnxport.variants.samples import read_texts, require_texts, sample_inputs
 
 MAX_LOSS = 0.01
-# Precisions of each target, and whether onnxport can measure speed there. Weights in blocks have GatherBlockQuantized,
-# which onnxruntime-web does not have for WebGPU; float16 is slower than float32 on CPUs.
+# Precisions of each target, and whether onnxport can measure speed there. float16 is slower than float32 on CPUs.
 _PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "cpu": ("float32", "int8", "int8-weights", "int4"),
-    "cuda": ("float16",),
-    "webgpu": ("float16",),
+    "cpu": ("float32", "int8", "int8-static", "int8-weights", "int4"),
+    "cuda": ("float16", "q4f16"),
+    "webgpu": ("float16", "q4f16"),
     "portable": ("int8", "float16"),
 }
 TARGETS = tuple(_PRECISIONS)

@@ -122,9 +122,10 @@ def _run(folder: Folder, component: Component, reporter: Reporter) -> Iterator[s
     with reporter.step(f"Run {component.file}") as step:
         count = _runs(file, component, vocabulary_size(folder.path))
         step.done(f"{count} set{'' if count == 1 else 's'} of sizes")
-    if component.precision == "int8":
+    if component.precision in ("int8", "int8-static"):
         with reporter.step(f"Bound the sums of {component.file}") as step:
-            bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}")
+            own = "" if component.precision == "int8" else f" --precision {component.precision}"
+            bounds = _bound_sums(file, f"Make it again: onnxport quantize {folder.path}{own}")
             step.done(bounds or "it has no integer products")
         if bounds:
             yield f"{component.file}: {bounds}"

@@ -99,7 +99,10 @@ _CALLS: dict[str, Call] = {
 }
 
 # Processors of texts with images that need no transformers: those of runtime/preprocessing/images_in_text.py.
-IMAGE_TEXT_PROCESSORS = ("LlavaProcessor", "Gemma3Processor")
+IMAGE_TEXT_PROCESSORS = (
+    "LlavaProcessor", "Gemma3Processor", "Idefics3Processor", "SmolVLMProcessor", "Qwen2VLProcessor",
+    "Qwen2_5_VLProcessor",
+)  # fmt: skip
 
 # Suffix of the graph's name to the dtype that transformers.js asks for it with.
 _DTYPES = {

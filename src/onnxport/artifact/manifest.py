@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxport.artifact.ledger import Ledger, UnusedTensors
-from onnxport.artifact.tuning import Tuning
+from onnxport.artifact.tuning import Calibration, Loss, Tuning
 from onnxport.specs import Restriction, TensorSpec, Verification
 
 # 2: every graph says which one it was made from (`Component.derived_from`).
@@ -40,7 +40,7 @@ class Component:
     name: str  # "model", "model_quantized"
     file: str  # relative to the folder, "/" separated: "onnx/model.onnx"
     opset: int
-    precision: str  # "float32", "float16", "int8", "int4", "int8-weights"
+    precision: str  # "float32", or one of `graph.quantization.quantize.PRECISIONS`
     parameters: int  # number of weight elements
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -53,7 +53,9 @@ class Component:
     weights_checksum: WeightsChecksum | None = None  # of the weights in `data_files`
     derived_from: str | None = None  # name of the graph that this one was made from; None: converted from the source
     ledger: Ledger | None = None  # what its weights hold, and how that was proved
-    raised_weights: tuple[str, ...] = ()  # that have 8 bits in a graph of 4, the most sensitive first
+    raised_weights: tuple[str, ...] = ()  # that have more bits in a graph of 4, the most sensitive first
+    calibration: Calibration | None = None  # of a graph whose activations have static scales
+    loss: Loss | None = None  # against the graph that it was made from, on samples that did not calibrate it
 
 
 @dataclass(frozen=True)

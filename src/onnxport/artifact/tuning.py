@@ -31,6 +31,21 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What the scales of activations were measured on.
+
+    Attributes:
+        method: "minmax", "percentile" or "entropy".
+        count: rows.
+        inputs: what they were chosen from, in words: "211 texts".
+    """
+
+    method: str
+    count: int
+    inputs: str
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A form of the folder's graphs.
 

@@ -39,7 +39,7 @@ class Job:
         name: of its folder in the output; letters, digits and `_.+-`.
         model: a folder, file or hub name, as for `convert`.
         options: further arguments of `convert` (`OPTIONS`).
-        precisions: quantized graphs to add: "int8", "int4", "int8-weights".
+        precisions: quantized graphs to add, as `quantize` calls them: "int8", "int4".
         targets: run times to write for: "genai", "transformers.js".
     """
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import typer
 
 from onnxport.cli.options import (
+    Calibration,
+    CalibrationData,
     CandidatePrecision,
     Data,
     Explain,
@@ -79,6 +82,8 @@ def quantize(
     precision: Precision = "int8",
     float_activations: FloatActivations = False,
     checkpoint: KeptCheckpoint = None,
+    calibration: Calibration = None,
+    data: CalibrationData = None,
     memory_limit: MemoryLimit = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -93,9 +98,11 @@ def quantize(
 
     title = find_precision(precision).title
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
-    _run(
-        shell, title, lambda: quantize_path(path, precision, float_activations=float_activations, checkpoint=checkpoint)
-    )
+    step = partial(
+        quantize_path, path, precision, float_activations=float_activations, checkpoint=checkpoint,
+        calibration=calibration, data=data,
+    )  # fmt: skip
+    _run(shell, title, step)
 
 
 def _run(shell: Shell, title: str, step: Callable[[], Path]) -> None:

@@ -207,8 +207,8 @@ CandidatePrecision = Annotated[
     typer.Option(
         "--precision",
         "-p",
-        metavar="auto|fp32|fp16|int8|int8-weights|int4",
-        help="Candidates: all that the target runs (auto), or one precision.",
+        metavar="auto|fp32|fp16|int8|int8-weights|int4|...",
+        help="Candidates: all that the target runs (auto), or one precision of `onnxport quantize`.",
     ),
 ]
 MaxLoss = Annotated[
@@ -240,8 +240,26 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         "-p",
-        help="int8: weights, and activations at run time. int4 or int8-weights: weights only, in blocks of 32. fp16: "
-        "computation in float16.",
+        help="int8 or uint8: weights, and activations at run time. int8-static: the same with calibrated scales, for "
+        "encoders. int4 or int8-weights: weights only, in blocks of 32; bnb4: in blocks of 64, nf4. fp16: computation "
+        "in float16. q4f16: int4 with computation in float16.",
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="minmax|percentile|entropy",
+        help="With int8-static: how the range of an activation follows from its values. Default: minmax.",
+    ),
+]
+CalibrationData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="With int8-static: samples, a text in each line, or an .npz file with an array for each input. Default: "
+        "211 sentences, and generated images and sounds.",
     ),
 ]
 FloatActivations = Annotated[

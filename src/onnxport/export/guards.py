@@ -21,8 +21,8 @@ _NODES = (
 )  # fmt: skip
 
 
-def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
-    """Return the smallest size from which on all guards of an error message hold.
+def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] | None:
+    """Return the smallest size from which on all guards of an error message hold, and the largest, if there is one.
 
     Args:
         message: the message of torch.export.
@@ -31,7 +31,7 @@ def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
 
     Returns:
         None if the message has another complaint about the axis, a guard is not an expression of this size alone, or a
-        larger size breaks a guard. All of the first 16384 sizes are tried, and some up to 2^30.
+        size between others breaks a guard. All of the first 16384 sizes are tried, and some up to 2^30.
     """
     lines = [line for line in message.partition("Suggested fixes:")[0].splitlines() if f" {axis} = " in line]
     guards = [(match[2], match[3]) for line in lines if (match := _GUARD.search(line)) and match[1] == axis]
@@ -42,10 +42,24 @@ def smallest_valid_size(message: str, axis: str, known: int) -> int | None:
         smallest = known
         while smallest > 1 and _all_hold(codes, smallest - 1):
             smallest -= 1
-        sizes = (*range(smallest, smallest + _CONSECUTIVE), *(size for size in _LARGE_SIZES if size > smallest))
-        return smallest if all(_all_hold(codes, size) for size in sizes) else None
+        if not all(_all_hold(codes, size) for size in range(smallest, smallest + _CONSECUTIVE)):
+            return None
+        sizes = [smallest + _CONSECUTIVE - 1, *(size for size in _LARGE_SIZES if size >= smallest + _CONSECUTIVE)]
+        held = [_all_hold(codes, size) for size in sizes]
+        count = held.index(False) if False in held else len(held)
+        if any(held[count:]):
+            return None
+        return smallest, None if count == len(held) else _last(codes, sizes[count - 1], sizes[count])
     except (SyntaxError, ValueError):
         return None
+
+
+def _last(codes: list[CodeType], low: int, high: int) -> int:
+    """The largest size that all guards take, where they take `low` and refuse `high`."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _all_hold(codes, middle) else (low, middle)
+    return low
 
 
 def _all_hold(codes: list[CodeType], size: int) -> bool:

@@ -22,7 +22,7 @@ from onnxport.export.capture_failure import capture_failure
 from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
-from onnxport.export.guards import smallest_valid_size
+from onnxport.export.guards import valid_sizes
 from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
@@ -214,16 +214,19 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 
 
 def _learn_minimum(message: str, dims: _Dims, signature: Signature) -> bool:
-    """Return whether all violated constraints hold from some size on; the size is stored in `dims`."""
+    """Return whether all violated constraints hold between two sizes, which are stored in `dims`."""
     axes = [axis.strip() for found in _VIOLATED.findall(message) for axis in found.split(",")]
-    smallest = {
-        axis: smallest_valid_size(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
+    valid = {
+        axis: valid_sizes(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
         for axis in axes
     }
-    if not axes or None in smallest.values():
+    if not axes or None in valid.values():
         return False
-    for axis, size in smallest.items():
-        dims.bounds.setdefault(axis, {})["min"] = size or 1
+    for axis, (smallest, largest) in ((axis, sizes) for axis, sizes in valid.items() if sizes is not None):
+        bounds = dims.bounds.setdefault(axis, {})
+        bounds["min"] = smallest or 1
+        if largest is not None:
+            bounds["max"] = min(largest, bounds.get("max", largest))
     return True
 
 

@@ -145,7 +145,8 @@ class Decoder:
         mask = np.concatenate([progress.mask, new], 1)
         feeds = cache.with_pending(progress, self.token_feeds(progress, input_ids))
         past = mask.shape[1] - feeds[graph.tokens].shape[1]
-        arrays = {**feeds, "attention_mask": mask, "position_ids": self.positions(progress, mask, past)}
+        shown = mask[:, past:] if graph.masks_call_alone else mask
+        arrays = {**feeds, "attention_mask": shown, "position_ids": self.positions(progress, mask, past)}
         inputs = {name: array for name, array in arrays.items() if name in graph.specs}
         values = {name: graph.value(name, array) for name, array in cache.pad_inputs(inputs, past).items()}
         buffers = cache.output_buffers(progress, mask)

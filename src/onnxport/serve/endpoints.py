@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -23,6 +24,7 @@ from onnxport.artifact.folder import Folder
 from onnxport.errors import OnnxPortError, UsageError
 from onnxport.serve import open_inference, openai
 from onnxport.serve.jobs import Job, Piece, Reply, ServeSettings
+from onnxport.serve.places import Places
 from onnxport.serve.values import to_json
 from onnxport.serve.worker import Worker
 from onnxport.tasks import TASKS
@@ -35,12 +37,12 @@ class ModelAPI(LitAPI):
 
     Args:
         settings: what to load, and how large batches may be.
-        spec: the endpoints.
+        spec: the endpoints; the worker sees in their places which requests are still wanted.
         streams: replies come piece by piece, and requests one after the other; else they share batches.
     """
 
     def __init__(self, settings: ServeSettings, spec: Endpoints, *, streams: bool) -> None:
-        self._settings = settings
+        self._settings, self._places = settings, spec.places
         size = 1 if streams else settings.max_batch
         super().__init__(max_batch_size=size, batch_timeout=settings.batch_delay if size > 1 else 0.0, spec=spec)
 
@@ -48,7 +50,7 @@ class ModelAPI(LitAPI):
         """Load the model. Ctrl-C reaches every process of a terminal: the server ends its workers, after their work."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            self._worker = Worker(self._settings)
+            self._worker = Worker(self._settings, self._places)
         except OnnxPortError:
             logging.disable()  # the server tells the user; LitServe would print a traceback
             raise
@@ -82,6 +84,8 @@ class Endpoints(LitSpec):
         super().__init__()
         self.api_path = "/predict"
         self._streams, self._task = streams, task
+        self.places = Places(settings.queue)
+        self._most_texts = settings.max_batch
         self._name = folder.path.resolve().name
         self._kind = next((row.kind for row in TASKS if row.name == task), "tensors")
         manifest = folder.manifest
@@ -163,10 +167,16 @@ class Endpoints(LitSpec):
             arrays, outputs = open_inference.read_inputs(body)
         except UsageError as error:
             return _refused(error.message, error.hint, flat=True)
-        reply = await self._done(Job("tensors", arrays, {"graph": name, "outputs": outputs}))
+        if open_inference.are_texts(arrays, self._graphs[name]):
+            job = open_inference.job_of_texts(arrays, self._graphs[name], body.get("parameters"))
+            reply = await self._done(job)
+            made = open_inference.answers(job, reply.value)
+        else:
+            reply = await self._done(Job("tensors", arrays, {"graph": name, "outputs": outputs}))
+            made = reply.value
         if reply.problem:
             return _failed(reply, flat=True)
-        return JSONResponse(open_inference.write_outputs(name, reply.value, body.get("id")))
+        return JSONResponse(open_inference.write_outputs(name, made, body.get("id")))
 
     async def models(self, request: Request) -> Response:
         """The list of models, which has one."""
@@ -201,34 +211,53 @@ class Endpoints(LitSpec):
             asked = openai.read_text_request(body, chat=chat)
         except UsageError as error:
             return _refused(error.message, error.hint)
+        if len(asked.jobs) > self._most_texts:
+            return _refused(f"There are {len(asked.jobs)} prompts.", f"At most {self._most_texts} in one request.")
         if not asked.stream:
-            pieces: list[Piece] = []
-            async for reply in self._replies(asked.job):
-                if reply.problem:
-                    return _failed(reply)
-                pieces += reply.value if isinstance(reply.value, list) else [reply.value]
-            return JSONResponse(openai.text_response(self._name, pieces, chat=chat))
-        replies = self._replies(asked.job)
+            answers = await asyncio.gather(*(self._written(job) for job in asked.jobs))
+            texts: list[list[Piece]] = []
+            for answer in answers:
+                if isinstance(answer, Reply):
+                    return _failed(answer)
+                texts.append(answer)
+            return JSONResponse(openai.text_response(self._name, texts, chat=chat))
+        replies = self._replies(asked.jobs[0])
         first = await anext(replies, Reply(problem="The worker ended.", ours=True))
         if first.problem:
             return _failed(first)
         return StreamingResponse(self._events(asked, first, replies), media_type="text/event-stream")
 
+    async def _written(self, job: Job) -> list[Piece] | Reply:
+        """The pieces of one text, or why there are none."""
+        pieces: list[Piece] = []
+        async for reply in self._replies(job):
+            if reply.problem:
+                return reply
+            pieces += _pieces_of(reply)
+        return pieces or Reply(problem="The worker ended.", ours=True)
+
     async def _events(
         self, asked: openai.TextRequest, first: Reply, replies: AsyncIterator[Reply]
     ) -> AsyncIterator[str]:
+        """The texts of a request, one after the other."""
         events = openai.TextEvents(self._name, asked)
         for event in events.first():
             yield _event(event)
         reply: Reply | None = first
-        while reply is not None:
-            if reply.problem:
-                yield _event({"error": {"message": reply.problem}})
-                return
-            for piece in reply.value if isinstance(reply.value, list) else [reply.value]:
-                for event in events.of(piece):
-                    yield _event(event)
-            reply = await anext(replies, None)
+        for index, job in enumerate(asked.jobs):
+            if index:
+                replies = self._replies(job)
+                reply = await anext(replies, None)
+            while reply is not None:
+                if reply.problem:
+                    yield _event({"error": {"message": reply.problem}})
+                    return
+                for piece in _pieces_of(reply):
+                    for event in events.of(piece, index):
+                        yield _event(event)
+                reply = await anext(replies, None)
+        for event in events.last():
+            yield _event(event)
         yield "data: [DONE]\n\n"
 
     async def _done(self, job: Job) -> Reply:
@@ -243,15 +272,17 @@ class Endpoints(LitSpec):
         pieces: deque[Any] = deque()
         self.response_buffer[own_id] = ResponseBufferItem(event=event, response_queue=pieces if self._streams else None)
         try:
-            self.request_queue.put((self.response_queue_id, own_id, time.monotonic(), job))
-            if self._streams:
-                async for reply, status in self.data_streamer(pieces, data_available=event, send_status=True):
+            with self.places.taken() as place:  # freed where the client or the time limit ends the request, too
+                given = replace(job, place=place)
+                self.request_queue.put((self.response_queue_id, own_id, time.monotonic(), given))
+                if self._streams:
+                    async for reply, status in self.data_streamer(pieces, data_available=event, send_status=True):
+                        yield reply if status == LitAPIStatus.OK else _lost(reply)
+                else:
+                    await event.wait()
+                    reply, status = self.response_buffer[own_id].response
                     yield reply if status == LitAPIStatus.OK else _lost(reply)
-            else:
-                await event.wait()
-                reply, status = self.response_buffer[own_id].response
-                yield reply if status == LitAPIStatus.OK else _lost(reply)
-        finally:  # also where the client or the time limit ended the request
+        finally:
             self.response_buffer.pop(own_id, None)
 
     def _graph_name(self, request: Request) -> str:
@@ -262,6 +293,10 @@ class Endpoints(LitSpec):
     def _unknown(self, request: Request) -> Response:
         words = f"There is no model {request.path_params['model']!r}; there are {', '.join(self._graphs)}."
         return JSONResponse({"error": words}, 404)
+
+
+def _pieces_of(reply: Reply) -> list[Piece]:
+    return reply.value if isinstance(reply.value, list) else [reply.value]
 
 
 async def page(request: Request) -> Response:

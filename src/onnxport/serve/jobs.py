@@ -52,11 +52,13 @@ class Job:
         inputs: of "call" what the pipeline takes; of "embed" a list of texts; of "tensors" arrays by name; of "write" a
             prompt or a list of messages.
         settings: arguments of the call; of "tensors" `graph`, the name of the graph, and `outputs`, names.
+        place: of the request in `places.Places`; None for work that nobody stops.
     """
 
     kind: Kind
     inputs: Any
     settings: Mapping[str, Any] = field(default_factory=dict)
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 # Paths whose requests are work for the model; others (health, metrics, the page) are answered at any load.
+_GONE = 499  # in the numbers for Prometheus: as nginx has it
 _WORK = ("/predict", "/v1/", "/v2/models/")
 
 
@@ -76,32 +77,49 @@ class Limits:
         if body is None:  # the client went away
             return
         given = False
+        gone = asyncio.ensure_future(_gone(receive))
 
         async def once() -> _Message:
             nonlocal given
             if given:
-                return await receive()
+                return await asyncio.shield(gone)
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
+        answer = asyncio.ensure_future(self._app(scope, once, reply))
         try:
-            await asyncio.wait_for(self._app(scope, once, reply), seconds)
-        except TimeoutError:
-            if reply.status:  # a stream: it ends here, without its last event
+            await asyncio.wait({answer, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() or reply.ended:
+                await answer
+            elif gone.done():  # the client went away: its place is free at once
+                reply.status = _GONE
+            elif reply.status:  # a stream: it ends here, without its last event
                 await reply({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await reply.refuse(504, f"There was no answer within {seconds:g} s.")
+        finally:
+            for task in (answer, gone):
+                task.cancel()
+            await asyncio.gather(answer, gone, return_exceptions=True)
+
+
+async def _gone(receive: _Receive) -> _Message:
+    """Waits until the client has gone away, or has its answer."""
+    while (message := await receive())["type"] != "http.disconnect":
+        pass
+    return message
 
 
 class _Reply:
     """Sends an answer, and keeps its status."""
 
     def __init__(self, send: _Send) -> None:
-        self._send, self.status = send, 0
+        self._send, self.status, self.ended = send, 0, False
 
     async def __call__(self, message: _Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+        self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, status: int, words: str, *headers: tuple[str, str]) -> None:

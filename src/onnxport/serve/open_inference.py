@@ -5,6 +5,7 @@ Source: https://github.com/kserve/open-inference-protocol, specification/protoco
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from onnxport.artifact.manifest import Component
 from onnxport.errors import UsageError
+from onnxport.serve.jobs import Job
 from onnxport.serve.values import to_json
 from onnxport.specs import TensorSpec
 
@@ -21,6 +23,7 @@ _NAMES = {
     "object": "BYTES", "str": "BYTES", "string": "BYTES",
 }  # fmt: skip
 _TYPES = {name: dtype for dtype, name in _NAMES.items() if name != "BYTES"}
+TEXT, _EMBEDDING = "text", "sentence_embedding"
 _INTEGERS = ("INT", "UINT")
 
 
@@ -57,6 +60,26 @@ def read_inputs(body: Any) -> tuple[dict[str, np.ndarray], list[str]]:
     if not isinstance(outputs, list) or not all(isinstance(one, Mapping) and "name" in one for one in outputs):
         raise UsageError("outputs is no list of names.", hint='"outputs": [{"name": "logits"}]')
     return arrays, [str(one["name"]) for one in outputs]
+
+
+def are_texts(arrays: Mapping[str, np.ndarray], graph: Mapping[str, Any]) -> bool:
+    """Whether a request has texts for the task, in the place of the graph's own inputs."""
+    return set(arrays) == {TEXT} and all(one["name"] != TEXT for one in graph["inputs"])
+
+
+def job_of_texts(arrays: Mapping[str, np.ndarray], graph: Mapping[str, Any], parameters: Any) -> Job:
+    """The job for the texts of a request: embeddings if the graph has them, else the task."""
+    texts = [str(one) for one in arrays[TEXT].reshape(-1)]
+    settings = dict(parameters) if isinstance(parameters, Mapping) else {}
+    return Job("embed" if any(one["name"] == _EMBEDDING for one in graph["outputs"]) else "call", texts, settings)
+
+
+def answers(job: Job, value: Any) -> dict[str, np.ndarray]:
+    """Embeddings (texts, width), or the answer of the task for each text as JSON (texts,)."""
+    if value is None or job.kind == "embed":
+        return {} if value is None else {_EMBEDDING: np.asarray(value, np.float32)}
+    written = [json.dumps(to_json(one), ensure_ascii=False) for one in value]
+    return {"answer": np.array(written, dtype=object)}
 
 
 def _read(tensor: Mapping[str, Any]) -> np.ndarray:

@@ -30,13 +30,13 @@ class TextRequest:
     """A request for texts.
 
     Attributes:
-        job: for the worker.
+        jobs: for workers, one for each prompt.
         chat: of the chat endpoint.
         stream: piece by piece.
         usage: a last event with the number of tokens is wanted.
     """
 
-    job: Job
+    jobs: tuple[Job, ...]
     chat: bool
     stream: bool
     usage: bool
@@ -90,14 +90,14 @@ def read_text_request(body: Mapping[str, Any], *, chat: bool) -> TextRequest:
         if not isinstance(prompt, list) or not prompt or not all(isinstance(one, Mapping) for one in prompt):
             raise UsageError("messages is no list of messages.", hint='[{"role": "user", "content": "Hello."}]')
         prompt = [_message(one) for one in prompt]
-    elif isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
-        prompt = prompt[0]
-    if not prompt or not isinstance(prompt, (str, list)) or (not chat and not isinstance(prompt, str)):
-        raise UsageError("prompt is no text.", hint='{"prompt": "Once upon a time"}; one request for each prompt.')
+    prompts = prompt if isinstance(prompt, list) and not chat else [prompt]
+    if not prompts or (not chat and not all(isinstance(one, str) and one for one in prompts)):
+        raise UsageError("prompt is no text and no list of texts.", hint='{"prompt": "Once upon a time"}')
     options = body.get("stream_options") or {}
-    job = Job("write", prompt, _settings(body))
+    settings = _settings(body)
+    jobs = tuple(Job("write", one, settings) for one in prompts)
     usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
-    return TextRequest(job, chat, bool(body.get("stream")), usage)
+    return TextRequest(jobs, chat, bool(body.get("stream")), usage)
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,13 +132,15 @@ def _settings(body: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def text_response(model: str, pieces: Sequence[Piece], *, chat: bool) -> dict[str, Any]:
-    """The response with the whole text."""
-    text, last = "".join(piece.text for piece in pieces), pieces[-1]
-    content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    choice = {"index": 0, **content, "logprobs": None, "finish_reason": last.finish}
+def text_response(model: str, texts: Sequence[Sequence[Piece]], *, chat: bool) -> dict[str, Any]:
+    """The response with whole texts, one for each prompt."""
+    choices = []
+    for index, pieces in enumerate(texts):
+        text = "".join(piece.text for piece in pieces)
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        choices.append({"index": index, **content, "logprobs": None, "finish_reason": pieces[-1].finish})
     kind = "chat.completion" if chat else "text_completion"
-    return {**_head(model, kind, _new_id(chat)), "choices": [choice], "usage": _usage(last)}
+    return {**_head(model, kind, _new_id(chat)), "choices": choices, "usage": _usage([one[-1] for one in texts])}
 
 
 class TextEvents:
@@ -153,23 +155,29 @@ class TextEvents:
         kind = "chat.completion.chunk" if request.chat else "text_completion"
         self._head = _head(model, kind, _new_id(request.chat))
         self._request = request
+        self._ends: list[Piece] = []
 
     def first(self) -> Iterator[dict[str, Any]]:
         """What comes before the text."""
         if self._request.chat:
-            yield self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
+            yield self._chunk({"delta": {"role": "assistant", "content": ""}}, 0, None)
 
-    def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The chunks for a piece."""
+    def of(self, piece: Piece, index: int) -> Iterator[dict[str, Any]]:
+        """The chunks for a piece of the text for a prompt."""
+        chat = self._request.chat
         if piece.text:
-            yield self._chunk({"delta": {"content": piece.text}} if self._request.chat else {"text": piece.text}, None)
+            yield self._chunk({"delta": {"content": piece.text}} if chat else {"text": piece.text}, index, None)
         if piece.finish:
-            yield self._chunk({"delta": {}} if self._request.chat else {"text": ""}, piece.finish)
-            if self._request.usage:
-                yield {**self._head, "choices": [], "usage": _usage(piece)}
+            yield self._chunk({"delta": {}} if chat else {"text": ""}, index, piece.finish)
+            self._ends.append(piece)
 
-    def _chunk(self, content: dict[str, Any], finish: str | None) -> dict[str, Any]:
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+    def last(self) -> Iterator[dict[str, Any]]:
+        """What comes after the texts."""
+        if self._request.usage:
+            yield {**self._head, "choices": [], "usage": _usage(self._ends)}
+
+    def _chunk(self, content: dict[str, Any], index: int, finish: str | None) -> dict[str, Any]:
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish}
         return {**self._head, "choices": [choice]}
 
 
@@ -181,6 +189,7 @@ def _new_id(chat: bool) -> str:
     return f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
 
 
-def _usage(piece: Piece) -> dict[str, int]:
-    total = piece.prompt_tokens + piece.new_tokens
-    return {"prompt_tokens": piece.prompt_tokens, "completion_tokens": piece.new_tokens, "total_tokens": total}
+def _usage(ends: Sequence[Piece]) -> dict[str, int]:
+    """The numbers of tokens of texts, from their last pieces."""
+    prompt, new = sum(piece.prompt_tokens for piece in ends), sum(piece.new_tokens for piece in ends)
+    return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}

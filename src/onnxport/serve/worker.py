@@ -18,12 +18,14 @@ from onnxport.runtime.decoding.settings import read_settings
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
 from onnxport.serve.jobs import Job, Piece, Reply, ServeSettings
+from onnxport.serve.places import Places
 from onnxport.system.library_errors import first_line
 from onnxport.tasks import IMAGE_AND_TEXTS, MODULE, find_task
 
 # A text shares a batch with texts of at most twice its length: padding costs as much as text.
 _LONGER, _SHORT = 2, 64
 _IMAGE_KEYS = frozenset({"image", "images", "url", "path", "base64"})
+_NOBODY = Reply(problem="The client went away.", ours=True)
 _FILES = "Give the file itself in base64, or as data:...;base64,...; the server opens no paths and no addresses."
 
 
@@ -32,12 +34,13 @@ class Worker:
 
     Args:
         settings: what to load.
+        places: which requests are still wanted; None for all.
 
     Raises:
         OnnxPortError: the folder cannot be loaded.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, places: Places | None = None) -> None:
         folder = open_folder(settings.folder)
         task = settings.task or folder.manifest.task
         where = {"provider": settings.provider, "threads": settings.threads}
@@ -53,11 +56,14 @@ class Worker:
             sessions = self.pipeline.sessions
         self.graphs = {(session.component.name if session.component else "model"): session for session in sessions}
         self.max_batch, self.timeout = settings.max_batch, settings.timeout
+        self._places = places
 
     def run(self, jobs: Sequence[Job]) -> list[Reply]:
         """A reply for each job. Those that can share a batch do; a job that cannot be done leaves the others alone."""
-        replies: list[Reply | None] = [None] * len(jobs)
-        for numbers in _together(jobs):
+        replies: list[Reply | None] = [None if self._wanted(job) else _NOBODY for job in jobs]
+        left = [number for number, reply in enumerate(replies) if reply is None]
+        for places in _together([jobs[number] for number in left]):
+            numbers = [left[place] for place in places]
             found = self._batch([jobs[number] for number in numbers]) if len(numbers) > 1 else None
             for place, number in enumerate(numbers):
                 replies[number] = self._one(jobs[number]) if found is None else Reply(found[place])
@@ -65,11 +71,11 @@ class Worker:
 
     def write(self, job: Job) -> Iterator[Reply]:
         """The pieces of a text; or of another job the reply."""
-        if job.kind != "write":
-            yield self._one(job)
+        if job.kind != "write" or not self._wanted(job):
+            yield self._one(job) if self._wanted(job) else _NOBODY
             return
         try:
-            for piece in self._pieces(job.inputs, job.settings):
+            for piece in self._pieces(job):
                 yield Reply(piece)
         except Exception as error:
             yield _failed(error)
@@ -102,6 +108,8 @@ class Worker:
             inputs, settings = self._readable(job.inputs), dict(job.settings)
             if isinstance(inputs, Mapping) and self.kind in ("choices", "text-pair") and "text" not in inputs:
                 return Reply(self.pipeline(**inputs, **settings))
+            if isinstance(inputs, list) and inputs and all(isinstance(one, str) for one in inputs):
+                settings["batch_size"] = self.max_batch  # several texts in one request
             return Reply(self.pipeline(inputs, **settings))
         except Exception as error:
             return _failed(error)
@@ -126,10 +134,13 @@ class Worker:
         """Inputs with images and sounds in the place of base64."""
         if self.kind == "audio":
             return _bytes_of(inputs) if isinstance(inputs, str) else _samples(inputs)
-        if self.kind in ("image", "image+points", *IMAGE_AND_TEXTS):
-            if not isinstance(inputs, str):
+        if self.kind in ("image", "image+points", "video", *IMAGE_AND_TEXTS):
+            # Several images in one request, or the frames of a clip.
+            images = inputs if isinstance(inputs, list) and inputs else [inputs]
+            if not all(isinstance(one, str) for one in images):
                 raise UsageError("An image is needed.", hint=_FILES)
-            return _image(inputs)
+            read = [_image(one) for one in images]
+            return read if isinstance(inputs, list) else read[0]
         if self.kind == "series":
             return _numbers(inputs)
         if self.kind == "image-in-text":
@@ -137,7 +148,11 @@ class Worker:
             return _with_images(given)
         return inputs
 
-    def _pieces(self, prompt: Any, settings: Mapping[str, Any]) -> Iterator[Piece]:
+    def _wanted(self, job: Job) -> bool:
+        return self._places is None or self._places.wanted(job.place)
+
+    def _pieces(self, job: Job) -> Iterator[Piece]:
+        prompt, settings = job.inputs, job.settings
         generator = getattr(self.pipeline, "generator", None)
         if not isinstance(generator, TextGenerator):
             yield self._whole(prompt, settings)
@@ -157,7 +172,7 @@ class Worker:
             count += 1
             if piece := pieces.add(int(tokens[0])):
                 yield Piece(piece, length, count)
-            if time.monotonic() > end:  # nobody waits for the rest
+            if time.monotonic() > end or not self._wanted(job):  # nobody waits for the rest
                 break
         yield Piece(pieces.rest(), length, count, "length" if answers.running.any() else "stop")
 
@@ -174,7 +189,7 @@ class Worker:
         return Piece(text, lengths[0], lengths[1], "stop")
 
     def _written(self, job: Job) -> list[Piece]:
-        return list(self._pieces(job.inputs, job.settings))
+        return list(self._pieces(job))
 
 
 def _together(jobs: Sequence[Job]) -> Iterator[list[int]]:

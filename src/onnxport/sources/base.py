@@ -37,6 +37,17 @@ class MeasuredRun(Protocol):
         """
         ...
 
+    def decided_otherwise(self, seed: int) -> Arrays | None:
+        """The outputs in float64 after decisions inside the model that perturbed numbers led to.
+
+        Returns:
+            None where these decisions are those of the run, or are not known.
+
+        Raises:
+            Exception: that is not possible; of any type.
+        """
+        ...
+
     def perturbed(self, seed: int) -> Arrays:
         """The outputs in float32 from numbers that are moved by one unit in the last place, at random.
 

@@ -2,6 +2,7 @@
 
     OUTPUT/NAME/config.pbtxt
     OUTPUT/NAME/1/model.onnx     and its data files
+    OUTPUT/NAME_tokenizer, NAME_text   of a graph that takes tokens: see triton_text.py
 
 The graphs are the folder's own. `config.pbtxt` is made from their named axes; where the package tritonclient is
 installed, Triton's own message reads it.
@@ -27,6 +28,7 @@ from onnxport.runtime.graph_choice import choose_graphs
 from onnxport.runtime.session import OnnxSession
 from onnxport.system.memory import memory_limit
 from onnxport.targets.triton_config import TritonModel, config_text
+from onnxport.targets.triton_text import takes_tokens, write_text_models
 
 NAME = "triton"
 CONFIG_NAME = "config.pbtxt"
@@ -68,8 +70,8 @@ def write_triton(folder: str | Path, component: str = _MODEL, output: str | Path
     placed: dict[Path, Path] = {}  # a data file that two graphs read is stored once
     digests: dict[str, str] = {}
     with memory_limit(), stage(output) as staging:
-        for part in parts:
-            model = _model(source, part)
+        models = [_model(source, part) for part in parts]
+        for part, model in zip(parts, models, strict=True):
             version = staging.path / model.name / _VERSION
             version.mkdir(parents=True)
             for file in files[part.name]:
@@ -80,6 +82,10 @@ def write_triton(folder: str | Path, component: str = _MODEL, output: str | Path
             config = version.parent / CONFIG_NAME
             config.write_text(config_text(model), encoding="utf-8", newline="\n")
             _check(model, config, version / model.file)
+        if (takes := takes_tokens(source, models)) is not None:
+            digests |= write_text_models(source, takes, staging.path)
+            for config in staging.path.glob(f"{takes.name}_*/{CONFIG_NAME}"):
+                read_config(config)
         staging.publish(lambda: require_unchanged(staging.path, digests))
     return output
 

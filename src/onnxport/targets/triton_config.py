@@ -73,8 +73,8 @@ def config_text(model: TritonModel) -> str:
         f"default_model_filename: {json.dumps(model.file)}",
         *(["# Every input and output begins with the axis " + str(model.batch_axis) + "."] if rows else []),
         f"max_batch_size: {rows}",
-        *_tensors("input", model.inputs, batched=rows > 0),
-        *_tensors("output", model.outputs, batched=rows > 0),
+        *tensors("input", model.inputs, batched=rows > 0),
+        *tensors("output", model.outputs, batched=rows > 0),
         # Triton chooses a GPU where there is one.
         "instance_group [ { count: 1 kind: KIND_AUTO } ]",
     ]
@@ -86,7 +86,17 @@ def config_text(model: TritonModel) -> str:
     return "\n".join([*lines, *_tensorrt(model)]) + "\n"
 
 
-def _tensors(kind: str, specs: Sequence[TensorSpec], *, batched: bool) -> Iterator[str]:
+def tensors(kind: str, specs: Sequence[TensorSpec], *, batched: bool) -> Iterator[str]:
+    """The lines of the inputs or outputs of a model.
+
+    Args:
+        kind: "input" or "output".
+        specs: the tensors.
+        batched: the first axis is the batch, which Triton leaves out.
+
+    Raises:
+        UsageError: a type of numbers that Triton does not have.
+    """
     yield f"{kind} ["
     for place, spec in enumerate(specs):
         if spec.dtype not in _TYPES:

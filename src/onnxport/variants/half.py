@@ -1,7 +1,8 @@
-"""float16 variants: what overflows or loses too much is found by measuring, and stays float32.
+"""float16 variants, with or without weights of 4 bits: what overflows or loses too much is found by measuring.
 
 Values are measured on real texts and random inputs. If the graph then differs from its base by more than the tolerance
-of float16, normalizations, softmax and sums stay float32 too.
+of float16, normalizations, softmax and sums stay float32 too. Where weights of 4 bits would lose too much
+(`sensitivity`), some become float16 instead.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from onnxport.artifact.folder import Folder, open_folder
 from onnxport.errors import VerificationError
 from onnxport.graph.inputs import Arrays, guess_sizes, random_inputs
 from onnxport.graph.quantization.half import SENSITIVE, use_half
+from onnxport.graph.quantization.quantize import write_half_blocks
 from onnxport.serialization.written_model import WrittenModel
 from onnxport.system.memory import require_memory
 from onnxport.variants.rewrite import Rewrite, add_variant
 from onnxport.variants.samples import sample_inputs
+from onnxport.variants.weight_only import WeightOnly
 
 _COPIES = 2  # of the weights: in ONNX Runtime, and rounded
-_SIZE = 0.5  # of the new weights, as a part of the old ones
+_SIZE, _SIZE_OF_BLOCKS = 0.5, 0.14  # of the new weights, as a part of the old ones
+_BITS = 4
 _GUESSES = 3  # cases of a graph that nothing is known about
 
 
@@ -36,9 +40,32 @@ def add_half(path: Path) -> Path:
         VerificationError: its outputs differ by more than the tolerance of float16.
     """
     folder = None if path.suffix == ".onnx" else open_folder(path)
+    return _first_right(
+        path, [Rewrite("fp16", "float16", partial(_write, folder, kept), _SIZE) for kept in ((), SENSITIVE)]
+    )
+
+
+def add_half_blocks(path: Path) -> Path:
+    """Store `onnx/model_q4f16.onnx` in a folder, or `-q4f16` beside a file: weights of 4 bits, computed in float16.
+
+    Returns:
+        The file that was written; of several the last, which is the decoder's.
+
+    Raises:
+        FolderError: no such folder or file, or it is damaged.
+        UsageError: a graph has no weight that can be quantized.
+        VerificationError: its outputs differ from those of the float32 graph with the same weights by more than the
+            tolerance of float16.
+    """
+    made = [HalfBlocks(path, kept) for kept in ((), SENSITIVE)]
+    return _first_right(
+        path, [Rewrite("q4f16", "q4f16", one.write, _SIZE_OF_BLOCKS, about=one.weights.about) for one in made]
+    )
+
+
+def _first_right(path: Path, steps: Sequence[Rewrite]) -> Path:
     last: VerificationError | None = None
-    for kept in ((), SENSITIVE):
-        step = Rewrite("fp16", "float16", partial(_write, folder, kept), _SIZE)
+    for step in steps:
         try:
             return add_variant(path, step)
         except VerificationError as error:
@@ -49,24 +76,54 @@ def add_half(path: Path) -> Path:
     raise last
 
 
+class HalfBlocks:
+    """Writes graphs with weights of 4 bits that compute in float16.
+
+    Args:
+        path: a folder that onnxport wrote, or a graph file.
+        operators: that stay float32, besides those that must.
+
+    Attributes:
+        weights: knows which weights stay float16.
+    """
+
+    def __init__(self, path: Path, operators: Collection[str]) -> None:
+        self._folder = None if path.suffix == ".onnx" else open_folder(path)
+        self._operators = operators
+        self.weights = WeightOnly(path, _BITS, False)
+
+    def write(
+        self, sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]
+    ) -> list[WrittenModel]:  # fmt: skip
+        """Write a graph for each source; see `Rewrite.write`."""
+        ranges = [_ranges(self._folder, source) for source in sources]
+        kept = [self.weights.choose(source) for source in sources]
+        return write_half_blocks(sources, targets, ranges, kept, self._operators, taken)
+
+
 def _write(
     folder: Folder | None, kept: Collection[str], sources: Sequence[Path], targets: Sequence[Path],
     taken: frozenset[str],
 ) -> list[WrittenModel] | None:  # fmt: skip
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    from onnxport.graph.quantization.value_ranges import measure_ranges
     from onnxport.graph.quantization.weight_only import load_graph
     from onnxport.serialization.onnxfile import write_model
 
     for source, target in zip(sources, targets, strict=True):
-        require_memory(_COPIES * graph_bytes(source), f"Measuring the values in {source.name}", "Free memory.")
-        ranges = measure_ranges(source, _inputs(folder, source))
+        ranges = _ranges(folder, source)
         model = load_graph(source)
         use_half(model, ranges, kept)
         RemoveUnusedNodesPass()(model)
         write_model(model, target, external=bool(data_files(source)), taken=taken)
     return None
+
+
+def _ranges(folder: Folder | None, source: Path) -> dict[str, float]:
+    from onnxport.graph.quantization.value_ranges import measure_ranges
+
+    require_memory(_COPIES * graph_bytes(source), f"Measuring the values in {source.name}", "Free memory.")
+    return measure_ranges(source, _inputs(folder, source))
 
 
 def _inputs(folder: Folder | None, source: Path) -> list[Arrays]:

@@ -75,6 +75,8 @@ class NewGraph:
             "data_files": tuple(path.relative_to(root).as_posix() for path in data_files(target)),
             "weights_checksum": None,
             "raised_weights": (),
+            "calibration": None,
+            "loss": None,
             "derived_from": self.base.name,
             "ledger": prove_derived([root / self.base.file], target),
         }

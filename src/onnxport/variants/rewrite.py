@@ -24,8 +24,8 @@ from onnxport.variants.components import converted_components, encoder_of, graph
 from onnxport.variants.new_folder import NewGraph, graphs_from, new_folder, with_components
 from onnxport.variants.weight_only_check import EXACT_SUFFIX, GraphUnderTest, check_rounded, first_failure
 
-# Rounded activations have one scale for a whole batch, so that padding moves the numbers beside it.
-_PADDED_TOO = ("float32", "float16")
+# Activations that are rounded at run time have one scale for a whole batch: padding moves the numbers beside it.
+_PADDED_TOO = ("float32", "float16", "int8-static")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Weight-only variants: of 4 bits, with 8 for the weights that would lose too much."""
+"""Weight-only variants: of 4 bits, with more for the weights that would lose too much."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WeightOnly:
         self, sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]
     ) -> list[WrittenModel]:  # fmt: skip
         """Write a graph for each source; see `Rewrite.write`."""
-        raised = [self._choose(source) for source in sources]
+        raised = [self.choose(source) for source in sources]
         return write_weight_only(
             sources, targets, self._bits, float_activations=self._float_activations, raised=raised, taken=taken
         )
@@ -41,7 +41,8 @@ class WeightOnly:
         """What the record of the graph made from `base` says besides."""
         return {"raised_weights": self._raised.get(base.file, ())}
 
-    def _choose(self, source: Path) -> tuple[str, ...]:
+    def choose(self, source: Path) -> tuple[str, ...]:
+        """Names of the weights that need more than 4 bits; see `choose_raised`."""
         from onnxport.variants.sensitivity import choose_raised
 
         if self._bits != _RAISED_FROM or self._float_activations or self._path.suffix == ".onnx":

@@ -24,6 +24,8 @@ from onnxport.specs import CaseCheck, Distance, TensorSpec, Verification
 from onnxport.tensor_names import is_past
 
 EXACT_SUFFIX = ", float32 activations"
+# Precisions whose activations are not rounded to integers, with the row of `TOLERANCES` for the same weights.
+_EXACT_ROWS = {"q4f16": "float16", "bnb4": "float32"}
 _PROMPT = (2, 16)  # rows, tokens
 
 
@@ -61,14 +63,14 @@ def check_rounded(
 
     Args:
         base: the float32 graph.
-        target: made from it by `write_weight_only`.
+        target: made from it by `write_weight_only` or `write_half_blocks`.
         precision: one of `graph.quantize.PRECISIONS` with bits.
         encoder: the graph that runs before `target`, rounded too, where there is one.
         work: an existing folder on a disk with room for the float32 weights; a temporary one by default.
 
     Returns:
-        The cases with float32 activations (their names end in `EXACT_SUFFIX`), then those of the target as it is; and
-        the `distance` to the base.
+        Where activations are rounded to integers, the cases with float32 activations (their names end in
+        `EXACT_SUFFIX`); then those of the target as it is; and the `distance` to the base.
     """
     from onnxport.verification.compare import compare
     from onnxport.verification.graph_cases import random_cases
@@ -76,11 +78,14 @@ def check_rounded(
     with tempfile.TemporaryDirectory(dir=work, prefix=".rounding-") as name:
         folder = Path(name)
         reference, exact = folder / "rounded.onnx", folder / "exact.onnx"
-        _write_reference(base.file, reference, PRECISIONS[precision].bits or 0, target)
-        _write_exact(target, exact)
+        _write_reference(base.file, reference, precision, target)
         source = f"the graph {base.file.name} with weights rounded to {precision}"
         cases = random_cases(reference, base.inputs, base.sizes, base.vocabulary)
         about: dict[str, Any] = {"decision": base.decision, "outputs": base.outputs, "source": source}
+        if precision in _EXACT_ROWS:
+            found = compare(target, cases, precision=_EXACT_ROWS[precision], **about)
+            return replace(found, distance=_distance(base, target, precision, encoder))
+        _write_exact(target, exact)
         proof = compare(exact, cases, precision="float32", **about)
         found = compare(target, cases, precision=precision, **about)
     proven = tuple(replace(case, name=f"{case.name}{EXACT_SUFFIX}") for case in proof.cases)
@@ -92,12 +97,18 @@ def check_rounded(
     )
 
 
-def _write_reference(base: Path, file: Path, bits: int, target: Path) -> None:
+def _write_reference(base: Path, file: Path, precision: str, target: Path) -> None:
     """The base with the weights that the target has."""
-    from onnxport.graph.quantization.weight_only import find_raised, load_graph, use_dequantized_weights
+    from onnxport.graph.quantization.nf4 import use_nf4_values
+    from onnxport.graph.quantization.weight_only import find_quantized, load_graph, use_dequantized_weights
 
-    model = load_graph(base)
-    use_dequantized_weights(model, bits, find_raised(load_graph(target)))
+    model, rounded = load_graph(base), load_graph(target)
+    if precision == "bnb4":
+        use_nf4_values(model)
+    else:
+        bits = PRECISIONS[precision].bits or 0
+        half = find_quantized(rounded, bits) if precision == "q4f16" else None
+        use_dequantized_weights(model, bits, find_quantized(rounded), half=half)
     with Silent().step("write") as step:
         write_graph(_Held(model), file, file, WeightFiles(external=True), step)
 

@@ -63,7 +63,7 @@ def compare(
         return verification_of((unloadable,), source, tolerance)
     known = {spec.name for spec in (*session.inputs, *session.optional)}
     if NUM_LOGITS_TO_KEEP in known:
-        cases = (*cases, *_last_logits(cases))
+        cases = (*cases, *last_logits(cases))
 
     def run(inputs: Arrays) -> Arrays:
         # An input that no output depends on may be gone from the graph.
@@ -108,7 +108,7 @@ def _of_real_tokens(case: Case, real_only: Callable[[Arrays, np.ndarray], Arrays
     return replace(case, outputs=real(case.outputs), rounding=case.rounding and case.rounding.mapped(real))
 
 
-def _last_logits(cases: Sequence[Case]) -> Iterator[Case]:
+def last_logits(cases: Sequence[Case]) -> Iterator[Case]:
     """The first and the last case once more, for the logits of a few tokens alone, unless there are such cases."""
     whole = [] if any(case.inputs.get(NUM_LOGITS_TO_KEEP) for case in cases) else [cases[0], cases[-1]]
     for case, count in zip(whole, (1, 2), strict=False):

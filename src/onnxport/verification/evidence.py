@@ -13,7 +13,7 @@ from onnxport.errors import VerificationError
 from onnxport.export.signature import Signature
 from onnxport.loading.parts import Part
 from onnxport.sources.base import Generates
-from onnxport.specs import CaseCheck, OutputCheck, Restriction, TensorSpec, Verification, compared_sizes
+from onnxport.specs import CaseCheck, ComparedSizes, OutputCheck, Restriction, TensorSpec, Verification, compared_sizes
 from onnxport.tensor_names import NUM_LOGITS
 from onnxport.verification.case import Case
 from onnxport.verification.cases import record
@@ -105,7 +105,7 @@ def verify_graph(
         cases=(*found.cases, *checks),
         passed=found.passed and all(check.ok for check in checks),
         level=str(evidence.level),
-        compared=compared_sizes(_single(found.cases)),
+        compared=sizes_compared(found.cases),
     )
 
 
@@ -121,18 +121,18 @@ def within_limits(evidence: Evidence, verification: Verification) -> tuple[Verif
     if not found or any(case.name not in limits for case in failed):
         return verification, evidence.restrictions
     kept = tuple(case for case in verification.cases if case.ok)
-    return replace(verification, cases=kept, passed=True, compared=compared_sizes(_single(kept))), (
+    return replace(verification, cases=kept, passed=True, compared=sizes_compared(kept)), (
         *evidence.restrictions, *found,
     )  # fmt: skip
 
 
-def _single(cases: Sequence[CaseCheck]) -> list[CaseCheck]:
-    """Those of single calls, with sizes of input axes alone: a generation has other sizes."""
-    return [
+def sizes_compared(cases: Sequence[CaseCheck]) -> tuple[ComparedSizes, ...]:
+    """By single calls, of input axes alone: a generation has other sizes."""
+    return compared_sizes(
         replace(case, sizes={axis: size for axis, size in case.sizes.items() if axis != NUM_LOGITS})
         for case in cases
         if case.outputs
-    ]
+    )
 
 
 def require_agreement(verification: Verification, *, allow_mismatch: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,10 +56,10 @@ def measure_rounding(run: MeasuredRun) -> Rounding | None:
         Without `noise`. None where neither is possible: the tolerance is the fixed one then.
     """
     exact = _attempt(run.in_float64)
-    moved = _distances(run.outputs, exact) if exact is not None else None
+    moved = distances(run.outputs, exact) if exact is not None else None
     if moved is not None and all(_is_small(run.outputs[name], far) for name, far in moved.items()):
         return Rounding(FLOAT64, moved, _amplified(run, moved))
-    spread = _spread(run)
+    spread = measure_spread(run)
     if spread is None:
         return None
     if moved is not None and all(_largest(far) <= _CREDIBLE * spread[name] for name, far in moved.items()):
@@ -103,7 +103,7 @@ def with_shared_noise(runs: Sequence[tuple[Arrays, Rounding | None]]) -> list[Ro
 def _amplified(run: MeasuredRun, moved: Arrays) -> dict[str, float]:
     """By how much perturbed numbers move the outputs that rounding moves far."""
     far = [name for name, by in moved.items() if _largest(by) > _AMPLIFIED * UNIT * scale_of(run.outputs[name])]
-    spread = _spread(run) if far else None
+    spread = measure_spread(run) if far else None
     return {name: float(spread[name]) for name in far} if spread is not None else {}
 
 
@@ -114,8 +114,12 @@ def _attempt(call: Callable[[], Arrays]) -> Arrays | None:
         return None
 
 
-def _distances(outputs: Arrays, others: Arrays) -> Arrays | None:
-    """Others less outputs, in float32; None where they have other shapes. 0 where one of both is no number."""
+def distances(outputs: Arrays, others: Arrays) -> Arrays | None:
+    """Others less outputs, in float32; None where they have other shapes. 0 where one of both is no number.
+
+    Args:
+        others: of any floating type.
+    """
     found: Arrays = {}
     for name, value in outputs.items():
         if value.dtype != np.float32:
@@ -129,12 +133,12 @@ def _distances(outputs: Arrays, others: Arrays) -> Arrays | None:
     return found
 
 
-def _spread(run: MeasuredRun) -> Arrays | None:
-    """By how much outputs move; single numbers."""
+def measure_spread(run: MeasuredRun, seeds: Iterable[int] = _SEEDS) -> Arrays | None:
+    """By how much outputs move when the numbers in the model do; single numbers. None where that is not possible."""
     found: Arrays = {}
-    for seed in _SEEDS:
+    for seed in seeds:
         others = _attempt(lambda seed=seed: run.perturbed(seed))  # type: ignore[misc]
-        moved = _distances(run.outputs, others) if others is not None else None
+        moved = distances(run.outputs, others) if others is not None else None
         if moved is None:
             return None
         for name, far in moved.items():

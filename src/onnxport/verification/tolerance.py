@@ -27,17 +27,22 @@ import numpy as np
 
 # (absolute, relative): an output passes when max |onnx - source| <= absolute + relative * max |source|.
 # float32: where the rounding of the source was not measured.
-# int8: dynamic quantization of weights and activations, 8 bits each.
+# int8, uint8, int8-static: quantization of weights and activations, 8 bits each.
 # int8-weights, int4: against the source with rounded weights; what is left are activations of 8 bits.
+# q4f16, bnb4: against a graph with other weights; with the same weights their rows are those of float16 and float32.
 TOLERANCES: dict[str, tuple[float, float]] = {
     "float32": (1e-5, 1e-4),
     "float16": (1e-3, 1e-2),
     "int8": (1e-2, 5e-1),
+    "uint8": (1e-2, 5e-1),
+    "int8-static": (1e-2, 5e-1),
     "int8-weights": (1e-2, 2.5e-1),
     "int4": (1e-2, 2.5e-1),
+    "q4f16": (1e-2, 2.5e-1),
+    "bnb4": (1e-2, 2.5e-1),
 }
 
-QUANTIZED = ("int8", "int8-weights", "int4")
+QUANTIZED = ("int8", "uint8", "int8-static", "int8-weights", "int4", "q4f16", "bnb4")
 
 FACTOR, FLOOR, SMALLEST = 4.0, 16.0, 1e-7
 UNIT = 2.0**-24  # half a unit in the last place: the rounding error of one float32 operation

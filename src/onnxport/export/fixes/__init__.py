@@ -11,11 +11,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from onnxport.export.fixes.attention_mask import expand_attention_masks
+from onnxport.export.fixes.linear_recurrences import linear_recurrences
 from onnxport.export.fixes.one_key_head import one_key_head
 from onnxport.export.fixes.ordered_sets import ordered_sets
 from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
+from onnxport.export.fixes.small_sigmoids import precise_sigmoids
 from onnxport.export.fixes.symbolic_int import symbolic_int
+from onnxport.export.fixes.window_attention import window_attention
 from onnxport.graph.origins import touched_by
 
 if TYPE_CHECKING:
@@ -27,11 +30,14 @@ TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]
     "one-key-head": one_key_head,
     "ordered-sets": ordered_sets,
     "recurrent-layers": dynamic_recurrence,
+    "linear-recurrences": linear_recurrences,
+    "window-attention": window_attention,
 }
 
 GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
     "attention-mask-rows": expand_attention_masks,
     "rotary-cache-rows": expand_rotary_caches,
+    "small-sigmoids": precise_sigmoids,
 }
 
 

@@ -19,6 +19,7 @@ class BlockWeight:
         name: name of the weight; the tensors are called `name.q4` (or `name.q8`) and `name.scales`.
         bits: 4 or 8.
         by_row: see `blocks.quantize_blocks`.
+        half: scales are numbers that float16 holds.
 
     Attributes:
         outputs: outputs of the product with the weight.
@@ -33,8 +34,8 @@ class BlockWeight:
     columns: None = None
     block = BLOCK
 
-    def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool) -> None:
-        self.tensor, self.bits, self.by_row = tensor, bits, by_row
+    def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool, half: bool = False) -> None:
+        self.tensor, self.bits, self.by_row, self._half = tensor, bits, by_row, half
         rows, columns = (int(size) for size in tensor.shape)
         self.outputs, self.inputs = (rows, columns) if by_row else (columns, rows)
         data, scales = block_shapes(self.outputs, self.inputs, bits)
@@ -50,10 +51,13 @@ class BlockWeight:
         Args:
             which: "data" or "scales".
         """
-        made = self._blocks if self._blocks is not None else quantize_blocks(self.tensor, self.bits, by_row=self.by_row)
+        made = self._blocks if self._blocks is not None else self._quantized()
         self._blocks = Blocks(np.empty(0, np.uint8), made.scales) if which == "data" else None
         values: np.ndarray[Any, Any] = getattr(made, which)
-        return values if values.size else quantize_blocks(self.tensor, self.bits, by_row=self.by_row).data
+        return values if values.size else self._quantized().data
+
+    def _quantized(self) -> Blocks:
+        return quantize_blocks(self.tensor, self.bits, by_row=self.by_row, half=self._half)
 
 
 class _BlockTensor(ir.LazyTensor):  # type: ignore[misc]
@@ -81,15 +85,15 @@ class DequantizedTensor(ir.LazyTensor):  # type: ignore[misc]
         tensor: float32 with two axes.
         name: name of the weight.
         bits: 4 or 8.
-        by_row: see `blocks.quantize_blocks`.
+        by_row, half: see `blocks.quantize_blocks`.
     """
 
-    def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool) -> None:
+    def __init__(self, tensor: ir.TensorProtocol, name: str, bits: int, *, by_row: bool, half: bool = False) -> None:
         super().__init__(
             lambda: ir.Tensor(np.concatenate(list(self._strips())), name=name),
             dtype=ir.DataType.FLOAT, shape=ir.Shape(tensor.shape), name=name,
         )  # fmt: skip
-        self._tensor, self._bits, self._by_row = tensor, bits, by_row
+        self._tensor, self._bits, self._by_row, self._half = tensor, bits, by_row, half
 
     def blocks(self) -> Iterator[memoryview]:
         """Yield its bytes, strip by strip."""
@@ -97,4 +101,4 @@ class DequantizedTensor(ir.LazyTensor):  # type: ignore[misc]
             yield memoryview(strip.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
     def _strips(self) -> Iterator[np.ndarray[Any, Any]]:
-        return dequantized_strips(self._tensor, self._bits, by_row=self._by_row)
+        return dequantized_strips(self._tensor, self._bits, by_row=self._by_row, half=self._half)

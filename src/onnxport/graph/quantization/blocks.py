@@ -54,7 +54,7 @@ def block_shapes(outputs: int, inputs: int, bits: int) -> tuple[tuple[int, int, 
     return (outputs, count, BLOCK * bits // 8), (outputs, count)
 
 
-def quantize_blocks(tensor: ir.TensorProtocol, bits: int, *, by_row: bool) -> Blocks:
+def quantize_blocks(tensor: ir.TensorProtocol, bits: int, *, by_row: bool, half: bool = False) -> Blocks:
     """Quantize a weight.
 
     Args:
@@ -62,6 +62,7 @@ def quantize_blocks(tensor: ir.TensorProtocol, bits: int, *, by_row: bool) -> Bl
         bits: 4 or 8.
         by_row: each row computes one output, as in an embedding table and in PyTorch's linear layers; otherwise each
             column does, as on the right of MatMul.
+        half: scales are the nearest numbers that float16 holds, and integers the nearest for these scales.
     """
     rows, columns = (int(size) for size in tensor.shape)
     outputs, inputs = (rows, columns) if by_row else (columns, rows)
@@ -71,31 +72,31 @@ def quantize_blocks(tensor: ir.TensorProtocol, bits: int, *, by_row: bool) -> Bl
         rows_or_blocks = (
             slice(start, start + len(strip)) if by_row else slice(start // BLOCK, -(-(start + len(strip)) // BLOCK))
         )
-        integers, row_scales = quantize_rows(strip if by_row else strip.T, bits)
+        integers, row_scales = quantize_rows(strip if by_row else strip.T, bits, half=half)
         where = (rows_or_blocks,) if by_row else (slice(None), rows_or_blocks)
         data[where], scales[where] = _packed(integers, bits), row_scales
     return Blocks(data, scales)
 
 
-def dequantized_strips(tensor: ir.TensorProtocol, bits: int, *, by_row: bool) -> Iterator[Floats]:
+def dequantized_strips(tensor: ir.TensorProtocol, bits: int, *, by_row: bool, half: bool = False) -> Iterator[Floats]:
     """Yield the values that the quantized weight represents, in the weight's own layout, in strips of rows.
 
     Args:
         tensor: float32 with two axes.
         bits: 4 or 8.
-        by_row: see `quantize_blocks`.
+        by_row, half: see `quantize_blocks`.
     """
     zero_point = np.float32(1 << (bits - 1))
     for _, strip in strips(tensor):
         rows = strip if by_row else strip.T
-        integers, scales = quantize_rows(rows, bits)
+        integers, scales = quantize_rows(rows, bits, half=half)
         values = ((integers.astype(np.float32) - zero_point) * scales[..., None]).reshape(len(rows), -1)[
             :, : rows.shape[1]
         ]
         yield np.ascontiguousarray(values if by_row else values.T)
 
 
-def quantize_rows(rows: Floats, bits: int) -> tuple[Bytes, Floats]:
+def quantize_rows(rows: Floats, bits: int, *, half: bool = False) -> tuple[Bytes, Floats]:
     """Quantize the rows of a matrix in blocks of 32.
 
     The value furthest from zero becomes the lowest integer. There is one integer more below zero than above, so the
@@ -104,6 +105,7 @@ def quantize_rows(rows: Floats, bits: int) -> tuple[Bytes, Floats]:
     Args:
         rows: (rows, columns).
         bits: 4 or 8.
+        half: see `quantize_blocks`.
 
     Returns:
         Integers (rows, blocks, 32) and scales (rows, blocks).
@@ -115,7 +117,7 @@ def quantize_rows(rows: Floats, bits: int) -> tuple[Bytes, Floats]:
     zero_point = 1 << (bits - 1)
     largest, smallest = blocks.max(-1), blocks.min(-1)
     extreme = np.where(largest > -smallest, largest, smallest)
-    scales = (extreme / -zero_point).astype(np.float32)
+    scales = (extreme / -zero_point).astype(np.float16 if half else np.float32).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         inverse = np.where(scales == 0, 0, 1 / scales)
     # 1 / scale overflows for blocks of denormal values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Precision:
 
     Attributes:
         suffix: suffix of the graph's name, "model_q4.onnx"; the dtype of transformers.js.
-        bits: bits of a weight for weight-only quantization; None for dynamic quantization and float16.
+        bits: bits of a weight for weight-only quantization; None where activations are quantized too, and for float16.
         title: title of the step.
     """
 
@@ -42,11 +42,14 @@ class Precision:
 
 PRECISIONS = {
     "int8": Precision("quantized", None, "Quantize to int8"),
+    "uint8": Precision("uint8", None, "Quantize to uint8"),
+    "int8-static": Precision("int8_static", None, "Calibrate and quantize to int8"),
     "int4": Precision("q4", 4, "Quantize weights to int4"),
     "int8-weights": Precision("int8", 8, "Quantize weights to int8"),
+    "q4f16": Precision("q4f16", 4, "Quantize weights to int4, compute in float16"),
+    "bnb4": Precision("bnb4", 4, "Quantize weights to nf4"),
     "float16": Precision("fp16", None, "Convert to float16"),
 }
-
 
 _ALIASES = {"fp16": "float16"}
 
@@ -93,15 +96,17 @@ def quantized_name(name: str, *, single: bool) -> str:
     return f"{path.stem}{'-' if single else '_'}quantized{path.suffix}"
 
 
-def quantize_dynamic(source: Path, target: Path) -> None:
-    """Write `target`: weights of MatMul and Gemm as int8 per column, activations quantized at run time.
+def quantize_dynamic(source: Path, target: Path, *, unsigned: bool = False) -> None:
+    """Write `target`: weights of MatMul and Gemm in 8 bits per column, activations quantized at run time.
 
-    Weights are signed, because processors have integer instructions for signed weights. Their ranges are chosen so that
-    no processor gives wrong results (`weight_ranges`, `saturation`).
+    Weights are signed by default, because processors have integer instructions for signed weights. Their ranges are
+    chosen so that no processor gives wrong results (`weight_ranges`, `saturation`). Products of unsigned numbers are
+    added in 32 bits, so that unsigned weights have the full range, with a zero point.
 
     Args:
         source: a float32 graph.
         target: the file to write.
+        unsigned: write uint8 weights.
 
     Raises:
         MemoryLimitError: the weights do not fit in memory.
@@ -123,12 +128,12 @@ def quantize_dynamic(source: Path, target: Path) -> None:
         quantize(
             str(copy),
             str(target),
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # for weights without an own range
+            reduce_range=not unsigned,  # for weights without an own range
             op_types_to_quantize=["MatMul", "Gemm", *([] if ranges.table_products else ["Gather"])],
             nodes_to_exclude=list(ranges.excluded_nodes),
-            extra_options={"TensorQuantOverrides": ranges.overrides},
+            extra_options={} if unsigned else {"TensorQuantOverrides": ranges.overrides},
         )
     require_exact_sums(target, "Report this model.", "Nothing was written.")
 
@@ -192,14 +197,73 @@ def write_weight_only(
         quantize_weights(graph.model, bits, level, names)
         for graph, names in zip(graphs, raised or [()] * len(graphs), strict=True)
     ]
-    if not all(counts):
-        bare = next(source for source, count in zip(sources, counts, strict=True) if not count)
+    _require_weights(sources, counts)
+    return _written(graphs, sources, targets, taken)
+
+
+def write_half_blocks(
+    sources: Sequence[Path], targets: Sequence[Path], ranges: Sequence[Mapping[str, float]],
+    kept: Sequence[Collection[str]], operators: Collection[str], taken: frozenset[str],
+) -> list[WrittenModel]:  # fmt: skip
+    """Write graphs of one folder with weights of 4 bits in blocks that compute in float16.
+
+    Args:
+        sources: float32 graphs.
+        targets: a file for each graph, in one folder.
+        ranges: for each graph, name of a value -> largest absolute value that was measured.
+        kept: for each graph, names of weights that become float16 instead.
+        operators: that stay float32, besides those that must.
+        taken: names that no data file may have.
+
+    Raises:
+        UsageError: a graph has no weight that can be quantized.
+        OutputError: there is not enough space.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from onnxport.graph.quantization.half import use_half
+    from onnxport.graph.quantization.weight_only import HALF_ACTIVATIONS, load_graph, quantize_weights
+
+    graphs, counts = [_Loaded(load_graph(source)) for source in sources], []
+    for graph, values, names in zip(graphs, ranges, kept, strict=True):
+        counts.append(quantize_weights(graph.model, 4, HALF_ACTIVATIONS, names, half=True))
+        use_half(graph.model, values, operators)
+        RemoveUnusedNodesPass()(graph.model)
+    _require_weights(sources, counts)
+    return _written(graphs, sources, targets, taken)
+
+
+def write_nf4(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]) -> list[WrittenModel]:
+    """Write graphs of one folder with weights of 4 bits as bitsandbytes has them; see `nf4`.
+
+    Args:
+        sources: float32 graphs.
+        targets: a file for each graph, in one folder.
+        taken: names that no data file may have.
+
+    Raises:
+        UsageError: a graph has no weight that can be quantized.
+        OutputError: there is not enough space.
+    """
+    from onnxport.graph.quantization.nf4 import use_nf4
+    from onnxport.graph.quantization.weight_only import load_graph
+
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    _require_weights(sources, [use_nf4(graph.model) for graph in graphs], "MatMul and Gemm")
+    return _written(graphs, sources, targets, taken)
+
+
+def _require_weights(
+    sources: Sequence[Path], counts: Sequence[int], readers: str = "MatMul, Gemm and Gather"
+) -> None:  # fmt: skip
+    """Raises UsageError for a graph without a weight that can be quantized."""
+    bare = next((source for source, count in zip(sources, counts, strict=True) if not count), None)
+    if bare is not None:
         raise UsageError(
-            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only MatMul, "
-            "Gemm and Gather read.",
+            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only "
+            f"{readers} read.",
             hint="Use dynamic int8: `onnxport quantize PATH`.",
         )
-    return _written(graphs, sources, targets, taken)
 
 
 def write_kept(

@@ -166,6 +166,16 @@ def require_exact_sums(file: Path, hint: str, outcome: str = "") -> int:
     )
 
 
+def added_rows(filters: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the weights of a convolution as [K, N] in the order in which they are added.
+
+    Args:
+        filters: (outputs, channels, positions of the kernel...).
+    """
+    outputs, channels = filters.shape[:2]
+    return filters.reshape(outputs, channels, -1).transpose(2, 1, 0).reshape(-1, outputs)
+
+
 def _products(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
     """Yield nodes that multiply unsigned activations by signed weights, with the weights."""
     for node in model.graph.all_nodes():
@@ -244,8 +254,7 @@ def _rows(node: ir.Node, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] 
         outputs, channels = weights.shape[:2]
         if channels == 1 and outputs == node.attributes.get_int("group", 1):
             return None
-        # [M, C, positions] to [positions * C, M]
-        return weights.reshape(outputs, channels, -1).transpose(2, 1, 0).reshape(-1, outputs)
+        return added_rows(weights)
     if weights.ndim == 1:
         return weights[:, None]
     if node.op_type in ("QGemm", "Gemm") and node.attributes.get_int("transB", 0):

@@ -34,6 +34,8 @@ class _Chain:
         own = f"{self.name}.{operator.lower()}_{len(self.nodes)}"
         node = ir.node(operator, taken, named, name=own)
         node.outputs[0].name = own
+        first = taken[0].dtype
+        node.outputs[0].type = ir.TensorType(ir.DataType(to)) if to is not None else first and ir.TensorType(first)
         self.nodes.append(node)
         return node.outputs[0]
 

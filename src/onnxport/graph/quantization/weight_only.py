@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _LEAST_NUMBERS, _LEAST_INPUTS, _LEAST_OUTPUTS = 1024, BLOCK, 16
 DOMAIN = "com.microsoft"
 # `accuracy_level` of MatMulNBits: 1 computes in float32; with 8 bits, ONNX Runtime then unpacks the weight at every
-# call, which is sixty times slower. 4 quantizes activations to 8 bits in blocks.
-FLOAT_ACTIVATIONS, INT8_ACTIVATIONS = 1, 4
+# call, which is sixty times slower. 2 computes in float16, 4 quantizes activations to 8 bits in blocks.
+FLOAT_ACTIVATIONS, HALF_ACTIVATIONS, INT8_ACTIVATIONS = 1, 2, 4
 _RAISED = 8  # bits of a weight that 4 would harm
 
 
@@ -72,30 +72,30 @@ def find_weights(model: ir.Model) -> list[QuantizableWeight]:
     return [weight for weight in found if weight is not None]
 
 
-def quantize_weights(model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = ()) -> int:
+def quantize_weights(
+    model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = (), *, half: bool = False
+) -> int:
     """Replace weights by quantized blocks, in place; the values are computed when the graph is written.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
-        accuracy_level: `FLOAT_ACTIVATIONS` or `INT8_ACTIVATIONS`.
-        raised: names of weights that get 8 bits.
+        accuracy_level: `FLOAT_ACTIVATIONS`, `HALF_ACTIVATIONS` or `INT8_ACTIVATIONS`.
+        raised: names of weights that get 8 bits; with `half`, that are not quantized.
+        half: scales are numbers that float16 holds.
 
     Returns:
         The number of quantized weights.
     """
     from onnxport.graph.quantization.block_tensors import BlockWeight
 
-    found = find_weights(model)
+    found = [weight for weight in find_weights(model) if not (half and weight.value.name in raised)]
     for weight in found:
         name = cast(str, weight.value.name)
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
-        replace_weight(
-            model,
-            weight,
-            BlockWeight(tensor, name, _RAISED if name in raised else bits, by_row=weight.by_row),
-            accuracy_level,
-        )
+        own = _RAISED if name in raised else bits
+        blocks = BlockWeight(tensor, name, own, by_row=weight.by_row, half=half)
+        replace_weight(model, weight, blocks, accuracy_level)
     if found:
         model.opset_imports[DOMAIN] = 1
     return len(found)
@@ -117,24 +117,29 @@ def replace_weight(
             _use_gather(model, user, cast("BlockWeight", blocks))
         else:
             _use_matmul(model, user, blocks, accuracy_level)
-    _remove_weight(model, weight.value)
+    remove_weight(model, weight.value)
 
 
-def use_dequantized_weights(model: ir.Model, bits: int, raised: Collection[str] = ()) -> None:
+def use_dequantized_weights(
+    model: ir.Model, bits: int, raised: Collection[str] = (), *, half: Collection[str] | None = None
+) -> None:
     """Give weights the values that their quantized blocks represent, in place; operators do not change.
 
     Args:
         model: a float32 graph.
         bits: 4 or 8.
         raised: names of weights that have 8 bits.
+        half: names of the weights that are quantized, with scales that float16 holds; None for all, with any scales.
     """
     from onnxport.graph.quantization.block_tensors import DequantizedTensor
 
     for weight in find_weights(model):
         tensor = cast("ir.TensorProtocol", weight.value.const_value)
         name = cast(str, weight.value.name)
+        if half is not None and name not in half:
+            continue
         own = _RAISED if name in raised else bits
-        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row)
+        weight.value.const_value = DequantizedTensor(tensor, name, own, by_row=weight.by_row, half=half is not None)
 
 
 def set_accuracy_level(model: ir.Model, level: int) -> None:
@@ -151,13 +156,14 @@ def set_accuracy_level(model: ir.Model, level: int) -> None:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
-def find_raised(model: ir.Model) -> frozenset[str]:
-    """Names of the weights that have 8 bits.
+def find_quantized(model: ir.Model, bits: int = _RAISED) -> frozenset[str]:
+    """Names of the weights that have so many bits.
 
     Args:
         model: a quantized graph.
+        bits: 4 or 8.
     """
-    ending = f".q{_RAISED}"
+    ending = f".q{bits}"
     return frozenset(name.removesuffix(ending) for name in model.graph.initializers if name.endswith(ending))
 
 
@@ -229,12 +235,12 @@ def _is_plain(node: ir.Node) -> bool:
 def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks, accuracy_level: int) -> None:
     import onnx_ir as ir
 
-    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
-    zeros = None if weight.zeros is None else _initializer(model, weight.zeros)
+    data, scales = add_initializer(model, weight.data), add_initializer(model, weight.scales)
+    zeros = None if weight.zeros is None else add_initializer(model, weight.zeros)
     own, nodes = node.name or node.outputs[0].name, []
     source = node.inputs[0]
     if weight.columns is not None:
-        order = _initializer(model, weight.columns)
+        order = add_initializer(model, weight.columns)
         nodes.append(ir.node("Gather", [source, order], {"axis": -1}, name=f"{own}.ordered"))
         source = nodes[0].outputs[0]
         source.name = f"{own}.ordered"
@@ -251,18 +257,18 @@ def _use_matmul(model: ir.Model, node: ir.Node, weight: BlockWeight | KeptBlocks
         nodes.append(ir.node("Add", [quantized.outputs[0], bias], name=f"{node.name or node.outputs[0].name}.bias"))
         quantized.outputs[0].name = f"{node.outputs[0].name}.product"
         quantized.outputs[0].shape, quantized.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-    _replace(model, node, nodes)
+    replace_node(model, node, nodes)
 
 
 def _use_gather(model: ir.Model, node: ir.Node, weight: BlockWeight) -> None:
     """Read rows of the table from the blocks that the output layer reads too."""
     from onnxport.graph.quantization.table_rows import read_rows
 
-    data, scales = _initializer(model, weight.data), _initializer(model, weight.scales)
-    _replace(model, node, read_rows(model, node, weight, data, scales))
+    data, scales = add_initializer(model, weight.data), add_initializer(model, weight.scales)
+    replace_node(model, node, read_rows(model, node, weight, data, scales))
 
 
-def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
+def replace_node(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
     """Replace a node by new nodes; the last one returns its output."""
     old, new = node.outputs[0], nodes[-1].outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -273,14 +279,15 @@ def _replace(model: ir.Model, node: ir.Node, nodes: list[ir.Node]) -> None:
     model.graph.remove(node, safe=True)
 
 
-def _remove_weight(model: ir.Model, value: ir.Value) -> None:
+def remove_weight(model: ir.Model, value: ir.Value) -> None:
     """Remove a weight that is not read any more, and the Transpose that read it."""
     for node in list(value.consumers()):
         model.graph.remove(node, safe=True)
     model.graph.initializers.pop(cast(str, value.name))
 
 
-def _initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
+def add_initializer(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
+    """The initializer of the graph with this tensor; one that has its name already."""
     import onnx_ir as ir
 
     known = model.graph.initializers.get(cast(str, tensor.name))

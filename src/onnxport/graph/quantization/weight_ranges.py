@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from onnxport.graph.quantization.saturation import pair_sums
+from onnxport.graph.quantization.saturation import added_rows, pair_sums
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -43,11 +43,12 @@ class WeightRanges:
     excluded_nodes: tuple[str, ...] = ()
 
 
-def find_weight_ranges(file: Path) -> WeightRanges:
+def find_weight_ranges(file: Path, *, convolutions: bool = False) -> WeightRanges:
     """Return the ranges of all weights of MatMul and Gemm; weights are read one at a time.
 
     Args:
         file: a float32 graph.
+        convolutions: also those of convolutions.
     """
     from onnxport.graph.quantization.weight_only import load_graph
 
@@ -61,17 +62,19 @@ def find_weight_ranges(file: Path) -> WeightRanges:
         tensor = value.const_value
         if tensor is None or tensor.dtype.name != "FLOAT":
             continue
-        if len(tensor.shape) != 2:
+        if uses == {"filters"} and convolutions:
+            filters = added_rows(cast("ir.TensorProtocol", tensor).numpy())
+            overrides[name] = _overrides(pair_sums(filters), axis=0)
+        elif len(tensor.shape) != 2:
             excluded_nodes.update(node.name or "" for node, index in value.uses() if _use(node, index) == "columns")
-            continue
         # The quantizer identifies a weight by its name, so a weight that is read in two ways gets no own range.
-        if uses & {"columns", "rows"} and len(uses - {"other"}) == 1:
+        elif uses & {"columns", "rows"} and len(uses - {"other"}) == 1:
             overrides[name] = _ranges(cast("ir.TensorProtocol", tensor).numpy(), by_row="rows" in uses)
     return WeightRanges(overrides, table_products, tuple(sorted(excluded_nodes - {""})))
 
 
 def _use(node: ir.Node, index: int) -> str:
-    """Return how a node reads a weight: as a table, as a matrix with an output per column or row, or otherwise."""
+    """Return how a node reads it: as a table, filters, a matrix with an output per column or row, or otherwise."""
     match node.op_type:
         case "Gather" if index == 0:
             return "table"
@@ -79,9 +82,15 @@ def _use(node: ir.Node, index: int) -> str:
             return "columns"
         case "Gemm" if index == 1:
             return "rows" if node.attributes.get_int("transB", 0) else "columns"
+        case "Conv" if index == 1:
+            return "filters"
     return "other"
 
 
 def _ranges(weights: np.ndarray[Any, Any], *, by_row: bool) -> list[dict[str, Any]]:
-    largest = pair_sums(weights.T if by_row else weights).astype(np.float32)
-    return [{"axis": 0 if by_row else 1, "reduce_range": False, "rmin": -limit, "rmax": limit} for limit in largest]
+    return _overrides(pair_sums(weights.T if by_row else weights), axis=0 if by_row else 1)
+
+
+def _overrides(largest: np.ndarray[Any, Any], axis: int) -> list[dict[str, Any]]:
+    limits = largest.astype(np.float32)
+    return [{"axis": axis, "reduce_range": False, "rmin": -limit, "rmax": limit} for limit in limits]

@@ -32,6 +32,8 @@ class DecoderGraph:
         states: the inputs that are the cache, without cross-attention.
         encoder_inputs: the inputs that an encoder gives.
         one_token: the model itself takes one token a call.
+        masks_call_alone: the mask is of the tokens of a call, without those before: nothing of these is left but states
+            of a fixed size.
 
     Raises:
         FolderError: the graph has no cache, or no tokens.
@@ -49,6 +51,8 @@ class DecoderGraph:
             )
         axes = self.specs[self.tokens].axes
         self.one_token = len(axes) > 1 and axes[1] == 1
+        mask = self.specs.get("attention_mask")
+        self.masks_call_alone = mask is not None and isinstance(axes[1], str) and mask.axes[1:2] == axes[1:2]
         own = {self.tokens, *other_inputs, "attention_mask", "position_ids", NUM_LOGITS_TO_KEEP, *self.states}
         self.encoder_inputs = tuple(spec.name for spec in session.inputs if spec.name not in own)
         self._constants: dict[str, Any] = {}

@@ -108,7 +108,7 @@ class TokenClassification(TextPipeline):
             if context.word_starts is not None and encoding.word_ids[index] is not None:
                 first = context.word_starts[encoding.word_ids[index]]
                 start, end = start + first, end + first
-            word, shown = encoding.tokens[index], context.text[start:end]
+            word, shown = self.texts.tokenizer.id_to_token(encoding.ids[index]), context.text[start:end]
             if marks:
                 is_subword = len(word) != len(shown)
             else:

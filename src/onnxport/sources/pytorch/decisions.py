@@ -39,6 +39,23 @@ class Decisions:
         with _Recorder(self._taken):
             yield
 
+    def add(self, func: Any, result: Any) -> None:
+        """One more decision."""
+        self._taken.append((func, tree_map(_copy, result)))
+
+    def equal(self, other: Decisions) -> bool:
+        """Whether another run decided the same; values that are no decision, as those beside `topk`, do not count."""
+        mine, others = (
+            [
+                leaf
+                for func, result in run._taken
+                for leaf in tree_leaves(result)
+                if not _is_float(leaf) or _is_whole_or_random(func)
+            ]
+            for run in (self, other)
+        )
+        return len(mine) == len(others) and all(map(_equal, mine, others))
+
     def replay(self) -> Replay:
         """The same decisions, for one more run."""
         return Replay(self._taken)
@@ -91,10 +108,19 @@ def is_decision(func: Any, args: Any, kwargs: Any, result: Any) -> bool:
 
 
 def _is_whole_or_random(func: Any) -> bool:
+    return func.overloadpacket in _WHOLE or func._overloadname.endswith("_mode") or is_random(func)
+
+
+def is_random(func: Any) -> bool:
+    """Whether an operator draws random numbers."""
     packet = func.overloadpacket
-    if packet in _WHOLE or func._overloadname.endswith("_mode"):
-        return True
     return torch.Tag.nondeterministic_seeded in func.tags and packet.__name__.startswith(_RANDOM)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    return bool(one == other)
 
 
 def _is_float(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from onnxport.sources.base import Arrays
-from onnxport.sources.pytorch.decisions import Decisions, Replay, is_decision
+from onnxport.sources.pytorch.decisions import Decisions, DecisionsDiffer, Replay, is_decision, is_random
 from onnxport.sources.pytorch.float64 import float64, shadowed, widened
 from onnxport.sources.pytorch.model_state import state_kept
 
@@ -64,6 +64,24 @@ class TorchRun:
             found = self._again(lambda tensor: tensor)
         return {name: tensor.numpy() for name, tensor in found.items()}
 
+    def decided_otherwise(self, seed: int) -> Arrays | None:
+        """The outputs in float64, with what the model decides from perturbed numbers; None where that is the same.
+
+        Raises:
+            Exception: as `in_float64`.
+        """
+        own = Decisions()
+        try:
+            with _Perturbed(self._decisions.replay(), seed, own):
+                self._again(lambda tensor: tensor)
+        except DecisionsDiffer:  # the model's code took another path
+            return None
+        if own.equal(self._decisions):
+            return None
+        with float64(own.replay()):
+            found = self._again(shadowed)
+        return {name: widened(tensor).numpy() for name, tensor in found.items()}
+
     def _again(self, change: Any) -> dict[str, torch.Tensor]:
         source = self._source
         with torch.no_grad(), source.threads(self._inputs), state_kept(source.model):
@@ -72,20 +90,38 @@ class TorchRun:
 
 
 class _Perturbed(TorchDispatchMode):
-    def __init__(self, replay: Replay, seed: int) -> None:
+    """Every result of an operator is moved by up to one unit in the last place.
+
+    Args:
+        replay: decisions of the run without that.
+        own: what is decided here is kept there and taken; without it the decisions of `replay` are taken.
+    """
+
+    def __init__(self, replay: Replay, seed: int, own: Decisions | None = None) -> None:
         super().__init__()
-        self.replay, self.generator = replay, torch.Generator().manual_seed(seed)
+        self.replay, self.own, self.generator = replay, own, torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if is_decision(func, args, kwargs, result):
-            result = self.replay.next(func, result)
+            result = self._decided(func, result)
         aliases = any(r.alias_info is not None for r in func._schema.returns)
         return result if aliases else tree_map(self._moved, result)
+
+    def _decided(self, func: Any, result: Any) -> Any:
+        if self.own is None:
+            return self.replay.next(func, result)
+        taken = tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, result)
+        known = self.replay.next(func, result)  # random numbers stay; so does the order of operators
+        result = known if is_random(func) else taken
+        self.own.add(func, result)
+        return result
 
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
             return value
         by = torch.rand(value.shape, generator=self.generator) * 2 - 1
-        return value * (1 + by * _UNIT)
+        moved = value * (1 + by * _UNIT)
+        # What is decided from counts and masks in floats is no matter of rounding: whole numbers are exact.
+        return moved if self.own is None else torch.where(value == value.trunc(), value, moved)

@@ -45,6 +45,9 @@ class TensorflowRun:
         """
         raise NotImplementedError("TensorFlow's functions are traced in one type")
 
+    def decided_otherwise(self, seed: int) -> None:
+        """Not known: decisions in a TensorFlow function cannot be seen."""
+
     def perturbed(self, seed: int) -> Arrays:
         """The outputs with inputs and weights of float32 moved by one unit in the last place, up or down, or not.
 

@@ -22,6 +22,7 @@ from onnxport.verification.ledger.quantized import (
     block_fault,
     column_fault,
     kept_fault,
+    level_fault,
     quantized_parts,
 )
 
@@ -95,8 +96,9 @@ def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[We
         return WeightProof(Proof.TRANSFORMED, f"integers of the checkpoint, {names.bits} bits", names.base), fault
     if tensor.name != names.data.name:
         return WeightProof(Proof.BOUNDED, f"scale of {names.data.name}", names.base), None
-    fault, error = (block_fault if names.bits else column_fault)(names, base)
-    bits = names.bits or 8
+    judge = level_fault if names.has_levels else block_fault if names.bits else column_fault
+    fault, error = judge(names, base)
+    bits = names.bits or 8 * names.data.nbytes // max(1, names.data.elements)
     return WeightProof(Proof.BOUNDED, f"quantized to {bits} bits, largest error {error:.3g}", names.base), fault
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from onnxport.formats.graph_tensors import FileTensor
+from onnxport.graph.quantization.nf4 import BLOCK as LEVEL_BLOCK
+from onnxport.graph.quantization.nf4 import DATA, LEVELS, SCALES, unpacked
 
 Array = np.ndarray[Any, Any]
 _BLOCK = 32
 _BLOCKS = re.compile(r"(.+)\.q([48])")
 _COLUMNS = "_quantized"
+_NF4_BITS = 4
 # Half a step, and what float32 rounds when it divides by the scale.
 _HALF = 0.5 + 1e-3
 # The largest integer of a column that is not zero: a scale that is too large would hide any error.
@@ -45,6 +48,11 @@ class BlockNames:
     columns: FileTensor | None = None
 
     @property
+    def has_levels(self) -> bool:
+        """Whether the integers are numbers of levels."""
+        return self.data.name.endswith(DATA)
+
+    @property
     def is_kept(self) -> bool:
         """Whether the integers are those of a checkpoint, which stand for exactly the weight."""
         return self.bits is not None and self.zeros is not None
@@ -65,14 +73,21 @@ def quantized_parts(
         if any(one.dtype == tensor.dtype and one.shape == tensor.shape for one in known.get(tensor.name, ())):
             continue
         match = _BLOCKS.fullmatch(tensor.name)
-        if match and match[1] in known and f"{match[1]}.scales" in named:
+        scales = named.get(f"{match[1]}.scales") or named.get(f"{match[1]}.scales.half") if match else None
+        if match and match[1] in known and scales is not None:
             zeros, columns = (named.get(f"{match[1]}.{part}") for part in ("zeros", "columns"))
-            parts = BlockNames(match[1], tensor, named[f"{match[1]}.scales"], zeros, int(match[2]), columns)
+            parts = BlockNames(match[1], tensor, scales, zeros, int(match[2]), columns)
             found |= {one.name: parts for one in (tensor, parts.scales, zeros, columns) if one is not None}
+        base = tensor.name.removesuffix(DATA)
+        if base != tensor.name and base in known and f"{base}{SCALES}" in named:
+            parts = BlockNames(base, tensor, named[f"{base}{SCALES}"], bits=_NF4_BITS)
+            found |= dict.fromkeys((tensor.name, f"{base}{SCALES}"), parts)
         base = tensor.name.removesuffix(_COLUMNS)
-        if base != tensor.name and base in known and f"{base}_scale" in named:
-            parts = BlockNames(base, tensor, named[f"{base}_scale"], named.get(f"{base}_zero_point"))
-            found |= dict.fromkeys((tensor.name, f"{base}_scale", f"{base}_zero_point"), parts)
+        # A bias of a product on integers has the scale of that product, under a name of its own.
+        own = next((one for one in (base, tensor.name) if f"{one}_scale" in named), None)
+        if base != tensor.name and base in known and own is not None:
+            parts = BlockNames(base, tensor, named[f"{own}_scale"], named.get(f"{own}_zero_point"))
+            found |= dict.fromkeys((tensor.name, f"{own}_scale", f"{own}_zero_point"), parts)
     return found
 
 
@@ -84,6 +99,8 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
     layouts = [one for one in (weight, weight.T) if one.ndim == 2 and one.shape[0] == outputs
                and -(-one.shape[1] // _BLOCK) == data.shape[1]]  # fmt: skip
     zero = 1 << (names.bits - 1)
+    # float16 rounds a scale, to zero if it is half of its smallest number.
+    step_error, smallest = (2.0**-11, zero * 2.0**-25) if _fits_half(scales) else (1e-4, 1e-37)
     fault, error = f"{names.data.name} does not have the shape of {names.base}", float("nan")
     for rows in layouts:
         bad, error, first = 0, 0.0, -1
@@ -94,9 +111,9 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             blocks = strip.reshape(len(strip), -1, _BLOCK)
             integers = _unpacked(data[start : start + step], names.bits)
             scale = scales[start : start + step][..., None].astype(np.float64)
-            wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1))
+            wrong, distance = _far(blocks, integers, scale, zero, (0, 2 * zero - 1), smallest)
             # The value furthest from zero has the lowest integer: the step is as small as it can be.
-            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + 1e-4) + 1e-37
+            wide = np.abs(scale[..., 0]) * zero > np.abs(blocks).max(-1) * (1 + step_error) + smallest
             wrong |= wide[..., None]
             error = max(error, float(distance.max(initial=0)))
             bad += int(wrong.sum())
@@ -106,6 +123,28 @@ def block_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]
             return None, error
         fault = f"{names.data.name} is not {names.base} quantized: {bad:,} elements are too far away, from row {first}"
     return fault, error
+
+
+def level_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
+    """(what is wrong, largest error) of a weight in levels of nf4 (`com.microsoft::MatMulBnb4`)."""
+    weight, data, scales = base.array(), names.data.array(), names.scales.array()
+    if data.size != -(-weight.size // 2) or scales.size != -(-weight.size // LEVEL_BLOCK):
+        return f"{names.data.name} does not have the shape of {names.base}", float("nan")
+    levels, factors = unpacked(data, weight.size), np.repeat(scales, LEVEL_BLOCK)[: weight.size]
+    distance = np.zeros(0)
+    for rows in (weight.T, weight):
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        padded = np.zeros(scales.size * LEVEL_BLOCK, np.float32)
+        padded[: flat.size] = np.abs(flat)
+        share = np.divide(flat, factors, out=np.zeros_like(flat), where=factors != 0)
+        between = (LEVELS[1:] + LEVELS[:-1]) / 2  # where a level ends and the next one begins
+        low, high = np.searchsorted(between, share - 1e-4), np.searchsorted(between, share + 1e-4)
+        distance = np.abs(LEVELS[levels] * factors - flat)
+        if np.array_equal(padded.reshape(-1, LEVEL_BLOCK).max(-1), scales) and bool(
+            ((low <= levels) & (levels <= high)).all()
+        ):
+            return None, float(distance.max(initial=0))
+    return f"{names.data.name} is not {names.base} quantized", float(distance.max(initial=0))
 
 
 def kept_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
@@ -133,7 +172,10 @@ def kept_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
 
 
 def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float]:
-    """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis."""
+    """(what is wrong, largest error) of an int8 weight with one scale, or one for each index of one axis.
+
+    A bias of 32 bits has the scale that its product has, however small it is.
+    """
     weight, data, scales = base.array(), names.data.array(), names.scales.array().reshape(-1)
     if weight.shape != data.shape:
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
@@ -176,21 +218,31 @@ def _compare_columns(
         if wrong.any():
             first = first if first >= 0 else start * weight[:1].size + int(wrong.reshape(-1).argmax())
             bad += int(wrong.sum())
-    coarse = (level < _LEAST_LEVEL) & (size > 1e-30)
+    coarse = (level < _LEAST_LEVEL) & (size > 1e-30) & (data.dtype.itemsize == 1)
     if coarse.any() and not bad:
         bad, first = int(coarse.sum()), 0
     return bad, first, error
 
 
-def _far(weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int]) -> tuple[Array, Array]:
-    """(which elements are not the nearest integer, distance of each element from its weight)."""
+def _fits_half(scales: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return scales.dtype == np.float16 or bool(np.array_equal(scales, scales.astype(np.float16)))
+
+
+def _far(
+    weight: Array, integers: Array, scale: Array, zero: Any, limits: tuple[int, int], smallest: float = 1e-37
+) -> tuple[Array, Array]:
+    """(which elements are not the nearest integer, distance of each element from its weight).
+
+    A weight up to `smallest` may have a scale of zero.
+    """
     values = (integers.astype(np.float64) - zero) * scale
     distance = np.abs(values - weight)
     with np.errstate(divide="ignore", invalid="ignore"):
         exact = np.where(scale == 0, zero, weight / scale + zero)
     off = np.abs(exact - integers) > _HALF
     off &= ~((integers == limits[0]) & (exact < limits[0])) & ~((integers == limits[1]) & (exact > limits[1]))
-    return off | ((scale == 0) & (np.abs(weight) > 1e-37)), distance
+    return off | ((scale == 0) & (np.abs(weight) > smallest)), distance
 
 
 def _unpacked(data: Array, bits: int) -> Array:

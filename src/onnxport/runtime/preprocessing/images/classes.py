@@ -12,7 +12,7 @@ from typing import Any
 _HALF = ([0.5] * 3, [0.5] * 3)
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 _CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-_BILINEAR, _BICUBIC = 2, 3  # PIL.Image.Resampling
+_LANCZOS, _BILINEAR, _BICUBIC = 1, 2, 3  # PIL.Image.Resampling
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ProcessorClass:
     Attributes:
         defaults: values of settings that preprocessor_config.json may leave out.
         fit: rule for the size: "size", "convnext", "levit", "crop_pct", "multiple", "divide", "yolos",
-            "divisible" or "longest".
+            "divisible" or "longest"; or how an image of a text is taken apart: "tiles" or "patches" (`IN_TEXT`).
         mask: gives a mask of pixels: where the image is padded ("pad"), always ("always"), or not at all (None).
         order: the steps after resizing.
         boxes: how detections are read from logits: "softmax", "top 100" or "top queries".
@@ -60,6 +60,14 @@ _DETECTOR = _values(_IMAGENET, _BILINEAR, _EDGES, **_NOT_SQUARE, do_pad=True, ma
 _CLIP_LIKE = ProcessorClass(_values(_CLIP, _BICUBIC, _edge(224), **_CROPPED))
 _MASKS = _values(_IMAGENET, _BILINEAR, _EDGES, **_NOT_SQUARE, size_divisor=32)
 _UNCROPPED = ("rescale", "normalize")
+_IN_TILES = ProcessorClass(
+    _values(_HALF, _LANCZOS, {"longest_edge": 4 * 364}, **_NOT_SQUARE, max_image_size={"longest_edge": 364},
+            do_image_splitting=True, do_pad=True),
+    fit="tiles",
+    order=_UNCROPPED,
+)  # fmt: skip
+# Rules for images of which one becomes several arrays: tiles.py and patches.py.
+IN_TEXT = ("tiles", "patches")
 
 CLASSES: dict[str, ProcessorClass] = {
     "ViTImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _square(224))),
@@ -117,6 +125,21 @@ CLASSES: dict[str, ProcessorClass] = {
     ),
     "VideoMAEImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _edge(224), **_CROPPED)),
     "Gemma3ImageProcessor": ProcessorClass(_values(_HALF, _BILINEAR, _square(224))),
+    "Idefics3ImageProcessor": _IN_TILES,
+    "SmolVLMImageProcessor": _IN_TILES,
+    "Qwen2VLImageProcessor": ProcessorClass(
+        _values(
+            _CLIP,
+            _BICUBIC,
+            {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+            **_NOT_SQUARE,
+            patch_size=14,
+            temporal_patch_size=2,
+            merge_size=2,
+        ),
+        fit="patches",
+        order=_UNCROPPED,
+    ),
     "Swin2SRImageProcessor": ProcessorClass(
         _values(_HALF, _BICUBIC, None, do_resize=False, do_pad=True, size_divisor=8), order=("rescale", "mirror pad")
     ),

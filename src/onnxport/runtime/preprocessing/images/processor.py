@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError
 from onnxport.formats.json_file import read_object, read_object_if_present
 from onnxport.runtime.preprocessing.images import sizes
-from onnxport.runtime.preprocessing.images.classes import CLASSES, USUAL, ProcessorClass
+from onnxport.runtime.preprocessing.images.classes import CLASSES, IN_TEXT, USUAL, ProcessorClass
 
 Pixels = NDArray[Any]
 _FULL_WARP = 384  # ConvNext crops smaller images, and warps from here on
@@ -50,14 +50,27 @@ class ImageProcessor:
         Raises:
             UsageError: an array that is not an image.
         """
-        pixels = self._resize(_as_pixels(image)) if self.settings.get("do_resize") else _as_pixels(image)
-        for step in self.kind.order:
-            pixels = getattr(self, f"_{step.replace(' ', '_')}")(pixels)
-        pixels, mask = self._pad(pixels)
-        made = {"pixel_values": np.ascontiguousarray(np.moveaxis(pixels, -1, 0), np.float32)}
+        pixels = self._resize(as_pixels(image)) if self.settings.get("do_resize") else as_pixels(image)
+        pixels, mask = self._pad(self.finished(pixels))
+        made = {"pixel_values": channels_first(pixels)}
         return made if mask is None else {**made, "pixel_mask": mask}
 
-    def _size(self, name: str = "size") -> dict[str, int]:
+    def resized(self, pixels: Pixels, size: sizes.Size) -> Pixels:
+        """An image (height, width, channels) at another (height, width), with the filter of the settings."""
+        return _resize(pixels, size, int(self.settings["resample"]))
+
+    def finished(self, pixels: Pixels) -> Pixels:
+        """What follows resizing: rescaled, normalized, and the other steps of the class."""
+        for step in self.kind.order:
+            pixels = getattr(self, f"_{step.replace(' ', '_')}")(pixels)
+        return pixels
+
+    def size(self, name: str = "size") -> dict[str, int]:
+        """A size of the settings, by its keys.
+
+        Raises:
+            FolderError: it is missing.
+        """
         square = name != "size" or bool(self.settings.get("default_to_square"))
         found = self.settings.get(name)
         if found is None:
@@ -67,7 +80,7 @@ class ImageProcessor:
     def _resize(self, pixels: Pixels) -> Pixels:
         resample = int(self.settings["resample"])
         if self.kind.fit == "convnext":
-            edge = self._size()["shortest_edge"]
+            edge = self.size()["shortest_edge"]
             if edge < _FULL_WARP:
                 target = sizes.with_shortest_edge(pixels.shape[:2], int(edge / self.settings["crop_pct"]))
                 return _center_crop(_resize(pixels, target, resample), (edge, edge))
@@ -79,7 +92,7 @@ class ImageProcessor:
         fit, settings = self.kind.fit, self.settings
         if fit == "divide":
             return sizes.rounded_down(image, int(settings["size_divisor"]))
-        size = self._size()
+        size = self.size()
         if fit == "multiple":
             keep = bool(settings["keep_aspect_ratio"])
             return sizes.fitted_to_multiple(image, size, int(settings["ensure_multiple_of"]), keep_ratio=keep)
@@ -97,7 +110,7 @@ class ImageProcessor:
     def _crop(self, pixels: Pixels) -> Pixels:
         if not self.settings.get("do_center_crop"):
             return pixels
-        size = self._size("crop_size")
+        size = self.size("crop_size")
         return _center_crop(pixels, (size["height"], size["width"]))
 
     def _rescale(self, pixels: Pixels) -> Pixels:
@@ -143,7 +156,7 @@ class ImageProcessor:
         if not pads:
             return pixels, None
         if self.settings.get("pad_size") is not None:
-            size = self._size("pad_size")
+            size = self.size("pad_size")
             below, beside = size["height"] - height, size["width"] - width
             if min(below, beside) < 0:
                 raise UsageError(
@@ -158,8 +171,12 @@ class ImageProcessor:
         return pixels, mask
 
 
-def read_image_processor(folder: Path) -> ImageProcessor:
+def read_image_processor(folder: Path, *, in_text: bool = False) -> ImageProcessor:
     """The image processor of a folder.
+
+    Args:
+        folder: its path.
+        in_text: also classes that make several arrays of an image, whose number the text has to say.
 
     Raises:
         FolderError: the folder has none.
@@ -167,7 +184,7 @@ def read_image_processor(folder: Path) -> ImageProcessor:
     """
     settings = _settings(folder)
     name = _class_name(settings, folder)
-    if name is None or name not in CLASSES:
+    if name is None or name not in CLASSES or (CLASSES[name].fit in IN_TEXT and not in_text):
         raise UnknownPreprocessingError(f"The image processor {name or 'of the folder'}")
     kind = CLASSES[name]
     given = {key: value for key, value in settings.items() if value is not None}
@@ -202,8 +219,13 @@ def _class_name(settings: Mapping[str, Any], folder: Path) -> str | None:
     return None if usual is None else f"{usual}ImageProcessor"
 
 
-def _as_pixels(image: Any) -> Pixels:
-    """(height, width, channels).
+def channels_first(pixels: Pixels) -> Pixels:
+    """(height, width, channels) as float32 (channels, height, width)."""
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0), np.float32)
+
+
+def as_pixels(image: Any) -> Pixels:
+    """An image as (height, width, channels).
 
     Raises:
         UsageError: not 1, 3 or 4 channels.
