@@ -13,7 +13,7 @@ from onnxport import optimize, quantize, verify
 from onnxport.artifact.folder import open_folder
 from onnxport.cli.main import main
 from onnxport.errors import UsageError, VerificationError
-from onnxport.graph.fusion.packed_attention import fuse_attention
+from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
 from onnxport.verification.ledger.derived import prove_derived
 
 pytestmark = pytest.mark.integration
@@ -120,7 +120,7 @@ def nothing(make, constant):
 def test_masks_are_told_apart_by_what_they_hide(mask, kind, tmp_path):
     model = layer(mask)
     fused = ir.from_proto(model)
-    found = fuse_attention(fused)
+    found = fuse_encoder_attention(fused)
     if found.masks == {}:  # a mask whose last axes are not known to be (tokens, tokens) stays where it is
         assert kind == "other"
         return

@@ -53,12 +53,12 @@ def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset
 @contextmanager
 def _with_packed_attention(source: Path, folder: Path) -> Iterator[Path]:
     """The graph with fused self attention, in a temporary folder in `folder`; the graph itself if it has none."""
-    from onnxport.graph.fusion.packed_attention import fuse_attention
+    from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
     from onnxport.graph.quantization.weight_only import load_graph
     from onnxport.serialization.onnxfile import write_model
 
     model = load_graph(source)
-    if not fuse_attention(model).layers:
+    if not fuse_encoder_attention(model).layers:
         yield source
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".optimizing-") as name:

@@ -69,7 +69,7 @@ class _MaskInputs:
     zeroed: list[ir.Value]
 
 
-def fuse_attention(model: ir.Model) -> FusedLayers:
+def fuse_encoder_attention(model: ir.Model) -> FusedLayers:
     """Fuse the attention of a graph, in place.
 
     Args:

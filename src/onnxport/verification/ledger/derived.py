@@ -16,6 +16,7 @@ import numpy as np
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.formats.graph_tensors import FileTensor, graph_tensors
 from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
+from onnxport.verification.ledger.folded import FoldedValues
 from onnxport.verification.ledger.prove import is_small, wrong_weights
 from onnxport.verification.ledger.quantized import (
     BlockNames,
@@ -44,6 +45,7 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
     wrong: list[str] = []
     tensors = graph_tensors(target)
     left: list[FileTensor] = []
+    folded = FoldedValues(bases, known.by_name)
     parts = quantized_parts(tensors, known.by_name)
     for tensor in tensors:
         if tensor.name in parts:
@@ -52,8 +54,12 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         else:
             found = known.find(tensor) or known.find_half(tensor)
             if found is None and (known.changed(tensor) or not is_small(tensor)):
-                left.append(tensor)
-                continue
+                behind = folded.weights_behind(tensor.name, tensor.array())
+                if behind is None:
+                    left.append(tensor)
+                    continue
+                known.held.update(behind)
+                found = WeightProof(Proof.COMPUTED, "computed ahead of time", " and ".join(behind))
             proof = found or WeightProof(Proof.UNPROVED, "computed", "sizes and constants")
         _add(weights, sizes, tensor, proof)
     unproved = {tensor.name for tensor in left}
