@@ -110,6 +110,14 @@ def _bert_like(name: str) -> Callable[[], Any]:
     return lambda: kinds[0](kinds[1](num_hidden_layers=_LAYERS))
 
 
+def _swin() -> Any:
+    model = transformers.SwinModel(transformers.SwinConfig(depths=[2, 2, 2, 2]))
+    for name, values in model.named_parameters():
+        if name.endswith("relative_position_bias_table"):  # zeros before training
+            torch.nn.init.normal_(values, std=0.5)
+    return model
+
+
 _IMAGES = "image-feature-extraction"
 MODELS = {
     "minilm": Encoder(_minilm, "bert", 12, 384),
@@ -121,8 +129,7 @@ MODELS = {
     "clip-text": Encoder(_clip_text, "clip", 8, 512, longest=77),
     "clip-vision": Encoder(_bert_like("CLIPVision"), "clip", 12, 768, _IMAGES, 224),
     "vit": Encoder(_bert_like("ViT"), "vit", 12, 768, _IMAGES, 224),
-    "swin": Encoder(lambda: transformers.SwinModel(transformers.SwinConfig(depths=[2, 2, 2, 2])), "swin", 3, 96,
-                    _IMAGES, 224),
+    "swin": Encoder(_swin, "swin", 3, 96, _IMAGES, 224),
     "whisper": Encoder(_whisper, "bart", 6, 384, "audio-classification", frames=(80, 3000), output="logits"),
 }  # fmt: skip
 
@@ -218,8 +225,8 @@ def _export(encoder: Encoder, model: Any, file: Path) -> None:
     names = [name for name in given if name != "token_type_ids" or (encoder.kind == "bert" and _has_types(model))]
     axes = {name: {0: "rows", 1: "tokens"} if _is_text(encoder) else {0: "rows"} for name in (*names, "hidden")}
     torch.onnx.export(
-        _Encoded(model, names, encoder.output).eval(), tuple(given[name] for name in names), str(file), input_names=names,
-        output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False,
+        _Encoded(model, names, encoder.output).eval(), tuple(given[name] for name in names), str(file),
+        input_names=names, output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False,
     )  # fmt: skip
     model.set_attn_implementation(before)
 

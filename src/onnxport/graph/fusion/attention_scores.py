@@ -33,6 +33,7 @@ class Scores:
         result: the product of probabilities and values, with heads on the second axis.
         scale: factor of the scores.
         masks: what is added to the scores, or bool.
+        read_elsewhere: whether queries or keys are needed for more than this product.
     """
 
     query: ir.Value
@@ -41,6 +42,7 @@ class Scores:
     result: ir.Value
     scale: float
     masks: list[ir.Value]
+    read_elsewhere: bool = False
 
 
 def scores_of_softmax(node: ir.Node) -> Scores | None:
@@ -59,10 +61,11 @@ def scores_of_softmax(node: ir.Node) -> Scores | None:
         raise NotFusedError("scores are not (rows, heads, tokens, tokens)")
     found = _Reader(required(node.inputs[0])).read()
     query, keys = (required(given) for given in found.product.inputs)
+    shared = _is_read_elsewhere(query) or _is_read_elsewhere(keys)
     key, factor = _transposed_back(keys)
     result = _through_reshape(product.outputs[0])
     values = required(product.inputs[1])
-    return Scores(_four(query), _four(key), _four(values), result, found.scale * factor, found.masks)
+    return Scores(_four(query), _four(key), _four(values), result, found.scale * factor, found.masks, shared)
 
 
 class _Reader:
@@ -134,6 +137,16 @@ def without_factor(value: ir.Value) -> tuple[ir.Value, float]:
         if factor:
             return required(node.inputs[0]), factor if node.op_type == "Mul" else 1 / factor
     return value, 1.0
+
+
+def _is_read_elsewhere(operand: ir.Value) -> bool:
+    """Whether an operand of the product, or what it is reordered from, has a second reader."""
+    while len(operand.uses()) == 1 and not operand.is_graph_output():
+        node = operand.producer()
+        if node is None or node.op_type not in ("Transpose", "Reshape", "Mul", "Div"):
+            return False
+        operand = required(node.inputs[0])
+    return True
 
 
 def _leads_to_product(value: ir.Value) -> bool:

@@ -31,6 +31,7 @@ class EncoderAttention:
         masks: what is added to the scores, or bool; broadcast to (rows, heads, tokens, key tokens).
         zeroed: conditions under which rows of the result are replaced by zeros.
         output: the result, (rows, tokens, heads * features).
+        read_elsewhere: whether queries or keys are needed for more than this layer's product.
     """
 
     node: ir.Node
@@ -42,6 +43,7 @@ class EncoderAttention:
     masks: list[ir.Value]
     output: ir.Value
     zeroed: list[ir.Value] = field(default_factory=list)
+    read_elsewhere: bool = False
 
     @property
     def name(self) -> str:
@@ -87,7 +89,9 @@ def _layer(node: ir.Node, scores: Scores) -> EncoderAttention:
     query, first = without_factor(scores.query)
     key, second = without_factor(scores.key)
     scale = scores.scale * first * second
-    return EncoderAttention(node, query, key, scores.value, heads, scale, scores.masks, output, zeroed)
+    return EncoderAttention(
+        node, query, key, scores.value, heads, scale, scores.masks, output, zeroed, scores.read_elsewhere
+    )
 
 
 def _of_attention(node: ir.Node) -> Scores:

@@ -73,6 +73,14 @@ class MaskReader:
                 return False
         return bool(found)
 
+    def padding_behind(self, conditions: Sequence[ir.Value]) -> ir.Value | None:
+        """The input that says where padding is, if each condition is true just for rows that are padding alone."""
+        sources = {name for condition in conditions for name in numeric_sources(condition)}
+        given = [value for value in self._model.graph.inputs if value.name in sources]
+        if len(given) != 1 or not _is_padding_input(given[0]):
+            return None
+        return given[0] if all(self.is_row_of_padding(condition, given[0]) for condition in conditions) else None
+
     def _read(self, mask: ir.Value) -> tuple[Hides, ir.Value | None]:
         sources = numeric_sources(mask)
         inputs = {str(value.name): value for value in self._model.graph.inputs}

@@ -1,4 +1,4 @@
-"""Values that an optimizer computed ahead of time: constants of a new graph that the old graph computes of constants."""
+"""Constants of a new graph that an optimizer computed ahead of time from constants of the old graph."""
 
 from __future__ import annotations
 
