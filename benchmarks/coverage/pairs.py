@@ -107,7 +107,7 @@ def _serves(row: Task, auto: str, architecture: str) -> bool:
     takes = _parameters(model)
     if row.kind == "audio" and not any(name in takes for name in _SOUNDS):
         return False  # a text is read aloud
-    if row.kind == "image" and getattr(model, "main_input_name", "") == "pixel_values_videos":
+    if row.kind == "image" and _main_input(model) == "pixel_values_videos":
         return False
     if auto == "AutoModelForImageTextToText":
         images_in_text = hasattr(model, "get_image_features") and not getattr(
@@ -133,3 +133,11 @@ def base_kind(model: Any) -> str | None:
     if has_images:
         return "image"
     return "text" if has_text else None
+
+
+def _main_input(model: Any) -> str:
+    """ "" also for a class whose library is missing: it raises at every attribute."""
+    try:
+        return str(getattr(model, "main_input_name", ""))
+    except ImportError:
+        return ""

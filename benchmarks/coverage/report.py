@@ -69,7 +69,8 @@ def _page(pairs: Sequence[Pair], without: dict[str, str], results: list[Line], b
         "",
         f"transformers has {len(pairs):,} pairs of a model type and a task that the table of tasks serves, for "
         f"{len(types)} model types. This page is about the {len(results)} pairs that were tried for it: the first "
-        "of an order that is random and always the same. It is no statement about the others.",
+        "of an order that is random and always the same, and pairs that were chosen because they had failed or are "
+        "kinds of their own. It is no statement about the others.",
         "",
         f"- Of {len(ran)} pairs that torch runs, {good} were converted and are right"
         f"{f' ({good / len(ran):.0%})' if ran else ''}; "

@@ -78,7 +78,7 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
         try:
             program = _export(source, signature, dims, opset, deferred)
         except Exception as error:  # torch raises any type
-            if not deferred and _learn_minimum(str(error), dims, signature):
+            if not deferred and _learn_sizes(str(error), dims, signature):
                 deferred = True
                 continue
             learned = _learn(str(error), dims, signature)
@@ -213,21 +213,21 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
     return bounds
 
 
-def _learn_minimum(message: str, dims: _Dims, signature: Signature) -> bool:
+def _learn_sizes(message: str, dims: _Dims, signature: Signature) -> bool:
     """Return whether all violated constraints hold between two sizes, which are stored in `dims`."""
     axes = [axis.strip() for found in _VIOLATED.findall(message) for axis in found.split(",")]
-    valid = {
-        axis: valid_sizes(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
-        for axis in axes
-    }
-    if not axes or None in valid.values():
-        return False
-    for axis, (smallest, largest) in ((axis, sizes) for axis, sizes in valid.items() if sizes is not None):
+    valid = {}
+    for axis in axes:
+        sizes = valid_sizes(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
+        if sizes is None:
+            return False
+        valid[axis] = sizes
+    for axis, (smallest, largest) in valid.items():
         bounds = dims.bounds.setdefault(axis, {})
-        bounds["min"] = smallest or 1
+        bounds["min"] = smallest
         if largest is not None:
             bounds["max"] = min(largest, bounds.get("max", largest))
-    return True
+    return bool(valid)
 
 
 def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction] | None:

@@ -7,8 +7,8 @@ of float16, normalizations, softmax and sums stay float32 too. Where weights of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from onnxport.artifact.data_files import data_files, graph_bytes
@@ -26,6 +26,7 @@ from onnxport.variants.weight_only import WeightOnly
 _COPIES = 2  # of the weights: in ONNX Runtime, and rounded
 _SIZE, _SIZE_OF_BLOCKS = 0.5, 0.14  # of the new weights, as a part of the old ones
 _BITS = 4
+_Measure = Callable[[Path], dict[str, float]]
 _GUESSES = 3  # cases of a graph that nothing is known about
 
 
@@ -39,9 +40,9 @@ def add_half(path: Path) -> Path:
         FolderError: no such folder or file, or it is damaged.
         VerificationError: its outputs differ by more than the tolerance of float16.
     """
-    folder = None if path.suffix == ".onnx" else open_folder(path)
+    measured = _measure_once(path)
     return _first_right(
-        path, [Rewrite("fp16", "float16", partial(_write, folder, kept), _SIZE) for kept in ((), SENSITIVE)]
+        path, [Rewrite("fp16", "float16", partial(_write, measured, kept), _SIZE) for kept in ((), SENSITIVE)]
     )
 
 
@@ -57,10 +58,15 @@ def add_half_blocks(path: Path) -> Path:
         VerificationError: its outputs differ from those of the float32 graph with the same weights by more than the
             tolerance of float16.
     """
-    made = [HalfBlocks(path, kept) for kept in ((), SENSITIVE)]
+    measured, weights = _measure_once(path), WeightOnly(path, _BITS, False)
     return _first_right(
-        path, [Rewrite("q4f16", "q4f16", one.write, _SIZE_OF_BLOCKS, about=one.weights.about) for one in made]
-    )
+        path,
+        [
+            Rewrite("q4f16", "q4f16", partial(_write_blocks, measured, weights, kept), _SIZE_OF_BLOCKS,
+                    about=weights.about)
+            for kept in ((), SENSITIVE)
+        ],
+    )  # fmt: skip
 
 
 def _first_right(path: Path, steps: Sequence[Rewrite]) -> Path:
@@ -76,33 +82,17 @@ def _first_right(path: Path, steps: Sequence[Rewrite]) -> Path:
     raise last
 
 
-class HalfBlocks:
-    """Writes graphs with weights of 4 bits that compute in float16.
-
-    Args:
-        path: a folder that onnxport wrote, or a graph file.
-        operators: that stay float32, besides those that must.
-
-    Attributes:
-        weights: knows which weights stay float16.
-    """
-
-    def __init__(self, path: Path, operators: Collection[str]) -> None:
-        self._folder = None if path.suffix == ".onnx" else open_folder(path)
-        self._operators = operators
-        self.weights = WeightOnly(path, _BITS, False)
-
-    def write(
-        self, sources: Sequence[Path], targets: Sequence[Path], taken: frozenset[str]
-    ) -> list[WrittenModel]:  # fmt: skip
-        """Write a graph for each source; see `Rewrite.write`."""
-        ranges = [_ranges(self._folder, source) for source in sources]
-        kept = [self.weights.choose(source) for source in sources]
-        return write_half_blocks(sources, targets, ranges, kept, self._operators, taken)
+def _write_blocks(
+    measured: _Measure, weights: WeightOnly, operators: Collection[str], sources: Sequence[Path],
+    targets: Sequence[Path], taken: frozenset[str],
+) -> list[WrittenModel]:  # fmt: skip
+    ranges = [measured(source) for source in sources]
+    kept = [weights.choose(source) for source in sources]
+    return write_half_blocks(sources, targets, ranges, kept, operators, taken)
 
 
 def _write(
-    folder: Folder | None, kept: Collection[str], sources: Sequence[Path], targets: Sequence[Path],
+    measured: _Measure, kept: Collection[str], sources: Sequence[Path], targets: Sequence[Path],
     taken: frozenset[str],
 ) -> list[WrittenModel] | None:  # fmt: skip
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -111,12 +101,17 @@ def _write(
     from onnxport.serialization.onnxfile import write_model
 
     for source, target in zip(sources, targets, strict=True):
-        ranges = _ranges(folder, source)
+        ranges = measured(source)
         model = load_graph(source)
         use_half(model, ranges, kept)
         RemoveUnusedNodesPass()(model)
         write_model(model, target, external=bool(data_files(source)), taken=taken)
     return None
+
+
+def _measure_once(path: Path) -> _Measure:
+    """What gives the ranges of the values in a graph; a second attempt does not measure them again."""
+    return cache(partial(_ranges, None if path.suffix == ".onnx" else open_folder(path)))
 
 
 def _ranges(folder: Folder | None, source: Path) -> dict[str, float]:

@@ -49,5 +49,6 @@ class WeightOnly:
             return ()
         folder = open_folder(self._path)
         component = next(one for one in folder.manifest.components if folder.file(one) == source)
-        self._raised[component.file] = choose_raised(folder, component)
+        if component.file not in self._raised:
+            self._raised[component.file] = choose_raised(folder, component)
         return self._raised[component.file]

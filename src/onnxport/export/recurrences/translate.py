@@ -11,6 +11,7 @@ That is as stable as forward substitution. A sum of powers of L is not: they gro
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,7 @@ def channel_recurrence(x: Any, step: Any, a: Any, b: Any, c: Any) -> tuple[Any, 
     """`operators.Operators.channels` in ONNX."""
     sizes = op.Concat(op.Shape(x, start=0, end=2), op.Shape(a, start=1, end=2), axis=0)
     state = op.ConstantOfShape(sizes)
-    last, output = call_op(
-        "Scan", state, op.Mul(x, step), step, b, c, _num_outputs=2, body=_graph(_CHANNELS, {"A": a}),
-        num_scan_inputs=4, scan_input_axes=[2, 2, 1, 1], scan_output_axes=[2],
-    )  # fmt: skip
+    last, output = _scan(_CHANNELS, state, (op.Mul(x, step), step, b, c), axes=(_STEPS, _STEPS, 1, 1), outer={"A": a})
     return output, last
 
 
@@ -167,16 +165,24 @@ def _places(places: Any, size: int) -> Any:
     return places if size == 1 else op.Div(places, _ints(size))
 
 
-def _scan(body: str, state: Any, given: tuple[Any, ...]) -> tuple[Any, Any]:
-    """(last state, outputs of all chunks)."""
+def _scan(
+    body: str, state: Any, given: Sequence[Any], axes: Sequence[int] = (), outer: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """(last state, outputs of all steps or chunks).
+
+    Args:
+        given: what is read step by step.
+        axes: along which; the third of each by default.
+        outer: see `_graph`.
+    """
     last, outputs = call_op(
-        "Scan", state, *given, _num_outputs=2, body=_graph(body, {}), num_scan_inputs=len(given),
-        scan_input_axes=[_STEPS] * len(given), scan_output_axes=[_STEPS],
+        "Scan", state, *given, _num_outputs=2, body=_graph(body, outer or {}), num_scan_inputs=len(given),
+        scan_input_axes=list(axes) or [_STEPS] * len(given), scan_output_axes=[_STEPS],
     )  # fmt: skip
     return last, outputs
 
 
-def _graph(text: str, outer: dict[str, Any]) -> ir.Graph:
+def _graph(text: str, outer: Mapping[str, Any]) -> ir.Graph:
     """A body; inputs with names of `outer` are values of the graph around it instead."""
     graph = ir.serde.deserialize_graph(onnx.parser.parse_graph(text.strip()))
     for value in [value for value in graph.inputs if value.name in outer]:

@@ -98,11 +98,14 @@ class _Levels:
         rows, columns = (int(size) for size in self.tensor.shape)
         self.outputs, self.inputs = (rows, columns) if weight.by_row else (columns, rows)
         size = self.outputs * self.inputs
+        self._known_scales: np.ndarray[Any, Any] | None = None  # of the data that was computed before
         self.data = self._lazy("data", DATA, ir.DataType.UINT8, -(-size // 2))
         self.scales = self._lazy("scales", SCALES, ir.DataType.FLOAT, -(-size // BLOCK))
 
     def values(self, which: str) -> np.ndarray[Any, Any]:
-        """`data` or `scales`."""
+        """`data` or `scales`; the scales come out of the same computation as the data, and are small."""
+        if which == "scales" and self._known_scales is not None:
+            return self._known_scales
         import onnx
         from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
@@ -111,6 +114,7 @@ class _Levels:
         quantizer = MatMulBnb4Quantizer(onnx.ModelProto(), MatMulBnb4Quantizer.NF4, BLOCK)  # of no graph: arrays only
         weights = np.concatenate([strip for _, strip in strips(self.tensor)])  # onnx reads no linked files
         data, scales = quantizer.bnb4_block_quant(weights.T if self._weight.by_row else weights)
+        self._known_scales = scales
         return cast("np.ndarray[Any, Any]", data if which == "data" else scales)
 
     def _lazy(self, which: str, ending: str, dtype: ir.DataType, size: int) -> ir.TensorProtocol:

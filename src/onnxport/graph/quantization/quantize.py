@@ -96,6 +96,14 @@ def quantized_name(name: str, *, single: bool) -> str:
     return f"{path.stem}{'-' if single else '_'}quantized{path.suffix}"
 
 
+def require_quantizer_memory(source: Path) -> None:
+    """Raises MemoryLimitError where ONNX Runtime's quantizer has no room for the weights of a graph."""
+    require_memory(
+        QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
+        "Quantize only its weights, one at a time: onnxport quantize PATH --precision int8-weights.",
+    )  # fmt: skip
+
+
 def quantize_dynamic(source: Path, target: Path, *, unsigned: bool = False) -> None:
     """Write `target`: weights of MatMul and Gemm in 8 bits per column, activations quantized at run time.
 
@@ -113,10 +121,7 @@ def quantize_dynamic(source: Path, target: Path, *, unsigned: bool = False) -> N
         OSError: `target` cannot be written.
         VerificationError: a weight of the quantizer is outside of these ranges; `target` must not be used.
     """
-    require_memory(
-        QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
-        "Quantize only its weights, one at a time: onnxport quantize PATH --precision int8-weights.",
-    )  # fmt: skip
+    require_quantizer_memory(source)
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as quantize
 

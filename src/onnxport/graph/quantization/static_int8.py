@@ -13,11 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxport.artifact.data_files import graph_bytes
 from onnxport.graph.inputs import Arrays
-from onnxport.graph.quantization.quantize import QUANTIZER_COPIES, own_copy
+from onnxport.graph.quantization.quantize import own_copy, require_quantizer_memory
 from onnxport.publishing.destination import full_disk_told
-from onnxport.system.memory import require_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -65,10 +63,7 @@ def quantize_static(source: Path, target: Path, calls: Sequence[Arrays], method:
         OSError: `target` cannot be written.
         VerificationError: a weight of the quantizer is outside of the ranges; `target` must not be used.
     """
-    require_memory(
-        QUANTIZER_COPIES * graph_bytes(source), f"Quantizing {source.name} to int8",
-        "Quantize only its weights, one at a time: onnxport quantize PATH --precision int8-weights.",
-    )  # fmt: skip
+    require_quantizer_memory(source)
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize
 

@@ -36,7 +36,7 @@ class Decisions:
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Within it a model runs as it always does, and its decisions are kept."""
-        with _Recorder(self._taken):
+        with _Recorder(self):
             yield
 
     def add(self, func: Any, result: Any) -> None:
@@ -62,14 +62,14 @@ class Decisions:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, taken: list[tuple[Any, Any]]) -> None:
+    def __init__(self, decisions: Decisions) -> None:
         super().__init__()
-        self.taken = taken
+        self.decisions = decisions
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if is_decision(func, args, kwargs, result):
-            self.taken.append((func, tree_map(_copy, result)))
+            self.decisions.add(func, result)
         return result
 
 
@@ -79,8 +79,8 @@ class Replay:
     def __init__(self, taken: list[tuple[Any, Any]]) -> None:
         self._left: Iterator[tuple[Any, Any]] = iter(taken)
 
-    def next(self, func: Any, own: Any) -> Any:
-        """What `func` gave in the first run; floats are its own, where they are not whole or random.
+    def skip(self, func: Any) -> Any:
+        """What `func` gave in the first run, which is not taken here.
 
         Raises:
             DecisionsDiffer: another operator was there.
@@ -88,6 +88,15 @@ class Replay:
         before, result = next(self._left, (None, None))
         if before != func:
             raise DecisionsDiffer(f"{func} comes where the first run had {before}")
+        return result
+
+    def next(self, func: Any, own: Any) -> Any:
+        """What `func` gave in the first run; floats are its own, where they are not whole or random.
+
+        Raises:
+            DecisionsDiffer: another operator was there.
+        """
+        result = self.skip(func)
         if func._schema.is_mutable:
             return own.copy_(result)
         if _is_whole_or_random(func):

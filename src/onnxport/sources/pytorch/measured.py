@@ -110,12 +110,12 @@ class _Perturbed(TorchDispatchMode):
         return result if aliases else tree_map(self._moved, result)
 
     def _decided(self, func: Any, result: Any) -> Any:
-        if self.own is None:
-            return self.replay.next(func, result)
-        taken = tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, result)
-        known = self.replay.next(func, result)  # random numbers stay; so does the order of operators
-        result = known if is_random(func) else taken
-        self.own.add(func, result)
+        if self.own is None or is_random(func):
+            result = self.replay.next(func, result)
+        else:
+            self.replay.skip(func)
+        if self.own is not None:
+            self.own.add(func, result)
         return result
 
     def _moved(self, value: Any) -> Any:
