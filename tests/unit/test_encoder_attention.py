@@ -11,10 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxport.errors import VerificationError
 from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
 from onnxport.variants.fusion_reasons import explain_fusions
-from onnxport.verification.ledger.derived import prove_derived
 
 HEADS, WIDTH = 2, 16
 SIZE = WIDTH // HEADS
@@ -196,27 +194,3 @@ def test_attention_that_is_left_and_norms_are_explained(tmp_path):
     assert "by Add" in norms.left[norm]
     assert "LayerNormalization" in next(iter(gelus.left.values()))
     assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def table_model(file, folded, fault=0.0):
-    """x plus a table, which is the square of a weight in another order; computed, or as a constant."""
-    weight = np.random.default_rng(0).standard_normal((40, 40)).astype(np.float32)
-    value = (weight @ weight).T.copy()
-    value[3, 5] += fault
-    nodes = [helper.make_node("MatMul", ["weight", "weight"], ["product"]),
-             helper.make_node("Transpose", ["product"], ["table"])]  # fmt: skip
-    last = helper.make_node("Add", ["x", "table"], ["y"])
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 40, 40]) for name in "xy"]
-    weights = [numpy_helper.from_array(value, "table")] if folded else [numpy_helper.from_array(weight, "weight")]
-    graph = helper.make_graph([last] if folded else [*nodes, last], "table", sides[:1], sides[1:], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
-    return file
-
-
-def test_constants_computed_ahead_of_time_are_computed_again(tmp_path):
-    base = table_model(tmp_path / "base.onnx", folded=False)
-    ledger = prove_derived([base], table_model(tmp_path / "folded.onnx", folded=True))
-    proof = ledger.weights["table"]
-    assert (proof.proof, proof.origins) == ("computed", "weight")
-    with pytest.raises(VerificationError):
-        prove_derived([base], table_model(tmp_path / "wrong.onnx", folded=True, fault=0.05))

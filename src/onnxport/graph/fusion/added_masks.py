@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.graph.fusion.attention_layers import NotFusedError
+from onnxport.graph.fusion.attention_layers import NotFusedError, are_same_sizes, require_opset
 from onnxport.graph.fusion.encoder_mask import MaskReader
-from onnxport.graph.fusion.packed_projection import register_weight
+from onnxport.graph.fusion.packed_projection import Constants
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,6 +26,7 @@ class Masks:
     def __init__(self, model: ir.Model) -> None:
         self.reader = MaskReader(model)
         self._model = model
+        self._constants = Constants(model)
         self._made: dict[tuple[str, ...], ir.Value] = {}
 
     def padding(self, source: ir.Value) -> ir.Value:
@@ -45,8 +46,9 @@ class Masks:
 
         key = ("rows", str(id(source)))
         if key not in self._made:
+            require_opset(self._model, 13)
             tape = ir.tape.Tape()
-            axes = self._constant(f"{source.name}.tokens", np.array([1]))
+            axes = self._constants.of(np.array([1]))
             seen = self.padding(source)
             if (self._model.opset_imports.get("") or 0) < 18:
                 most = tape.op("ReduceMax", [seen], {"axes": [1], "keepdims": 1})
@@ -74,32 +76,33 @@ class Masks:
 
         if query.shape is None or key.shape is None:
             raise NotFusedError("the shape of queries or keys is not known")
+        require_opset(self._model, 15)
         scores = [*query.shape[:3], key.shape[2]]
-        names = tuple(str(id(mask)) for mask in masks)
-        if ("added", *names) in self._made:
-            return self._made["added", *names]
         shape = _broadcast([_four(mask) for mask in masks], scores)
+        made = ("added", *(str(id(mask)) for mask in masks), *(str(size) for size in scores[2:]))
+        if made in self._made:
+            return self._made[made]
         tape = ir.tape.Tape()
         seen = [mask for mask in masks if mask.dtype == ir.DataType.BOOL]
         numbers = [mask for mask in masks if mask.dtype == ir.DataType.FLOAT]
         if len(seen) + len(numbers) < len(masks):
             raise NotFusedError("a mask is neither bool nor float32")
-        whole = numbers[0] if numbers else self._constant("mask.zero", np.float32(0))
+        whole = numbers[0] if numbers else self._constants.of(np.float32(0))
         for other in numbers[1:]:
             whole = tape.op("Add", [whole, other])
         for mask in seen:
-            whole = tape.op("Where", [mask, whole, self._constant("mask.lowest", np.float32(LOWEST))])
+            whole = tape.op("Where", [mask, whole, self._constants.of(np.float32(LOWEST))])
         rank = max(len(mask.shape or ()) for mask in masks)
         if rank < 4:
-            whole = tape.op("Unsqueeze", [whole, self._constant(f"mask.front_{rank}", np.arange(4 - rank))])
-        if [str(size) for size in shape[2:]] != [str(size) for size in scores[2:]]:
+            whole = tape.op("Unsqueeze", [whole, self._constants.of(np.arange(4 - rank))])
+        if not are_same_sizes(shape[2:], scores[2:]):
             whole = tape.op("Expand", [whole, self._sizes(tape, query, key)])
             shape = [*shape[:2], *scores[2:]]
         if tape.nodes:
             _name(tape, whole, f"{masks[0].name}.added_{len(self._made)}")
             whole.shape, whole.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
             self._model.graph.insert_before(before, tape.nodes)
-        self._made["added", *names] = whole
+        self._made[made] = whole
         return whole
 
     def kept_rows(self, condition: ir.Value, result: ir.Value, before: ir.Node) -> ir.Value:
@@ -113,12 +116,12 @@ class Masks:
         shape = condition.shape
         if shape is None or len(shape) != 4 or shape[1] != 1 or shape[3] != 1:
             raise NotFusedError("rows of the result are replaced by zeros under a condition that differs between heads")
+        require_opset(self._model, 13)
         key = ("zeroed", str(id(condition)))
         tape = ir.tape.Tape()
         if key not in self._made:
-            axes = self._constant("mask.heads", np.array([1]))
-            self._made[key] = tape.op("Squeeze", [condition, axes])
-        zero = self._constant("mask.zero", np.float32(0))
+            self._made[key] = tape.op("Squeeze", [condition, self._constants.of(np.array([1]))])
+        zero = self._constants.of(np.float32(0))
         whole = tape.op("Where", [self._made[key], zero, result])
         _name(tape, whole, f"{result.name}.zeroed")
         self._model.graph.insert_before(before, tape.nodes)
@@ -127,15 +130,7 @@ class Masks:
     def _sizes(self, tape: ir.tape.Tape, query: ir.Value, key: ir.Value) -> ir.Value:
         """(1, 1, tokens, key tokens), to which a mask is expanded."""
         lengths = [tape.op("Shape", [value], {"start": 2, "end": 3}) for value in (query, key)]
-        return tape.op("Concat", [self._constant("mask.ones", np.array([1, 1])), *lengths], {"axis": 0})
-
-    def _constant(self, name: str, array: np.ndarray | np.float32) -> ir.Value:
-        import onnx_ir as ir
-
-        known = self._model.graph.initializers.get(name)
-        if known is not None:
-            return known
-        return register_weight(self._model, name, ir.tensor(np.asarray(array), name=name))
+        return tape.op("Concat", [self._constants.of(np.array([1, 1])), *lengths], {"axis": 0})
 
     def _first(self, tape: ir.tape.Tape, value: ir.Value, name: str, after: ir.Node | None = None) -> ir.Value:
         """Insert nodes where all layers can read them."""
@@ -149,21 +144,25 @@ class Masks:
 
 def _four(mask: ir.Value) -> list[object]:
     """The shape of a mask with as many axes as the scores."""
-    if mask.shape is None or len(mask.shape) > 4 or any(str(size) == "None" for size in mask.shape):
+    if mask.shape is None or len(mask.shape) > 4:
         raise NotFusedError(f"the shape of the mask {mask.name} is not known")
     return [1] * (4 - len(mask.shape)) + list(mask.shape)
 
 
 def _broadcast(shapes: list[list[object]], scores: list[object]) -> list[object]:
-    """The shape of the masks together, each of which is broadcast to the scores."""
-    found = []
+    """The shape of the masks together, each of which is broadcast to the scores.
+
+    Raises:
+        NotFusedError: it is known that one is not.
+    """
+    found: list[object] = []
     for axis, size in enumerate(scores):
-        sizes = {str(shape[axis]): shape[axis] for shape in shapes if shape[axis] != 1}
-        if set(sizes) - {str(size)}:
-            raise NotFusedError(
-                f"the mask's axis {axis} is {', '.join(sizes)}, which is not known to be {size}, as that of the scores"
-            )
-        found.append(size if sizes else 1)
+        sizes = [shape[axis] for shape in shapes if shape[axis] != 1]
+        wrong = [one for one in sizes if isinstance(one, int) and isinstance(size, int) and one != size]
+        if wrong:
+            raise NotFusedError(f"axis {axis} of the mask has the size {wrong[0]}, and that of the scores {size}")
+        equal = [one for one in sizes if are_same_sizes([one], [size])]
+        found.append((equal or sizes or [1])[0])
     return found
 
 

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxport.graph.fusion.attention_layers import NotFusedError, required, scalar
+from onnxport.graph.fusion.attention_layers import NotFusedError, are_same_sizes, required, scalar
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,8 +45,12 @@ class Scores:
     read_elsewhere: bool = False
 
 
-def scores_of_softmax(node: ir.Node) -> Scores | None:
+def scores_of_softmax(node: ir.Node, opset: int) -> Scores | None:
     """The attention that a softmax belongs to; None for a softmax that is no attention: one over labels, for example.
+
+    Args:
+        node: the softmax.
+        opset: of the graph; before 13 the axis of a softmax is 1 unless it is given.
 
     Raises:
         NotFusedError: an attention of an unknown form.
@@ -57,7 +61,7 @@ def scores_of_softmax(node: ir.Node) -> Scores | None:
     if product is None or product.op_type != "MatMul" or product.inputs[0] is not probabilities:
         return None
     shape = node.outputs[0].shape
-    if shape is None or len(shape) != 4 or node.attributes.get_int("axis", -1) not in _LAST:
+    if shape is None or len(shape) != 4 or node.attributes.get_int("axis", -1 if opset >= 13 else 1) not in _LAST:
         raise NotFusedError("scores are not (rows, heads, tokens, tokens)")
     found = _Reader(required(node.inputs[0])).read()
     query, keys = (required(given) for given in found.product.inputs)
@@ -108,14 +112,22 @@ class _Reader:
             self._score = score
         elif node.op_type == "Sub" and _is_one_number_for_each_query(node.inputs[1]):
             self._score = first
-        elif node.op_type == "Where" and (scalar(node.inputs[1]) or 0.0) <= _LOW:
-            self._hidden.append(self._split(_opposite(first)))
-            self._score = required(node.inputs[2])
+        elif node.op_type == "Where":
+            self._replaced(first, required(node.inputs[1]), required(node.inputs[2]))
         elif node.op_type == "Reshape" and _splits_rows(node) and self._reshape is None:
             self._reshape = node
             self._score = first
         else:
             raise NotFusedError(f"scores pass through the operator {node.op_type}")
+
+    def _replaced(self, condition: ir.Value, one: ir.Value, other: ir.Value) -> None:
+        """Go on behind a `Where` that gives hidden scores a low number."""
+        hides = scalar(one) is not None
+        low = scalar(one if hides else other)
+        if low is None or not low * self._factor <= _LOW:
+            raise NotFusedError("scores are replaced by something else than a very low number")
+        self._hidden.append(self._split(_opposite(condition) if hides else condition))
+        self._score = other if hides else one
 
     def _split(self, mask: ir.Value) -> ir.Value:
         """The mask with an axis of heads, as the scores have behind the reshape."""
@@ -123,7 +135,8 @@ class _Reader:
 
         if self._reshape is None:
             return mask
-        if mask.shape is None or str(mask.shape) != str(required(self._reshape.inputs[0]).shape):
+        scores = required(self._reshape.inputs[0]).shape
+        if mask.shape is None or scores is None or len(mask.shape) != 3 or not are_same_sizes(mask.shape, scores):
             raise NotFusedError("the mask is not (rows * heads, tokens, tokens), as the scores are")
         return _inserted("Reshape", [mask, required(self._reshape.inputs[1])], self._reshape,
                          ir.Shape(self._reshape.outputs[0].shape or ()), mask.type)  # fmt: skip
@@ -185,7 +198,7 @@ def _splits_rows(node: ir.Node) -> bool:
     before, after = required(node.inputs[0]).shape, node.outputs[0].shape
     return (
         before is not None and after is not None and len(before) == 3 and len(after) == 4
-        and [str(size) for size in before[1:]] == [str(size) for size in after[2:]]
+        and are_same_sizes(before[1:], after[2:])
     )  # fmt: skip
 
 
@@ -193,7 +206,7 @@ def _merges_rows(node: ir.Node) -> bool:
     before, after = required(node.inputs[0]).shape, node.outputs[0].shape
     return (
         before is not None and after is not None and len(before) == 4 and len(after) == 3
-        and [str(size) for size in before[2:]] == [str(size) for size in after[1:]]
+        and are_same_sizes(before[2:], after[1:])
     )  # fmt: skip
 
 

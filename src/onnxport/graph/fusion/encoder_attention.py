@@ -8,10 +8,17 @@ A layer is either ONNX's Attention, or the products and softmax that older opset
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnxport.graph.fusion.attention_layers import NotFusedError, concatenated_heads, required, size_of
+from onnxport.graph.fusion.attention_layers import (
+    NotFusedError,
+    are_same_sizes,
+    concatenated_heads,
+    required,
+    size_of,
+)
 from onnxport.graph.fusion.attention_scores import Scores, scores_of_softmax, without_factor
 
 if TYPE_CHECKING:
@@ -62,11 +69,12 @@ def find_encoder_attention(model: ir.Model) -> tuple[list[EncoderAttention], dic
     """
     layers: list[EncoderAttention] = []
     left: dict[str, str] = {}
+    opset = model.opset_imports.get("") or 1
     for node in list(model.graph):
         if node.domain != "" or node.op_type not in ("Attention", "Softmax"):
             continue
         try:
-            scores = _of_attention(node) if node.op_type == "Attention" else scores_of_softmax(node)
+            scores = _of_attention(node) if node.op_type == "Attention" else scores_of_softmax(node, opset)
             if scores is not None:
                 layers.append(_layer(node, scores))
         except NotFusedError as error:
@@ -78,20 +86,49 @@ def _layer(node: ir.Node, scores: Scores) -> EncoderAttention:
     import onnx_ir as ir
 
     heads = size_of(scores.query, 1)
-    if scores.query.dtype not in (ir.DataType.FLOAT, None):
-        raise NotFusedError("queries are not float32")
+    if scores.query.dtype != ir.DataType.FLOAT:
+        raise NotFusedError(f"queries are {scores.query.dtype or 'of an unknown type'}, not float32")
     if size_of(scores.key, 1) != heads or size_of(scores.value, 1) != heads:
-        raise NotFusedError("queries and keys have different numbers of heads")
+        raise NotFusedError("queries, keys and values have different numbers of heads")
     zeroed: list[ir.Value] = []
     output = concatenated_heads(scores.result, zeroed)
-    if output.shape is None or len(output.shape) != 3:
-        raise NotFusedError("the result is not (rows, tokens, features)")
+    _require_fitting(scores, output, heads)
     query, first = without_factor(scores.query)
     key, second = without_factor(scores.key)
     scale = scores.scale * first * second
     return EncoderAttention(
         node, query, key, scores.value, heads, scale, scores.masks, output, zeroed, scores.read_elsewhere
     )
+
+
+def _require_fitting(scores: Scores, output: ir.Value, heads: int) -> None:
+    """Check that nothing is broadcast on the way, which the operators do not do: keys of one row for all, for example.
+
+    Raises:
+        NotFusedError: sizes are not known to be those of one attention.
+    """
+    shapes = [value.shape for value in (scores.query, scores.key, scores.value, scores.result, output)]
+    if [len(shape or ()) for shape in shapes] != [4, 4, 4, 4, 3]:
+        raise NotFusedError("queries, keys, values or the result have unknown shapes, or other axes")
+    query, key, value, result, whole = (list(shape or ()) for shape in shapes)
+    features = value[3]
+    if not isinstance(features, int):
+        raise NotFusedError("the number of features of a head is not known")
+    fitting = (
+        (key, [query[0], heads, key[2], query[3]]),
+        (value, [query[0], heads, key[2], features]),
+        (result, [query[0], heads, query[2], features]),
+        (whole, [query[0], query[2], heads * features]),
+    )
+    for found, wanted in fitting:
+        if not are_same_sizes(found, wanted):
+            raise NotFusedError(
+                f"the sizes {_told(found)} are not known to be {_told(wanted)}, as they are without broadcasting"
+            )
+
+
+def _told(sizes: Sequence[object]) -> str:
+    return f"({', '.join(str(getattr(size, 'value', size)) for size in sizes)})"
 
 
 def _of_attention(node: ir.Node) -> Scores:

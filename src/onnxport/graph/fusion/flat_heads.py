@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxport.graph.fusion.packed_projection import before_head_split, register_weight
+from onnxport.graph.fusion.attention_layers import are_same_sizes, require_opset
+from onnxport.graph.fusion.packed_projection import Constants, before_head_split
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,9 +67,8 @@ def _parts_of(split: ir.Value | None, part: int, value: ir.Value) -> Flat | None
     parts = split.shape[2] if len(split.shape) == 5 else None
     if not isinstance(parts, int) or len(whole.shape) != 3 or not isinstance(heads, int):
         return None
-    same = [str(size) for size in split.shape] == [str(size) for size in (rows, tokens, parts, heads, features)]
-    kept = [str(size) for size in whole.shape[:2]] == [str(rows), str(tokens)]
-    return Flat(whole, part, parts) if same and kept else None
+    same = are_same_sizes(split.shape, [rows, tokens, parts, heads, features])
+    return Flat(whole, part, parts) if same and are_same_sizes(whole.shape[:2], [rows, tokens]) else None
 
 
 def _picked(value: ir.Value) -> tuple[ir.Value, int, int] | None:
@@ -122,6 +122,7 @@ class FlatHeads:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
+        self._constants = Constants(model)
         self._splits: dict[int, list[ir.Value]] = {}
         self._known: dict[int, ir.Value] = {}
 
@@ -155,7 +156,7 @@ class FlatHeads:
         rows, heads, tokens, features = value.shape
         tape = ir.tape.Tape()
         width = int(heads) * int(features)
-        shape = self._constant(f"{value.name}.shape", np.array([0, 0, width]))
+        shape = self._constants.of(np.array([0, 0, width]))
         out = tape.op("Reshape", [tape.op("Transpose", [value], {"perm": [0, 2, 1, 3]}), shape])
         self._insert(tape, f"{value.name}.flat", before)
         out.shape, out.type = ir.Shape([rows, tokens, width]), value.type
@@ -183,7 +184,8 @@ class FlatHeads:
         if id(flat.whole) not in self._splits:
             assert value.shape is not None and flat.whole.shape is not None
             width = int(value.shape[1]) * int(value.shape[3])
-            widths = self._constant(f"{flat.whole.name}.widths", np.array([width] * flat.parts))
+            require_opset(self._model, 13)
+            widths = self._constants.of(np.array([width] * flat.parts))
             node = ir.node("Split", [flat.whole, widths], {"axis": 2}, num_outputs=flat.parts,
                            name=f"{flat.whole.name}.parts")  # fmt: skip
             for index, out in enumerate(node.outputs):
@@ -196,12 +198,6 @@ class FlatHeads:
                 self._model.graph.insert_before(self._model.graph[0], node)
             self._splits[id(flat.whole)] = list(node.outputs)
         return self._splits[id(flat.whole)][flat.part]
-
-    def _constant(self, name: str, array: np.ndarray) -> ir.Value:
-        import onnx_ir as ir
-
-        known = self._model.graph.initializers.get(name)
-        return known if known is not None else register_weight(self._model, name, ir.tensor(array, name=name))
 
     def _insert(self, tape: ir.tape.Tape, name: str, before: ir.Node) -> None:
         for index, node in enumerate(tape.nodes):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxport.graph.fusion.added_masks import LOWEST, Masks
-from onnxport.graph.fusion.attention_layers import NotFusedError
+from onnxport.graph.fusion.attention_layers import NotFusedError, are_same_sizes
 from onnxport.graph.fusion.attention_scores import without_factor
 from onnxport.graph.fusion.encoder_attention import EncoderAttention, find_encoder_attention
 from onnxport.graph.fusion.encoder_mask import Hides
@@ -96,6 +96,7 @@ def fuse_encoder_attention(model: ir.Model) -> FusedLayers:
             left[layer.name] = error.reason
     RemoveUnusedNodesPass()(model)
     if kinds:
+        model.graph.sort()  # a mask that layers share was computed before the first of them
         model.opset_imports[DOMAIN] = 1
     return FusedLayers(dict(kinds), left)
 
@@ -107,6 +108,7 @@ class _Fusion:
         self._model = model
         self._masks = Masks(model)
         self._flat = FlatHeads(model)
+        self._packed: dict[tuple[int, ...], tuple[ir.Value, ir.Value | None]] = {}
 
     def replace(self, layer: EncoderAttention, name: str) -> Hides:
         """Replace one layer, and return what its masks hide.
@@ -146,10 +148,9 @@ class _Fusion:
         reader = self._masks.reader
         read = [(mask, *reader.read(mask)) for mask in layer.masks]
         paddings = [(mask, source) for mask, hides, source in read if hides is Hides.PADDING and source is not None]
-        others = [mask for mask, hides, _ in read if hides is Hides.OTHER]
-        padding = paddings[0][1] if len(paddings) == 1 else None
-        if len(paddings) > 1:
-            others += [mask for mask, _ in paddings]
+        padding = paddings[0][1] if len(paddings) == 1 and _marks_keys(paddings[0][1], layer) else None
+        hidden = [mask for mask, hides, _ in read if hides is Hides.OTHER]
+        others = hidden + ([mask for mask, _ in paddings] if padding is None else [])
         zeroed = [condition for condition in layer.zeroed if not reader.is_row_of_padding(condition, None)]
         rows = reader.padding_behind(zeroed) if zeroed else None
         if rows is not None:
@@ -167,8 +168,7 @@ class _Fusion:
         biases = linears[0].bias
         widths = [_width(linear.weight) for linear in linears]
         if len(linears) == 3:
-            weights = concatenate_weights(self._model, [linear.weight for linear in linears], f"{name}.qkv.weight")
-            biases = _biases(self._model, linears, name)
+            weights, biases = self._concatenated(linears, name)
         else:
             widths = [widths[0] // 3] * 3
         return ir.node(
@@ -183,6 +183,14 @@ class _Fusion:
             domain=DOMAIN,
             name=name,
         )
+
+    def _concatenated(self, linears: tuple[Linear, ...], name: str) -> tuple[ir.Value, ir.Value | None]:
+        """Weights and biases of three projections; layers that share theirs (ALBERT) share the result."""
+        key = tuple(id(part) for linear in linears for part in (linear.weight, linear.bias))
+        if key not in self._packed:
+            weights = concatenate_weights(self._model, [linear.weight for linear in linears], f"{name}.qkv.weight")
+            self._packed[key] = weights, _biases(self._model, linears, name)
+        return self._packed[key]
 
     def _multi_head(self, layer: EncoderAttention, masks: _MaskInputs, name: str) -> ir.Node:
         import onnx_ir as ir
@@ -202,6 +210,12 @@ class _Fusion:
             domain=DOMAIN,
             name=name,
         )
+
+
+def _marks_keys(padding: ir.Value, layer: EncoderAttention) -> bool:
+    """Whether an input (rows, tokens) has the rows and the key tokens of a layer, and is not broadcast to them."""
+    keys, marks = layer.key.shape, padding.shape
+    return keys is not None and marks is not None and are_same_sizes(marks, [keys[0], keys[2]])
 
 
 def _is_long(layer: EncoderAttention) -> bool:
@@ -242,10 +256,7 @@ def _packed(layer: EncoderAttention) -> _Packed | None:
 
 
 def _fits(linear: Linear) -> bool:
-    import onnx_ir as ir
-
-    data = linear.data
-    return data.shape is not None and len(data.shape) == 3 and data.dtype in (ir.DataType.FLOAT, None)
+    return linear.data.shape is not None and len(linear.data.shape) == 3
 
 
 def _biases(model: ir.Model, linears: tuple[Linear, ...], name: str) -> ir.Value | None:

@@ -39,13 +39,14 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         VerificationError: a weight is not one of theirs; the first ones are named.
         FolderError: bytes are missing.
     """
-    known = _Known([tensor for base in bases for tensor in graph_tensors(base)])
+    of_bases = [graph_tensors(base) for base in bases]
+    known = _Known([tensor for tensors in of_bases for tensor in tensors])
     weights: dict[str, WeightProof] = {}
     sizes: dict[str, int] = {}
     wrong: list[str] = []
     tensors = graph_tensors(target)
     left: list[FileTensor] = []
-    folded = FoldedValues(bases, known.by_name)
+    folded = FoldedValues(bases, of_bases)
     parts = quantized_parts(tensors, known.by_name)
     for tensor in tensors:
         if tensor.name in parts:
@@ -54,7 +55,7 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         else:
             found = known.find(tensor) or known.find_half(tensor)
             if found is None and (known.changed(tensor) or not is_small(tensor)):
-                behind = folded.weights_behind(tensor.name, tensor.array())
+                behind = folded.weights_behind(tensor)
                 if behind is None:
                     left.append(tensor)
                     continue
