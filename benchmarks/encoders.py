@@ -9,8 +9,9 @@ Arms, in another order in every turn (`benchmarks.turns`):
 - transformers: that graph after `onnxruntime.transformers.optimizer` (level 2 and its fusions, as optimum's O3);
 - ours, optimized: what `convert` and `optimize` write.
 
-With one thread the CPU time of the calling thread is measured, which other load on the machine disturbs least; with
-more, wall time. Base shapes have random weights and 4 layers of 12: ratios do not depend on the number of layers.
+Ratios are medians over turns. With one thread the CPU time of the calling thread is measured, which other load on the
+machine disturbs least; with more, wall time. Base shapes have random weights and 4 layers of 12: ratios do not depend
+on the number of layers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ import onnxruntime
 import torch
 import transformers
 
-from benchmarks.turns import Work, measure
+from benchmarks.turns import Times, Work, measure, ratio
 from onnxport import convert, optimize
 from onnxport.artifact.manifest import MANIFEST_NAME
 from onnxport.system.output_capture import capture_thread
@@ -190,7 +191,18 @@ def _measured(encoder: Encoder, work: Path, options: argparse.Namespace) -> dict
             works["torch"] = Work(_torch_call(model, given))
         _require_equal(sessions, given)
         times = measure(works, options.turns, options.calls, clock)
-        found[cell] = {arm: [t.low, t.median, t.high] for arm, t in times.items()}
+        found[cell] = {arm: [t.low, t.median, t.high] for arm, t in times.items()} | _ratios(times)
+    return found
+
+
+def _ratios(times: Mapping[str, Times]) -> dict[str, float]:
+    """Of our arms to the others, in the same turns."""
+    others = [arm for arm in BEST_OF if arm in times]
+    found = {}
+    if others and "optimized" in times:
+        found["optimized / best"] = max(ratio(times["optimized"], times[arm]) for arm in others)
+    if "plain" in times and "ours" in times:
+        found["ours / plain"] = ratio(times["ours"], times["plain"])
     return found
 
 
@@ -301,16 +313,13 @@ def _require_equal(sessions: dict[str, onnxruntime.InferenceSession], given: dic
 
 
 def _print(model: str, cells: dict[str, Any]) -> None:
-    arms = list(next(iter(cells.values())))
-    arms.sort(key=ARMS.index)
-    print(f"\n| {model} |", *(f" {arm} ms |" for arm in arms), " optimized / best other ONNX | ours / plain |", sep="")
+    arms = [arm for arm in ARMS if arm in next(iter(cells.values()))]
+    ratios = ("optimized / best", "ours / plain")
+    print(f"\n| {model} |", *(f" {arm} ms |" for arm in arms), *(f" {name} |" for name in ratios), sep="")
     print("|---|" + "---|" * (len(arms) + 2))
     for cell, row in cells.items():
-        best = min((row[arm][1] for arm in BEST_OF if arm in row), default=float("nan"))
-        plain = row.get("plain", [0, float("nan"), 0])[1]
-        ratios = [f"{row['optimized'][1] / best:.2f}" if "optimized" in row else "-",
-                  f"{row['ours'][1] / plain:.2f}" if "ours" in row else "-"]  # fmt: skip
-        print("|", " | ".join([cell, *(f"{row[arm][1]:.2f}" for arm in arms), *ratios]), "|", flush=True)
+        told = [f"{row[name]:.2f}" if name in row else "-" for name in ratios]
+        print("|", " | ".join([cell, *(f"{row[arm][1]:.2f}" for arm in arms), *told]), "|", flush=True)
 
 
 if __name__ == "__main__":

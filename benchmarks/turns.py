@@ -38,11 +38,21 @@ class Times:
     Attributes:
         median: over turns, of the medians of the turns.
         low, high: quartiles over turns.
+        turns: the median of each turn.
     """
 
     median: float
     low: float
     high: float
+    turns: tuple[float, ...] = ()
+
+
+def ratio(one: Times, other: Times) -> float:
+    """Median over turns of the time of `one` relative to that of `other` in the same turn.
+
+    Load on the machine that changes between turns disturbs it less than the ratio of their medians.
+    """
+    return statistics.median(mine / theirs for mine, theirs in zip(one.turns, other.turns, strict=True))
 
 
 def measure(
@@ -89,4 +99,4 @@ def _turn(work: Work, calls: int, clock: Callable[[], float]) -> list[float]:
 
 def _times(values: list[float]) -> Times:
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Times(median, low, high)
+    return Times(median, low, high, tuple(values))

@@ -177,20 +177,81 @@ def test_forms_of_attention_become_one_operator(form, operator, hides):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
+def one_query_for_all_rows(graph):
+    """Keys of several rows for queries of one row: the operators would need a row of queries for each."""
+    query = graph.constant(graph.rng.standard_normal((1, HEADS, 3, SIZE)), np.float32)
+    key, value = (graph.heads(graph.linear("x")) for _ in range(2))
+    scores = graph.op("MatMul", query, graph.op("Transpose", key, perm=[0, 1, 3, 2]))
+    return graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
+
+
+def low_number_that_a_factor_makes_small(graph):
+    query, key, value = (graph.heads(graph.linear("x")) for _ in range(3))
+    scores = graph.op("MatMul", query, graph.op("Transpose", key, perm=[0, 1, 3, 2]))
+    scores = graph.op("Where", graph.hidden(), graph.constant(np.float32(-1e4)), scores)
+    scores = graph.op("Mul", scores, graph.constant(np.float32(1e-4)))
+    return graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
+
+
+@pytest.mark.parametrize("form", [one_query_for_all_rows, low_number_that_a_factor_makes_small])
+def test_attention_of_another_meaning_stays(form):
+    graph = Graph()
+    graph.merged(form(graph))
+    fused = ir.from_proto(graph.model())
+    found = fuse_encoder_attention(fused)
+    assert (found.masks, len(found.left)) == ({}, 1)
+    assert not [node for node in fused.graph if node.domain]
+
+
+def test_layers_that_share_a_mask_and_weights_have_their_own_sizes():
+    """A mask (rows, 1, 1, tokens) for queries of two lengths; the second layer has the weights of the first."""
+    graph = Graph()
+    seen = graph.op("Cast", "attention_mask", to=TensorProto.FLOAT)
+    bias = graph.op("Unsqueeze", graph.op("Mul", seen, graph.constant(np.float32(-3))), graph.constant([1, 2]))
+    weights = [graph.constant(graph.rng.standard_normal((WIDTH, WIDTH)) * 0.3, np.float32) for _ in range(3)]
+
+    def layer(data, queries):
+        parts = [graph.heads(graph.op("MatMul", one, weight))
+                 for one, weight in zip((queries, data, data), weights, strict=True)]  # fmt: skip
+        scores = graph.op("MatMul", parts[0], graph.op("Transpose", parts[1], perm=[0, 1, 3, 2]))
+        return graph.op("MatMul", graph.op("Softmax", graph.op("Add", scores, bias), axis=-1), parts[2])
+
+    def flat(result):
+        return graph.op("Reshape", graph.op("Transpose", result, perm=[0, 2, 1, 3]), graph.constant([0, 0, WIDTH]))
+
+    first = flat(layer("x", "x"))
+    second = flat(layer(first, first))
+    crossed = graph.op("ReduceSum", flat(layer(second, "other")), graph.constant([1]), keepdims=1)
+    graph.nodes.append(helper.make_node("Add", [second, crossed], ["y"]))
+    model = graph.model()
+    fused = ir.from_proto(model)
+    assert fuse_encoder_attention(fused).masks == {"other": 3}
+    kinds = Counter(node.op_type for node in fused.graph if node.domain)
+    assert kinds == {"Attention": 2, "MultiHeadAttention": 1}
+    packed = [node.inputs[1] for node in fused.graph if node.op_type == "Attention"]
+    assert packed[0] is packed[1]
+    sessions = [onnxruntime.InferenceSession(one.SerializeToString()) for one in (model, ir.to_proto(fused))]
+    rng = np.random.default_rng(1)
+    given = {name: rng.standard_normal((3, size, WIDTH), np.float32) for name, size in (("x", 7), ("other", 5))}
+    given["attention_mask"] = rng.integers(0, 2, (3, 7))
+    wanted, got = (one.run(None, given)[0] for one in sessions)
+    np.testing.assert_allclose(got, wanted, atol=5e-5)
+
+
 def test_attention_that_is_left_and_norms_are_explained(tmp_path):
     graph = Graph()
     query, key, value = (graph.heads(graph.linear("x")) for _ in range(3))
     capped = graph.op("Attention", query, key, value, softcap=3.0)
     flat = graph.op("Reshape", graph.op("Transpose", capped, perm=[0, 2, 1, 3]), graph.constant([0, 0, WIDTH]))
     total = graph.op("Add", flat, "x")
-    norm = graph.op("LayerNormalization", total, graph.constant(np.ones(WIDTH), np.float32))
+    norm = graph.op("LayerNormalization", graph.op("Relu", total), graph.constant(np.ones(WIDTH), np.float32))
     graph.nodes.append(helper.make_node("Add", [total, graph.op("Gelu", norm)], ["y"]))
     file = tmp_path / "model.onnx"
     onnx.save(graph.model(), file)
     attention, norms, gelus = explain_fusions(file, tmp_path)
-    assert [kind.places for kind in (attention, norms, gelus)] == [0, 0, 0]
+    assert [kind.fused for kind in (attention, norms, gelus)] == [{}, {}, {}]
     assert list(attention.left) == [capped]
     assert "capped" in attention.left[capped]
-    assert "by Add" in norms.left[norm]
+    assert "Relu" in norms.left[norm]
     assert "LayerNormalization" in next(iter(gelus.left.values()))
     assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]

@@ -72,3 +72,23 @@ def test_a_sum_that_repeats_numbers_stays():
 
 def test_a_norm_over_two_axes_stays():
     assert fuse_skip_norms(model(axis=1)) == 0
+
+
+@pytest.mark.parametrize("norm", ["RMSNormalization", "LayerNormalization"])
+@pytest.mark.parametrize(("shape", "left"), [((FEATURES,), 0), ((1, FEATURES), 1)])
+def test_a_bias_before_the_sum_is_added_by_the_same_operator(norm, shape, left):
+    made = model(norm)
+    tensor = ir.tensor(np.arange(FEATURES, dtype=np.float32).reshape(shape), name="before")
+    bias = ir.Value(name="before", shape=ir.Shape(shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    made.graph.register_initializer(bias)
+    first = made.graph[0]
+    add = ir.node("Add", [first.inputs[1], bias])
+    add.outputs[0].name, add.outputs[0].shape, add.outputs[0].type = "shifted", first.inputs[1].shape, bias.type
+    made.graph.insert_before(first, add)
+    first.replace_input_with(1, add.outputs[0])
+    wanted = [run(made, *arrays(*sizes)) for sizes in ((1, 1), (3, 7))]
+    assert fuse_skip_norms(made, biases=True) == 1
+    assert [node.op_type for node in made.graph].count("Add") == 1 + left  # the doubled sum
+    for sizes, before in zip(((1, 1), (3, 7)), wanted, strict=True):
+        for got, one in zip(run(made, *arrays(*sizes)), before, strict=True):
+            np.testing.assert_allclose(got, one, atol=1e-5)

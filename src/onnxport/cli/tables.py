@@ -186,18 +186,18 @@ def tuning_table(tuning: Tuning) -> Table:
 
 
 def fusions_table(fusions: Mapping[str, Sequence[FusionKind]]) -> Table:
-    """A row for each kind of fusion in each graph, and one for each reason why a place was left."""
-    table = _table("Fusions", ["graph", "fusion", "places", "not fused", "why"], narrow=("places",),
+    """For each kind of fusion in each graph a row for each thing that places became, and for each reason against it."""
+    table = _table("Fusions", ["graph", "fusion", "places", "", "what, or why not"], narrow=("places", ""),
                    right=("places",))  # fmt: skip
     for name, kinds in fusions.items():
         for kind in kinds:
             reasons: dict[str, list[str]] = {}
             for operator, reason in kind.left.items():
                 reasons.setdefault(reason, []).append(operator)
-            table.add_row(name, kind.title, str(kind.places), "" if reasons else "-", "")
-            for reason, operators in reasons.items():
-                more = f" and {len(operators) - 1} more" if len(operators) > 1 else ""
-                table.add_row("", "", "", operators[0] + more, reason)
+            rows = [(str(number), "fused", what) for what, number in kind.fused.items()]
+            rows += [(str(len(left)), "left", f"{why} ({left[0]})") for why, left in reasons.items()]
+            for number, row in enumerate(rows or [("0", "", "nothing of this kind")]):
+                table.add_row(*((name, kind.title) if not number else ("", "")), *row)
     return table
 
 

@@ -22,9 +22,9 @@ _COPIES = 2
 def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset()) -> FusedLayers:
     """Write `target`: constants folded and operators fused as ONNX Runtime does each time it loads a graph.
 
-    Attention becomes one operator (`fusion.packed_attention`), which ONNX Runtime's own optimizations do not find in
-    these graphs. The level is "extended", not "all": the last level chooses layouts for the CPU at hand, and the file
-    would be slow or wrong on another one.
+    Attention becomes one operator (`fusion.packed_attention`), and so does a sum that is read again with the norm after
+    it (`fusion.skip_norm`): ONNX Runtime's own optimizations do not find either. The level is "extended", not "all":
+    the last level chooses layouts for the CPU at hand, and the file would be slow or wrong on another one.
 
     Args:
         source: a graph file; its weights may be in data files beside it.
@@ -52,21 +52,22 @@ def optimize_graph(source: Path, target: Path, taken: frozenset[str] = frozenset
         data = data_name(target.name, next_free(target.name, 0, taken))
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    with full_disk_told(target), _with_packed_attention(source, target.parent) as (graph, attention):
+    with full_disk_told(target), _fused(source, target.parent) as (graph, attention):
         onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         return attention
 
 
 @contextmanager
-def _with_packed_attention(source: Path, folder: Path) -> Iterator[tuple[Path, FusedLayers]]:
-    """The graph with fused attention, in a temporary folder in `folder`; the graph itself if it has none."""
+def _fused(source: Path, folder: Path) -> Iterator[tuple[Path, FusedLayers]]:
+    """The graph with fused attention and norms, in a temporary folder in `folder`; the graph itself if it has none."""
     from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
+    from onnxport.graph.fusion.skip_norm import fuse_skip_norms
     from onnxport.graph.quantization.weight_only import load_graph
     from onnxport.serialization.onnxfile import write_model
 
     model = load_graph(source)
     attention = fuse_encoder_attention(model)
-    if not attention.layers:
+    if not fuse_skip_norms(model, biases=True) + attention.layers:
         yield source, attention
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".optimizing-") as name:

@@ -133,7 +133,7 @@ def _told(sizes: Sequence[object]) -> str:
 
 def _of_attention(node: ir.Node) -> Scores:
     if len(node.inputs) > 4 or len(node.outputs) != 1:
-        raise NotFusedError("it has a cache")
+        raise NotFusedError("it has a cache: optimize --for cpu fuses it")
     whole = node.attributes
     if whole.get_int("is_causal", 0) or whole.get_int("q_num_heads", 0) or whole.get_float("softcap", 0.0):
         raise NotFusedError("it is causal, has capped scores, or its heads are not split")
