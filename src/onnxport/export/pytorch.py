@@ -23,6 +23,7 @@ from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
 from onnxport.export.guards import valid_sizes
+from onnxport.export.loaded_patches import loaded_patches
 from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
@@ -112,7 +113,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     with (
         state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source),
         without_cache(source.model), trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
-        operator_table(), promote_recorded_types(),
+        operator_table(), loaded_patches(), promote_recorded_types(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)
