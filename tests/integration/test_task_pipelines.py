@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
 from onnxport.artifact.folder import Folder  # noqa: E402
+from onnxport.cli.embeddings import embed  # noqa: E402
 from onnxport.cli.main import main  # noqa: E402
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError  # noqa: E402
 from onnxport.loading.options import LoadOptions  # noqa: E402
@@ -241,6 +242,12 @@ def test_sentence_embeddings_with_prompts(tmp_path: Path) -> None:
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
     with pytest.raises(UsageError, match="no prompt 'queries'"):
         nlp.encode("a", prompt_name="queries")
+    settings = {"prompts": {"query": "a query: "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    usual = open_pipeline(tmp_path)
+    shown = [embed(usual, [sentences[0]], given)[0].embedding for given in ({}, {"prompt": ""})]
+    for found, wanted in ((usual.encode(sentences[0]), asked), (shown[0], asked), (shown[1], plain)):
+        np.testing.assert_allclose(found, wanted[0], atol=1e-6)
 
 
 def test_a_prompt_that_does_not_take_part_in_the_pooling(tmp_path: Path) -> None:
