@@ -1,4 +1,4 @@
-"""Read torch.onnx's table of operators once in a process.
+"""Read torch.onnx's table of operators once in a process, and add what it lacks.
 
 Upstream (torch 2.13, onnxscript 0.7): each `torch.onnx.export` reads the source code of all 500 translations of PyTorch
 operators, only to find their domain. That took a fifth of the time of a small model's export, and again for each graph
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from onnxport.export.complex_numbers import complex_operators
 
 _known: dict[Any, list[Any]] = {}
 
@@ -37,7 +39,7 @@ def read_operators() -> None:
 
 def _once(original: Callable[[], list[Any]]) -> list[Any]:
     if original not in _known:
-        _known[original] = original()
+        _known[original] = [*original(), *complex_operators()]
     return _known[original]
 
 

@@ -217,9 +217,11 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 def _learn_sizes(message: str, dims: _Dims, signature: Signature) -> bool:
     """Return whether all violated constraints hold between two sizes, which are stored in `dims`."""
     axes = [axis.strip() for found in _VIOLATED.findall(message) for axis in found.split(",")]
+    # An axis that preprocessing makes (frames of a sound) has no sizes of its own, but one in the sample.
+    known = {**axis_values(signature.inputs, signature.sample), **{a: min(s) for a, s in signature.accepted.items()}}
     valid = {}
     for axis in axes:
-        sizes = valid_sizes(message, axis, min(signature.accepted[axis])) if axis in signature.accepted else None
+        sizes = valid_sizes(message, axis, known[axis]) if axis in known else None
         if sizes is None:
             return False
         valid[axis] = sizes
