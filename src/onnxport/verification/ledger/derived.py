@@ -16,7 +16,6 @@ import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.formats.graph_tensors import FileTensor, graph_tensors
-<<<<<<< HEAD
 from onnxport.graph.quantization.smoothing import SMOOTHING
 from onnxport.verification.ledger.arrays import (
     Named,
@@ -26,10 +25,7 @@ from onnxport.verification.ledger.arrays import (
     scaled_by_channel,
     transform_between,
 )
-=======
-from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
 from onnxport.verification.ledger.folded import FoldedValues
->>>>>>> encoders
 from onnxport.verification.ledger.prove import is_small, wrong_weights
 from onnxport.verification.ledger.quantized import (
     BlockNames,
