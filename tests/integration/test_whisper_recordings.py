@@ -92,7 +92,9 @@ COLD = 1e-5  # a draw at this temperature is the likeliest token
         pytest.param(
             {}, {"temperature": [0.0, COLD, 0.0], "compression_ratio_threshold": 0.9, "num_beams": 3}, marks=MORE
         ),
-        pytest.param(CHUNKS, {"temperature": (0.0, COLD), "compression_ratio_threshold": 0.8, "num_beams": 2}, marks=MORE),
+        pytest.param(
+            CHUNKS, {"temperature": (0.0, COLD), "compression_ratio_threshold": 0.8, "num_beams": 2}, marks=MORE
+        ),
         pytest.param(
             {"return_timestamps": True}, {"temperature": (0.0, COLD), "logprob_threshold": -2.2, "num_beams": 2},
             marks=MORE,

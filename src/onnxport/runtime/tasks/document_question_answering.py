@@ -71,7 +71,7 @@ class DocumentQuestionAnswering(TextPipeline):
             raise UnknownPreprocessingError(f"The preprocessing of {task} with {', '.join(sorted(further))}")
         super().__init__(model, task, **settings)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         image: Any = None,
         question: str | None = None,
