@@ -92,7 +92,9 @@ COLD = 1e-5  # a draw at this temperature is the likeliest token
         pytest.param(
             {}, {"temperature": [0.0, COLD, 0.0], "compression_ratio_threshold": 0.9, "num_beams": 3}, marks=MORE
         ),
-        pytest.param(CHUNKS, {"temperature": (0.0, COLD), "compression_ratio_threshold": 0.8, "num_beams": 2}, marks=MORE),
+        pytest.param(
+            CHUNKS, {"temperature": (0.0, COLD), "compression_ratio_threshold": 0.8, "num_beams": 2}, marks=MORE
+        ),
         pytest.param(
             {"return_timestamps": True}, {"temperature": (0.0, COLD), "logprob_threshold": -2.2, "num_beams": 2},
             marks=MORE,
@@ -129,6 +131,15 @@ def test_silence_is_left_out(both):
 def test_what_cannot_be_done_is_said(both, arguments):
     with pytest.raises(UsageError):
         both[1](recording(2.0), **arguments)
+
+
+def test_settings_that_do_not_exist_are_refused(both):
+    folder = both[1].folder
+    for settings in ({"num_beam": 2}, {"generate_kwargs": {"chunk_length": 3}}):
+        with pytest.raises(UsageError):
+            open_pipeline(folder, **settings)
+    usual = {"chunk_length_s": 1, "temperature": (0.0, 0.2), "language": None, "generate_kwargs": {"num_beams": 2}}
+    open_pipeline(folder, **usual).close()
 
 
 def test_overlaps_are_joined_as_transformers_does():
