@@ -71,7 +71,7 @@ class DocumentQuestionAnswering(TextPipeline):
             raise UnknownPreprocessingError(f"The preprocessing of {task} with {', '.join(sorted(further))}")
         super().__init__(model, task, **settings)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         image: Any = None,
         question: str | None = None,
@@ -114,7 +114,7 @@ class DocumentQuestionAnswering(TextPipeline):
         return sorted(answers, key=lambda answer: -answer["score"])[: settings.top_k]
 
     def _places(self, encoding: Any, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The place of each token, (tokens, 4): its word's; of a separator the far corner, of others the origin."""
+        """The place of each token, (tokens, 4): its word's; at the end of a text the far corner, else the origin."""
         separator = self.texts.token_id("sep_token")
         made = np.zeros((len(encoding.ids), 4), np.int64)
         for place, (token, part, word) in enumerate(
