@@ -96,7 +96,7 @@ def _as_record(task: Task, item: Any, settings: Mapping[str, Any]) -> Any:
     """A list, and a text whose further inputs are settings (`--set candidate_labels=...`), as an object."""
     if isinstance(item, list) and task.kind in _LISTS:
         return {_LISTS[task.kind]: item}
-    further = _FURTHER.get(task.name)
+    further = _FURTHER.get(task.name, "")
     if isinstance(item, str) and further in settings:
         return {"image" if task.kind.startswith("image") else "text": item, further: settings[further]}
     return item
