@@ -269,6 +269,9 @@ def test_settings_that_a_task_does_not_have_are_refused(texts: Make) -> None:
     for settings in ({"aggregation_strategy": "max"}, {"top_p": 0.5}):
         with pytest.raises(UsageError):
             open_pipeline(folder, **settings)
+    with pytest.raises(UsageError) as caught:
+        open_pipeline(folder, "text-generation", max_new_token=3)  # before anything is loaded
+    assert "max_new_tokens" in str(caught.value.hint)
     with pytest.raises(UsageError):
         open_pipeline(folder)(3)
 

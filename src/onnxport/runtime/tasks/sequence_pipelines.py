@@ -9,7 +9,7 @@ from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.closing import Closing
-from onnxport.runtime.decoding.settings import GenerationSettings
+from onnxport.runtime.decoding.settings import GenerationSettings, check_names
 from onnxport.runtime.decoding.transcript import Transcript
 from onnxport.runtime.preprocessing.images.load import load_image
 from onnxport.runtime.preprocessing.images.processor import read_image_processor
@@ -33,6 +33,7 @@ from onnxport.runtime.tasks.whisper_recording import (
 _IMAGE_TO_TEXT = {"max_new_tokens": 256}
 _SPEECH_TO_TEXT = {"max_new_tokens": 256, "num_beams": 5}
 _WITHOUT_EFFECT = ("batch_size", "num_workers", "ignore_warning")
+_SPEECH = ("language", "task", "return_timestamps", "chunk_length_s", "stride_length_s", *FALLBACK)
 
 
 class _SequencePipeline(Closing):
@@ -87,6 +88,7 @@ class ImageToText(_SequencePipeline):
     """
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        check_names(settings, _WITHOUT_EFFECT)
         self.images = read_image_processor(folder.path)
         super().__init__(folder, component, task, **settings)
 
@@ -119,6 +121,7 @@ class SpeechToText(_SequencePipeline):
     """
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        check_names(settings, (*_WITHOUT_EFFECT, *_SPEECH))
         self.feature_extractor = read_feature_extractor(folder.path)
         super().__init__(folder, component, task, **settings)
 
