@@ -24,8 +24,8 @@ GRAPH_CASES = {
 
 
 def test_every_repair_has_a_case():
-    # The last one has its case in tests/unit/test_small_sigmoids.py.
-    assert {*GRAPH_CASES, "small-sigmoids"} == set(fixes.GRAPH_FIXES)
+    # The last two have their cases in tests/unit: test_small_sigmoids.py and test_precise_fourier.py.
+    assert {*GRAPH_CASES, "small-sigmoids", "precise-fourier"} == set(fixes.GRAPH_FIXES)
     # The last two are in tests/unit/test_recurrences.py, test_decoders.py and test_window_attention.py.
     assert set(fixes.TRACE_FIXES) == {
         "symbolic-int", "one-key-head", "ordered-sets", "recurrent-layers", "linear-recurrences",

@@ -16,7 +16,7 @@ from onnxport.api.tune import Request, tune
 from onnxport.artifact.folder import open_folder
 from onnxport.cli.main import main
 from onnxport.errors import UsageError, VerificationError
-from onnxport.graph.fusion.packed_attention import fuse_self_attention
+from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
 from onnxport.verification.ledger.derived import prove_derived
 from tests.tiny import save
 
@@ -58,6 +58,23 @@ def test_attention_of_an_encoder_is_one_operator_and_padding_stays_hidden(folder
     assert all(origins.count(" and ") == 2 for origins in packed)
     assert any(case.name.endswith("padded") for case in
                open_folder(folder).manifest.find("model_optimized").verification.cases)  # fmt: skip
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [("deberta-v2-text-classification", "MultiHeadAttention"), ("layoutlmv3-token-classification", "Attention"),
+     ("mpnet-fill-mask", "Attention"), ("swin-image-classification", "Attention"),
+     ("clip-zero-shot-image-classification", "Attention")],
+)  # fmt: skip
+def test_all_attention_of_an_encoder_is_fused(name, operator, converted, tmp_path):
+    folder = converted(name).copy(tmp_path / "out")
+    before = operators(folder, "model")
+    optimize(folder)
+    found = operators(folder, "model_optimized")
+    assert found[f"com.microsoft::{operator}"] == before.get("Attention", before.get("Softmax"))
+    assert not {"Attention", "Softmax"} & found.keys()
+    assert verify(folder).ok
 
 
 def layer(mask, *, heads=2, width=16, opset=23):
@@ -124,10 +141,7 @@ def nothing(make, constant):
 def test_masks_are_told_apart_by_what_they_hide(mask, kind, tmp_path):
     model = layer(mask)
     fused = ir.from_proto(model)
-    found = fuse_self_attention(fused)
-    if found.masks == {}:  # a mask whose last axes are not known to be (tokens, tokens) stays where it is
-        assert kind == "other"
-        return
+    found = fuse_encoder_attention(fused)
     assert found.masks == {kind: 1}
     x = np.random.default_rng(1).standard_normal((3, 61, 16), np.float32)
     seen = np.ones((3, 61), np.int64)
@@ -218,10 +232,13 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
     assert tree(folder) == before
     (kept,) = folder.parent.glob(".out.onnxport-*")
     assert open_folder(kept / "out").manifest.find("model_fp16")
-    assert main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts)]) == 0
+    assert (
+        main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts), "--explain"]) == 0
+    )
     printed = capsys.readouterr()
     assert "model_q4f16.onnx" in printed.out
     assert "chosen" in printed.err
+    assert "sum and norm" in printed.err
     assert printed.err.count("made before") == 1  # float16, which was whole when the first call was stopped
     assert not list(folder.parent.glob(".out.onnxport-*"))
     tuning = open_folder(folder).manifest.tuning

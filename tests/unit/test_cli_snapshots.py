@@ -102,7 +102,8 @@ def test_wrong_usage(capsys: Capture) -> None:
         ("convert", "--model", "a", "b", "c"), ("convert", "--modle", "x", "out"),
         ("convert", "--check-loadin", "x", "out"), ("convert", "--opset", "new", "a", "b"),
         ("convert", "a", "b", "--shard-size", "2 GigaBytes"), ("convert", "a", "b", "--max-loss", "1%"),
-        ("convert", "a", "b", "--optimize", "--for", "cpus"), ("convert", "a", "b.onnx", "--optimize"), ("inspect",), ("run", "folder"), ("tasks", "--jsn"),
+        ("convert", "a", "b", "--optimize", "--for", "cpus"), ("convert", "a", "b.onnx", "--optimize"),
+        ("inspect",), ("run", "folder"), ("tasks", "--jsn"),
         ("env", "creat"), ("env", "create"), ("env", "create", "hf-tensorflwo"),
         ("env", "remove", "hf-tensorflow", "--jsn"),
     ]  # fmt: skip

@@ -20,8 +20,10 @@ from onnxport.bench.cells import usual_lengths
 from onnxport.errors import ExportError, FolderError, MemoryLimitError, UsageError, VerificationError, did_you_mean
 from onnxport.graph.quantization.quantize import find_precision
 from onnxport.progress import Reporter, Silent
+from onnxport.publishing.leftovers import scratch_beside
 from onnxport.system.library_errors import first_line
 from onnxport.variants.components import converted_components
+from onnxport.variants.fusion_reasons import FusionKind, explain_fusions
 from onnxport.variants.loss import measure_loss
 from onnxport.variants.new_folder import new_folder, with_components
 from onnxport.variants.samples import read_texts, require_texts, sample_inputs
@@ -132,6 +134,16 @@ def check_request(request: Request) -> tuple[tuple[str, ...], list[str] | None]:
         UsageError: an unknown target or precision, or texts that cannot be read.
     """
     return _precisions(request), read_texts(request.data) if request.data is not None else None
+
+
+def fusions_of(folder: Folder) -> dict[str, tuple[FusionKind, ...]]:
+    """For each float32 graph by its name: what `optimize` fuses, and why it leaves the rest.
+
+    Raises:
+        MemoryLimitError: the weights do not fit in memory.
+    """
+    with scratch_beside(folder.path) as scratch:
+        return {one.name: explain_fusions(folder.file(one), scratch) for one in converted_components(folder.manifest)}
 
 
 def _precisions(request: Request) -> tuple[str, ...]:

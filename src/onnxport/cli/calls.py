@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import UsageError
+from onnxport.formats.json_file import read_json
 from onnxport.tasks import IMAGE_AND_TEXTS, Task
 
 
@@ -109,8 +110,11 @@ def _pair(first: str, second: str) -> Callable[[Task, list[str], Any], list[Call
 
 
 def _page(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """A page as a JSON file of its words and their places, or as an image; and last a question."""
     _expect(task, len(inputs) == 2)
-    return [Call(inputs[1], keywords={"image": read_image(inputs[0]), "question": inputs[1]})]
+    name, question = inputs
+    given = {"word_boxes": read_json(Path(name))} if name.lower().endswith(".json") else {"image": name}
+    return [Call(question, keywords={"image": None, "question": question, **given})]
 
 
 def _labelled(read: Callable[[str], Any]) -> Callable[[Task, list[str], Any], list[Call]]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.export.equivalents import find_equivalent
+from onnxport.export.known_values import compute_known_values
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ def decompose_where_needed() -> Iterator[list[Any]]:
 
     def decompose(program: torch.export.ExportedProgram, registry: Any) -> torch.export.ExportedProgram:
         translated = {meanings[0].fx_target for meanings in registry.functions.values()}
+        compute_known_values(program, translated)
         if not has_translations(program, translated):
             return original(program, registry)
         not_decomposed.append(program)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _GROWING = {"key": "keys", "value": "values"}
+_INDEXED = {"indexer": "indexer_keys"}  # of a layer that attends to the keys that an indexer chooses
 _FIXED = {"conv": "conv_states", "recurrent": "recurrent_states"}
 
 
@@ -27,7 +28,8 @@ class State:
 
     Attributes:
         layer: index of the layer in the cache.
-        kind: "key" or "value" (batch, heads, tokens, features), "conv" or "recurrent" (batch, ...).
+        kind: "key" or "value" (batch, heads, tokens, features), "indexer" (batch, tokens, features), "conv" or
+            "recurrent" (batch, ...).
         number: which of several states of that kind the layer has.
         shape: with the number of rows on axis 0.
         dtype: as numpy calls it.
@@ -114,6 +116,8 @@ def read_cache(states: Sequence[State], cache: Any) -> dict[str, torch.Tensor]:
 def _layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
     from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
+    if any(state.kind in _INDEXED for state in states):
+        return _indexed_layer(states, tensors)
     grows = any(state.kind in _GROWING for state in states)
     fixed = [state for state in states if state.kind in _FIXED]
     kind = DynamicLayer if not fixed else LinearAttentionAndFullAttentionLayer if grows else LinearAttentionLayer
@@ -134,6 +138,23 @@ def _layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
     return layer
 
 
+def _indexed_layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A layer with the keys of an indexer beside its keys and values."""
+    from transformers.cache_utils import DynamicIndexedLayer
+
+    layer = DynamicIndexedLayer()
+    for state in states:
+        tensor = tensors[state.past]
+        setattr(layer, (_GROWING | _INDEXED)[state.kind], tensor)
+        if state.kind in _INDEXED:
+            layer.indexer_dtype, layer.indexer_device = tensor.dtype, tensor.device
+            layer.is_indexer_initialized = True
+        else:
+            layer.dtype, layer.device = tensor.dtype, tensor.device
+            layer.is_initialized = True
+    return layer
+
+
 def _layers(cache: Any, architecture: str) -> list[Any]:
     layers = getattr(cache, "layers", None)
     if cache is None:
@@ -149,7 +170,7 @@ def _layers(cache: Any, architecture: str) -> list[Any]:
 
 def _tensors(layer: Any) -> Iterator[tuple[tuple[str, int], torch.Tensor]]:
     """((kind, number), tensor) of what a layer holds; an attention that was never used holds an empty tensor."""
-    for kind, attribute in _GROWING.items():
+    for kind, attribute in (_GROWING | _INDEXED).items():
         tensor = getattr(layer, attribute, None)
         if tensor is not None and tensor.ndim > 1:
             yield (kind, 0), tensor

@@ -14,6 +14,7 @@ from onnxport.export.fixes.attention_mask import expand_attention_masks
 from onnxport.export.fixes.linear_recurrences import linear_recurrences
 from onnxport.export.fixes.one_key_head import one_key_head
 from onnxport.export.fixes.ordered_sets import ordered_sets
+from onnxport.export.fixes.precise_fourier import precise_transforms
 from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
 from onnxport.export.fixes.small_sigmoids import precise_sigmoids
@@ -38,6 +39,7 @@ GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {
     "attention-mask-rows": expand_attention_masks,
     "rotary-cache-rows": expand_rotary_caches,
     "small-sigmoids": precise_sigmoids,
+    "precise-fourier": precise_transforms,
 }
 
 

@@ -78,7 +78,7 @@ class TaskModel:
             outputs = self.run_batch(feed)
             for place, (number, length) in enumerate(zip(batch, lengths, strict=True)):
                 found[number] = {
-                    name: self._without_padding(name, value[place], length, padding.side)
+                    name: self._without_padding(name, value[place], length, padding.side) if values else value[place]
                     for name, value in outputs.items()
                 }
         return found

@@ -111,7 +111,9 @@ def scaled_by_channel(found: Array, base: Array) -> bool:
             factors = ours[rows, largest] / theirs[rows, largest]
         if theirs.shape[1] < 2 or not np.isfinite(factors).all():
             continue
-        if (np.abs(ours - theirs * factors[:, None]) <= _RELATIVE * np.abs(ours).max(1, keepdims=True)).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            near = np.abs(ours - theirs * factors[:, None]) <= _RELATIVE * np.abs(ours).max(1, keepdims=True)
+        if near.all():
             return True
     return False
 

@@ -25,6 +25,7 @@ from onnxport.verification.ledger.arrays import (
     scaled_by_channel,
     transform_between,
 )
+from onnxport.verification.ledger.folded import FoldedValues
 from onnxport.verification.ledger.prove import is_small, wrong_weights
 from onnxport.verification.ledger.quantized import (
     BlockNames,
@@ -48,12 +49,14 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         VerificationError: a weight is not one of theirs; the first ones are named.
         FolderError: bytes are missing.
     """
-    known = _Known([tensor for base in bases for tensor in graph_tensors(base)])
+    of_bases = [graph_tensors(base) for base in bases]
+    known = _Known([tensor for tensors in of_bases for tensor in tensors])
     weights: dict[str, WeightProof] = {}
     sizes: dict[str, int] = {}
     wrong: list[str] = []
     tensors = graph_tensors(target)
     left: list[FileTensor] = []
+    folded = FoldedValues(bases, of_bases)
     parts = quantized_parts(tensors, known.by_name)
     smoothings = [one for one in tensors if one.name.endswith(SMOOTHING) and is_power_of_two(one.array())]
     for tensor in tensors:
@@ -65,8 +68,12 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         else:
             found = known.find(tensor) or known.find_half(tensor)
             if found is None and (known.changed(tensor) or not is_small(tensor)):
-                left.append(tensor)
-                continue
+                behind = folded.weights_behind(tensor)
+                if behind is None:
+                    left.append(tensor)
+                    continue
+                known.held.update(behind)
+                found = WeightProof(Proof.COMPUTED, "computed ahead of time", " and ".join(behind))
             proof = found or WeightProof(Proof.UNPROVED, "computed", "sizes and constants")
         _add(weights, sizes, tensor, proof)
     unproved = {tensor.name for tensor in left}
