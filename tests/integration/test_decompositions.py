@@ -13,6 +13,7 @@ from torch.onnx._internal.exporter import _fx_passes, _registration
 
 from onnxport import convert
 from onnxport.export.decompositions import decompose_where_needed, has_translations
+from onnxport.export.guards import accepted_guards, valid_sizes
 from onnxport.export.loaded_patches import loaded_patches
 from onnxport.export.operator_table import operator_table
 from onnxport.export.type_promotion import promote_recorded_types
@@ -231,6 +232,34 @@ def test_patches_of_models_that_are_not_loaded_are_left_out():
     assert "transformers.models.qwen2_vl.modeling_qwen2_vl.VisionAttention" in paths
     # What is no module of a model stays whether it is loaded or not.
     assert {path for path, _, _ in before["dynamo"] if not path.startswith("transformers.models.")} <= paths
+
+
+class Strides(torch.nn.Module):
+    """At five columns or fewer one is left after the strides, which torch.export takes for another case."""
+
+    def forward(self, x):
+        half = torch.nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1), stride=5)
+        return half + half.mean(-1, keepdim=True)
+
+
+def test_a_trace_is_kept_where_its_guards_are_accepted():
+    columns, messages = torch.export.Dim("columns"), []
+    example = torch.randn(2, 12)
+
+    def export():
+        return torch.export.export(Strides(), (example,), dynamic_shapes=({1: columns},))
+
+    with accepted_guards(lambda message: messages.append(message) or True):
+        program = export()
+    assert valid_sizes(messages[0], "columns", 12) == (6, None)
+    for size in (6, 7, 31):
+        x = torch.randn(2, size)
+        found = program.graph_module(x)[0]
+        torch.testing.assert_close(found, Strides()(x))
+    with accepted_guards(lambda message: False), pytest.raises(torch._dynamo.exc.UserError):
+        export()
+    with pytest.raises(torch._dynamo.exc.UserError):
+        export()
 
 
 @pytest.mark.parametrize(
