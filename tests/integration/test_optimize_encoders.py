@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,11 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxport import optimize, quantize, verify
+from onnxport.api.tune import Request, tune
 from onnxport.artifact.folder import open_folder
 from onnxport.cli.main import main
 from onnxport.errors import UsageError, VerificationError
 from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
 from onnxport.verification.ledger.derived import prove_derived
+from tests.tiny import save
 
 pytestmark = pytest.mark.integration
 
@@ -207,10 +211,27 @@ def test_a_weight_that_is_not_the_rounded_one_is_found(tmp_path):
         prove_derived([file], half)
 
 
+def stopped_at_the_second(work, precision):
+    """Make float16, and be stopped while the next is made."""
+    if precision != "float16":
+        raise KeyboardInterrupt
+    return quantize(work, precision)
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
 def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     texts = tmp_path / "texts.txt"
     texts.write_text("the cat sat\nthe dog ran away\n" * 10, encoding="utf-8")
+    before = tree(folder)
+    with pytest.raises(KeyboardInterrupt):
+        tune(open_folder(folder), Request("webgpu"), stopped_at_the_second)
+    assert tree(folder) == before
+    (kept,) = folder.parent.glob(".out.onnxport-*")
+    assert open_folder(kept / "out").manifest.find("model_fp16")
     assert (
         main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts), "--explain"]) == 0
     )
@@ -221,6 +242,8 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
     assert "model attention 2 fused Attention with packed weights, mask of padding" in rows
     assert "model sum and norm 4 fused SkipLayerNormalization" in rows
     assert "1 left its input is no sum: it comes from Gelu (decoder)" not in rows
+    assert printed.err.count("made before") == 1  # float16, which was whole when the first call was stopped
+    assert not list(folder.parent.glob(".out.onnxport-*"))
     tuning = open_folder(folder).manifest.tuning
     assert [one.precision for one in tuning.candidates] == ["float32", "float16", "q4f16"]
     assert tuning.candidates[2].chosen  # the smallest: no speed was measured
@@ -243,3 +266,20 @@ def test_speed_decides_where_it_can_be_measured(folder):
     usable = [one for one in tuning.candidates if one.components]
     assert all(one.of_base > 0 and one.loss.count > 100 for one in usable)
     assert sum(one.chosen for one in tuning.candidates) == 1
+
+
+@pytest.mark.sweep
+def test_convert_and_optimize_in_one_command(tmp_path, capsys):
+    """The source of a folder that was converted by one command has the graph of two."""
+    source, out = save("bert-text-classification", tmp_path / "source"), tmp_path / "out"
+    said = ["convert", str(source), str(out), "--optimize", "--for", "webgpu", "--max-loss", "50%", "--json", "--quiet"]
+    assert main(said) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["passed"] and document["optimized"].endswith("model_q4f16.onnx")
+    manifest = open_folder(out).manifest
+    assert manifest.tuning.max_loss == 0.5 and [one.chosen for one in manifest.tuning.candidates] == [
+        False,
+        False,
+        True,
+    ]
+    assert manifest.find("model_q4f16") and verify(out).ok

@@ -203,8 +203,9 @@ def test_what_cannot_be_done_is_said(llama, tmp_path):
     y = onnx.helper.make_tensor_value_info("y", 1, ["n"])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
     onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "neg.onnx")
-    with pytest.raises(UsageError, match="no weight for weight-only quantization"):
+    with pytest.raises(UsageError) as told:
         quantize(tmp_path / "neg.onnx", "int4")
+    assert "no weights" in str(told.value)
     assert [path.name for path in tmp_path.iterdir()] == ["neg.onnx"]
 
 

@@ -101,7 +101,9 @@ def test_wrong_usage(capsys: Capture) -> None:
         ("convrt",), ("convert",), ("convert", "only-one"), ("convert", "", "b"), ("convert", "a", "b", "c"),
         ("convert", "--model", "a", "b", "c"), ("convert", "--modle", "x", "out"),
         ("convert", "--check-loadin", "x", "out"), ("convert", "--opset", "new", "a", "b"),
-        ("convert", "a", "b", "--shard-size", "2 GigaBytes"), ("inspect",), ("run", "folder"), ("tasks", "--jsn"),
+        ("convert", "a", "b", "--shard-size", "2 GigaBytes"), ("convert", "a", "b", "--max-loss", "1%"),
+        ("convert", "a", "b", "--optimize", "--for", "cpus"), ("convert", "a", "b.onnx", "--optimize"),
+        ("inspect",), ("run", "folder"), ("tasks", "--jsn"),
         ("env", "creat"), ("env", "create"), ("env", "create", "hf-tensorflwo"),
         ("env", "remove", "hf-tensorflow", "--jsn"),
     ]  # fmt: skip

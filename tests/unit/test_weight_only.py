@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from onnx import numpy_helper, parser
 
+from onnxport.errors import UsageError
 from onnxport.graph.quantization import blocks
+from onnxport.graph.quantization.quantize import write_nf4, write_weight_only
 from onnxport.graph.quantization.weight_only import (
     FLOAT_ACTIVATIONS,
     find_weights,
@@ -163,3 +167,24 @@ def test_a_weight_of_many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.array_equal(found.data, wanted.data) and np.array_equal(found.scales, wanted.scales)
         rounded = np.concatenate(list(blocks.dequantized_strips(weight, 4, by_row=by_row)))
         assert rounded.shape == (200, 70) and np.abs(rounded - weight.numpy()).max() < 0.7
+
+
+def test_a_graph_without_weights_to_round_is_told_what_it_has(tmp_path: Path) -> None:
+    sources = {
+        "table": ("<table> (int64[n] x) => (float[n, 64] y) { y = Gather(table, x) }", (96, 64)),
+        "kernel": ("<kernel> (float[n, 8, 9, 9] x) => (float[a, b, c, d] y) { y = Conv(x, kernel) }", (32, 8, 3, 3)),
+    }
+    for name, (body, shape) in sources.items():
+        model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {body.removeprefix(f"<{name}> ")}')
+        weight = _RNG.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    target = tmp_path / "out.onnx"
+    with pytest.raises(UsageError) as told:
+        write_nf4([tmp_path / "table.onnx"], [target], frozenset())
+    assert "table [96, 64]" in str(told.value) and "bnb4" in str(told.value) and "int4" in str(told.value.hint)
+    assert write_weight_only([tmp_path / "table.onnx"], [target], 4)  # which has a form for tables
+    for write in (write_nf4, lambda *given: write_weight_only(*given[:2], 8)):
+        with pytest.raises(UsageError) as told:
+            write([tmp_path / "kernel.onnx"], [target], frozenset())
+        assert "kernel [32, 8, 3, 3]" in str(told.value) and "Conv" in str(told.value)

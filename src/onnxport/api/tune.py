@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.api.bench import GraphBenchmark, bench
+from onnxport.api.tuning_folder import files_of, tuning_folder
 from onnxport.artifact.folder import Folder, open_folder
 from onnxport.artifact.manifest import Component
 from onnxport.artifact.tuning import Candidate, Loss, Tuning
@@ -83,6 +84,8 @@ def parse_loss(text: str) -> float:
 def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | None = None) -> Path:
     """Publish the fastest graphs whose loss is within the budget, and record what was measured.
 
+    A call that was stopped leaves the candidates that were made until then beside the folder; the next one takes them.
+
     Args:
         folder: a folder that onnxport wrote.
         request: target, precision and budget.
@@ -96,20 +99,20 @@ def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | Non
         UsageError: an unknown target or precision, or texts that cannot be read.
         FolderError: the folder has no float32 graph.
     """
-    precisions = _precisions(request)
-    texts = read_texts(request.data) if request.data is not None else None
+    precisions, texts = check_request(request)
     require_texts(folder, texts)
     bases = converted_components(folder.manifest)
     if not bases:
         raise FolderError(f"{folder.path} has no float32 graph to start from.", hint="Convert the model again.")
     told = reporter or Silent()
-    with scratch_beside(folder.path) as scratch:
-        work = _without_variants(folder, scratch / folder.path.name)
+    with tuning_folder(folder) as work:
         made: list[Candidate] = [_described(open_folder(work), bases, "", "float32")]
         for precision in precisions:
             with told.step(f"Make {precision}") as step:
-                made.append(_made(work, bases, precision, make))
-                step.done(made[-1].note or f"{made[-1].size_bytes / 1e6:.1f} MB")
+                before = _described(open_folder(work), bases, f"_{_ending(precision)}", precision)
+                made.append(before if before.components else _made(work, bases, precision, make))
+                known = "made before, " if before.components else ""
+                step.done(made[-1].note or f"{known}{made[-1].size_bytes / 1e6:.1f} MB")
         opened = open_folder(work)
         with told.step("Measure loss") as step:
             made = [_with_loss(opened, one, bases, texts) for one in made]
@@ -122,6 +125,15 @@ def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | Non
         found = _chosen(made, request)
         tuning = Tuning(request.target, request.max_loss, _machine() if measured else "", _sizes(measured), found)
         return _publish(folder, opened, tuning)
+
+
+def check_request(request: Request) -> tuple[tuple[str, ...], list[str] | None]:
+    """The precisions to make, and the user's texts; what is wrong with a request is told here, without a folder.
+
+    Raises:
+        UsageError: an unknown target or precision, or texts that cannot be read.
+    """
+    return _precisions(request), read_texts(request.data) if request.data is not None else None
 
 
 def fusions_of(folder: Folder) -> dict[str, tuple[FusionKind, ...]]:
@@ -149,18 +161,6 @@ def _precisions(request: Request) -> tuple[str, ...]:
 
 def _ending(precision: str) -> str:
     return "optimized" if precision == "float32" else find_precision(precision).suffix
-
-
-def _without_variants(folder: Folder, work: Path) -> Path:
-    """A copy of the folder as it was converted; onnx reads no weights from files with a second name."""
-    shutil.copytree(folder.path, work)
-    opened = open_folder(work)
-    derived = [path for one in folder.manifest.components if one.derived_from for path in _files_of(one)]
-    kept = {path for one in folder.manifest.converted() for path in _files_of(one)}
-    with new_folder(opened, [path for path in derived if path not in kept]) as made:
-        made.take_rest()
-        made.publish(replace(folder.manifest, components=folder.manifest.converted(), tuning=None))
-    return work
 
 
 def _link(source: str, target: str) -> None:
@@ -259,8 +259,8 @@ def _publish(folder: Folder, work: Folder, tuning: Tuning) -> Path:
     """Add the chosen graphs to the folder."""
     winner = next(one for one in tuning.candidates if one.chosen)
     components = [one for one in work.manifest.components if one.name in winner.components and one.derived_from]
-    kept = {path for one in work.manifest.converted() for path in _files_of(one)}
-    own = [path for one in components for path in _files_of(one) if path not in kept]
+    kept = {path for one in work.manifest.converted() for path in files_of(one)}
+    own = [path for one in components for path in files_of(one) if path not in kept]
     size = sum((work.path / path).stat().st_size for path in own)
     with new_folder(folder, own, new_bytes=size) as made:
         for path in dict.fromkeys(own):
@@ -270,11 +270,6 @@ def _publish(folder: Folder, work: Folder, tuning: Tuning) -> Path:
     chosen = work.manifest.find(winner.components[-1])
     assert chosen is not None
     return folder.path / chosen.file
-
-
-def _files_of(component: Component) -> list[str]:
-    checksums = [component.weights_checksum.file] if component.weights_checksum is not None else []
-    return [component.file, *component.data_files, *checksums]
 
 
 def _sizes(measured: Sequence[GraphBenchmark]) -> str:

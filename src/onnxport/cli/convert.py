@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from onnxport.cli import options
+from onnxport.cli.optimized import read_optimization, write_optimized
 from onnxport.cli.options import Json, Quiet, Verbose
 from onnxport.cli.shell import Shell, shell_of
 from onnxport.cli.sizes import parse_size
@@ -32,6 +33,10 @@ def convert(
     link_weights: options.LinkWeights = False,
     memory_limit: options.MemoryLimit = None,
     quantize: options.Quantize = False,
+    optimize: options.Optimize = False,
+    for_: options.OptimizeFor = None,
+    max_loss: options.MaxLoss = None,
+    data: options.Data = None,
     verify_level: options.VerifyLevel = "standard",
     require_dynamic: options.RequireDynamic = False,
     target: options.Target = None,
@@ -64,6 +69,7 @@ def convert(
         _check_target(target, output)
     if report is not None:
         _check_report(output, report)
+    optimization = read_optimization(output, optimize, for_, max_loss, data)
     from onnxport.api.convert import convert as convert_model
 
     with shell.working() as reporter, _reported(output, report):
@@ -71,12 +77,14 @@ def convert(
         if report is not None:
             with nothing_written(f"{output} was written; its report was not."):
                 _write_report(output, report, conversion.manifest)
-    written = None
+    written: dict[str, Path] = {}
+    if optimization is not None and conversion.passed:
+        written["optimized"] = write_optimized(shell, output, optimization)
     if target is not None and conversion.passed:
         from onnxport.cli.target import write_target
 
         with nothing_written(f"{output} was written and verified; the files for {target} were not."):
-            written = write_target(shell, target, output)
+            written["target"] = write_target(shell, target, output)
     _show(shell, conversion, written)
     return 0 if conversion.passed else 1
 
@@ -191,7 +199,7 @@ def _model_and_output(paths: list[str], model: str | None) -> tuple[str, Path]:
     raise UsageError(f"Too many arguments{also}: {', '.join(paths)}.", hint=usage)
 
 
-def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
+def _show(shell: Shell, conversion: Conversion, written: dict[str, Path]) -> None:
     from onnxport.cli.tables import verification_table
     from onnxport.verification.localisation.describe import difference_lines
 
@@ -203,7 +211,7 @@ def _show(shell: Shell, conversion: Conversion, target: Path | None) -> None:
     if not conversion.passed:
         shell.tell("warning: the outputs differ; the folder was written because of --allow-mismatch")
     if shell.json:
-        shell.write_json(_document(conversion) | ({"target": target} if target is not None else {}))
+        shell.write_json(_document(conversion) | written)
     else:
         shell.write(str(conversion.path))
 

@@ -62,6 +62,7 @@ def optimize(
         _run(shell, "Optimize", lambda: optimize_path(path, for_=for_, sizes=chosen))
         return
     loss = None if max_loss is None else parse_loss(max_loss)
+    shell.interrupted = lambda: f"interrupted: {path} is as it was; the same command goes on from what was made"
     with shell.working() as reporter:
         file = optimize_path(
             path, for_, chosen, precision=precision or ("auto" if explain else None), max_loss=loss, data=data,

@@ -93,6 +93,20 @@ MemoryLimit = Annotated[
 Quantize = Annotated[
     bool, typer.Option("--quantize", help="Also write an int8 graph, verified with a tolerance of its own.")
 ]
+Optimize = Annotated[
+    bool,
+    typer.Option(
+        "--optimize",
+        help="Then write the fastest graph within a budget, as `onnxport optimize FOLDER --for cpu` does: encoders as "
+        "measured candidates, decoders fused.",
+    ),
+]
+OptimizeFor = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="cpu|cuda|webgpu|portable", help="With --optimize: where the graph is to run. Default: cpu."
+    ),
+]
 VerifyLevel = Annotated[
     str,
     typer.Option(

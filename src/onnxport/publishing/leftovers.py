@@ -7,10 +7,12 @@ folder that can be locked is a leftover. File systems without such locks keep th
 Kinds, for a destination called NAME:
     .NAME.onnxport-PID-TOKEN   being written, or an old folder that was exchanged and not yet deleted
     .NAME.onnxport-old-TOKEN   an old folder set aside, where the system cannot exchange two folders
+    .NAME.onnxport-kept-KEY    work that was stopped, and that the same work goes on from (`kept_beside`)
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -28,7 +30,7 @@ except ImportError:  # not a Unix system: no locks, leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 _NO_LOCK = -1
-_STAGING_NAME = re.compile(r"\..+\.onnxport-(\d+|old)-[0-9a-f]{8}", re.DOTALL)
+_STAGING_NAME = re.compile(r"\..+\.onnxport-(\d+|old|kept)-[0-9a-f]{8}", re.DOTALL)
 
 
 def is_staging_name(name: str) -> bool:
@@ -75,6 +77,55 @@ def scratch_beside(destination: Path) -> Iterator[Path]:
         release(lock)
 
 
+@contextmanager
+def kept_beside(destination: Path, key: str) -> Iterator[Path]:
+    """A folder for work that is not published, which finds what it had when it was stopped.
+
+    It stays where the user stops the work, or the process is killed. It is removed when the work is done, fails, or
+    begins anew with another key. Where another process has it, the work begins in a folder of its own.
+
+    Args:
+        destination: it stands beside it.
+        key: of what the work starts from; 8 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = destination.parent / f"{_kept_prefix(destination)}{key}"
+    for other in destination.parent.glob(f"{glob.escape(_kept_prefix(destination))}*"):
+        if other != path:
+            _remove_unlocked(other)
+    path.mkdir(exist_ok=True)
+    try:
+        lock = _lock(path)
+    except BlockingIOError:
+        with scratch_beside(destination) as own:
+            yield own
+        return
+    except OSError:
+        lock = _NO_LOCK
+    try:
+        yield path
+    except Exception:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        release(lock)
+
+
+def _kept_prefix(destination: Path) -> str:
+    return f"{_prefix(destination.name)}kept-"
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError):
+        lock = _lock(path)
+        shutil.rmtree(path, ignore_errors=True)
+        release(lock)
+
+
 def aside_path(destination: Path) -> Path:
     """A free name beside `destination` for the folder that it replaces."""
     return destination.parent / f"{_prefix(destination.name)}old-{secrets.token_hex(4)}"
@@ -106,6 +157,8 @@ def clean_leftovers(destination: Path) -> None:
         return
     for entry in entries:
         if not is_staging_name(entry.name) or entry.is_symlink() or not entry.is_dir():
+            continue
+        if entry.name.startswith(_kept_prefix(destination)):
             continue
         try:
             lock = _lock(entry)

@@ -32,6 +32,7 @@ from onnxport.variants.sensitivity import BUDGET, fewest, open_session
 
 _EXPONENTS = (0.0, 0.5, 0.65, 0.8)
 _EACH = 4  # calls of which one measures a single activation
+_MANY, _SOME = 16, 2  # of more calls than that, one of two measures an exponent
 _LEVELS = 255
 
 
@@ -64,7 +65,7 @@ def choose_plan(file: Path, samples: Samples) -> Chosen:
     names = [one.name for one in trial.activations]
     losses = {}
     for exponent in _EXPONENTS if trial.outliers else (0.0,):
-        losses[exponent] = trial.use(exponent).loss(names)
+        losses[exponent] = trial.use(exponent).loss(names, every=_SOME if len(samples.arrays) > _MANY else 1)
     best = min(losses, key=lambda exponent: _fine(losses[exponent]))
     trial.use(best)
     floats: tuple[str, ...] = ()

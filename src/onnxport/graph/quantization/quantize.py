@@ -205,11 +205,9 @@ def write_weight_only(
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
     level = FLOAT_ACTIVATIONS if float_activations else INT8_ACTIVATIONS
-    counts = [
-        quantize_weights(graph.model, bits, level, names)
-        for graph, names in zip(graphs, raised or [()] * len(graphs), strict=True)
-    ]
-    _require_weights(sources, counts)
+    name = next(name for name, row in PRECISIONS.items() if row.bits == bits)
+    for graph, source, names in zip(graphs, sources, raised or [()] * len(graphs), strict=True):
+        _require_weights(graph.model, source, quantize_weights(graph.model, bits, level, names), name)
     return _written(graphs, sources, targets, taken)
 
 
@@ -236,12 +234,12 @@ def write_half_blocks(
     from onnxport.graph.quantization.half import use_half
     from onnxport.graph.quantization.weight_only import HALF_ACTIVATIONS, load_graph, quantize_weights
 
-    graphs, counts = [_Loaded(load_graph(source)) for source in sources], []
-    for graph, values, names in zip(graphs, ranges, kept, strict=True):
-        counts.append(quantize_weights(graph.model, 4, HALF_ACTIVATIONS, names, half=True))
+    graphs = [_Loaded(load_graph(source)) for source in sources]
+    for graph, source, values, names in zip(graphs, sources, ranges, kept, strict=True):
+        count = quantize_weights(graph.model, 4, HALF_ACTIVATIONS, names, half=True)
+        _require_weights(graph.model, source, count, "q4f16")
         use_half(graph.model, values, operators)
         RemoveUnusedNodesPass()(graph.model)
-    _require_weights(sources, counts)
     return _written(graphs, sources, targets, taken)
 
 
@@ -261,21 +259,38 @@ def write_nf4(sources: Sequence[Path], targets: Sequence[Path], taken: frozenset
     from onnxport.graph.quantization.weight_only import load_graph
 
     graphs = [_Loaded(load_graph(source)) for source in sources]
-    _require_weights(sources, [use_nf4(graph.model) for graph in graphs], "MatMul and Gemm")
+    for graph, source in zip(graphs, sources, strict=True):
+        _require_weights(graph.model, source, use_nf4(graph.model), "bnb4")
     return _written(graphs, sources, targets, taken)
 
 
-def _require_weights(
-    sources: Sequence[Path], counts: Sequence[int], readers: str = "MatMul, Gemm and Gather"
-) -> None:  # fmt: skip
-    """Raises UsageError for a graph without a weight that can be quantized."""
-    bare = next((source for source, count in zip(sources, counts, strict=True) if not count), None)
-    if bare is not None:
-        raise UsageError(
-            f"{bare.name} has no weight for weight-only quantization: a matrix of at least 32 by 16 that only "
-            f"{readers} read.",
-            hint="Use dynamic int8: `onnxport quantize PATH`.",
+def _require_weights(model: Any, source: Path, count: int, precision: str) -> None:
+    """Raises UsageError for a graph of which no weight was quantized; says what it has instead."""
+    if count:
+        return
+    from onnxport.graph.quantization.weight_only import find_weights, largest_weight
+
+    readers = "MatMul and Gemm" if precision == "bnb4" else "MatMul, Gemm and Gather"
+    tables = [f"{weight.value.name} {list(weight.value.shape or ())}" for weight in find_weights(model)]
+    largest = largest_weight(model)
+    if tables:  # of bnb4: others round them
+        has = f"all that could be are embedding tables, {' and '.join(tables[:3])}"
+        hint = "Round tables: --precision int4 or int8-weights."
+    elif largest is None:
+        has, hint = "it has no weights", "Keep the graph as it is."
+    else:
+        operators = {user.op_type for user in largest.consumers()}
+        has = (
+            f"its largest weight, {largest.name} {list(largest.shape or ())}, is read by {', '.join(sorted(operators))}"
         )
+        hint = "Use dynamic int8: `onnxport quantize PATH`."
+        if not operators & {"MatMul", "Gemm"}:
+            hint = "Use --precision fp16; or, of an encoder with convolutions, int8-static."
+    raise UsageError(
+        f"{source.name} has no weight that {precision} rounds: {has}; {precision} rounds matrices of at least 32 by 16 "
+        f"that only {readers} read.",
+        hint=hint,
+    )
 
 
 def write_kept(

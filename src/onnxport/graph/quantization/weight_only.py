@@ -72,6 +72,13 @@ def find_weights(model: ir.Model) -> list[QuantizableWeight]:
     return [weight for weight in found if weight is not None]
 
 
+def largest_weight(model: ir.Model) -> ir.Value | None:
+    """The initializer with the most numbers that has two axes or more; None where there is none."""
+    weights = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    matrices = [value for value in weights if len(value.const_value.shape) > 1]  # type: ignore[union-attr]
+    return max(matrices, key=lambda value: value.const_value.size, default=None)  # type: ignore[union-attr]
+
+
 def quantize_weights(
     model: ir.Model, bits: int, accuracy_level: int, raised: Collection[str] = (), *, half: bool = False
 ) -> int:
