@@ -1,8 +1,8 @@
 """Translations of operators on complex numbers that torch.onnx lacks.
 
-Upstream (torch 2.13, onnxscript 0.7): torch.onnx writes complex numbers as real ones with a last axis of size two. It has
-translations of 30 operators for them, but not of `unsqueeze`, `expand` and `select`: "No decompositions registered for
-the complex-valued input". The rotary positions of llama4 are complex numbers.
+Upstream (torch 2.13, onnxscript 0.7): torch.onnx writes complex numbers as real ones with a last axis of size two. It
+has translations of 30 operators for them, but not of `unsqueeze`, `expand` and `select`: "No decompositions
+registered for the complex-valued input". The rotary positions of llama4 are complex numbers.
 """
 
 from __future__ import annotations

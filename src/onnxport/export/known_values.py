@@ -1,7 +1,7 @@
 """Compute what an exported program computes from constants alone with an operator that torch.onnx cannot translate.
 
-Upstream (torch 2.13): ONNX has no inverse error function, "No ONNX function found for prims.erf_inv". gemma3n takes it of
-a number of its config, in every call.
+Upstream (torch 2.13): ONNX has no inverse error function, "No ONNX function found for prims.erf_inv". gemma3n takes it
+of a number of its config, in every call.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trace attention within blocks of tokens as one attention over all pairs of tokens with a mask.
 
-Upstream (transformers 5.23): the local layers of canine cut a sequence into blocks in a Python loop, `for chunk_start in
-range(0, seq_length, stride)`, which makes the number of blocks, and with it the length, static. All pairs with a mask
-give the same numbers at any length.
+Upstream (transformers 5.23): the local layers of canine cut a sequence into blocks in a Python loop, `for chunk_start
+in range(0, seq_length, stride)`, which makes the number of blocks, and with it the length, static. All pairs with a
+mask give the same numbers at any length.
 """
 
 from __future__ import annotations

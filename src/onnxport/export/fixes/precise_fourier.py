@@ -1,8 +1,8 @@
 """Compute discrete Fourier transforms in float64.
 
-Upstream: ONNX Runtime 1.32's DFT in float32 is off by 2e-6 of the largest value at 11 points, and by 1e-4 at 500: lengths
-that are no power of two go through Bluestein's algorithm, whose chirps are rounded to float32. Torch's is off by 4e-8. In
-float64 the same operator is exact to 1e-13. fnet mixes its tokens with it.
+Upstream: ONNX Runtime 1.32's DFT in float32 is off by 2e-6 of the largest value at 11 points, and by 1e-4 at 500:
+lengths that are no power of two go through Bluestein's algorithm, whose chirps are rounded to float32. Torch's is off
+by 4e-8. In float64 the same operator is exact to 1e-13. fnet mixes its tokens with it.
 """
 
 from __future__ import annotations

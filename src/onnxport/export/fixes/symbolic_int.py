@@ -2,10 +2,10 @@
 
 Upstream: `int()` of a `torch.SymInt` asks for its value, which makes the axis static at the traced size without need:
 depth_anything (transformers 5.23) interpolates to `(int(patch_height * patch_size), ...)`. While tracing, the modules
-that define the model use an `int` that returns symbolic sizes unchanged. The length of a convolution that is written as
-`int((length - 127) / 64 + 1)` (moonshine, transformers 5.23) becomes the floor of an integer division. Both are equal
-for lengths that are not shorter than the kernel. `torch_int(size)` of transformers calls `int`, and `len(tensor)` asks for
-the value of its first size too (rt_detr, transformers 5.23).
+that define the model use an `int` that returns symbolic sizes unchanged. The length of a convolution that is written
+as `int((length - 127) / 64 + 1)` (moonshine, transformers 5.23) becomes the floor of an integer division. Both are
+equal for lengths that are not shorter than the kernel. `torch_int(size)` of transformers calls `int`, and
+`len(tensor)` asks for the value of its first size too (rt_detr, transformers 5.23).
 """
 
 from __future__ import annotations
