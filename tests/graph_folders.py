@@ -31,6 +31,7 @@ _CLASSES = {
     "token-classification": "BertForTokenClassification",
     "fill-mask": "BertForMaskedLM",
     "question-answering": "BertForQuestionAnswering",
+    "document-question-answering": "LayoutLMForQuestionAnswering",
     "feature-extraction": "BertModel",
     "image-classification": "ViTForImageClassification",
     "object-detection": "DetrForObjectDetection",
@@ -97,7 +98,7 @@ def write_folder(
 
 
 def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
-    """A folder whose graph looks every token up in a table, and adds what depends on place and type.
+    """A folder whose graph looks every token up in a table, and adds what depends on place and type, or on boxes.
 
     Args:
         config: of config.json; `sentences=True` adds the mean of the tokens as sentence_embedding.
@@ -105,13 +106,17 @@ def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
     tokenizer.save_pretrained(root)
     graph, size = _Graph(), len(tokenizer)
     labels = LABELS.get(task, ())
-    width = {"fill-mask": size, "question-answering": 2, "feature-extraction": 8}.get(task, len(labels))
+    answers, page = task.endswith("question-answering"), task == "document-question-answering"
+    width = {"fill-mask": size, "feature-extraction": 8}.get(task, 2 if answers else len(labels))
     tokens = graph.add("Gather", graph.random(size, width), "input_ids")
     types = graph.add("Gather", graph.random(2, width), "token_type_ids")
     mask = _cast(graph, "attention_mask")
     place = graph.add("CumSum", mask, graph.constant(np.int64(1)))
     waves = graph.add("Sin", graph.add("Unsqueeze", place, graph.constant(np.array([2]))))
     scores = graph.add("Add", graph.add("Add", tokens, types), graph.add("Mul", waves, graph.random(1, 1, width)))
+    if page:
+        sides = graph.add("Gather", graph.random(1001, width), "bbox")
+        scores = graph.add("Add", scores, graph.add("ReduceMean", sides, graph.constant(np.array([2])), keepdims=0))
     name = {"feature-extraction": "last_hidden_state"}.get(task, "logits")
     outputs: list[Spec] = [(name, TensorProto.FLOAT, (*TOKENS, width))]
     if task in ("text-classification", "zero-shot-classification"):
@@ -119,7 +124,7 @@ def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
         total = graph.add("ReduceSum", kept, graph.constant(np.array([1])), keepdims=0)
         graph.add("Mul", total, graph.constant(np.float32(0.1)), to="logits")
         outputs = [("logits", TensorProto.FLOAT, ("batch_size", width))]
-    elif task == "question-answering":
+    elif answers:
         for number, output in enumerate(("start_logits", "end_logits")):
             graph.add("Gather", scores, graph.constant(np.int64(number)), to=output, axis=2)
         outputs = [(output, TensorProto.FLOAT, TOKENS) for output in ("start_logits", "end_logits")]
@@ -135,7 +140,9 @@ def text_folder(root: Path, task: str, tokenizer: Any, **config: Any) -> Folder:
         outputs.append(("sentence_embedding", TensorProto.FLOAT, ("batch_size", width)))
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs: list[Spec] = [(name, TensorProto.INT64, TOKENS) for name in names]
-    return write_folder(root, task, graph, inputs, outputs, _config("bert", labels, **config))
+    if page:
+        inputs.append(("bbox", TensorProto.INT64, (*TOKENS, 4)))
+    return write_folder(root, task, graph, inputs, outputs, _config("layoutlm" if page else "bert", labels, **config))
 
 
 def _cast(graph: _Graph, name: str) -> str:

@@ -137,6 +137,14 @@ def roberta() -> PreTrainedTokenizerBase:
     return transformers.RobertaTokenizer(vocab=vocab, merges=merges, mask_token=mask, model_max_length=MAX_LENGTH)
 
 
+def qwen2() -> PreTrainedTokenizerBase:
+    """Byte-level BPE without special tokens around a text."""
+    vocab, merges = _byte_level((), ("<|endoftext|>", "<|im_end|>"))
+    return transformers.Qwen2Tokenizer(
+        vocab=vocab, merges=merges, pad_token="<|endoftext|>", eos_token="<|im_end|>", model_max_length=MAX_LENGTH
+    )
+
+
 def layoutlmv3() -> PreTrainedTokenizerBase:
     """RoBERTa's vocabulary, fed with words and boxes."""
     vocab, merges = _byte_level(("<s>", "<pad>", "</s>", "<unk>"), ("<mask>",))

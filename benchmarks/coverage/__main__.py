@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--one-task", action="store_true", help="build: the first task of each model type only")
     parser.add_argument("--workers", type=int, default=1, help="build: processes at once")
     parser.add_argument("--limit", type=int, help="run: so many pairs of the random order")
+    parser.add_argument("--part", default="1/1", help="run: `2/3` is every third pair from the second on")
     parser.add_argument("--seconds", type=float, default=150, help="run: limit of one conversion")
     parser.add_argument("--again", action="store_true", help="run: also pairs that have a result")
     parser.add_argument("--keep", action="store_true", help="run: leave checkpoints and folders on the disk")
@@ -50,7 +51,8 @@ def main() -> None:
         write(pairs, without_row())
     if args.command == "run":
         before = {} if args.again else done(args.root)
-        pairs = [pair for pair in in_order(pairs)[: args.limit] if pair.name not in before]
+        first, step = map(int, args.part.split("/"))
+        pairs = [pair for pair in in_order(pairs)[: args.limit] if pair.name not in before][first - 1 :: step]
         for line in sweep(pairs, args.root, args.seconds, keep=args.keep):
             print(f"{line['name']}: {line['status']} {line.get('message', '')[:200]}", flush=True)
 

@@ -62,7 +62,7 @@ TASKS: tuple[Task, ...] = (
          "the span of a context that answers", '"Who wrote it?" "Ada wrote it."', ("qa",)),
     Task("document-question-answering", "text-pair", ("AutoModelForDocumentQuestionAnswering",),
          ("start_logits", "end_logits"), "span", "the words of a page that answer",
-         'page.png "What is the total?"', ("document-qa",)),
+         'page.json "What is the total?"', ("document-qa",)),
     Task("zero-shot-classification", "text-pair", ("AutoModelForSequenceClassification",), ("logits",), "label",
          "labels given at run time, by entailment", '"A new phone" "technology,sport"'),
     Task("text-generation", "decoder", ("AutoModelForCausalLM",), ("logits",), "token",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,8 @@ from torch.onnx._internal.exporter import _fx_passes, _registration
 
 from onnxport import convert
 from onnxport.export.decompositions import decompose_where_needed, has_translations
+from onnxport.export.guards import accepted_guards, valid_sizes
+from onnxport.export.loaded_patches import loaded_patches
 from onnxport.export.operator_table import operator_table
 from onnxport.export.type_promotion import promote_recorded_types
 
@@ -89,6 +92,19 @@ class Image(torch.nn.Module):
         return torch.nn.functional.adaptive_avg_pool2d(self.act(self.norm(self.convolution(x[:, None, :, None]))), 1)
 
 
+class Normed(torch.nn.Module):
+    """A weight that is stored as its direction and its length along the last axis, as wav2vec2's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(1, 3, 4), dim=2)
+        torch.nn.init.uniform_(self.convolution.parametrizations.weight.original0, 0.5, 2)
+
+    def forward(self, x):
+        return self.convolution(x[:, None])
+
+
 class Detached(torch.nn.Module):
     """A constant that torch.export detaches after its trace."""
 
@@ -121,13 +137,15 @@ def test_spellings_are_replaced():
     assert not {name for name in left if name.startswith(replaced)}
 
 
-@pytest.mark.parametrize("module", [InPlace, Image, Detached])
+@pytest.mark.parametrize("module", [InPlace, Image, Normed, Detached])
 def test_no_second_trace_for_what_equals_another_operator(module):
     program = exported(module())
     assert has_translations(program, known())
     left = {str(node.target) for node in program.graph_module.graph.nodes}
     assert not {
-        name for name in left if "_." in name or name.startswith(("aten.batch", "aten.adaptive", "aten.detach"))
+        name
+        for name in left
+        if "_." in name or name.startswith(("aten.batch", "aten.adaptive", "aten.detach", "aten._weight"))
     }
 
 
@@ -197,9 +215,56 @@ def test_the_table_of_operators_is_read_once():
     assert _registration.onnxscript_apis.get_torchlib_ops is own
 
 
+def test_patches_of_models_that_are_not_loaded_are_left_out():
+    import transformers.exporters.exporter_onnx
+    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401
+    from transformers.exporters import utils
+
+    before = {backend: list(patches) for backend, patches in utils._PATCHES.items()}
+    modules = set(sys.modules)
+    with pytest.raises(ZeroDivisionError), loaded_patches():
+        inside = {backend: list(patches) for backend, patches in utils._PATCHES.items()}
+        with utils.apply_patches("dynamo"), utils.apply_patches("onnx"):
+            assert not {name for name in set(sys.modules) - modules if name.startswith("transformers.models.")}
+            raise ZeroDivisionError
+    assert before == utils._PATCHES
+    paths = {path for path, _, _ in inside["dynamo"]}
+    assert "transformers.models.qwen2_vl.modeling_qwen2_vl.VisionAttention" in paths
+    # What is no module of a model stays whether it is loaded or not.
+    assert {path for path, _, _ in before["dynamo"] if not path.startswith("transformers.models.")} <= paths
+
+
+class Strides(torch.nn.Module):
+    """At five columns or fewer one is left after the strides, which torch.export takes for another case."""
+
+    def forward(self, x):
+        half = torch.nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1), stride=5)
+        return half + half.mean(-1, keepdim=True)
+
+
+def test_a_trace_is_kept_where_its_guards_are_accepted():
+    columns, messages = torch.export.Dim("columns"), []
+    example = torch.randn(2, 12)
+
+    def export():
+        return torch.export.export(Strides(), (example,), dynamic_shapes=({1: columns},))
+
+    with accepted_guards(lambda message: messages.append(message) or True):
+        program = export()
+    assert valid_sizes(messages[0], "columns", 12) == (6, None)
+    for size in (6, 7, 31):
+        x = torch.randn(2, size)
+        found = program.graph_module(x)[0]
+        torch.testing.assert_close(found, Strides()(x))
+    with accepted_guards(lambda message: False), pytest.raises(torch._dynamo.exc.UserError):
+        export()
+    with pytest.raises(torch._dynamo.exc.UserError):
+        export()
+
+
 @pytest.mark.parametrize(
     "module",
-    [Spellings, SpelledOutputs, InPlace, ReadAfterwards, OtherType, Image, Detached, Untranslated],
+    [Spellings, SpelledOutputs, InPlace, ReadAfterwards, OtherType, Image, Normed, Detached, Untranslated],
 )
 def test_numbers_at_another_size(module, tmp_path):
     convert("pt", module().eval(), tmp_path / "out", sample_inputs=torch.randn(4, 12))

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image
 
@@ -21,7 +22,7 @@ from onnxport.runtime.preprocessing.images.processor import read_image_processor
 from onnxport.runtime.preprocessing.images_in_text import read_image_text_processor
 from tests import tiny_tokenizers
 from tests.sample import sampled
-from tests.tiny_images_in_text import IMAGE, TABLE
+from tests.tiny_images_in_text import IMAGE, TABLE, processor_of
 
 pytestmark = pytest.mark.integration
 
@@ -164,6 +165,53 @@ def test_the_answers_of_transformers(converted, tmp_path, name):
     assert nlp(given, generate_kwargs=greedy)[0]["generated_text"].startswith(one)
     assert nlp([picture(1), picture(2)], text=[one, one], **greedy)[1] == nlp(given, **greedy)
     assert nlp(picture(1), text=one, **greedy) != nlp(picture(2), text=one, **greedy)  # else any image would pass
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_answers_about_images_of_any_size(converted, tmp_path, name):
+    """Against the model's `generate`: the processors of these models need torchvision, so their pipelines do too."""
+    tiny = converted(name, {"vocabulary": 2000})
+    model = getattr(transformers, TABLE[name][0]).from_pretrained(tiny.source).eval()
+    prepare, folder = processor_of(name, tiny.source), tiny.copy(tmp_path / "out")
+    kind = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor"}[name]
+    for file, more in (
+        ("preprocessor_config.json", {"processor_class": kind}),
+        ("tokenizer_config.json", {"image_token": IMAGE}),
+    ):
+        (folder / file).write_text(json.dumps(read_object(folder / file) | more))
+    marks = f"<start>{IMAGE}<end>"
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("MARKER", marks))
+
+    def wanted(images, text, **settings):
+        given = prepare(images, [text.replace(marks, IMAGE)], return_tensors="pt")
+        with torch.no_grad():
+            made = model.generate(**given, max_new_tokens=12, do_sample=False, **settings)
+        return [prepare.tokenizer.decode(row[given["input_ids"].shape[1] :], skip_special_tokens=True) for row in made]
+
+    settings = {"max_new_tokens": 12, "do_sample": False, "return_full_text": False}
+    one, two = f"{marks} What is this?", f"Who {marks} is {marks} this?"
+    with open_pipeline(folder) as nlp:
+        seen = []
+        for images, text, more in (
+            ([picture(1)], one, {}), ([stretched(90, 33)], one, {}), ([picture(3), stretched(31, 70)], two, {}),
+            ([picture(2)], one, {"num_beams": 3, "num_return_sequences": 2}),
+        ):  # fmt: skip
+            found = [row["generated_text"] for row in nlp(images, text=text, **settings, **more)]
+            assert found == wanted(images, text, **more)
+            seen += found
+        assert len(set(seen)) > 2
+        content = [{"type": "image", "image": picture(1)}, {"type": "text", "text": "What is this?"}]
+        [answer] = nlp([{"role": "user", "content": content}], **settings)
+        assert answer["generated_text"] == wanted([picture(1)], f"[user] {marks}What is this?[assistant]")[0]
+    picture(1).save(tmp_path / "photo.png")
+    words = ["run", str(folder), str(tmp_path / "photo.png"), "What is this?", "--set", "max_new_tokens=12", "--set",
+             "do_sample=false", "--json"]  # fmt: skip
+    made = subprocess.run(
+        [sys.executable, "-c", f"{WITHOUT}sys.exit(main({words!r}))"], capture_output=True, text=True, timeout=200
+    )
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["results"][0]["output"][0]["generated_text"] == answer["generated_text"]
 
 
 @pytest.mark.parametrize("name", sampled(NAMES, "llava"))

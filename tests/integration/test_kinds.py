@@ -133,7 +133,6 @@ def test_names_inside_of_a_wrapper(tmp_path: Path) -> None:
         onnxport.convert(None, kept, tmp_path / "o", strip_prefix="module.")
 
 
-@pytest.mark.sweep
 def test_decoder_without_a_padding_token(tmp_path: Path) -> None:
     """A reranker whose config names no padding token, as its tokenizer does; rows are padded on the left."""
     from tests import tiny_decoders, tiny_tokenizers

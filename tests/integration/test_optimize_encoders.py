@@ -13,7 +13,7 @@ from onnxport import optimize, quantize, verify
 from onnxport.artifact.folder import open_folder
 from onnxport.cli.main import main
 from onnxport.errors import UsageError, VerificationError
-from onnxport.graph.fusion.packed_attention import fuse_self_attention
+from onnxport.graph.fusion.packed_attention import fuse_encoder_attention
 from onnxport.verification.ledger.derived import prove_derived
 
 pytestmark = pytest.mark.integration
@@ -54,6 +54,23 @@ def test_attention_of_an_encoder_is_one_operator_and_padding_stays_hidden(folder
     assert all(origins.count(" and ") == 2 for origins in packed)
     assert any(case.name.endswith("padded") for case in
                open_folder(folder).manifest.find("model_optimized").verification.cases)  # fmt: skip
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [("deberta-v2-text-classification", "MultiHeadAttention"), ("layoutlmv3-token-classification", "Attention"),
+     ("mpnet-fill-mask", "Attention"), ("swin-image-classification", "Attention"),
+     ("clip-zero-shot-image-classification", "Attention")],
+)  # fmt: skip
+def test_all_attention_of_an_encoder_is_fused(name, operator, converted, tmp_path):
+    folder = converted(name).copy(tmp_path / "out")
+    before = operators(folder, "model")
+    optimize(folder)
+    found = operators(folder, "model_optimized")
+    assert found[f"com.microsoft::{operator}"] == before.get("Attention", before.get("Softmax"))
+    assert not {"Attention", "Softmax"} & found.keys()
+    assert verify(folder).ok
 
 
 def layer(mask, *, heads=2, width=16, opset=23):
@@ -120,10 +137,7 @@ def nothing(make, constant):
 def test_masks_are_told_apart_by_what_they_hide(mask, kind, tmp_path):
     model = layer(mask)
     fused = ir.from_proto(model)
-    found = fuse_self_attention(fused)
-    if found.masks == {}:  # a mask whose last axes are not known to be (tokens, tokens) stays where it is
-        assert kind == "other"
-        return
+    found = fuse_encoder_attention(fused)
     assert found.masks == {kind: 1}
     x = np.random.default_rng(1).standard_normal((3, 61, 16), np.float32)
     seen = np.ones((3, 61), np.int64)
@@ -197,10 +211,13 @@ def test_the_fastest_candidate_within_the_budget_is_kept_and_recorded(folder, tm
     monkeypatch.setenv("COLUMNS", "160")
     texts = tmp_path / "texts.txt"
     texts.write_text("the cat sat\nthe dog ran away\n" * 10, encoding="utf-8")
-    assert main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts)]) == 0
+    assert (
+        main(["optimize", str(folder), "--for", "webgpu", "--max-loss", "2%", "--data", str(texts), "--explain"]) == 0
+    )
     printed = capsys.readouterr()
     assert "model_q4f16.onnx" in printed.out
     assert "chosen" in printed.err
+    assert "sum and norm" in printed.err
     tuning = open_folder(folder).manifest.tuning
     assert [one.precision for one in tuning.candidates] == ["float32", "float16", "q4f16"]
     assert tuning.candidates[2].chosen  # the smallest: no speed was measured

@@ -229,6 +229,6 @@ def test_answers_in_pages(tmp_path: Path) -> None:
     ]
     given = {"question": "What is the total?", "word_boxes": page, "image": None, "top_k": 2}
     source = transformers.pipeline("document-question-answering", str(tmp_path / "m"))
-    wanted, found = source(**given), onnxport.pipeline(model=tmp_path / "o")(**given)
+    wanted, found = source(**given), open_pipeline(tmp_path / "o")(**given)
     assert [row["answer"] for row in found] == [row["answer"] for row in wanted]
     assert found[0]["score"] == pytest.approx(wanted[0]["score"], rel=1e-3)

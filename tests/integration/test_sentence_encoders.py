@@ -12,9 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import onnxport  # noqa: E402
+from onnxport.cli.main import main  # noqa: E402
 from onnxport.errors import CheckpointError  # noqa: E402
 from onnxport.pipelines.factory import pipeline  # noqa: E402
-from tests.integration.small_models import TEXT, bert_config, save  # noqa: E402
+from onnxport.runtime.pipeline import open_pipeline  # noqa: E402
+from onnxport.runtime.preprocessing.texts import TextEncoder  # noqa: E402
+from tests import tiny_tokenizers  # noqa: E402
+from tests.integration.small_models import TEXT, bert_config, save, tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -213,6 +218,66 @@ def test_signature_is_that_of_the_transformer(tmp_path: Path) -> None:
     names = list(inspect.signature(nlp.model.forward).parameters)
     assert names[:3] == ["input_ids", "attention_mask", "token_type_ids"]
     assert (nlp.model.can_generate(), nlp.model.main_input_name) == (False, "input_ids")
+
+
+@pytest.mark.parametrize(("own", "positions", "longest"), [(None, 64, 48), (None, 32, 32), (56, 64, 56)])
+def test_the_longest_text(tmp_path: Path, own: int | None, positions: int, longest: int) -> None:
+    """As in sentence-transformers: its own setting, else the smaller one of the tokenizer's limit and the positions."""
+    folder = sentence_folder(tmp_path, {"pooling_mode": "mean"})
+    save(folder, "BertModel", bert_config(max_position_embeddings=positions))
+    tokenizer(48).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": own}))
+    assert pipeline(model=folder).tokenizer.model_max_length == longest
+    assert TextEncoder(folder).config.max_length == longest
+
+
+def decoder_folder(folder: Path) -> Path:
+    """A sentence encoder as Qwen3-Embedding: a decoder whose last token is the sentence, padded on the left."""
+    from tokenizers import processors
+
+    end = "<|endoftext|>"
+    made = tiny_tokenizers.qwen2()
+    number = made.convert_tokens_to_ids(end)
+    made.padding_side = "left"
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A $B {end}", special_tokens=[(end, number)]
+    )
+    config = transformers.Qwen3Config(
+        vocab_size=len(made), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=number, eos_token_id=number,
+    )  # fmt: skip
+    sentence_folder(folder, {"pooling_mode_lasttoken": True, "include_prompt": True}, ("Normalize", {}))
+    save(folder, "Qwen3Model", config, with_tokenizer=False)
+    for file in ("sentence_bert_config.json", "vocab.txt", "special_tokens_map.json"):
+        (folder / file).unlink(missing_ok=True)
+    made.save_pretrained(folder)
+    prompts = {"prompts": {"query": "Instruct: Find what answers the query\nQuery:", "document": ""}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    return folder
+
+
+@pytest.mark.sweep
+def test_instructions_and_the_last_token_of_a_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = decoder_folder(tmp_path / "m")
+    onnxport.convert(None, source, tmp_path / "o", verify_level="quick")
+    model = transformers.AutoModel.from_pretrained(source).eval()
+    texts = [*SENTENCES, f"{TEXT} {TEXT}"]
+
+    def wanted(prompt: str) -> np.ndarray:
+        loaded = transformers.AutoTokenizer.from_pretrained(source)
+        rows = [loaded(prompt + text, truncation=True, max_length=64, return_tensors="pt") for text in texts]
+        with torch.no_grad():
+            found = [model(**row).last_hidden_state[0, -1].numpy() for row in rows]
+        return np.stack([row / np.linalg.norm(row) for row in found])
+
+    query = "Instruct: Find what answers the query\nQuery:"
+    with open_pipeline(tmp_path / "o") as nlp:
+        for prompt, settings in (("", {}), (query, {"prompt_name": "query"}), ("Q: ", {"prompt": "Q: "})):
+            np.testing.assert_allclose(nlp.encode(texts, batch_size=3, **settings), wanted(prompt), atol=2e-6)
+    capsys.readouterr()
+    assert main(["run", str(tmp_path / "o"), *texts, "--set", "prompt_name=query", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose([row["embedding"] for row in document["results"]], wanted(query), atol=2e-6)
 
 
 @pytest.mark.real

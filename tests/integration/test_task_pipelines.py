@@ -18,6 +18,8 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("torch")
 
 from onnxport.artifact.folder import Folder  # noqa: E402
+from onnxport.cli.embeddings import embed  # noqa: E402
+from onnxport.cli.main import main  # noqa: E402
 from onnxport.errors import FolderError, UnknownPreprocessingError, UsageError  # noqa: E402
 from onnxport.loading.options import LoadOptions  # noqa: E402
 from onnxport.pipelines.factory import pipeline  # noqa: E402
@@ -157,6 +159,31 @@ def test_question_answering(texts: Make) -> None:
     both.agree(question="Who?", context=TEXT, handle_impossible_answer=True, top_k=1000)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_answers_in_pages(texts: Make, kind: str, tmp_path: Path) -> None:
+    both = Both(texts("document-question-answering", kind))
+    places = [(10 + 90 * (n % 10), 20 + 40 * (n // 10)) for n in range(200)]
+    page = [(word, [x, y, x + 80, y + 30]) for word, (x, y) in zip(LONG.split(), places, strict=False)]
+    short = {"image": None, "question": "Who wrote the first program?", "word_boxes": page[:20]}
+    long = short | {"word_boxes": page}
+    assert both.agree(**short)[0]["answer"]
+    both.agree(short, top_k=4)
+    both.agree([short, long], top_k=7, max_answer_len=3)
+    both.agree(**{**short, "word_boxes": page[:1]}, top_k=99)
+    found = both.agree(**long, top_k=40, max_seq_len=40, doc_stride=5, handle_impossible_answer=True, padding=True)
+    assert len(found) == 40
+    wrong = ("photo.png", [], [("a", [1, 2, 3])], [("a", [9, 2, 3, 4])], [(3, [1, 2, 3, 4])], [("a", [1, 2, 3, 1001])])
+    for boxes in (None, *wrong):
+        with pytest.raises(UsageError):
+            both.ours("page.png", "Who?", boxes)
+    with pytest.raises(UsageError):
+        both.ours(image=None, question=3, word_boxes=page)
+    (tmp_path / "page.json").write_text(json.dumps(page), encoding="utf-8")
+    folder = str(both.ours.folder)
+    assert main(["run", folder, str(tmp_path / "page.json"), "Who wrote it?"]) == 0
+    assert main(["run", folder, "page.png", "Who wrote it?"]) == 2
+
+
 @pytest.mark.parametrize("kind", ["bert", "xlm_roberta"])
 def test_zero_shot_classification(texts: Make, kind: str) -> None:
     both = Both(texts("zero-shot-classification", kind))
@@ -215,6 +242,12 @@ def test_sentence_embeddings_with_prompts(tmp_path: Path) -> None:
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
     with pytest.raises(UsageError, match="no prompt 'queries'"):
         nlp.encode("a", prompt_name="queries")
+    settings = {"prompts": {"query": "a query: "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    usual = open_pipeline(tmp_path)
+    shown = [embed(usual, [sentences[0]], given)[0].embedding for given in ({}, {"prompt": ""})]
+    for found, wanted in ((usual.encode(sentences[0]), asked), (shown[0], asked), (shown[1], plain)):
+        np.testing.assert_allclose(found, wanted[0], atol=1e-6)
 
 
 def test_a_prompt_that_does_not_take_part_in_the_pooling(tmp_path: Path) -> None:
@@ -236,6 +269,9 @@ def test_settings_that_a_task_does_not_have_are_refused(texts: Make) -> None:
     for settings in ({"aggregation_strategy": "max"}, {"top_p": 0.5}):
         with pytest.raises(UsageError):
             open_pipeline(folder, **settings)
+    with pytest.raises(UsageError) as caught:
+        open_pipeline(folder, "text-generation", max_new_token=3)  # before anything is loaded
+    assert "max_new_tokens" in str(caught.value.hint)
     with pytest.raises(UsageError):
         open_pipeline(folder)(3)
 

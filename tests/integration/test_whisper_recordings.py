@@ -80,12 +80,66 @@ def test_the_answers_of_transformers(both, seconds, arguments, beams):
     assert ("chunks" in wanted) == ("return_timestamps" in arguments)
 
 
+COLD = 1e-5  # a draw at this temperature is the likeliest token
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"chunk_length_s": 3}, {"chunk_length_s": 1, "stride_length_s": 0.5}, {"return_timestamps": "word"}]
-)
+    ("arguments", "settings"),
+    [
+        # After the first draw there are no beams; the last answer stands.
+        ({"return_timestamps": True}, {"temperature": (0.0, COLD), "logprob_threshold": 0.0, "num_beams": 2}),
+        ({}, {"temperature": COLD, "return_timestamps": True}),
+        pytest.param(
+            {}, {"temperature": [0.0, COLD, 0.0], "compression_ratio_threshold": 0.9, "num_beams": 3}, marks=MORE
+        ),
+        pytest.param(
+            CHUNKS, {"temperature": (0.0, COLD), "compression_ratio_threshold": 0.8, "num_beams": 2}, marks=MORE
+        ),
+        pytest.param(
+            {"return_timestamps": True}, {"temperature": (0.0, COLD), "logprob_threshold": -2.2, "num_beams": 2},
+            marks=MORE,
+        ),
+    ],
+)  # fmt: skip
+def test_further_attempts(both, arguments, settings):
+    source, nlp = both
+    sound, settings = recording(2.3), {"max_new_tokens": 16, **settings}
+    wanted = source(sound.copy(), **arguments, generate_kwargs=dict(settings), ignore_warning=True)
+    assert nlp(sound, **arguments, generate_kwargs=settings) == wanted
+    if settings.get("num_beams"):
+        beams = {"num_beams": settings["num_beams"], "max_new_tokens": 16}
+        assert nlp(sound, **arguments, generate_kwargs=beams) != wanted
+
+
+def test_silence_is_left_out(both):
+    source, nlp = both
+    sound, found = recording(1.7), []
+    for threshold in (1e-9, 1.0):
+        settings = {"temperature": (0.0,), "logprob_threshold": 0.0, "no_speech_threshold": threshold, "num_beams": 1}
+        settings["max_new_tokens"] = 16
+        wanted = source(sound.copy(), return_timestamps=True, generate_kwargs=dict(settings), ignore_warning=True)
+        assert nlp(sound, return_timestamps=True, generate_kwargs=settings) == wanted
+        found.append(len(wanted["chunks"]))
+    assert found[0] == 0 < found[1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"chunk_length_s": 3}, {"chunk_length_s": 1, "stride_length_s": 0.5}, {"return_timestamps": "word"},
+                  {"return_timestamps": "char"}, {"temperature": (0.0, -1.0)}, {"temperature": "warm"},
+                  {"no_speech_threshold": 0.5}, {"logprob_threshold": "low"}, {"condition_on_prev_tokens": True}]
+)  # fmt: skip
 def test_what_cannot_be_done_is_said(both, arguments):
     with pytest.raises(UsageError):
         both[1](recording(2.0), **arguments)
+
+
+def test_settings_that_do_not_exist_are_refused(both):
+    folder = both[1].folder
+    for settings in ({"num_beam": 2}, {"generate_kwargs": {"chunk_length": 3}}):
+        with pytest.raises(UsageError):
+            open_pipeline(folder, **settings)
+    usual = {"chunk_length_s": 1, "temperature": (0.0, 0.2), "language": None, "generate_kwargs": {"num_beams": 2}}
+    open_pipeline(folder, **usual).close()
 
 
 def test_overlaps_are_joined_as_transformers_does():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+import wave
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from PIL import Image
 
 from onnxport.cli.calls import calls_for, record_call
 from onnxport.cli.line_inputs import count_lines, is_lines, read_lines
+from onnxport.cli.run_lines import run_lines
 from onnxport.cli.save import Saver
 from onnxport.errors import OutputError, UsageError
-from onnxport.tasks import find_task
+from onnxport.tasks import TASKS, find_task
 
 
 def test_which_inputs_are_lines(tmp_path: Path) -> None:
@@ -57,6 +61,93 @@ def test_objects_become_calls(tmp_path: Path) -> None:
     assert call.arguments[0].size == (4, 3) and call.keywords == {"candidate_labels": ["x"]}
     with pytest.raises(UsageError, match="no input"):
         record_call(find_task("fill-mask"), {"sentence": "a"}, None)
+
+
+# A line for each row of the table of tasks, and the call that it becomes.
+PHOTO, SPEECH, LABELS = "photo.png", "speech.wav", {"candidate_labels": ["x", "y"]}
+TEXT: dict[str, Any] = {"text": "a"}
+PAGE = {"question": "Who?", "word_boxes": [["Ada", [1, 2, 3, 4]]]}
+MARKED = {"input_points": [[1, 2]]}
+LINES: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
+    **{task.name: (TEXT | {"top_k": 2}, ("a",), {"top_k": 2}) for task in TASKS if task.kind == "text"},
+    **{task.name: ({"image": PHOTO}, ("image",), {}) for task in TASKS if task.kind == "image"},
+    **{task.name: ({"audio": SPEECH}, ("sound",), {}) for task in TASKS if task.kind == "audio"},
+    **{
+        name: (TEXT | more, (TEXT | more,), {})
+        for name, more in (
+            ("text-classification", {"text_pair": "b"}), ("next-sentence-prediction", {"text_pair": "b"}),
+            ("multiple-choice", {"choices": ["b", "c"]}),
+        )
+    },
+    "question-answering": ({"question": "Who?", "context": "Ada."}, ({"question": "Who?", "context": "Ada."},), {}),
+    "document-question-answering": (PAGE, (PAGE,), {}),
+    "zero-shot-classification": (TEXT | LABELS, ("a",), LABELS),
+    "zero-shot-image-classification": ({"image": PHOTO} | LABELS, ("image",), LABELS),
+    "zero-shot-object-detection": ({"image": PHOTO, "threshold": 0} | LABELS, ("image",), LABELS | {"threshold": 0}),
+    "text-generation": ([{"role": "user", "content": "a"}], ([{"role": "user", "content": "a"}],), {}),
+    "video-classification": ([PHOTO, PHOTO], ([PHOTO, PHOTO],), {}),
+    "mask-generation": ({"image": PHOTO} | MARKED, ("image",), MARKED),
+    "time-series-forecasting": ([[1.0, 2.0], [3.0, 4.0]], ([[1.0, 2.0], [3.0, 4.0]],), {}),
+    "image-text-to-text": (
+        {"image": PHOTO, "text": "What?", "max_new_tokens": 3}, (["image"],),
+        {"text": "<image>\nWhat?", "return_full_text": False, "max_new_tokens": 3},
+    ),
+}  # fmt: skip
+
+
+class _Pipeline:
+    """Says how it was called, as `run_lines` calls a pipeline."""
+
+    feature_extractor = SimpleNamespace(sampling_rate=16_000)
+    processor = SimpleNamespace(marker="<image>")
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        # As a text, which is written as it is.
+        return json.dumps({"arguments": self._plain(arguments), "keywords": keywords})
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, Image.Image):
+            return "image"
+        if isinstance(value, dict) and "raw" in value:
+            return "sound"
+        return [self._plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _run(task: str, lines: list[Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    out = io.StringIO()
+    Path("lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    shell = SimpleNamespace(write=lambda text: out.write(text + "\n"), stderr=io.StringIO(), stdout=out)
+    run_lines(find_task(task), _Pipeline(), "lines.jsonl", settings, shell)  # type: ignore[arg-type]
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    return [row | {"output": json.loads(row["output"])} for row in rows]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 3)).save(PHOTO)
+    with wave.open(SPEECH, "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(bytes(400))
+
+
+@pytest.mark.parametrize("task", [task.name for task in TASKS])
+def test_a_line_for_every_task(files: None, task: str) -> None:
+    line, arguments, keywords = LINES[task]
+    wanted = json.loads(json.dumps({"arguments": arguments, "keywords": keywords}))
+    assert _run(task, [line] * 2, {}) == [{"input": line, "output": wanted}] * 2
+
+
+def test_what_is_the_same_for_all_lines_is_a_setting(files: None) -> None:
+    [row] = _run("zero-shot-classification", ["a"], {**LABELS, "multi_label": True})
+    assert row["output"] == {"arguments": ["a"], "keywords": {**LABELS, "multi_label": True}}
+    [row] = _run("mask-generation", [PHOTO], MARKED)
+    assert row["output"] == {"arguments": ["image"], "keywords": MARKED}
+    [row] = _run("image-text-to-text", [PHOTO], {"text": "What?"})
+    assert row["output"]["arguments"] == [["image"]] and row["output"]["keywords"]["text"] == "<image>\nWhat?"
+    for task, line in (("zero-shot-classification", "a"), ("image-text-to-text", {"text": "a"}), ("fill-mask", [1])):
+        with pytest.raises(UsageError):
+            _run(task, [line], {})
 
 
 def test_a_model_with_one_label_takes_a_query_and_documents() -> None:

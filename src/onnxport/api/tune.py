@@ -22,6 +22,7 @@ from onnxport.progress import Reporter, Silent
 from onnxport.publishing.leftovers import scratch_beside
 from onnxport.system.library_errors import first_line
 from onnxport.variants.components import converted_components
+from onnxport.variants.fusion_reasons import FusionKind, explain_fusions
 from onnxport.variants.loss import measure_loss
 from onnxport.variants.new_folder import new_folder, with_components
 from onnxport.variants.samples import read_texts, require_texts, sample_inputs
@@ -121,6 +122,16 @@ def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | Non
         found = _chosen(made, request)
         tuning = Tuning(request.target, request.max_loss, _machine() if measured else "", _sizes(measured), found)
         return _publish(folder, opened, tuning)
+
+
+def fusions_of(folder: Folder) -> dict[str, tuple[FusionKind, ...]]:
+    """For each float32 graph by its name: what `optimize` fuses, and why it leaves the rest.
+
+    Raises:
+        MemoryLimitError: the weights do not fit in memory.
+    """
+    with scratch_beside(folder.path) as scratch:
+        return {one.name: explain_fusions(folder.file(one), scratch) for one in converted_components(folder.manifest)}
 
 
 def _precisions(request: Request) -> tuple[str, ...]:

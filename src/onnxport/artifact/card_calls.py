@@ -62,7 +62,7 @@ _CALLS: dict[str, Call] = {
         hub_tag="question-answering",
     ),
     "document-question-answering": Call(
-        '"page.png", "What is the total?"',
+        'None, "What is the total?", word_boxes=[("Total", [60, 40, 140, 60]), ("42", [150, 40, 190, 60])]',
         hub_tag="document-question-answering",
     ),
     "zero-shot-classification": Call(

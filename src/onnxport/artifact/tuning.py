@@ -38,11 +38,16 @@ class Calibration:
         method: "minmax", "percentile" or "entropy".
         count: rows.
         inputs: what they were chosen from, in words: "211 texts".
+        smoothing: how much of the outliers of activations was moved into weights, 0 to 1; 0 if nothing.
+        float_activations: names of those that were not rounded, because they would lose too much; the most sensitive
+            first.
     """
 
     method: str
     count: int
     inputs: str
+    smoothing: float = 0.0
+    float_activations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

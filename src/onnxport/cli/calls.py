@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxport.errors import UsageError
+from onnxport.formats.json_file import read_json
 from onnxport.tasks import IMAGE_AND_TEXTS, Task
 
 
@@ -44,6 +45,8 @@ def record_call(task: Task, record: Mapping[str, Any], pipeline: Any) -> Call:
     shown = json.dumps(record, ensure_ascii=False)
     if task.name in _TAKES_OBJECTS:
         return Call(shown, (dict(record),))
+    if task.kind == "image-in-text" and "messages" not in record:
+        return _images_and_text(task, record, pipeline, shown)
     main = next((name for name in _MAIN if name in record), None)
     if main is None:
         raise UsageError(f"{shown} has no input for {task.name}.", hint=f"Give one of the keys {', '.join(_MAIN)}.")
@@ -53,6 +56,19 @@ def record_call(task: Task, record: Mapping[str, Any], pipeline: Any) -> Call:
         [call] = _BY_KIND.get(_FILES_OF.get(task.kind, task.kind), _texts)(task, [value], pipeline)
         return Call(shown, call.arguments, rest)
     return Call(shown, (value,), rest)
+
+
+def _images_and_text(task: Task, record: Mapping[str, Any], pipeline: Any, shown: str) -> Call:
+    """Of {"image": "photo.png", "text": "What is this?"}; `images` is a list."""
+    images = record.get("images", record.get("image"))
+    names = [images] if isinstance(images, str) else list(images or ())
+    if not isinstance(record.get("text"), str) or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"{shown} has no text, or no image files.", hint='{"image": "photo.png", "text": "What is this?"}'
+        )
+    [call] = _image_text(task, [*names, record["text"]], pipeline)
+    rest = {name: value for name, value in record.items() if name not in ("image", "images", "text")}
+    return Call(shown, call.arguments, {**call.keywords, **rest})
 
 
 def _texts(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
@@ -109,8 +125,11 @@ def _pair(first: str, second: str) -> Callable[[Task, list[str], Any], list[Call
 
 
 def _page(task: Task, inputs: list[str], pipeline: Any) -> list[Call]:
+    """A page as a JSON file of its words and their places, or as an image; and last a question."""
     _expect(task, len(inputs) == 2)
-    return [Call(inputs[1], keywords={"image": read_image(inputs[0]), "question": inputs[1]})]
+    name, question = inputs
+    given = {"word_boxes": read_json(Path(name))} if name.lower().endswith(".json") else {"image": name}
+    return [Call(question, keywords={"image": None, "question": question, **given})]
 
 
 def _labelled(read: Callable[[str], Any]) -> Callable[[Task, list[str], Any], list[Call]]:
@@ -186,6 +205,6 @@ _TAKES_OBJECTS = (
     "multiple-choice",
 )  # fmt: skip
 # The key of a JSON object that is the input; the others are arguments of the call.
-_TEXTS = ("text", "sequence", "inputs", "input")
-_MAIN = (*_TEXTS, "image", "audio", "file")
+_TEXTS = ("text", "sequence", "inputs", "input", "messages")
+_MAIN = (*_TEXTS, "image", "audio", "file", "frames", "values")
 _FILES_OF = dict.fromkeys((*IMAGE_AND_TEXTS, "image+points"), "image")

@@ -28,11 +28,15 @@ def embed(pipeline: Any, texts: Sequence[str], settings: Mapping[str, Any]) -> l
     Args:
         pipeline: without a framework, or transformers'.
         texts: the texts.
-        settings: arguments of the call. Long texts are cut unless `truncation` is False.
+        settings: arguments of the call. Long texts are cut unless `truncation` is False, and the model's default
+            prompt is put before them unless there is another, as `encode` does.
     """
     found = []
+    arguments = {"truncation": True, **settings}
+    default = getattr(getattr(pipeline, "modules", None), "default_prompt", None)
+    if default is not None and not {"prompt", "prompt_name"} & set(settings):
+        arguments["prompt_name"] = default
     for text in texts:
-        arguments = {"truncation": True, **settings}
         if hasattr(pipeline, "outputs"):
             arrays = pipeline.outputs(text, **arguments)
         else:  # its call would return the first output only

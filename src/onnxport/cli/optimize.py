@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -50,9 +51,9 @@ def optimize(
     graph that it is made from. Prints the path of the new graph.
     """
     from onnxport.api.optimize import optimize as optimize_path
-    from onnxport.api.tune import parse_loss
+    from onnxport.api.tune import fusions_of, parse_loss
     from onnxport.artifact.folder import open_folder
-    from onnxport.cli.tables import tuning_table
+    from onnxport.cli.tables import fusions_table, tuning_table
     from onnxport.variants.static_shapes.plan import parse_sizes
 
     shell = shell_of(context, json=json, quiet=quiet, verbose=verbose, memory_limit=memory_limit)
@@ -70,8 +71,14 @@ def optimize(
             tuning = open_folder(path).manifest.tuning
             assert tuning is not None
             shell.console.print(tuning_table(tuning))
+        fusions = fusions_of(open_folder(path)) if explain else {}
+        if fusions and not shell.json:
+            shell.console.print(fusions_table(fusions))
     if shell.json:
-        shell.write_json({"path": file, "size_bytes": file.stat().st_size})
+        told = {name: [asdict(kind) for kind in kinds] for name, kinds in fusions.items()}
+        shell.write_json(
+            {"path": file, "size_bytes": file.stat().st_size} | ({"fusions": told} if explain else {})
+        )  # fmt: skip
     else:
         shell.write(str(file))
 

@@ -225,7 +225,10 @@ Data = Annotated[
         "--data", metavar="FILE", help="Texts to measure the loss on, one in each line. Default: 211 sentences."
     ),
 ]
-Explain = Annotated[bool, typer.Option("--explain", help="Show all candidates with their size, time and loss.")]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Show all candidates with their size, time and loss, and what is fused and not."),
+]
 Sizes = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,13 @@ from onnxport.tasks import Task
 
 _TOGETHER = 64  # lines that are read before they run, so that those of similar length share a batch
 _BATCH = 8
+# What a list on a line of JSON is, by the kind of the task.
+_LISTS = {"decoder": "messages", "image-in-text": "messages", "video": "frames", "series": "values"}
+# Inputs beside the main one that may be the same for all lines, by task.
+_FURTHER = {
+    "zero-shot-classification": "candidate_labels", "zero-shot-image-classification": "candidate_labels",
+    "zero-shot-object-detection": "candidate_labels", "mask-generation": "input_points", "image-text-to-text": "text",
+}  # fmt: skip
 
 
 def run_lines(task: Task, pipeline: Any, source: str, settings: Mapping[str, Any], shell: Shell) -> None:
@@ -44,8 +51,8 @@ def run_lines(task: Task, pipeline: Any, source: str, settings: Mapping[str, Any
         while items := list(islice(lines, together)):
             for item, answer in zip(items, _answers(task, pipeline, items, settings, done), strict=False):
                 shell.write(json.dumps(plain({"input": item, "output": as_document(answer)}), ensure_ascii=False))
+                advance(1)
             done += len(items)
-            advance(len(items))
 
 
 def _answers(
@@ -76,12 +83,23 @@ def _one_by_one(
             if isinstance(item, str) and task.kind in ("text", "decoder"):
                 yield from _together(pipeline, [item], settings)
                 continue
-            call = _call(task, pipeline, item)
-            yield pipeline(*call.arguments, **{**settings, **call.keywords})
+            call = _call(task, pipeline, _as_record(task, item, settings))
+            rest = {name: value for name, value in settings.items() if name != _FURTHER.get(task.name)}
+            yield pipeline(*call.arguments, **{**rest, **call.keywords})
         except Exception as error:
             message = error.message if isinstance(error, UsageError) else f"{first_line(error)}."
             hint = error.hint if isinstance(error, UsageError) else "`onnxport tasks` shows an example for each task."
             raise UsageError(f"Input {number}: {message}", hint=hint) from error
+
+
+def _as_record(task: Task, item: Any, settings: Mapping[str, Any]) -> Any:
+    """A list, and a text whose further inputs are settings (`--set candidate_labels=...`), as an object."""
+    if isinstance(item, list) and task.kind in _LISTS:
+        return {_LISTS[task.kind]: item}
+    further = _FURTHER.get(task.name, "")
+    if isinstance(item, str) and further in settings:
+        return {"image" if task.kind.startswith("image") else "text": item, further: settings[further]}
+    return item
 
 
 def _call(task: Task, pipeline: Any, item: Any) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxport.api.inspect import GraphInspection
     from onnxport.artifact.tuning import Loss, Tuning
     from onnxport.environments import Status
+    from onnxport.variants.fusion_reasons import FusionKind
 
 _MOST_OPERATORS = 12
 _NUMBERS = ("abs error", "rel error", "tolerance")
@@ -181,6 +182,22 @@ def tuning_table(tuning: Tuning) -> Table:
     speed = f"Time: at {tuning.sizes}, on {tuning.measured_on}." if tuning.measured_on else "Speed was not measured."
     table.caption = f"{speed} Loss: on {measured.inputs}." if measured is not None else speed
     table.caption_justify = "left"
+    return table
+
+
+def fusions_table(fusions: Mapping[str, Sequence[FusionKind]]) -> Table:
+    """A row for each kind of fusion in each graph, and one for each reason why a place was left."""
+    table = _table("Fusions", ["graph", "fusion", "places", "not fused", "why"], narrow=("places",),
+                   right=("places",))  # fmt: skip
+    for name, kinds in fusions.items():
+        for kind in kinds:
+            reasons: dict[str, list[str]] = {}
+            for operator, reason in kind.left.items():
+                reasons.setdefault(reason, []).append(operator)
+            table.add_row(name, kind.title, str(kind.places), "" if reasons else "-", "")
+            for reason, operators in reasons.items():
+                more = f" and {len(operators) - 1} more" if len(operators) > 1 else ""
+                table.add_row("", "", "", operators[0] + more, reason)
     return table
 
 

@@ -1,8 +1,8 @@
 """Translations of operators on complex numbers that torch.onnx lacks.
 
 Upstream (torch 2.13, onnxscript 0.7): torch.onnx writes complex numbers as real ones with a last axis of size two. It
-has translations of 30 operators for them, but not of `unsqueeze`, `expand` and `select`: "No decompositions
-registered for the complex-valued input". The rotary positions of llama4 are complex numbers.
+has translations of 30 operators for them, but not of `unsqueeze`, `expand` and `select`: "No decompositions registered
+for the complex-valued input". The rotary positions of llama4 are complex numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def complex_operators() -> list[ComplexOperator]:
         kept = [1 if isinstance(one, int) and one == -1 else one for one in size]
         return op.Expand(self, common.merge_dims([*kept, 2]))
 
-    functions = {"aten::unsqueeze": unsqueeze, "aten::select.int": select, "aten::expand": expand}
+    functions: dict[str, Callable[..., Any]] = {
+        "aten::unsqueeze": unsqueeze,
+        "aten::select.int": select,
+        "aten::expand": expand,
+    }
     return [
         ComplexOperator(name, _registered(name, function, core.TTensor, core.INT64))
         for name, function in functions.items()

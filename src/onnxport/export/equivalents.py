@@ -65,6 +65,7 @@ def _rules() -> dict[Any, Rule]:
         aten.adaptive_avg_pool2d.default: _mean_of_an_image,
         aten.conv1d.padding: _without_padding,
         aten.conv2d.padding: _without_padding,
+        aten._weight_norm.default: _weight_over_its_norm,
     }
 
 
@@ -115,6 +116,29 @@ def _mean_of_an_image(node: torch.fx.Node, translated: set[Any]) -> Replace | No
 
     def replace(_: torch.fx.Graph, node: torch.fx.Node) -> None:
         node.target, node.args = target, (node.args[0], [-1, -2], True)
+
+    return replace
+
+
+def _weight_over_its_norm(node: torch.fx.Node, translated: set[Any]) -> Replace | None:
+    """`_weight_norm(v, g, dim)` is v * (g / norm of v over the other axes), as `torch.nn.utils.weight_norm` defines."""
+    import torch
+
+    aten = torch.ops.aten
+    norm, divide, multiply = aten.linalg_vector_norm.default, aten.div.Tensor, aten.mul.Tensor
+    direction, scale, axis = _all_arguments(node)
+    value = direction.meta.get("val")
+    if value is None or "val" not in node.meta or not {norm, divide, multiply} <= translated:
+        return None
+    others = [one for one in range(value.dim()) if one != axis % value.dim()]
+
+    def replace(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+        with graph.inserting_before(node):
+            length = graph.call_function(norm, (direction, 2, others, True))
+            length.meta["val"] = norm(value, 2, others, True)
+            ratio = graph.call_function(divide, (scale, length))
+            ratio.meta["val"] = divide(scale.meta["val"], length.meta["val"])
+        node.target, node.args, node.kwargs = multiply, (direction, ratio), {}
 
     return replace
 

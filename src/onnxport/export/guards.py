@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import CodeType
+from typing import Any
 
 _GUARD = re.compile(r"Not all values of (\w+) = (L\['\w+'\]\.size\(\)\[\d+\]) in .*? generated guard (.*?)\.?$", re.M)
 _CONSECUTIVE = 16384  # number of consecutive sizes that are tried, from the smallest on
@@ -19,6 +22,39 @@ _NODES = (
     ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.BoolOp,
     ast.And, ast.Or, ast.Compare, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
+
+
+@contextmanager
+def accepted_guards(accept: Callable[[str], bool]) -> Iterator[None]:
+    """Keep a trace whose guards `accept` takes; torch.export would raise an error, and have to trace the model again.
+
+    Args:
+        accept: takes the message of the error, and says whether all guards in it are known to hold.
+    """
+    try:
+        from torch.export import _trace
+        from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
+    except ImportError:  # another version of torch is only slower
+        yield
+        return
+    original = getattr(_trace, "produce_guards_and_solve_constraints", None)
+    if original is None:
+        yield
+        return
+
+    def solve(fake_mode: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            original(fake_mode, *arguments, **named)
+        except ConstraintViolationError as error:
+            # Without these, torch stopped before it had seen all guards.
+            if fake_mode.shape_env.dim_constraints is None or not accept(str(error)):
+                raise
+
+    _trace.produce_guards_and_solve_constraints = solve
+    try:
+        yield
+    finally:
+        _trace.produce_guards_and_solve_constraints = original
 
 
 def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] | None:

@@ -7,7 +7,7 @@ of a folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,25 +18,36 @@ _known: dict[Any, list[Any]] = {}
 
 @contextmanager
 def operator_table() -> Iterator[None]:
-    """Read the table of operators only if no export of this process did, while torch.onnx exports."""
-    try:
-        from torch.onnx._internal.exporter import _registration
-    except ImportError:  # another version of torch is only slower
+    """Read the table of operators only if nothing in this process did, while torch.onnx exports."""
+    place = _place()
+    if place is None:
         yield
         return
-    place = getattr(_registration, "onnxscript_apis", None)
-    original = getattr(place, "get_torchlib_ops", None)
-    if place is None or original is None:
-        yield
-        return
-
-    def once() -> list[Any]:
-        if original not in _known:
-            _known[original] = [*original(), *complex_operators()]
-        return _known[original]
-
-    place.get_torchlib_ops = once
+    original = place.get_torchlib_ops
+    place.get_torchlib_ops = lambda: _once(original)
     try:
         yield
     finally:
         place.get_torchlib_ops = original
+
+
+def read_operators() -> None:
+    """Read the table now, for later exports of this process and of those that are forked from it."""
+    if place := _place():
+        _once(place.get_torchlib_ops)
+
+
+def _once(original: Callable[[], list[Any]]) -> list[Any]:
+    if original not in _known:
+        _known[original] = [*original(), *complex_operators()]
+    return _known[original]
+
+
+def _place() -> Any:
+    """The module whose `get_torchlib_ops` torch.onnx calls; None in another version of torch, which is only slower."""
+    try:
+        from torch.onnx._internal.exporter import _registration
+    except ImportError:
+        return None
+    place = getattr(_registration, "onnxscript_apis", None)
+    return place if hasattr(place, "get_torchlib_ops") else None

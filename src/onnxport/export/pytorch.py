@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
@@ -22,7 +23,8 @@ from onnxport.export.capture_failure import capture_failure
 from onnxport.export.captured import Captured
 from onnxport.export.decompositions import decompose_where_needed
 from onnxport.export.fixes import trace_fixes
-from onnxport.export.guards import valid_sizes
+from onnxport.export.guards import accepted_guards, valid_sizes
+from onnxport.export.loaded_patches import loaded_patches
 from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
 from onnxport.export.signature import Signature, axis_values, infer_signature
@@ -76,7 +78,8 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
     deferred = False
     for _ in range(_ATTEMPTS):
         try:
-            program = _export(source, signature, dims, opset, deferred)
+            with accepted_guards(partial(_learn_sizes, dims=dims, signature=signature)):
+                program = _export(source, signature, dims, opset, deferred)
         except Exception as error:  # torch raises any type
             if not deferred and _learn_sizes(str(error), dims, signature):
                 deferred = True
@@ -112,7 +115,7 @@ def _export(source: TorchSource, signature: Signature, dims: _Dims, opset: int, 
     with (
         state_kept(source.model), placeholders(source.model, new_fake_mode()), selected_outputs(source),
         without_cache(source.model), trace_fixes(source.model), _grouped_query_attention(), _without_stack_traces(),
-        operator_table(), promote_recorded_types(),
+        operator_table(), loaded_patches(), promote_recorded_types(),
     ):  # fmt: skip
         sample = {_python_name(name): tensor for name, tensor in source.tensors(signature.sample).items()}
         program = _to_onnx(source, sample, config)

@@ -71,6 +71,9 @@ def _session(model: ir.Model, output: ir.Value, cuts: Sequence[ir.Value]) -> Any
     for node in graph:  # declared for other input sizes
         for out in node.outputs:
             out.shape = None
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):  # a graph in memory has no files
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     part = ir.Model(graph, ir_version=model.ir_version)
     part.opset_imports.update(model.opset_imports)
     options = onnxruntime.SessionOptions()

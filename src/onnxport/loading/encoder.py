@@ -17,15 +17,24 @@ TRUNCATED: dict[str, Any] = {"tokenize_kwargs": {"truncation": True}}
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What sentence-transformers sets on a tokenizer: the longest input (tokens), and lower case."""
+    """What sentence-transformers sets on a tokenizer.
+
+    Attributes:
+        max_length: the longest input (tokens), or None.
+        positions: of the model; without `max_length`, no input is longer.
+        lower_case: texts are lower-cased.
+    """
 
     max_length: int | None
+    positions: int | None
     lower_case: bool
 
     def apply(self, tokenizer: Any) -> None:
         """Change `tokenizer` in place, so that it cuts and spells as the model was trained."""
         if self.max_length is not None:
             tokenizer.model_max_length = self.max_length
+        elif self.positions is not None:
+            tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if self.lower_case and backend is not None:
             from tokenizers.normalizers import Lowercase, Sequence
@@ -62,12 +71,12 @@ def load_encoder(checkpoint: Checkpoint, options: LoadOptions) -> tuple[LoadedMo
 
 
 def tokenizer_settings(folder: Path, config: Any) -> TokenizerSettings:
-    """What sentence_bert_config.json in `folder` sets on a tokenizer; without a length, the positions of the model.
+    """What sentence_bert_config.json in `folder` sets on a tokenizer of a model with this config.
 
     Raises:
         CheckpointError: the file is no JSON object.
     """
     said = settings_in(folder)
     lengths = (said.get("max_seq_length"), getattr(config, "max_position_embeddings", None))
-    longest = next((length for length in lengths if isinstance(length, int)), None)
-    return TokenizerSettings(longest, bool(said.get("do_lower_case")))
+    longest, positions = (length if isinstance(length, int) and length > 0 else None for length in lengths)
+    return TokenizerSettings(longest, positions, bool(said.get("do_lower_case")))

@@ -28,4 +28,7 @@ def use_tokenizer_padding(model: Any, tokenizer: Any) -> tuple[str, ...]:
     config.pad_token_id = pad
     text = getattr(config, "get_text_config", lambda: config)()
     text.pad_token_id = pad
+    for module in model.modules():  # what its class makes of the config; only training reads it of an embedding
+        if "padding_idx" in vars(module) and hasattr(module, "get_input_embeddings"):
+            module.padding_idx = module.get_input_embeddings().padding_idx = pad
     return (f"config.json names no padding token; the tokenizer's was used: {tokenizer.pad_token!r} ({pad}).",)

@@ -20,6 +20,7 @@ _CLASSES = {
     "text-classification": "text_classification.TextClassification",
     "token-classification": "token_classification.TokenClassification",
     "question-answering": "question_answering.QuestionAnswering",
+    "document-question-answering": "document_question_answering.DocumentQuestionAnswering",
     "zero-shot-classification": "zero_shot.ZeroShotClassification",
     "multiple-choice": "sentence_pairs.MultipleChoice",
     "next-sentence-prediction": "sentence_pairs.NextSentence",

@@ -6,7 +6,7 @@ get 8 bits as the budget needs. The weights are inputs of one session, so that n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,22 @@ def choose_raised(folder: Folder, component: Component) -> tuple[str, ...]:
     if not graph.loss(graph.names) > BUDGET:  # NaN says nothing
         return ()
     ordered = sorted(graph.names, key=lambda name: -graph.loss([name], every=_EACH) / graph.size(name))
-    fewest, enough = 0, len(ordered)
-    while enough - fewest > 1:
-        middle = (fewest + enough) // 2
-        if graph.loss(ordered[middle:], ordered[:middle], every=_SOME) <= BUDGET:
+    enough = fewest(
+        len(ordered), lambda count: graph.loss(ordered[count:], ordered[:count], every=_SOME) <= BUDGET
+    )  # fmt: skip
+    return tuple(ordered[:enough])
+
+
+def fewest(count: int, holds: Callable[[int], bool]) -> int:
+    """The smallest number from 1 to `count` that holds, where all larger ones hold too; `count` is taken to."""
+    few, enough = 0, count
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        if holds(middle):
             enough = middle
         else:
-            fewest = middle
-    return tuple(ordered[:enough])
+            few = middle
+    return enough
 
 
 def _is_too_large(file: Path) -> bool:
@@ -75,15 +83,13 @@ class _OpenWeights:
     """A graph whose weights are given at each call."""
 
     def __init__(self, file: Path, samples: Samples) -> None:
-        import onnxruntime
-
         model = load_graph(file)
         self._samples = samples
         found = find_weights(model)
         self._rounded = {bits: _rounded(found, bits) for bits in (_LOW, _HIGH)}
         self.names = list(self._rounded[_LOW])
         model.graph.inputs.extend(weight.value for weight in found)
-        self._session = _session(model, file, onnxruntime)
+        self._session = open_session(model, file)
         self._known = {spec.name for spec in self._session.get_inputs()}
         self._outputs = [spec.name for spec in self._session.get_outputs()]
         self._wanted = [self._run(call, {}) for call in samples.arrays]
@@ -110,8 +116,10 @@ class _OpenWeights:
         return dict(zip(self._outputs, self._session.run(None, given), strict=True))
 
 
-def _session(model: Any, file: Path, onnxruntime: Any) -> Any:
+def open_session(model: Any, file: Path) -> Any:
+    """A session of a changed graph, whose large weights are still in the files beside `file`."""
     import onnx_ir as ir
+    import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnxport.variants.components import converted_components
 from onnxport.variants.loss import measure_loss
 from onnxport.variants.rewrite import Rewrite, add_variant
 from onnxport.variants.samples import Samples, read_texts, require_texts, sample_inputs
+from onnxport.variants.static_plan import choose_plan
 
 _ARRAYS = ".npz"
 _ROWS = 4  # of a call, of a user's arrays
@@ -78,9 +80,12 @@ class _Maker:
         given = samples.arrays[::2]
         count = sum(len(next(iter(call.values()))) for call in given)
         for source, target in zip(sources, targets, strict=True):
-            quantize_static(source, target, given, self._method)
+            chosen = choose_plan(source, replace(samples, arrays=given))
+            quantize_static(source, target, given, self._method, chosen.plan)
             self.found = {
-                "calibration": Calibration(self._method, count, samples.kind),
+                "calibration": Calibration(
+                    self._method, count, samples.kind, chosen.smoothing, chosen.float_activations
+                ),
                 "loss": _loss(source, target, samples),
             }
 

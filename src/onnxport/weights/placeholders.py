@@ -17,7 +17,10 @@ _BUFFERS_FROM_BYTES = 2**20
 
 def new_fake_mode() -> FakeTensorMode:
     """Return a mode for `placeholders` in which real inputs and constants can be combined with fake weights."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # The cache of results compares symbolic sizes: it costs a quarter of a trace, and most of its entries serve once.
+    mode.cache_enabled = False
+    return mode
 
 
 @contextmanager

@@ -6,7 +6,7 @@ a model with capped scores (softcap) is exported as.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -269,3 +269,24 @@ def size_of(value: ir.Value, axis: int) -> int:
     if not isinstance(size, int):
         raise NotFusedError(f"axis {axis} of {value.name} has no known size")
     return size
+
+
+def are_same_sizes(one: Iterable[object], other: Iterable[object]) -> bool:
+    """Whether sizes are known to be equal: equal numbers, or axes of one name.
+
+    Args:
+        one, other: as many sizes.
+    """
+    pairs = list(zip(one, other, strict=True))
+    return all(left == right and getattr(left, "value", left) is not None for left, right in pairs)
+
+
+def require_opset(model: ir.Model, lowest: int) -> None:
+    """Check that a graph can have the operators that a fusion adds, in the form in which it writes them.
+
+    Raises:
+        NotFusedError: its opset is older than `lowest`.
+    """
+    opset = model.opset_imports.get("") or 1
+    if opset < lowest:
+        raise NotFusedError(f"the graph has opset {opset}, and the new operators need opset {lowest}")

@@ -22,6 +22,8 @@ _HIDDEN_BELOW = -9e3
 _SIZES = ((1, 1), (1, 2), (2, 9), (3, 17), (4, 70))
 _LONGEST = 2050  # tokens: a mask of this length in both directions takes 16 MiB
 _LONG = 32
+_STATIC_SAMPLES = 4  # of the input that marks padding, where its sizes are fixed
+_LARGEST = 2**22  # elements of a constant: what needs larger ones is no mask, but computed from a model's weights
 
 
 class Hides(Enum):
@@ -73,6 +75,14 @@ class MaskReader:
                 return False
         return bool(found)
 
+    def padding_behind(self, conditions: Sequence[ir.Value]) -> ir.Value | None:
+        """The input that says where padding is, if each condition is true just for rows that are padding alone."""
+        sources = {name for condition in conditions for name in numeric_sources(condition)}
+        given = [value for value in self._model.graph.inputs if value.name in sources]
+        if len(given) != 1 or not _is_padding_input(given[0]):
+            return None
+        return given[0] if all(self.is_row_of_padding(condition, given[0]) for condition in conditions) else None
+
     def _read(self, mask: ir.Value) -> tuple[Hides, ir.Value | None]:
         sources = numeric_sources(mask)
         inputs = {str(value.name): value for value in self._model.graph.inputs}
@@ -101,6 +111,8 @@ class MaskReader:
     def _evaluated(self, value: ir.Value, padding: ir.Value | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """The value at several sizes, with what the input that marks padding was; nothing where it cannot be told."""
         numbers = _numbers_behind(value)
+        if numbers is None:
+            return
         longest = max((number for number in numbers if abs(number) < 2**31), default=0) + 2
         axes = {str(size.value) for given in self._model.graph.inputs for size in given.shape or ()
                 if not isinstance(size, int)}  # fmt: skip
@@ -108,14 +120,17 @@ class MaskReader:
             return
         counted = _token_axes(self._model.graph.inputs)
         sizes = [*_SIZES, (2, longest)] if longest > _LONG else _SIZES
-        for number, (rows, tokens) in enumerate(sizes if axes else sizes[:1]):
+        if not axes:
+            sizes = [_SIZES[0]] * _STATIC_SAMPLES
+        for number, (rows, tokens) in enumerate(sizes):
             arrays = {str(given.name): _array(given, rows, tokens, counted) for given in self._model.graph.inputs}
             given = None
             if padding is not None:
                 shape = arrays[str(padding.name)].shape
                 given = (np.random.default_rng(number).random(shape) > 0.3).astype(np.int64)
-                given[0] = 1
-                if rows > 2:
+                if len(given) > 1 or not number:
+                    given[0] = 1
+                if len(given) > 2:
                     given[1] = 0
                 arrays[str(padding.name)] = given.astype(arrays[str(padding.name)].dtype)
             try:
@@ -160,8 +175,8 @@ def _token_axes(inputs: Sequence[ir.Value]) -> set[str]:
     return found
 
 
-def _numbers_behind(value: ir.Value) -> set[int]:
-    """Whole numbers that a computation names: windows, lengths."""
+def _numbers_behind(value: ir.Value) -> set[int] | None:
+    """Whole numbers that a computation names: windows, lengths; None for one that needs large constants."""
     found: set[int] = set()
     seen: set[int] = set()
     pending = [value]
@@ -175,6 +190,8 @@ def _numbers_behind(value: ir.Value) -> set[int]:
         if tensor is None and node is not None and node.op_type == "Constant" and "value" in node.attributes:
             tensor = node.attributes["value"].as_tensor()
         if tensor is not None:
+            if tensor.size > _LARGEST:
+                return None
             if tensor.size <= 4:
                 found.update(int(abs(x)) for x in tensor.numpy().reshape(-1).tolist() if abs(x) < 2**31)
         elif node is not None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from onnxport.graph.fusion.attention_layers import are_same_sizes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -71,7 +74,7 @@ def before_head_split(value: ir.Value) -> ir.Value | None:
     source = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
     if source is None or source.shape is None or len(source.shape) != 3 or value.shape is None:
         return None
-    same = [str(size) for size in source.shape[:2]] == [str(value.shape[0]), str(value.shape[2])]
+    same = are_same_sizes(source.shape[:2], [value.shape[0], value.shape[2]])
     return source if same and source.shape[2] == _width(value) else None
 
 
@@ -131,7 +134,7 @@ def _merge_products(model: ir.Model, before: ir.Node, parts: list[ir.Value], nam
     import onnx_ir as ir
 
     linears = [linear_of(part) for part in parts]
-    known = [linear for linear in linears if linear is not None]
+    known = [linear for linear in linears if linear is not None and len(linear.weight.uses()) == 1]
     if len(known) != 3 or any(linear.data is not known[0].data for linear in known):
         return None
     if len({linear.bias is None for linear in known}) != 1:
@@ -152,7 +155,7 @@ def _merge_products(model: ir.Model, before: ir.Node, parts: list[ir.Value], nam
 
 
 def linear_of(value: ir.Value) -> Linear | None:
-    """The linear layer that gives `value`; None for anything else, and where its weight is read elsewhere too."""
+    """The linear layer that gives `value`; None for anything else."""
     node, bias = value.producer(), None
     if node is not None and node.op_type == "Add":
         constants = [given for given in node.inputs if given is not None and _is_weight(given, 1)]
@@ -163,7 +166,7 @@ def linear_of(value: ir.Value) -> Linear | None:
     if node is None or node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[1] is None:
         return None
     weight = node.inputs[1]
-    return Linear(node.inputs[0], weight, bias) if _is_weight(weight, 2) and len(weight.uses()) == 1 else None
+    return Linear(node.inputs[0], weight, bias) if _is_weight(weight, 2) else None
 
 
 def _is_weight(value: ir.Value, rank: int) -> bool:
@@ -182,6 +185,31 @@ def concatenate_weights(model: ir.Model, weights: list[ir.Value], name: str) -> 
 
     lazy = ir.LazyTensor(read, tensors[0].dtype, shape=ir.Shape(shape), name=name)
     return register_weight(model, name, lazy)
+
+
+class Constants:
+    """Small constants that are added to a graph; equal ones are added once, under names that the graph does not have.
+
+    Args:
+        model: the graph, in place.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    def of(self, array: np.ndarray | np.float32) -> ir.Value:
+        """The initializer with these values."""
+        import onnx_ir as ir
+
+        whole = np.asarray(array)
+        key = (str(whole.dtype), whole.shape, whole.tobytes())
+        if key not in self._known:
+            taken = self._model.graph.initializers
+            number = next(n for n in itertools.count(len(self._known)) if f"fusion.constant_{n}" not in taken)
+            name = f"fusion.constant_{number}"
+            self._known[key] = register_weight(self._model, name, ir.tensor(whole, name=name))
+        return self._known[key]
 
 
 def _weight(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:

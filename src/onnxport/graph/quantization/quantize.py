@@ -144,6 +144,13 @@ def quantize_dynamic(source: Path, target: Path, *, unsigned: bool = False) -> N
 
 
 @contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".quantizing-") as name:
+        yield Path(name)
+
+
+@contextmanager
 def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
     """The graph in a temporary folder in `folder`: ONNX Runtime's quantizer writes a file beside the graph it reads.
 
@@ -153,8 +160,8 @@ def own_copy(graph: Path, folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be copied.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".quantizing-") as name:
-        copy = Path(name) / graph.name
+    with own_folder(folder) as own:
+        copy = own / graph.name
         try:
             copy.hardlink_to(graph)
         except OSError:  # no links on this file system, or between these

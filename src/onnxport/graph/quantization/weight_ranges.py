@@ -12,8 +12,10 @@ is at most 127.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -43,16 +45,21 @@ class WeightRanges:
     excluded_nodes: tuple[str, ...] = ()
 
 
-def find_weight_ranges(file: Path, *, convolutions: bool = False) -> WeightRanges:
+def find_weight_ranges(
+    file: Path, factors: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}), *, convolutions: bool = False
+) -> WeightRanges:
     """Return the ranges of all weights of MatMul and Gemm; weights are read one at a time.
 
     Args:
         file: a float32 graph.
+        factors: of activations; the graph is smoothed before (`smoothing.smooth`).
         convolutions: also those of convolutions.
     """
+    from onnxport.graph.quantization.smoothing import smooth
     from onnxport.graph.quantization.weight_only import load_graph
 
     model = load_graph(file)
+    smooth(model, factors)
     overrides = {}
     table_products = False
     excluded_nodes: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -254,6 +254,21 @@ def checked_settings(values: Mapping[str, Any]) -> dict[str, Any]:
             value = (value,)
         made[name] = defaults[name] if value is None else _frozen(value)
     return made
+
+
+def check_names(settings: Mapping[str, Any], others: Iterable[str] = ()) -> None:
+    """Check the settings that a pipeline is made with.
+
+    Args:
+        settings: of the generation, and of the pipeline.
+        others: names that are not of the generation.
+
+    Raises:
+        UsageError: a setting that does not exist, or is not supported.
+    """
+    further = settings.get("generate_kwargs") or {}
+    known = {*others, "generate_kwargs"}
+    checked_settings({name: value for name, value in {**settings, **further}.items() if name not in known})
 
 
 def _frozen(value: Any) -> Any:

@@ -67,9 +67,9 @@ def read_tokenizer_config(folder: Path, tokenizer: Any) -> TokenizerConfig:
     cut, padding = tokenizer.truncation or {}, tokenizer.padding or {}
     longest = config.get("model_max_length", config.get("max_len"))
     if sentences is not None:
-        longest = sentences.get("max_seq_length") or read_object_if_present(folder / "config.json").get(
-            "max_position_embeddings"
-        )
+        positions = read_object_if_present(folder / "config.json").get("max_position_embeddings")
+        limits = [limit for limit in (longest, positions) if isinstance(limit, (int, float)) and limit > 0]
+        longest = sentences.get("max_seq_length") or min(limits, default=None)
     special = special_tokens_in(read_object_if_present(folder / "special_tokens_map.json")) | special_tokens_in(config)
     if "pad_token" not in special and isinstance(padding.get("pad_token"), str):
         special["pad_token"] = padding["pad_token"]

@@ -9,7 +9,7 @@ from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.closing import Closing
-from onnxport.runtime.decoding.settings import read_settings
+from onnxport.runtime.decoding.settings import check_names, read_settings
 from onnxport.runtime.image_text_generation import ImageTextGenerator
 from onnxport.runtime.preprocessing.images_in_text import Arrays, read_image_text_processor
 from onnxport.runtime.session import OnnxSession
@@ -35,6 +35,7 @@ class ImageTextToText(Closing):
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
         self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
+        check_names(settings, (*_WITHOUT_EFFECT, "return_full_text"))
         self.processor = read_image_text_processor(folder.path)
         self.generator = ImageTextGenerator(folder, component)
         self.settings = settings

@@ -7,7 +7,9 @@ from typing import Any
 
 from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
+from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.closing import Closing
+from onnxport.runtime.decoding.settings import GenerationSettings, check_names
 from onnxport.runtime.decoding.transcript import Transcript
 from onnxport.runtime.preprocessing.images.load import load_image
 from onnxport.runtime.preprocessing.images.processor import read_image_processor
@@ -17,7 +19,10 @@ from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.prompts.whisper_languages import language_code
 from onnxport.runtime.sequence_generation import SequenceGenerator
 from onnxport.runtime.session import OnnxSession
+from onnxport.runtime.tasks.whisper_fallback import NAMES as FALLBACK
+from onnxport.runtime.tasks.whisper_fallback import reading_of
 from onnxport.runtime.tasks.whisper_recording import (
+    check_times,
     is_whisper,
     transcribe,
     windows_for,
@@ -28,6 +33,7 @@ from onnxport.runtime.tasks.whisper_recording import (
 _IMAGE_TO_TEXT = {"max_new_tokens": 256}
 _SPEECH_TO_TEXT = {"max_new_tokens": 256, "num_beams": 5}
 _WITHOUT_EFFECT = ("batch_size", "num_workers", "ignore_warning")
+_SPEECH = ("language", "task", "return_timestamps", "chunk_length_s", "stride_length_s", *FALLBACK)
 
 
 class _SequencePipeline(Closing):
@@ -82,6 +88,7 @@ class ImageToText(_SequencePipeline):
     """
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        check_names(settings, _WITHOUT_EFFECT)
         self.images = read_image_processor(folder.path)
         super().__init__(folder, component, task, **settings)
 
@@ -114,6 +121,7 @@ class SpeechToText(_SequencePipeline):
     """
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
+        check_names(settings, (*_WITHOUT_EFFECT, *_SPEECH))
         self.feature_extractor = read_feature_extractor(folder.path)
         super().__init__(folder, component, task, **settings)
 
@@ -128,7 +136,8 @@ class SpeechToText(_SequencePipeline):
             chunk_length_s: cut a recording for Whisper into windows of so many seconds, of which `stride_length_s` is
                 shared with the neighbour on each side, by default a sixth. Without it, a recording that is longer than
                 the model takes is read segment by segment.
-            settings: of the generation.
+            settings: of the generation; for Whisper also `temperature` as a list, `compression_ratio_threshold`,
+                `logprob_threshold` and `no_speech_threshold`, with the meaning that they have in transformers.
 
         Raises:
             UsageError: times of words, timestamps or windows of another model than Whisper, a sound or a setting that
@@ -143,26 +152,40 @@ class SpeechToText(_SequencePipeline):
         cut = {name: chosen.pop(name, None) for name in ("chunk_length_s", "stride_length_s")}
         times = chosen.pop("return_timestamps", self.generator.generation_config.get("return_timestamps"))
         reader = self.feature_extractor
-        if not (times or cut["chunk_length_s"] or (is_whisper(self.folder) and len(samples) > (reader.longest or 0))):
+        is_long = is_whisper(self.folder) and len(samples) > (reader.longest or 0)
+        if not (times or cut["chunk_length_s"] or is_long or self._has_fallback(chosen)):
             return {"text": self._texts(reader(samples), _SPEECH_TO_TEXT, chosen)[0]}
         if not is_whisper(self.folder) or not isinstance(reader, WhisperSpectrogram):
             raise UsageError(
-                "Timestamps and windows are not supported for this model.", hint="Cut the recording into shorter ones."
+                "Timestamps, windows and several temperatures are not supported for this model.",
+                hint="Leave them out, and cut the recording into shorter ones.",
             )
-        if times not in (None, False, True):
-            raise UsageError(f"return_timestamps={times!r} is not supported.", hint="return_timestamps=True")
+        check_times(times)
         windows = windows_for(reader, *cut.values())
         # The model finds its way through a long recording by its timestamps.
-        timed = bool(times) or (windows.length is None and len(samples) > (reader.longest or 0))
+        timed = bool(times) or (windows.length is None and is_long)
         transcript = self._transcribed(reader, windows.of(samples), timed, chosen)
-        return {"text": transcript.text, **({"chunks": transcript.chunks} if times else {})}
+        shows_times = "return_timestamps" not in (settings.get("generate_kwargs") or {})
+        return {"text": transcript.text, **({"chunks": transcript.chunks} if times and shows_times else {})}
+
+    def _has_fallback(self, given: Mapping[str, Any]) -> bool:
+        """Whether a recording may be read several times."""
+        if not is_whisper(self.folder):
+            return isinstance(given.get("temperature"), (list, tuple))
+        return bool(set(FALLBACK) & (set(given) | set(self.generator.generation_config)) - {"temperature"}) or (
+            given.get("temperature") is not None
+        )
 
     def _transcribed(self, reader: WhisperSpectrogram, windows: Any, timed: bool, given: dict[str, Any]) -> Transcript:
         language, task = language_code(given.pop("language", None)), given.pop("task", None)
-        chosen = self.generator.settings(self._defaults(given), **given)
-        if timed:
-            chosen = with_timestamps(self.generator, chosen)
-        return transcribe(self.generator, reader, windows, chosen, SpeechOptions(language, task, timestamps=timed))
+
+        def settings(**values: Any) -> GenerationSettings:
+            made = self.generator.settings(self._defaults(given), **values)
+            return with_timestamps(self.generator, made) if timed else made
+
+        config = read_object_if_present(self.folder / "config.json")
+        reading = reading_of(settings, given, self.generator.generation_config, int(config.get("vocab_size", 0)))
+        return transcribe(self.generator, reader, windows, reading, SpeechOptions(language, task, timestamps=timed))
 
     def _defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         return {

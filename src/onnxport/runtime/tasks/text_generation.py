@@ -9,6 +9,7 @@ from onnxport.artifact.folder import Folder
 from onnxport.errors import UsageError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.closing import Closing
+from onnxport.runtime.decoding.settings import check_names
 from onnxport.runtime.sequence_generation import TextToTextGenerator
 from onnxport.runtime.session import OnnxSession
 from onnxport.runtime.text_generation import TextGenerator
@@ -20,6 +21,7 @@ _RESULTS = {"summarization": "summary_text", "translation": "translation_text"}
 _T5_LANGUAGES = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
 # Arguments of transformers' pipelines that change no result.
 _WITHOUT_EFFECT = ("num_workers", "clean_up_tokenization_spaces")
+_OWN = (*_WITHOUT_EFFECT, "batch_size")
 
 
 class TextGeneration(Closing):
@@ -35,6 +37,7 @@ class TextGeneration(Closing):
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
         self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
+        check_names(settings, (*_OWN, "return_full_text"))
         self.generator = TextGenerator(folder, component)
         self.settings = settings
 
@@ -80,6 +83,7 @@ class TextToText(Closing):
 
     def __init__(self, folder: Folder, component: str, task: str, **settings: Any) -> None:
         self.task, self.folder, self.notes = task, folder.path, folder.manifest.notes
+        check_names(settings, (*_OWN, "src_lang", "tgt_lang", "truncation"))
         self.generator = TextToTextGenerator(folder, component, defaults=_TEXT_TO_TEXT)
         self.settings = settings
         self.prefix = self._languages()

@@ -14,10 +14,10 @@ from onnxport.errors import UsageError
 from onnxport.formats.json_file import read_object_if_present
 from onnxport.runtime.decoding.settings import GenerationSettings
 from onnxport.runtime.decoding.transcript import Stride, Transcript
-from onnxport.runtime.generation import generate
 from onnxport.runtime.preprocessing.sounds.extractors import WhisperSpectrogram
 from onnxport.runtime.prompts.whisper import SpeechOptions
 from onnxport.runtime.sequence_generation import SequenceGenerator
+from onnxport.runtime.tasks.whisper_fallback import Reading
 
 Samples = NDArray[np.float32]
 _STEPS, _FRAMES = 1500, 2  # steps of the timestamps in a window; frames of the spectrogram a step
@@ -75,6 +75,21 @@ def is_whisper(folder: Path) -> bool:
     return read_object_if_present(folder / "config.json").get("model_type") == "whisper"
 
 
+def check_times(asked: Any) -> None:
+    """Check `return_timestamps`.
+
+    Raises:
+        UsageError: times of words, which need the attention of the decoder, or another value than True and False.
+    """
+    if asked == "word":
+        raise UsageError(
+            "Times of words are computed from the decoder's attention to the sound, which the graphs do not return.",
+            hint="return_timestamps=True gives the times of segments.",
+        )
+    if asked not in (None, False, True):
+        raise UsageError(f"return_timestamps={asked!r} is not known.", hint="return_timestamps=True")
+
+
 def with_timestamps(generator: SequenceGenerator, settings: GenerationSettings) -> GenerationSettings:
     """The settings with Whisper's rules for timestamps.
 
@@ -94,7 +109,7 @@ def transcribe(
     generator: SequenceGenerator,
     extractor: WhisperSpectrogram,
     windows: Iterator[tuple[Samples, Stride | None]],
-    settings: GenerationSettings,
+    reading: Reading,
     speech: SpeechOptions,
 ) -> Transcript:
     """The words of a recording, window by window.
@@ -102,12 +117,12 @@ def transcribe(
     Raises:
         UsageError: several answers are asked for, or there is no room for one.
     """
-    if settings.num_return_sequences > 1:
+    if reading.attempts[0].num_return_sequences > 1:
         raise UsageError("A recording with timestamps or windows has one text.", hint="num_return_sequences=1")
     rate, longest = extractor.sampling_rate, extractor.longest or 0
     config: Mapping[str, Any] = read_object_if_present(generator.folder / "config.json")
     steps = int(config.get("max_source_positions") or _STEPS)
-    reader = _Reader(generator, settings, speech, steps * _FRAMES, _first_time(generator))
+    reader = _Reader(generator, reading, speech, steps * _FRAMES, _first_time(generator))
     tokenizer = generator.texts.tokenizer
     special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
     transcript = Transcript(special, reader.first_time, longest / rate / steps, generator.texts.decode)
@@ -134,12 +149,13 @@ class _Reader:
     Each call begins where the last segment of the one before ended (arXiv 2212.04356, section 3.8).
 
     Attributes:
+        reading: how the first segment is read.
         frames: that the encoder takes.
         first_time: the token of 0 s.
     """
 
     generator: SequenceGenerator
-    settings: GenerationSettings
+    reading: Reading
     speech: SpeechOptions
     frames: int
     first_time: int
@@ -147,15 +163,18 @@ class _Reader:
     def tokens(self, features: NDArray[np.float32]) -> list[int]:
         """The tokens of all segments of a spectrogram (bands, frames)."""
         made: list[int] = []
-        first, place, total = None, 0, features.shape[1]
+        first, place, total, reading = None, 0, features.shape[1], self.reading
         while place < total:
             part = features[:, place : place + self.frames]
             padded = np.pad(part, ((0, 0), (0, self.frames - part.shape[1])))
             prompt, settings = self.generator.prompt(
-                {"input_features": padded[None]}, self.settings, first, self.speech
+                {"input_features": padded[None]}, reading.attempts[0], first, self.speech
             )
             first = prompt.ids  # the language is that of the beginning
-            [answer] = generate(self.generator.decoder, prompt, settings)
+            answer, reading = reading.read(self.generator.decoder, prompt, settings.max_length)
+            if answer is None:
+                place += part.shape[1]
+                continue
             kept, seen = self._segments(answer[:-1] if answer[-1:] == [*settings.eos_token_id[:1]] else answer)
             made += kept
             place += part.shape[1] if seen is None or seen <= 0 else seen

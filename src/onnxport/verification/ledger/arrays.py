@@ -94,6 +94,11 @@ def _pieces(whole: Array, known: Sequence[Named], axis: int) -> Iterator[str]:
     yield from found
 
 
+def is_power_of_two(array: Array) -> bool:
+    """Whether every number is a power of two."""
+    return array.dtype.kind == "f" and bool((np.frexp(array)[0] == 0.5).all())
+
+
 def scaled_by_channel(found: Array, base: Array) -> bool:
     """Whether `found` is `base` with one factor for each index of one axis, up to rounding."""
     if base.shape != found.shape or base.ndim < 2 or base.dtype.kind != "f" or found.dtype != base.dtype:
@@ -106,7 +111,9 @@ def scaled_by_channel(found: Array, base: Array) -> bool:
             factors = ours[rows, largest] / theirs[rows, largest]
         if theirs.shape[1] < 2 or not np.isfinite(factors).all():
             continue
-        if (np.abs(ours - theirs * factors[:, None]) <= _RELATIVE * np.abs(ours).max(1, keepdims=True)).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            near = np.abs(ours - theirs * factors[:, None]) <= _RELATIVE * np.abs(ours).max(1, keepdims=True)
+        if near.all():
             return True
     return False
 

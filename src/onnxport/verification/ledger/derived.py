@@ -2,7 +2,8 @@
 
 Names may be new there, so a weight is also found by its values: as it is, with its axes in another order, or as a part
 of a weight that several were packed into. Quantized weights keep their names, and no element may be further away than
-half a step.
+half a step; where activations were smoothed, of the weight with its rows multiplied by the powers of two that divide
+the activation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import numpy as np
 
 from onnxport.artifact.ledger import Ledger, Proof, WeightProof
 from onnxport.formats.graph_tensors import FileTensor, graph_tensors
-from onnxport.verification.ledger.arrays import Named, equal, packed_pieces, scaled_by_channel, transform_between
+from onnxport.graph.quantization.smoothing import SMOOTHING
+from onnxport.verification.ledger.arrays import (
+    Named,
+    equal,
+    is_power_of_two,
+    packed_pieces,
+    scaled_by_channel,
+    transform_between,
+)
+from onnxport.verification.ledger.folded import FoldedValues
 from onnxport.verification.ledger.prove import is_small, wrong_weights
 from onnxport.verification.ledger.quantized import (
     BlockNames,
@@ -24,6 +34,7 @@ from onnxport.verification.ledger.quantized import (
     kept_fault,
     level_fault,
     quantized_parts,
+    smoothed_fault,
 )
 
 
@@ -38,22 +49,31 @@ def prove_derived(bases: Sequence[Path], target: Path) -> Ledger:
         VerificationError: a weight is not one of theirs; the first ones are named.
         FolderError: bytes are missing.
     """
-    known = _Known([tensor for base in bases for tensor in graph_tensors(base)])
+    of_bases = [graph_tensors(base) for base in bases]
+    known = _Known([tensor for tensors in of_bases for tensor in tensors])
     weights: dict[str, WeightProof] = {}
     sizes: dict[str, int] = {}
     wrong: list[str] = []
     tensors = graph_tensors(target)
     left: list[FileTensor] = []
+    folded = FoldedValues(bases, of_bases)
     parts = quantized_parts(tensors, known.by_name)
+    smoothings = [one for one in tensors if one.name.endswith(SMOOTHING) and is_power_of_two(one.array())]
     for tensor in tensors:
         if tensor.name in parts:
-            proof, fault = _quantized(parts[tensor.name], tensor, known)
+            proof, fault = _quantized(parts[tensor.name], tensor, known, smoothings)
             wrong += [fault] if fault else []
+        elif tensor in smoothings:
+            proof = WeightProof(Proof.COMPUTED, "powers of two", "ranges of an activation")
         else:
             found = known.find(tensor) or known.find_half(tensor)
             if found is None and (known.changed(tensor) or not is_small(tensor)):
-                left.append(tensor)
-                continue
+                behind = folded.weights_behind(tensor)
+                if behind is None:
+                    left.append(tensor)
+                    continue
+                known.held.update(behind)
+                found = WeightProof(Proof.COMPUTED, "computed ahead of time", " and ".join(behind))
             proof = found or WeightProof(Proof.UNPROVED, "computed", "sizes and constants")
         _add(weights, sizes, tensor, proof)
     unproved = {tensor.name for tensor in left}
@@ -88,7 +108,9 @@ def _add(weights: dict[str, WeightProof], sizes: dict[str, int], tensor: FileTen
     sizes[proof.proof] = sizes.get(proof.proof, 0) + tensor.nbytes
 
 
-def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[WeightProof, str | None]:
+def _quantized(
+    names: BlockNames, tensor: FileTensor, known: _Known, smoothings: Sequence[FileTensor]
+) -> tuple[WeightProof, str | None]:
     base = known.quantized_from(names)
     known.held.add(names.base)
     if names.is_kept:
@@ -99,7 +121,14 @@ def _quantized(names: BlockNames, tensor: FileTensor, known: _Known) -> tuple[We
     judge = level_fault if names.has_levels else block_fault if names.bits else column_fault
     fault, error = judge(names, base)
     bits = names.bits or 8 * names.data.nbytes // max(1, names.data.elements)
-    return WeightProof(Proof.BOUNDED, f"quantized to {bits} bits, largest error {error:.3g}", names.base), fault
+    scaled = ""
+    if fault is not None and judge is column_fault:
+        for smoothing in smoothings:
+            other, distance = smoothed_fault(names, base, smoothing)
+            if other is None:
+                fault, error, scaled = None, distance, f", rows divided by {smoothing.name}"
+                break
+    return WeightProof(Proof.BOUNDED, f"quantized to {bits} bits, largest error {error:.3g}{scaled}", names.base), fault
 
 
 class _Known:

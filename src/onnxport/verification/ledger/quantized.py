@@ -176,7 +176,23 @@ def column_fault(names: BlockNames, base: FileTensor) -> tuple[str | None, float
 
     A bias of 32 bits has the scale that its product has, however small it is.
     """
-    weight, data, scales = base.array(), names.data.array(), names.scales.array().reshape(-1)
+    return _column_fault(names, base.array())
+
+
+def smoothed_fault(names: BlockNames, base: FileTensor, smoothing: FileTensor) -> tuple[str | None, float]:
+    """The same of a weight whose rows were divided by `smoothing`, as its activation was multiplied by it."""
+    weight, factors = base.array(), smoothing.array().reshape(-1, 1)
+    fault: str | None = f"{smoothing.name} does not fit {names.base}"
+    error = float("nan")
+    if weight.ndim == 2:
+        for rows, back in ((weight, False), (weight.T, True)):  # a Gemm may read the weight transposed
+            if len(rows) == len(factors) and fault is not None:
+                fault, error = _column_fault(names, (rows / factors).T if back else rows / factors)
+    return fault, error
+
+
+def _column_fault(names: BlockNames, weight: Array) -> tuple[str | None, float]:
+    data, scales = names.data.array(), names.scales.array().reshape(-1)
     if weight.shape != data.shape:
         return f"{names.data.name} is {list(data.shape)}, and {names.base} is {list(weight.shape)}", float("nan")
     zeros = np.zeros(scales.shape, np.int64)
