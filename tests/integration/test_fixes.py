@@ -26,10 +26,11 @@ GRAPH_CASES = {
 def test_every_repair_has_a_case():
     # The last two have their cases in tests/unit: test_small_sigmoids.py and test_precise_fourier.py.
     assert {*GRAPH_CASES, "small-sigmoids", "precise-fourier"} == set(fixes.GRAPH_FIXES)
-    # The last two are in tests/unit/test_recurrences.py, test_decoders.py and test_window_attention.py.
+    # The others are in tests/unit/test_recurrences.py, test_decoders.py, test_window_attention.py and
+    # test_missing_operators.py.
     assert set(fixes.TRACE_FIXES) == {
         "symbolic-int", "one-key-head", "ordered-sets", "recurrent-layers", "linear-recurrences",
-        "window-attention",
+        "window-attention", "block-attention", "dynamic-pooling",
     }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def build_cache(states: Sequence[State], tensors: Mapping[str, torch.Tensor]) ->
 
 def read_cache(states: Sequence[State], cache: Any) -> dict[str, torch.Tensor]:
     """What the model left in a cache, by the names of outputs."""
-    held = [dict(_tensors(layer)) for layer in cache.layers]
+    held = [dict(_tensors(layer)) for layer in _own(cache).layers]
     return {state.present: held[state.layer][state.kind, state.number] for state in states}
 
 
@@ -155,8 +155,13 @@ def _indexed_layer(states: Sequence[State], tensors: Mapping[str, torch.Tensor])
     return layer
 
 
+def _own(cache: Any) -> Any:
+    """The cache of the decoder's own tokens: some decoders keep an empty one of a cross-attention beside it."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
 def _layers(cache: Any, architecture: str) -> list[Any]:
-    layers = getattr(cache, "layers", None)
+    layers = getattr(_own(cache), "layers", None)
     if cache is None:
         raise ExportError(
             f"{architecture} gives no states (past_key_values), which generating text needs.",

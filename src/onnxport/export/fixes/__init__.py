@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from onnxport.export.fixes.attention_mask import expand_attention_masks
+from onnxport.export.fixes.block_attention import block_attention
 from onnxport.export.fixes.linear_recurrences import linear_recurrences
 from onnxport.export.fixes.one_key_head import one_key_head
 from onnxport.export.fixes.ordered_sets import ordered_sets
+from onnxport.export.fixes.pooling import dynamic_pooling
 from onnxport.export.fixes.precise_fourier import precise_transforms
 from onnxport.export.fixes.recurrent_layers import dynamic_recurrence
 from onnxport.export.fixes.rotary_cache import expand_rotary_caches
@@ -33,6 +35,8 @@ TRACE_FIXES: dict[str, Callable[[torch.nn.Module], AbstractContextManager[None]]
     "recurrent-layers": dynamic_recurrence,
     "linear-recurrences": linear_recurrences,
     "window-attention": window_attention,
+    "block-attention": block_attention,
+    "dynamic-pooling": dynamic_pooling,
 }
 
 GRAPH_FIXES: dict[str, Callable[[onnx_ir.Model], int]] = {

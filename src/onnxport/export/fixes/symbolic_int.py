@@ -1,10 +1,11 @@
-"""Keep symbolic sizes symbolic in `int(size)` while tracing.
+"""Keep symbolic sizes symbolic in `int(size)` and `len(tensor)` while tracing.
 
 Upstream: `int()` of a `torch.SymInt` asks for its value, which makes the axis static at the traced size without need:
 depth_anything (transformers 5.23) interpolates to `(int(patch_height * patch_size), ...)`. While tracing, the modules
-that define the model use an `int` that returns symbolic sizes unchanged. The length of a convolution that is written as
-`int((length - 127) / 64 + 1)` (moonshine, transformers 5.23) becomes the floor of an integer division. Both are equal
-for lengths that are not shorter than the kernel.
+that define the model use an `int` that returns symbolic sizes unchanged. The length of a convolution that is written
+as `int((length - 127) / 64 + 1)` (moonshine, transformers 5.23) becomes the floor of an integer division. Both are
+equal for lengths that are not shorter than the kernel. `torch_int(size)` of transformers calls `int`, and
+`len(tensor)` asks for the value of its first size too (rt_detr, transformers 5.23).
 """
 
 from __future__ import annotations
@@ -52,10 +53,17 @@ def _floor(number: Any) -> Any:
 
 @contextmanager
 def symbolic_int(model: torch.nn.Module) -> Iterator[None]:
-    """Replace `int` in the modules that define parts of `model`.
+    """Replace `int` and `len` in the modules that define parts of `model`, and `int` in `torch_int`.
 
     Args:
         model: the module that is traced.
     """
-    with replaced_builtin(model, "int", _Int):
+    with replaced_builtin(model, "int", _Int, "transformers.utils.generic"), replaced_builtin(model, "len", _length):
         yield
+
+
+def _length(value: Any) -> Any:
+    """`len`, symbolic for tensors."""
+    import torch
+
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else builtins.len(value)
