@@ -105,7 +105,7 @@ def tune(folder: Folder, request: Request, make: Maker, reporter: Reporter | Non
     if not bases:
         raise FolderError(f"{folder.path} has no float32 graph to start from.", hint="Convert the model again.")
     told = reporter or Silent()
-    with tuning_folder(folder) as work:
+    with tuning_folder(folder, precisions) as work:
         made: list[Candidate] = [_described(open_folder(work), bases, "", "float32")]
         for precision in precisions:
             with told.step(f"Make {precision}") as step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -25,14 +25,18 @@ from onnxport.variants.new_folder import new_folder
 
 
 @contextmanager
-def tuning_folder(folder: Folder) -> Iterator[Path]:
+def tuning_folder(folder: Folder, precisions: Sequence[str]) -> Iterator[Path]:
     """Yield a folder with the converted graphs of `folder`, and the candidates that were made of them before.
+
+    Args:
+        folder: of a conversion.
+        precisions: the candidates. A tuning with others begins anew.
 
     Raises:
         FolderError: `folder` is damaged.
         OutputError: there is no space.
     """
-    with kept_beside(folder.path, _key(folder)) as kept:
+    with kept_beside(folder.path, _key(folder, precisions)) as kept:
         work = kept / folder.path.name
         if not _is_whole(work):
             shutil.rmtree(work, ignore_errors=True)
@@ -49,10 +53,10 @@ def files_of(component: Component) -> list[str]:
     return [component.file, *component.data_files, *checksums]
 
 
-def _key(folder: Folder) -> str:
-    """Changes with the converted graphs and with what makes candidates of them."""
+def _key(folder: Folder, precisions: Sequence[str]) -> str:
+    """Changes with the converted graphs, with the candidates, and with what makes candidates of them."""
     own = {path: folder.manifest.files[path] for one in folder.manifest.converted() for path in files_of(one)}
-    text = json.dumps([own, __version__, version("onnxruntime")], sort_keys=True)
+    text = json.dumps([own, sorted(precisions), __version__, version("onnxruntime")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
