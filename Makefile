@@ -9,6 +9,8 @@ TEST_HOME := $(CURDIR)/.venv/onnxport-home
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # pip would compile 20,000 modules, which takes a minute and more; Python compiles those that are imported.
 export PIP_COMPILE := 0
+# Where this is set, every process of the tests compiles all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 

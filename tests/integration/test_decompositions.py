@@ -242,6 +242,11 @@ class Strides(torch.nn.Module):
         return half + half.mean(-1, keepdim=True)
 
 
+class Constant(Strides):
+    def forward(self, x):
+        return super().forward(x) + int(x.shape[1])
+
+
 def test_a_trace_is_kept_where_its_guards_are_accepted():
     columns, messages = torch.export.Dim("columns"), []
     example = torch.randn(2, 12)
@@ -256,6 +261,9 @@ def test_a_trace_is_kept_where_its_guards_are_accepted():
         x = torch.randn(2, size)
         found = program.graph_module(x)[0]
         torch.testing.assert_close(found, Strides()(x))
+    with accepted_guards(lambda message: True), pytest.raises(torch._dynamo.exc.UserError):
+        # A constant size is no guard that a larger size could satisfy.
+        torch.export.export(Constant(), (example,), dynamic_shapes=({1: columns},))
     with accepted_guards(lambda message: False), pytest.raises(torch._dynamo.exc.UserError):
         export()
     with pytest.raises(torch._dynamo.exc.UserError):

@@ -63,7 +63,11 @@ def test_int8_keeps_the_meaning(folder, reference):
 
 @pytest.mark.parametrize(
     ("precision", "name", "nearness", "size"),
-    [("int8-weights", "model_int8", 0.999, 0.3), ("int4", "model_q4", 0.96, 0.2)],
+    [
+        ("int8-weights", "model_int8", 0.999, 0.3),
+        # A minute: the loss of each layer is measured.
+        pytest.param("int4", "model_q4", 0.96, 0.2, marks=pytest.mark.sweep),
+    ],
 )
 def test_rounded_weights_keep_the_meaning(folder, reference, precision, name, nearness, size):
     inputs, _, sentences = reference

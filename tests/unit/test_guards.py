@@ -40,6 +40,14 @@ def test_valid_sizes(guards, sizes):
     assert valid_sizes(refusal(*guards), "num_samples", 4001) == sizes
 
 
+def test_no_size_beyond_the_limit_of_the_axis_is_tried():
+    message = refusal(f"12 <= {SIZE} and {SIZE} <= 128", f"({SIZE} // 4) - 1 != 1")
+    limited = message.replace("specified range satisfy", "specified range num_samples <= 128 satisfy")
+    assert valid_sizes(limited, "num_samples", 29) == (12, 128)
+    assert valid_sizes(limited, "num_samples", 11) is None
+    assert valid_sizes(message, "num_samples", 29) is None
+
+
 def test_another_sentence_about_the_axis_is_no_guard():
     message = refusal(f"{SIZE} > 3").replace(
         "Suggested", f"  - The values of num_samples = {SIZE} must be 3.\nSuggested"

@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any
 
 _GUARD = re.compile(r"Not all values of (\w+) = (L\['\w+'\]\.size\(\)\[\d+\]) in .*? generated guard (.*?)\.?$", re.M)
+_LIMIT = re.compile(r"in the specified range (?:\d+ <= )?\w+ <= (\d+) satisfy")
 _CONSECUTIVE = 16384  # number of consecutive sizes that are tried, from the smallest on
 _LARGE_SIZES = tuple(2**power + odd for power in range(14, 31) for odd in (-1, 0, 1))
 # What a guard may be made of; whole numbers and the size are its values.
@@ -46,8 +47,9 @@ def accepted_guards(accept: Callable[[str], bool]) -> Iterator[None]:
         try:
             original(fake_mode, *arguments, **named)
         except ConstraintViolationError as error:
-            # Without these, torch stopped before it had seen all guards.
-            if fake_mode.shape_env.dim_constraints is None or not accept(str(error)):
+            # Without constraints, torch stopped before it had seen all guards.
+            complete = fake_mode.shape_env.dim_constraints is not None
+            if not (complete and _has_only_guards(str(error)) and accept(str(error))):
                 raise
 
     _trace.produce_guards_and_solve_constraints = solve
@@ -67,7 +69,8 @@ def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] |
 
     Returns:
         None if the message has another complaint about the axis, a guard is not an expression of this size alone, or a
-        size between others breaks a guard. All of the first 16384 sizes are tried, and some up to 2^30.
+        size between others breaks a guard. All of the first 16384 sizes are tried, and some up to 2^30; none beyond the
+        largest size that the axis may have.
     """
     lines = [line for line in message.partition("Suggested fixes:")[0].splitlines() if f" {axis} = " in line]
     guards = [(match[2], match[3]) for line in lines if (match := _GUARD.search(line)) and match[1] == axis]
@@ -78,9 +81,13 @@ def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] |
         smallest = known
         while smallest > 1 and _all_hold(codes, smallest - 1):
             smallest -= 1
-        if not all(_all_hold(codes, size) for size in range(smallest, smallest + _CONSECUTIVE)):
+        limit = min((int(found[1]) for line in lines if (found := _LIMIT.search(line))), default=None)
+        last = smallest + _CONSECUTIVE - 1 if limit is None else min(smallest + _CONSECUTIVE - 1, limit)
+        if last <= smallest or not all(_all_hold(codes, size) for size in range(smallest, last + 1)):
             return None
-        sizes = [smallest + _CONSECUTIVE - 1, *(size for size in _LARGE_SIZES if size >= smallest + _CONSECUTIVE)]
+        if last == limit:
+            return smallest, limit
+        sizes = [last, *(size for size in _LARGE_SIZES if last < size <= (limit or size))]
         held = [_all_hold(codes, size) for size in sizes]
         count = held.index(False) if False in held else len(held)
         if any(held[count:]):
@@ -88,6 +95,12 @@ def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] |
         return smallest, None if count == len(held) else _last(codes, sizes[count - 1], sizes[count])
     except (SyntaxError, ValueError):
         return None
+
+
+def _has_only_guards(message: str) -> bool:
+    """Whether a message complains of nothing else: a size that became a constant, or two sizes that must be equal."""
+    lines = message.partition("Suggested fixes:")[0].splitlines()
+    return all(_GUARD.search(line) for line in lines if line.startswith("  - "))
 
 
 def _last(codes: list[CodeType], low: int, high: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from onnxport.export.guards import accepted_guards, valid_sizes
 from onnxport.export.loaded_patches import loaded_patches
 from onnxport.export.operator_table import operator_table
 from onnxport.export.opset import LOWEST_CAPTURED
-from onnxport.export.signature import Signature, axis_values, infer_signature
+from onnxport.export.signature import IMAGE_SIDES, Signature, axis_values, infer_signature
 from onnxport.export.type_promotion import promote_recorded_types
 from onnxport.sources.pytorch.model_state import state_kept
 from onnxport.sources.pytorch.source import TorchSource, selected_outputs, without_cache
@@ -85,7 +85,9 @@ def capture_pytorch(source: TorchSource, signature: Signature, opset: int) -> Ca
                 deferred = True
                 continue
             learned = _learn(str(error), dims, signature)
-            if learned:
+            if learned and (larger := _at_larger_sizes(signature, learned)) is not None:
+                signature = larger
+            elif learned:
                 signature = infer_signature(source, generator, (*_permanent(signature), *learned))
                 dims.multiples.update(signature.multiples)
             elif learned is None and not deferred:
@@ -219,8 +221,10 @@ def _joint_bounds(signature: Signature) -> dict[str, dict[str, int]]:
 def _learn_sizes(message: str, dims: _Dims, signature: Signature) -> bool:
     """Return whether all violated constraints hold between two sizes, which are stored in `dims`."""
     axes = [axis.strip() for found in _VIOLATED.findall(message) for axis in found.split(",")]
-    # An axis that preprocessing makes (frames of a sound) has no sizes of its own, but one in the sample.
-    known = {**axis_values(signature.inputs, signature.sample), **{a: min(s) for a, s in signature.accepted.items()}}
+    # An axis that preprocessing makes (frames of a sound) has no sizes of its own, but one in the sample. So has one
+    # that is traced at a larger size because its small ones are special cases.
+    known = axis_values(signature.inputs, signature.sample)
+    known |= {a: min(s) for a, s in signature.accepted.items() if a in IMAGE_SIDES or signature.traced[a] == s[0]}
     valid = {}
     for axis in axes:
         sizes = valid_sizes(message, axis, known[axis]) if axis in known else None
@@ -271,6 +275,21 @@ def _learn(message: str, dims: _Dims, signature: Signature) -> list[Restriction]
         else:
             return None
     return learned + _both_sides(learned, signature)
+
+
+def _at_larger_sizes(signature: Signature, learned: Sequence[Restriction]) -> Signature | None:
+    """The signature with a larger sample along the axes that would become static; None where it is the largest.
+
+    A small sample may be a special case of the code: of 11 characters canine keeps a single position after it has
+    divided by 4 and left out the first, and torch.export takes a size of one for a constant.
+    """
+    sizes = {
+        r.axis: max(signature.accepted[r.axis]) for r in learned if r.limit is Limit.FIXED and r.axis not in IMAGE_SIDES
+    }
+    traced = {**signature.traced, **sizes}
+    if traced == signature.traced:
+        return None
+    return replace(signature, traced=traced, sample=signature.generator.make(traced))
 
 
 def _is_preprocessed_multiple(signature: Signature, axis: str, multiple: int) -> bool:

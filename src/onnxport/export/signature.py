@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from onnxport.sources.base import Source
 
 _WANTED = 2  # sizes per dimension that must work, besides the base size
-_SIDES = ("height", "width")
+IMAGE_SIDES = ("height", "width")
 _PREPROCESSED = "the preprocessing always gives this size"
 
 
@@ -244,7 +244,7 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
     does not count: only sizes other than the processor's are compared.
     """
     for dim in prober.generator.dims:
-        if dim.name not in _SIDES or dim.name in fixed:
+        if dim.name not in IMAGE_SIDES or dim.name in fixed:
             continue
         sizes, refused, _ = _accepted_sizes(prober, dim, first)
         if len(sizes) < _WANTED or refused:
@@ -256,7 +256,7 @@ def _path_dependent(prober: _Prober, first: Arrays, fixed: dict[str, str]) -> di
                 f"the model's code takes another path at another {dim.name} "
                 f"({len(traces[0])} operators at {sizes[0]}, {len(traces[1])} at {sizes[1]})"
             )
-            return dict.fromkeys(_SIDES, reason)  # an image with one dynamic side is of no use
+            return dict.fromkeys(IMAGE_SIDES, reason)  # an image with one dynamic side is of no use
     return {}
 
 
