@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import onnxport
-from onnxport.errors import CheckpointError, ExportError, UsageError
+from onnxport.errors import CheckpointError, ExportError, TaskError, UsageError
+from onnxport.loading.partition import parts_of
 from onnxport.runtime.pipeline import open_pipeline
 from onnxport.runtime.session import OnnxSession
 from tests.conversions import save
@@ -153,6 +155,14 @@ def test_decoder_without_a_padding_token(tmp_path: Path) -> None:
     with torch.no_grad():
         want = [made(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in texts]
     np.testing.assert_allclose(found, np.stack(want), atol=1e-5)
+
+
+def test_a_decoder_in_a_row_of_encoder_decoders() -> None:
+    """Audio language models have a class for texts from texts, but a text alone is not what they were trained on."""
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=8, n_embd=4, n_layer=1, n_head=1))
+    with pytest.raises(TaskError) as found:
+        parts_of(SimpleNamespace(model=model, task="summarization"), "pt")
+    assert "GPT2LMHeadModel" in str(found.value) and found.value.hint
 
 
 def _extractor() -> Any:

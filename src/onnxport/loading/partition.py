@@ -37,6 +37,13 @@ def parts_of(pipeline: Any, framework: str) -> tuple[Part, ...]:
         return _encoder_and_decoder(pipeline, task)
     if framework == "pt" and task.generates and (in_text or task.kind == "image"):
         return _images_in_text(pipeline, task)
+    if framework == "pt" and task.generates and task.kind == "text":
+        name = getattr(pipeline.model, "architecture", None) or type(pipeline.model).__name__
+        raise TaskError(
+            f"{name} is no encoder-decoder, so {task.name} is not its task: its tokens share one sequence with a sound "
+            "or an image, or it goes on with a text.",
+            hint="`onnxport tasks` shows what can be converted.",
+        )
     if framework == "pt" and task.kind == "image+points":
         return _image_and_points(pipeline, task)
     source = source_of(pipeline, framework)
