@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxport.export.equivalents import find_equivalent
 from onnxport.export.known_values import compute_known_values
+from onnxport.system.replaced import replaced
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +47,8 @@ def decompose_where_needed() -> Iterator[list[Any]]:
         not_decomposed.append(program)
         return program
 
-    _fx_passes.decompose_with_registry = decompose
-    try:
+    with replaced(_fx_passes, "decompose_with_registry", decompose):
         yield not_decomposed
-    finally:
-        _fx_passes.decompose_with_registry = original
 
 
 def has_translations(program: torch.export.ExportedProgram, translated: set[Any]) -> bool:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
+from onnxport.system.replaced import replaced
+
 _GUARD = re.compile(r"Not all values of (\w+) = (L\['\w+'\]\.size\(\)\[\d+\]) in .*? generated guard (.*?)\.?$", re.M)
 _LIMIT = re.compile(r"in the specified range (?:\d+ <= )?\w+ <= (\d+) satisfy")
 _CONSECUTIVE = 16384  # number of consecutive sizes that are tried, from the smallest on
@@ -52,11 +54,8 @@ def accepted_guards(accept: Callable[[str], bool]) -> Iterator[None]:
             if not (complete and _has_only_guards(str(error)) and accept(str(error))):
                 raise
 
-    _trace.produce_guards_and_solve_constraints = solve
-    try:
+    with replaced(_trace, "produce_guards_and_solve_constraints", solve):
         yield
-    finally:
-        _trace.produce_guards_and_solve_constraints = original
 
 
 def valid_sizes(message: str, axis: str, known: int) -> tuple[int, int | None] | None:

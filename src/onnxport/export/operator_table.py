@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.export.complex_numbers import complex_operators
+from onnxport.system.replaced import replaced
 
 _known: dict[Any, list[Any]] = {}
 
@@ -24,11 +25,8 @@ def operator_table() -> Iterator[None]:
         yield
         return
     original = place.get_torchlib_ops
-    place.get_torchlib_ops = lambda: _once(original)
-    try:
+    with replaced(place, "get_torchlib_ops", lambda: _once(original)):
         yield
-    finally:
-        place.get_torchlib_ops = original
 
 
 def read_operators() -> None:

@@ -350,7 +350,7 @@ def _traced_sizes(prober: _Prober, accepted: dict[str, tuple[int, ...]]) -> Size
     would record the shortcut. So height and width differ from the base and from each other.
     """
     traced = dict(prober.base)
-    for name in ("height", "width"):
+    for name in IMAGE_SIDES:
         if name in accepted:
             traced[name] = accepted[name][1]
     if {"height", "width"} <= accepted.keys() and traced["height"] == traced["width"]:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from onnxport.axes import evaluate, names_in
 from onnxport.dummy_inputs.base import InputGenerator, Sizes
 from onnxport.errors import ExportError
-from onnxport.export.signature import Signature
+from onnxport.export.signature import IMAGE_SIDES, Signature
 from onnxport.specs import Limit
 from onnxport.verification.level import Level
 from onnxport.verification.thresholds import around, thresholds
 
-_IMAGE_SIDES = ("height", "width")
 # Dimensions whose sizes are no lengths that a config names.
-_NO_LENGTHS = (*_IMAGE_SIDES, "num_samples", "num_choices", "image_size")
+_NO_LENGTHS = (*IMAGE_SIDES, "num_samples", "num_choices", "image_size")
 _ROWS = 17  # more than a block of 16, and no multiple of a usual one
 _LARGE = 1024
 _NEAR = 2000  # sizes that are looked at for another remainder
@@ -157,13 +156,13 @@ def rows_of(generator: InputGenerator, signature: Signature) -> list[str]:
 
 def _images(generator: InputGenerator, signature: Signature, base: Sizes) -> Iterator[Planned]:
     """Small images, and others of a shape that is neither square nor usual."""
-    sides = [name for name in _IMAGE_SIDES if name in signature.accepted]
+    sides = [name for name in IMAGE_SIDES if name in signature.accepted]
 
     def times(name: str, numerator: int, denominator: int) -> int:
         step = signature.multiples.get(name, 1)
         return max(signature.accepted[name][0] * numerator // denominator // step, 1) * step
 
-    if len(sides) == len(_IMAGE_SIDES):
+    if len(sides) == len(IMAGE_SIDES):
         yield Planned("wide image", base | {"height": times("height", 3, 4), "width": times("width", 2, 1)})
     for name in sides:
         yield Planned(f"small {name}", base | {name: times(name, 1, 2)}, smallest=True)

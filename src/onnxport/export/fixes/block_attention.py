@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.system.replaced import replaced
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,8 +29,7 @@ def block_attention(model: torch.nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for kind in {type(part) for part in model.modules() if _is_within_blocks(part)}:
-            stack.callback(setattr, kind, "forward", kind.forward)
-            setattr(kind, "forward", _with_mask(kind.forward))  # noqa: B010 - a method of a class that is not known here
+            stack.enter_context(replaced(kind, "forward", _with_mask(kind.forward)))
         yield
 
 

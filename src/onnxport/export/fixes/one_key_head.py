@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.system.replaced import replaced
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,8 +34,5 @@ def one_key_head(model: torch.nn.Module) -> Iterator[None]:
             value = value.expand(-1, query.shape[1], -1, -1)
         return original(query, key, value, *args, **kwargs)
 
-    functional.scaled_dot_product_attention = attention
-    try:
+    with replaced(functional, "scaled_dot_product_attention", attention):
         yield
-    finally:
-        functional.scaled_dot_product_attention = original

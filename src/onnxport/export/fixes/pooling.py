@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.system.replaced import replaced
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,11 +39,8 @@ def dynamic_pooling(model: torch.nn.Module) -> Iterator[None]:
         )
         return image.squeeze(-2)
 
-    functional.max_pool1d = pool
-    try:
+    with replaced(functional, "max_pool1d", pool):
         yield
-    finally:
-        functional.max_pool1d = original
 
 
 def _only(size: Any) -> Any:

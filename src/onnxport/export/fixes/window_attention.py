@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onnxport.system.replaced import replaced
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,11 +32,9 @@ def window_attention(model: torch.nn.Module) -> Iterator[None]:
     filled = {type(part) for part in model.modules() if kinds and hasattr(part, _FILL_UP)}
     with ExitStack() as stack:
         for kind in kinds:
-            stack.callback(setattr, kind, "forward", kind.forward)
-            setattr(kind, "forward", _attend)  # noqa: B010 - a method of a class that is not known here
+            stack.enter_context(replaced(kind, "forward", _attend))
         for kind in filled:
-            stack.callback(setattr, kind, _FILL_UP, getattr(kind, _FILL_UP))
-            setattr(kind, _FILL_UP, _as_given)
+            stack.enter_context(replaced(kind, _FILL_UP, _as_given))
         yield
 
 

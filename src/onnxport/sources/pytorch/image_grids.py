@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from onnxport.errors import ExportError
+from onnxport.system.replaced import replaced
 
 if TYPE_CHECKING:
     import torch
@@ -136,11 +137,8 @@ def _attention_mask(mask: torch.Tensor) -> Iterator[None]:
     def attend(query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **named: Any) -> Any:
         return original(query, key, value, mask if attn_mask is None else attn_mask, *args, **named)
 
-    functional.scaled_dot_product_attention = attend  # type: ignore[assignment]
-    try:
+    with replaced(functional, "scaled_dot_product_attention", attend):
         yield
-    finally:
-        functional.scaled_dot_product_attention = original
 
 
 def _takes_ends(part: Any) -> bool:

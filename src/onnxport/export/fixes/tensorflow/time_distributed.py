@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnxport.sources.tensorflow.source import tensorflow
+from onnxport.system.replaced import replaced
 
 
 @contextmanager
@@ -31,11 +32,8 @@ def batch_time_distributed() -> Iterator[None]:
         found = self.layer.call(_steps_to_rows(inputs), **settings)
         return tensorflow().nest.map_structure(lambda made: _rows_to_steps(made, inputs), found)
 
-    layer.call = call
-    try:
+    with replaced(layer, "call", call):
         yield
-    finally:
-        layer.call = original
 
 
 def _steps_to_rows(tensor: Any) -> Any:
