@@ -13,12 +13,14 @@ from onnxport.errors import UnknownPreprocessingError, UsageError
 from onnxport.runtime.preprocessing.texts import EncodingSettings, Row
 from onnxport.runtime.tasks.base import Prepared, at_least
 from onnxport.runtime.tasks.model import TaskModel
+from onnxport.runtime.tasks.scores import softmax
 from onnxport.runtime.tasks.text_pipeline import TextPipeline
 
 _INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "bbox"})
 _LARGEST = 1000  # places are thousandths of the page
 _MOST_OVERLAP = 256
 _FALLBACK_LENGTH = 512
+_HIDDEN = np.float32(-10000.0)  # logit of a token that no answer may have
 _EXAMPLE = 'pipeline(image=None, question="What is the total?", word_boxes=[("Total", [60, 40, 140, 60])])'
 
 
@@ -105,7 +107,8 @@ class DocumentQuestionAnswering(TextPipeline):
         answers: list[dict[str, Any]] = []
         nothing = np.inf
         for window, output in zip(context, outputs, strict=True):
-            start, end = (_softmax(output[name], window.allowed) for name in ("start_logits", "end_logits"))
+            logits = (output[name].astype(np.float32) for name in ("start_logits", "end_logits"))
+            start, end = (softmax(np.where(window.allowed, one, _HIDDEN)) for one in logits)
             nothing = min(nothing, float(start[0] * end[0]))
             start[0] = end[0] = 0.0
             answers += _spans(window, start, end, settings)
@@ -131,14 +134,6 @@ class DocumentQuestionAnswering(TextPipeline):
         parts = zip(encoding.ids, encoding.sequence_ids, strict=True)
         allowed = np.array([part == 1 or (cls is not None and token == cls) for token, part in parts])
         return _Window(words, allowed, encoding.word_ids)
-
-
-def _softmax(logits: NDArray[Any], allowed: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Probabilities over the tokens that an answer may have; zero elsewhere."""
-    scores = np.where(allowed, logits.astype(np.float32), np.float32(-10000.0))
-    weights: NDArray[np.float32] = np.exp(scores - scores.max())
-    weights /= weights.sum()
-    return weights
 
 
 def _spans(
